@@ -1,0 +1,1 @@
+"""From pictures on disk to batches: annotation, packing, loading. NumPy and Grain; never JAX."""

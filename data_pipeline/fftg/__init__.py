@@ -1,0 +1,1 @@
+"""FFTG, the face forgery text generator: mask, regions, types, words, refinement."""

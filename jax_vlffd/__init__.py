@@ -1,0 +1,1 @@
+"""Visual-linguistic face forgery detection in JAX."""

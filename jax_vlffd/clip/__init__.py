@@ -1,0 +1,1 @@
+"""CLIP's two towers in Flax NNX, and their Hugging Face weights."""

@@ -1,0 +1,1 @@
+"""Mesh, optimizer, state, steps, checkpoints and the loop."""

@@ -1,0 +1,129 @@
+"""The words of the field, in one place: labels, regions, forgery types, phrases, synonyms.
+
+Everything that writes or reads a caption uses these tables: the annotator, the grounding check, the
+scorer, the sentence bank of the detector. The module imports nothing of ours.
+
+Regions and types are those of the paper (section 3.1); the phrases and the synonym table are ours.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+REAL: Final = 0
+FAKE: Final = 1
+LABEL_NAMES: Final = ("real", "fake")
+
+#: Facial regions, in the order of every flag vector ``regions`` ([4], 0/1).
+REGIONS: Final = ("mouth", "nose", "eyes", "face")
+
+#: Forgery types, in the order of every flag matrix ``types`` ([4, 5], rows as REGIONS).
+TYPES: Final = ("color", "blur", "structure", "texture", "boundary")
+
+#: Where the words of a caption come from: its own annotation, a refined reply, or a refused reply.
+CAPTION_SOURCES: Final = ("raw", "refined", "fallback")
+
+#: The fixed sentence that states the verdict (paper: the "pre-defined" prompt's phrase for fakes).
+VERDICTS: Final = ("This is a real face.", "This is a fake face.")
+
+
+class Phrase(NamedTuple):
+    """A predicate in both numbers: 'The mouth ``singular``', 'The eyes ``plural``'."""
+
+    singular: str
+    plural: str
+
+
+#: Predicates for each forgery type: the first two of `texture` are the paper's wording, the rest ours.
+PHRASES: Final[dict[str, tuple[Phrase, ...]]] = {
+    "color": (
+        Phrase("has an unnatural color", "have an unnatural color"),
+        Phrase("differs in tone from the surrounding skin", "differ in tone from the surrounding skin"),
+        Phrase("shows an inconsistent hue", "show an inconsistent hue"),
+    ),
+    "blur": (
+        Phrase("looks blurry", "look blurry"),
+        Phrase("lacks sharp detail", "lack sharp detail"),
+        Phrase("is softer than the rest of the image", "are softer than the rest of the image"),
+    ),
+    "structure": (
+        Phrase("has a distorted shape", "have a distorted shape"),
+        Phrase("is deformed", "are deformed"),
+        Phrase("has an implausible structure", "have an implausible structure"),
+    ),
+    "texture": (
+        Phrase("lacks natural texture", "lack natural texture"),
+        Phrase("has an uneven texture", "have an uneven texture"),
+        Phrase("shows artificial grain", "show artificial grain"),
+    ),
+    "boundary": (
+        Phrase("has a visible blending boundary", "have a visible blending boundary"),
+        Phrase("is framed by an unnatural edge", "are framed by an unnatural edge"),
+        Phrase("shows a seam where it was blended in", "show a seam where they were blended in"),
+    ),
+}
+
+#: How a sentence calls a region, and whether that name is plural.
+REGION_NOUNS: Final[dict[str, tuple[tuple[str, bool], ...]]] = {
+    "mouth": (("mouth", False), ("mouth area", False), ("lips", True)),
+    "nose": (("nose", False), ("nose area", False)),
+    "eyes": (("eyes", True), ("eye area", False), ("eye region", False)),
+    "face": (("facial skin", False), ("skin of the face", False), ("cheeks and forehead", True)),
+}
+
+#: Words that name a region (regular-expression alternatives, matched whole and without case).
+REGION_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "mouth": ("mouths?", "lips?", "teeth", "tooth", "tongue", "smile"),
+    "nose": ("noses?", "nostrils?", "nasal"),
+    "eyes": (
+        "eyes?", "eyebrows?", "brows?", "eyelids?", "eyelash(?:es)?", "pupils?", "iris(?:es)?", "gaze",
+    ),
+    "face": (
+        "faces?", "facial", "chins?", "cheeks?", "cheekbones?", "foreheads?", "jaws?", "jawlines?", "skin",
+    ),
+}  # fmt: skip
+
+#: Uses of 'face' that name the picture or the verdict and not the region; removed before matching.
+#: 'The surrounding skin' is what a region is compared with, so it names no forged region either.
+_GENERIC_FACE: Final = re.compile(
+    r"\b(?:(?:real|fake|forged|genuine|authentic|manipulated|altered|unaltered|synthetic|deepfake)"
+    r"\s+(?:human\s+)?faces?"
+    r"|(?:this|that|a|an|any|human|whole|entire|rest\s+of\s+the)\s+(?:human\s+)?faces?"
+    r"|face\s+(?:image|photo|photograph|picture|forgery|swap)"
+    r"|(?:surrounding|adjacent|neighbou?ring)\s+(?:facial\s+)?skin"
+    r"|facial\s+(?:features?|landmarks?|expressions?|regions?|hair|image))\b",
+    re.IGNORECASE,
+)
+_REGION_PATTERNS: Final = {
+    region: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
+    for region, words in REGION_SYNONYMS.items()
+}
+_VERDICT_SENTENCE: Final = re.compile(
+    r"\b(?:real|fake|forged|genuine|authentic|manipulated|altered|unaltered|synthetic|deepfake|"
+    r"forgery|forgeries|tampered|manipulation)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
+
+#: What a caption becomes when every one of its sentences states the verdict.
+NEUTRAL_CAPTION: Final = "This is a face."
+
+
+def regions_named(text: str) -> frozenset[str]:
+    """The regions that a text names, by exact terms or synonyms.
+
+    Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' are no
+    mention of the region `face` (paper section 4 for the rule of exact terms and synonyms; table ours).
+    """
+    cleaned = _GENERIC_FACE.sub(" ", text)
+    return frozenset(name for name, pattern in _REGION_PATTERNS.items() if pattern.search(cleaned))
+
+
+def without_verdict(text: str) -> str:
+    """The caption with the sentences that state the verdict taken out (ours, against label leakage).
+
+    Returns NEUTRAL_CAPTION when nothing else is left, so the result is never empty.
+    """
+    kept = [s for s in _SENTENCE_END.split(text.strip()) if s and not _VERDICT_SENTENCE.search(s)]
+    return " ".join(kept) or NEUTRAL_CAPTION
