@@ -1,0 +1,247 @@
+"""Faces: detection, landmarks and aligned crops, behind one small interface.
+
+Landmarks follow the 68-point scheme of iBUG 300-W (0-16 jaw, 17-26 brows, 27-35 nose, 36-47 eyes,
+48-67 mouth); 81 points are the same with 13 more along the forehead (68-80). dlib is the default
+detector (extra `faces`); its landmark model was trained on iBUG 300-W, whose terms exclude
+commercial use.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.errors import UserError
+
+Image = NDArray[np.uint8]
+Points = NDArray[np.float32]
+
+#: Longest side that dlib searches at twice its size; a larger picture is searched as it is.
+_UPSAMPLED_SIDE: Final = 800
+#: The 112 px template of ArcFace (Deng et al. 2019): eyes, nose tip, corners of the mouth.
+_ARCFACE: Final = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ],
+    np.float64,
+)
+#: Which of the 68 points DeepfakeBench lays on that template (upper lids, tip, lips): kept as it
+#: has them, so that crops equal those of published numbers.
+_FIVE_OF_68: Final = (37, 44, 30, 49, 55)
+#: Points of MediaPipe's face mesh that stand for the 68 of iBUG.
+_MESH_68: Final = (
+    *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),
+    *(71, 63, 105, 66, 107, 336, 296, 334, 293, 301),
+    *(168, 197, 5, 4, 75, 97, 2, 326, 305),
+    *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),
+    *(78, 82, 13, 312, 308, 317, 14, 87),
+)
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of an image.
+
+    Attributes:
+      box: left, top, right, bottom in pixels; may reach outside the image.
+      landmarks: float32 [68, 2] or [81, 2], x and y in pixels.
+      confidence: the detector's own score, higher is surer; comparable within one detector only.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: Points
+    confidence: float
+
+    @property
+    def size(self) -> float:
+        """The longer side of the box, in pixels."""
+        return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+class FaceFinder(Protocol):
+    """Finds the faces of an image."""
+
+    def find(self, image: Image) -> list[Face]:
+        """Returns the faces of `image` (uint8 [H, W, 3], RGB), largest first; maybe none."""
+        ...
+
+
+class DlibFaces:
+    """dlib's HOG detector and its 68-point shape model.
+
+    A picture without a face is searched again with a margin around it (faces that fill a crop) and
+    then with its contrast equalised (dark faces).
+    """
+
+    def __init__(self) -> None:
+        """Loads the models; raises UserError when the extra `faces` is not installed."""
+        spec = importlib.util.find_spec("face_recognition_models")
+        folders = list(spec.submodule_search_locations or ()) if spec else []
+        if not folders or importlib.util.find_spec("dlib") is None:
+            raise UserError(
+                "the dlib face detector is not installed; run: pip install 'jax-vlffd[faces]'"
+            )
+        import dlib
+
+        # Found by its path: importing face_recognition_models would need pkg_resources.
+        model = Path(folders[0]) / "models" / "shape_predictor_68_face_landmarks.dat"
+        self._detector: Any = dlib.get_frontal_face_detector()
+        self._predictor: Any = dlib.shape_predictor(str(model))
+
+    def find(self, image: Image) -> list[Face]:
+        """See `FaceFinder.find`."""
+        return (
+            self._find(image, 0)
+            or self._find(image, max(image.shape[:2]) // 4)
+            or self._find_dark(image)
+        )
+
+    def _find_dark(self, image: Image) -> list[Face]:
+        if max(image.shape[:2]) > _UPSAMPLED_SIDE:
+            return []
+        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+        lab[..., 0] = cv2.createCLAHE(4.0, (4, 4)).apply(np.ascontiguousarray(lab[..., 0]))
+        return self._find(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.uint8), 0)
+
+    def _find(self, image: Image, pad: int) -> list[Face]:
+        if pad:
+            image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(
+                np.uint8
+            )
+        image = np.ascontiguousarray(image)
+        boxes, scores, _ = self._detector.run(
+            image, int(max(image.shape[:2]) <= _UPSAMPLED_SIDE), 0.0
+        )
+        faces = []
+        for box, score in zip(boxes, scores, strict=True):
+            parts = self._predictor(image, box).parts()
+            points = np.array([(part.x, part.y) for part in parts], np.float32) - pad
+            corners = (box.left() - pad, box.top() - pad, box.right() - pad, box.bottom() - pad)
+            faces.append(Face(corners, points, float(score)))
+        return sorted(faces, key=lambda face: -face.size)
+
+
+class MediapipeFaces:
+    """MediaPipe's face mesh, for those who have a version that ships models (0.10.21 or older)."""
+
+    def __init__(self) -> None:
+        """Loads the mesh; raises UserError when MediaPipe is missing or ships no models."""
+        if importlib.util.find_spec("mediapipe") is None:
+            raise UserError("mediapipe is not installed; run: pip install 'mediapipe<=0.10.21'")
+        import mediapipe
+
+        if not hasattr(mediapipe, "solutions"):
+            raise UserError("this mediapipe ships no face mesh; install 'mediapipe<=0.10.21'")
+        self._mesh: Any = mediapipe.solutions.face_mesh.FaceMesh(
+            static_image_mode=True, max_num_faces=16, min_detection_confidence=0.5
+        )
+
+    def find(self, image: Image) -> list[Face]:
+        """See `FaceFinder.find`; the mesh gives no score, so the confidence is 1."""
+        found = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
+        scale = np.array([image.shape[1], image.shape[0]], np.float32)
+        faces = []
+        for mesh in found:
+            marks = [mesh.landmark[i] for i in _MESH_68]
+            points = np.array([(mark.x, mark.y) for mark in marks], np.float32) * scale
+            faces.append(Face(box_of(points), points, 1.0))
+        return sorted(faces, key=lambda face: -face.size)
+
+
+def open_finder(name: str) -> FaceFinder:
+    """The finder called `name`: 'dlib' or 'mediapipe'. Raises UserError when it cannot be had."""
+    if name == "dlib":
+        return DlibFaces()
+    if name == "mediapipe":
+        return MediapipeFaces()
+    raise UserError(f"unknown face detector '{name}': use dlib or mediapipe")
+
+
+def box_of(landmarks: Points) -> tuple[float, float, float, float]:
+    """The box (left, top, right, bottom) around `landmarks` ([N, 2])."""
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def landmark_paths(image_path: Path) -> tuple[Path, Path]:
+    """Where landmarks of an image may lie: beside it, or in the folder `landmarks` for `frames`.
+
+    The second is DeepfakeBench's layout: the last folder called `frames` on the path is swapped.
+    """
+    beside = image_path.with_suffix(".npy")
+    parts = list(beside.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "frames":
+            parts[i] = "landmarks"
+            break
+    return beside, Path(*parts)
+
+
+def stored_landmarks(image_path: Path) -> Points | None:
+    """Landmarks stored with an image, float32 [68 or 81, 2], or None where there are none.
+
+    Raises:
+      UserError: a file is there and is no finite array of 68 or 81 points.
+    """
+    for path in landmark_paths(image_path):
+        if path.is_file():
+            try:
+                points = np.load(path, allow_pickle=False)
+            except (ValueError, OSError, EOFError) as error:
+                raise UserError(
+                    f"{path}: landmarks cannot be read ({error}); remove the file"
+                ) from error
+            if points.shape not in {(68, 2), (81, 2)} or not np.isfinite(points).all():
+                raise UserError(
+                    f"{path}: landmarks must be [68, 2] or [81, 2] numbers, not {points.shape}"
+                )
+            return points.astype(np.float32)
+    return None
+
+
+def align_crop(
+    image: Image, landmarks: Points, size: int = 256, margin: float = 1.3
+) -> tuple[Image, Points, NDArray[np.float64]]:
+    """Crops a face, upright, to ArcFace's five-point template with a margin, as DeepfakeBench does.
+
+    Args:
+      image: uint8 [H, W, 3].
+      landmarks: [68 or 81, 2].
+      size: side of the square crop in pixels.
+      margin: how much wider than the template the crop is; 1 is the template itself.
+
+    Returns:
+      The crop uint8 [size, size, 3] (black outside the image), the landmarks on the crop, and
+      the 2x3 matrix that takes points of the image to the crop.
+    """
+    target = (_ARCFACE / 112.0 - 0.5) / margin + 0.5
+    matrix = similarity(landmarks[list(_FIVE_OF_68)].astype(np.float64), target * size)
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    moved = landmarks.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return crop.astype(np.uint8), moved.astype(np.float32), matrix
+
+
+def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The least-squares similarity [2, 3] from points `source` to `target` ([N, 2]).
+
+    Umeyama's (1991) problem without reflection, solved in closed form.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    centred = source - source_mean
+    # As complex numbers a rotation with scale is one factor: target = factor * source.
+    s = centred[:, 0] + 1j * centred[:, 1]
+    t = (target - target_mean)[:, 0] + 1j * (target - target_mean)[:, 1]
+    factor = np.vdot(s, t) / max(float(np.vdot(s, s).real), 1e-12)
+    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
+    return np.column_stack([linear, target_mean - linear @ source_mean])
