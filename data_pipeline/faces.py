@@ -81,7 +81,7 @@ class DlibFaces:
     """dlib's HOG detector and its 68-point shape model.
 
     A picture without a face is searched again with a margin around it (faces that fill a crop) and
-    then with its contrast equalised (dark faces).
+    then brightened (dark faces, which the detector misses more often).
     """
 
     def __init__(self) -> None:
@@ -101,18 +101,8 @@ class DlibFaces:
 
     def find(self, image: Image) -> list[Face]:
         """See `FaceFinder.find`."""
-        return (
-            self._find(image, 0)
-            or self._find(image, max(image.shape[:2]) // 4)
-            or self._find_dark(image)
-        )
-
-    def _find_dark(self, image: Image) -> list[Face]:
-        if max(image.shape[:2]) > _UPSAMPLED_SIDE:
-            return []
-        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-        lab[..., 0] = cv2.createCLAHE(4.0, (4, 4)).apply(np.ascontiguousarray(lab[..., 0]))
-        return self._find(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).astype(np.uint8), 0)
+        faces = self._find(image, 0) or self._find(image, max(image.shape[:2]) // 4)
+        return faces or self._find(_brighten(image), 0)
 
     def _find(self, image: Image, pad: int) -> list[Face]:
         if pad:
@@ -130,6 +120,11 @@ class DlibFaces:
             corners = (box.left() - pad, box.top() - pad, box.right() - pad, box.bottom() - pad)
             faces.append(Face(corners, points, float(score)))
         return sorted(faces, key=lambda face: -face.size)
+
+
+def _brighten(image: Image) -> Image:
+    table = np.round(255.0 * (np.arange(256) / 255.0) ** 0.4).astype(np.uint8)
+    return cv2.LUT(image, table).astype(np.uint8)
 
 
 class MediapipeFaces:
