@@ -35,33 +35,65 @@ class Phrase(NamedTuple):
     plural: str
 
 
-#: Predicates for each forgery type: the first two of `texture` are the paper's wording, the rest ours.
+#: Predicates for each forgery type, each true of any region: the first two of `texture` are the
+#: paper's wording, the rest ours. No predicate names another region or states the verdict.
 PHRASES: Final[dict[str, tuple[Phrase, ...]]] = {
     "color": (
         Phrase("has an unnatural color", "have an unnatural color"),
-        Phrase("differs in tone from the surrounding skin", "differ in tone from the surrounding skin"),
+        Phrase("differs in tone from its surroundings", "differ in tone from their surroundings"),
         Phrase("shows an inconsistent hue", "show an inconsistent hue"),
+        Phrase(
+            "does not match the rest of the image in color",
+            "do not match the rest of the image in color",
+        ),
     ),
     "blur": (
         Phrase("looks blurry", "look blurry"),
         Phrase("lacks sharp detail", "lack sharp detail"),
         Phrase("is softer than the rest of the image", "are softer than the rest of the image"),
+        Phrase("has lost fine detail", "have lost fine detail"),
     ),
     "structure": (
         Phrase("has a distorted shape", "have a distorted shape"),
         Phrase("is deformed", "are deformed"),
         Phrase("has an implausible structure", "have an implausible structure"),
+        Phrase("looks out of shape", "look out of shape"),
     ),
     "texture": (
         Phrase("lacks natural texture", "lack natural texture"),
         Phrase("has an uneven texture", "have an uneven texture"),
-        Phrase("shows artificial grain", "show artificial grain"),
+        Phrase(
+            "has a texture unlike the rest of the image",
+            "have a texture unlike the rest of the image",
+        ),
+        Phrase("shows unusual grain", "show unusual grain"),
     ),
     "boundary": (
         Phrase("has a visible blending boundary", "have a visible blending boundary"),
         Phrase("is framed by an unnatural edge", "are framed by an unnatural edge"),
         Phrase("shows a seam where it was blended in", "show a seam where they were blended in"),
+        Phrase(
+            "does not blend smoothly into its surroundings",
+            "do not blend smoothly into their surroundings",
+        ),
     ),
+}
+
+#: Predicates for a region that is forged in none of the five ways we can name (ours).
+UNTYPED_PHRASES: Final = (
+    Phrase("does not look natural", "do not look natural"),
+    Phrase("looks out of place", "look out of place"),
+    Phrase("does not fit the rest of the image", "do not fit the rest of the image"),
+    Phrase("looks subtly wrong", "look subtly wrong"),
+)
+
+#: The same types as things: 'A distorted shape and blur can be seen around the mouth' (ours).
+TYPE_NOUNS: Final[dict[str, tuple[str, ...]]] = {
+    "color": ("an unnatural color", "a mismatch in tone"),
+    "blur": ("blur", "a loss of detail"),
+    "structure": ("a distorted shape", "deformation"),
+    "texture": ("uneven texture", "unusual grain"),
+    "boundary": ("a blending edge", "a seam"),
 }
 
 #: How a sentence calls a region, and whether that name is plural.
@@ -69,18 +101,20 @@ REGION_NOUNS: Final[dict[str, tuple[tuple[str, bool], ...]]] = {
     "mouth": (("mouth", False), ("mouth area", False), ("lips", True)),
     "nose": (("nose", False), ("nose area", False)),
     "eyes": (("eyes", True), ("eye area", False), ("eye region", False)),
-    "face": (("facial skin", False), ("skin of the face", False), ("cheeks and forehead", True)),
+    "face": (("face", False), ("facial skin", False), ("skin of the face", False)),
 }
 
 #: Words that name a region (regular-expression alternatives, matched whole and without case).
 REGION_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
-    "mouth": ("mouths?", "lips?", "teeth", "tooth", "tongue", "smile"),
+    "mouth": ("mouths?", "lips?", "teeth", "tooth", "tongue", "smil(?:es?|ing)", "gums"),
     "nose": ("noses?", "nostrils?", "nasal"),
     "eyes": (
-        "eyes?", "eyebrows?", "brows?", "eyelids?", "eyelash(?:es)?", "pupils?", "iris(?:es)?", "gaze",
+        "eyes?", "eyebrows?", "brows?", "eyelids?", "(?:eye)?lash(?:es)?", "eyeballs?", "pupils?",
+        "iris(?:es)?", "gaze",
     ),
     "face": (
-        "faces?", "facial", "chins?", "cheeks?", "cheekbones?", "foreheads?", "jaws?", "jawlines?", "skin",
+        "faces?", "facial", "chins?", "cheeks?", "cheekbones?", "foreheads?", "jaws?", "jawlines?",
+        "skin", "complexion", "temples?",
     ),
 }  # fmt: skip
 
@@ -90,7 +124,7 @@ _GENERIC_FACE: Final = re.compile(
     r"\b(?:(?:real|fake|forged|genuine|authentic|manipulated|altered|unaltered|synthetic|deepfake)"
     r"\s+(?:human\s+)?faces?"
     r"|(?:this|that|a|an|any|human|whole|entire|rest\s+of\s+the)\s+(?:human\s+)?faces?"
-    r"|face\s+(?:image|photo|photograph|picture|forgery|swap)"
+    r"|face[\s-]+(?:image|photo|photograph|picture|forgery|swap(?:s|ped|ping)?)"
     r"|(?:surrounding|adjacent|neighbou?ring)\s+(?:facial\s+)?skin"
     r"|facial\s+(?:features?|landmarks?|expressions?|regions?|hair|image))\b",
     re.IGNORECASE,
@@ -99,9 +133,12 @@ _REGION_PATTERNS: Final = {
     region: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
     for region, words in REGION_SYNONYMS.items()
 }
+#: Words that state the label or take it for granted ('blended' and 'unnatural' only describe).
 _VERDICT_SENTENCE: Final = re.compile(
-    r"\b(?:real|fake|forged|genuine|authentic|manipulated|altered|unaltered|synthetic|deepfake|"
-    r"forgery|forgeries|tampered|manipulation)\b",
+    r"\b(?:real|genuine(?:ly)?|(?:in)?authentic(?:ity)?|fake[ds]?|faking|forge[ds]?|forging"
+    r"|forger(?:y|ies)|deep-?fakes?|manipulat(?:e[ds]?|ing|ions?)|(?:un)?altered|alterations?|tamper(?:ed|ing)"
+    r"|(?:un)?edit(?:s|ed|ing)?|doctored|photoshopped|retouched|fabricated|counterfeit"
+    r"|synthe(?:tic|tically|si[sz]ed)|(?:ai|computer)[\s-]generated|swap(?:s|ped|ping)?)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
@@ -111,19 +148,19 @@ NEUTRAL_CAPTION: Final = "This is a face."
 
 
 def regions_named(text: str) -> frozenset[str]:
-    """The regions that a text names, by exact terms or synonyms.
+    """Returns the regions that a text names, by exact terms or synonyms.
 
-    Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' are no
-    mention of the region `face` (paper section 4 for the rule of exact terms and synonyms; table ours).
+    Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' are
+    no mention of the region `face` (the rule is the paper's, section 4; the table is ours).
     """
     cleaned = _GENERIC_FACE.sub(" ", text)
     return frozenset(name for name, pattern in _REGION_PATTERNS.items() if pattern.search(cleaned))
 
 
 def without_verdict(text: str) -> str:
-    """The caption with the sentences that state the verdict taken out (ours, against label leakage).
+    """Returns the caption less the sentences that state the verdict (ours, against label leakage).
 
-    Returns NEUTRAL_CAPTION when nothing else is left, so the result is never empty.
+    That is NEUTRAL_CAPTION when nothing else is left, so the result is never empty.
     """
     kept = [s for s in _SENTENCE_END.split(text.strip()) if s and not _VERDICT_SENTENCE.search(s)]
     return " ".join(kept) or NEUTRAL_CAPTION

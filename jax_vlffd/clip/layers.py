@@ -1,0 +1,223 @@
+"""The transformer blocks of both towers, stacked over layers and run under one scan.
+
+Weights keep the layout of their Hugging Face files, `weight` [out, in], so that a checkpoint is mapped by
+renaming and stacking alone. Parameters are fp32; `dtype` is that of the matrix products. LayerNorm's
+statistics and the softmax are always fp32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_vlffd.clip.config import TowerConfig
+
+Array = jax.Array
+
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the same model is computed: none of these changes what it says, beyond rounding.
+
+    dtype: of the matrix products, 'float32' or 'bfloat16'. remat: 'none', 'dots' (keep the outputs of
+    matrix products) or 'full' (keep nothing within a layer). unroll: layers per turn of the scan.
+    lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
+    is scaled by lora_alpha / lora_rank (Hu et al. 2021).
+    """
+
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+
+
+def gelu_quick(x: Array) -> Array:
+    """OpenAI CLIP's activation, x * sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": gelu_quick,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+class Linear(nnx.Module):
+    """y = x @ weight.T + bias, with an optional low-rank adapter (`lora_b @ lora_a`, zero at first)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        stddev: float | None = None,
+        compute: Compute = Compute(),  # noqa: B008 - frozen
+        lora: bool = False,
+    ):
+        stddev = inputs**-0.5 if stddev is None else stddev
+        self.weight = nnx.Param(stddev * jax.random.normal(rngs.params(), (outputs, inputs)))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((outputs,)))
+        if lora and compute.lora_rank:
+            down = jax.random.normal(rngs.params(), (compute.lora_rank, inputs)) * inputs**-0.5
+            self.lora_a = nnx.Param(down)
+            self.lora_b = nnx.Param(jnp.zeros((outputs, compute.lora_rank)))
+        self.dtype = compute.dtype
+        self.lora_scale = compute.lora_alpha / max(compute.lora_rank, 1)
+
+    def __call__(self, x: Array) -> Array:
+        """Maps [..., in] to [..., out] in the compute dtype."""
+        x = x.astype(self.dtype)
+        y = _contract(x, self.weight[...].astype(self.dtype))
+        if hasattr(self, "lora_a"):
+            low = _contract(x, self.lora_a[...].astype(self.dtype))
+            y = y + self.lora_scale * _contract(low, self.lora_b[...].astype(self.dtype))
+        return y + self.bias[...].astype(self.dtype) if hasattr(self, "bias") else y
+
+
+def _contract(x: Array, weight: Array) -> Array:
+    return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis in fp32, given back in the dtype of its input."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        """Normalises [..., D]."""
+        y = x.astype(jnp.float32)
+        centred = y - y.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of `x` over `context` (over itself when none is given)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        rngs: nnx.Rngs,
+        compute: Compute,
+        context_width: int | None = None,
+    ):
+        context_width = width if context_width is None else context_width
+        self.query = Linear(width, width, rngs=rngs, compute=compute, lora=True)
+        self.key = Linear(context_width, width, rngs=rngs, compute=compute, lora=True)
+        self.value = Linear(context_width, width, rngs=rngs, compute=compute, lora=True)
+        self.out = Linear(width, width, rngs=rngs, compute=compute, lora=True)
+        self.heads = heads
+
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None = None,
+        *,
+        causal: bool = False,
+        context_mask: Array | None = None,
+    ) -> Array:
+        """Maps [B, N, D] and [B, T, C] to [B, N, D]; `context_mask` [B, T] is True where to look."""
+        context = x if context is None else context
+
+        def split(y: Array) -> Array:
+            return y.reshape(*y.shape[:-1], self.heads, -1)
+
+        mask = None if context_mask is None else context_mask[:, None, None, :]
+        mixed = jax.nn.dot_product_attention(
+            split(self.query(x)), split(self.key(context)), split(self.value(context)),
+            mask=mask, is_causal=causal,
+        )  # fmt: skip
+        return self.out(mixed.reshape(*x.shape[:-1], -1))
+
+
+class MLP(nnx.Module):
+    """Two linear maps with the tower's activation between."""
+
+    def __init__(
+        self, width: int, hidden: int, activation: str, *, rngs: nnx.Rngs, compute: Compute
+    ):
+        self.fc1 = Linear(width, hidden, rngs=rngs, compute=compute)
+        self.fc2 = Linear(hidden, width, rngs=rngs, compute=compute)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        """Maps [..., D] to [..., D]."""
+        return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
+
+
+class Block(nnx.Module):
+    """A pre-LayerNorm transformer layer."""
+
+    def __init__(self, config: TowerConfig, *, rngs: nnx.Rngs, compute: Compute):
+        self.layernorm1 = LayerNorm(config.width, config.layernorm_eps)
+        self.attention = Attention(config.width, config.heads, rngs=rngs, compute=compute)
+        self.layernorm2 = LayerNorm(config.width, config.layernorm_eps)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs=rngs, compute=compute)
+
+    def __call__(self, x: Array, *, causal: bool) -> Array:
+        """Maps [B, N, D] to [B, N, D]."""
+        x = x + self.attention(self.layernorm1(x), causal=causal)
+        return x + self.mlp(self.layernorm2(x))
+
+
+def stacked_blocks(config: TowerConfig, *, rngs: nnx.Rngs, compute: Compute) -> Block:
+    """A Block whose every parameter has a leading axis of L layers."""
+
+    @nnx.split_rngs(splits=config.layers)
+    @nnx.vmap
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs=rngs, compute=compute)
+
+    return create(rngs)
+
+
+def run_blocks(
+    blocks: Block, x: Array, *, causal: bool, compute: Compute, hidden_states: bool = False
+) -> tuple[Array, Array | None]:
+    """Runs stacked blocks by one scan.
+
+    Args:
+      blocks: as `stacked_blocks` makes them.
+      x: [B, N, D].
+      causal: whether a token sees only those before it.
+      compute: remat policy and unrolling.
+      hidden_states: also return every layer's output.
+
+    Returns:
+      The last output [B, N, D] and, when asked for, all outputs [L, B, N, D].
+    """
+    graph, parameters = nnx.split(blocks)
+
+    def layer(carry: Array, values: nnx.State) -> tuple[Array, Array | None]:
+        carry = nnx.merge(graph, values)(carry, causal=causal)
+        return carry, carry if hidden_states else None
+
+    if compute.remat != "none":
+        # Within a scan, common subexpressions cannot be merged across the loop's boundary anyway.
+        policy = REMAT_POLICIES[compute.remat]
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    return jax.lax.scan(layer, x, parameters, unroll=compute.unroll)

@@ -1,0 +1,191 @@
+"""Calibration on a validation split: temperature, decision threshold, the band of 'uncertain'.
+
+The temperature is the one of Guo et al., "On Calibration of Modern Neural Networks" (2017); the
+smoothed targets are Platt's (1999), so that a detector that separates the split gets a finite one. The
+threshold and the band are ours. NumPy only: prediction and export use this module too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Final, Literal
+
+import numpy as np
+
+from jax_vlffd.errors import UserError
+
+VERSION: Final = 1
+BINS: Final = 15
+_LOG_TEMPERATURES: Final = (math.log(0.01), math.log(100.0))
+
+Verdict = Literal["real", "uncertain", "fake"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a detector's logit becomes a probability and a verdict.
+
+    Attributes:
+      temperature: the logit is divided by it.
+      threshold: calibrated probability above which a yes-or-no answer is 'fake' (the validation
+        split's point of equal error).
+      low, high: the band of 'uncertain', low <= threshold <= high. On the validation split at most
+        `target` of the reals lie above `high`, and at most `target` of the fakes lie below `low`.
+      target: the false-positive rate (and false-negative rate) that the band was chosen for.
+      frames: how many frames it was fitted on; 0 means that it was not fitted.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    low: float = 0.5
+    high: float = 0.5
+    target: float = 0.05
+    frames: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values that no fit can give."""
+        numbers = (self.temperature, self.threshold, self.low, self.high, self.target)
+        if not all(math.isfinite(x) for x in numbers) or self.temperature <= 0:
+            raise UserError(f"calibration: not finite, or a temperature that is not positive: {self}")
+        if not 0 <= self.low <= self.threshold <= self.high <= 1:
+            raise UserError(f"calibration: not 0 <= low <= threshold <= high <= 1: {self}")
+
+    def probability(self, logits: np.ndarray | float) -> np.ndarray:
+        """Calibrated probability of being fake; float64, the shape of `logits`."""
+        return sigmoid(np.asarray(logits, dtype=np.float64) / self.temperature)
+
+    def verdict(self, probability: float) -> Verdict:
+        """The three-way verdict for a calibrated probability."""
+        if probability > self.high:
+            return "fake"
+        return "real" if probability < self.low else "uncertain"
+
+    def to_json(self) -> str:
+        """A JSON object with a version."""
+        return json.dumps({"version": VERSION, **asdict(self)}, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Calibration:
+        """Reads `to_json`'s text; `source` names the file in the UserError raised for any other text."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{source}: not JSON ({error}); fit the calibration again") from error
+        if not isinstance(values, dict) or values.get("version") != VERSION:
+            raise UserError(f"{source}: not a calibration of version {VERSION}; fit it again")
+        names = {field.name for field in fields(cls)}
+        given = {key: value for key, value in values.items() if key != "version"}
+        if set(given) != names or not all(type(v) in (int, float) for v in given.values()):
+            raise UserError(f"{source}: a calibration has exactly the numbers {', '.join(sorted(names))}")
+        try:
+            return cls(**given)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
+
+
+def fit(logits: np.ndarray, labels: np.ndarray, target: float = 0.05) -> Calibration:
+    """Fits a calibration on a validation split, never on data that is tested on.
+
+    Args:
+      logits: float [n], log-odds of being fake.
+      labels: int [n], 0 real, 1 fake.
+      target: the share of reals above, and of fakes below, the band of 'uncertain'; in (0, 0.5).
+
+    Raises:
+      UserError: one class only, or a logit that is not finite.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    y = np.asarray(labels)
+    if z.shape != y.shape or z.ndim != 1:
+        raise ValueError(f"logits {z.shape} and labels {y.shape} are not one list each")
+    if not 0 < target < 0.5:
+        raise UserError(f"the target false-positive rate is {target}; it lies between 0 and 0.5")
+    if not np.isfinite(z).all():
+        raise UserError("calibration: a logit is not finite")
+    if not 0 < int(y.sum()) < len(y):
+        raise UserError("calibration needs reals and fakes; the validation split has one class only")
+    temperature = fit_temperature(z, y)
+    probability = sigmoid(z / temperature)
+    real, fake = np.sort(probability[y == 0]), np.sort(probability[y == 1])
+    threshold = _equal_error_threshold(real, fake)
+    # At most floor(target * n) of a class lie beyond the value, as the comparison is strict.
+    high = max(float(real[::-1][int(target * len(real))]), threshold)
+    low = min(float(fake[int(target * len(fake))]), threshold)
+    return Calibration(temperature, threshold, low, high, target, len(z))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of least cross-entropy, in [0.01, 100].
+
+    The cross-entropy is convex in 1/temperature, so its slope has one root: bisection finds it.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    goal = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    lowest, highest = _LOG_TEMPERATURES
+    for _ in range(60):
+        middle = (lowest + highest) / 2
+        slope = float(np.mean(logits * (sigmoid(logits / math.exp(middle)) - goal)))
+        if slope > 0:  # too sure of itself: the inverse temperature must fall
+            lowest = middle
+        else:
+            highest = middle
+    return math.exp((lowest + highest) / 2)
+
+
+@dataclass(frozen=True)
+class ReliabilityCurve:
+    """Per bin of probability: mean probability, share of fakes, frames ([bins]; nan where empty)."""
+
+    probability: np.ndarray
+    fakes: np.ndarray
+    frames: np.ndarray
+
+
+def reliability_curve(
+    probability: np.ndarray, labels: np.ndarray, bins: int = BINS
+) -> ReliabilityCurve:
+    """The reliability of probabilities in `bins` equal bins of [0, 1]."""
+    index = bin_index(probability, bins)
+    frames = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(index, weights=probability, minlength=bins) / frames
+        share = np.bincount(index, weights=labels, minlength=bins) / frames
+    return ReliabilityCurve(mean, share, frames)
+
+
+def expected_calibration_error(
+    probability: np.ndarray, labels: np.ndarray, bins: int = BINS
+) -> float:
+    """ECE: mean over the frames of |mean probability - share of fakes| of the frame's bin."""
+    curve = reliability_curve(probability, labels, bins)
+    gap = np.abs(curve.probability - curve.fakes)[curve.frames > 0]
+    return float(np.average(gap, weights=curve.frames[curve.frames > 0]))
+
+
+def bin_index(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Int [n]: the equal bin of [0, 1] that a probability falls in; 1 falls in the last."""
+    return np.minimum((np.asarray(probability) * bins).astype(np.int64), bins - 1)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """The logistic function without overflow; float64."""
+    half = np.asarray(x, dtype=np.float64) / 2
+    return 0.5 * (1.0 + np.tanh(half))
+
+
+def _equal_error_threshold(real: np.ndarray, fake: np.ndarray) -> float:
+    """Where the share of reals above comes nearest to the share of fakes at or below; sorted inputs.
+
+    Taken between two neighbouring scores, so that no frame of the split lies on it.
+    """
+    scores = np.unique(np.concatenate([real, fake]))
+    between = np.concatenate([scores[:1], (scores[1:] + scores[:-1]) / 2, scores[-1:]])
+    false_positive = 1 - np.searchsorted(real, between, side="right") / len(real)
+    false_negative = np.searchsorted(fake, between, side="right") / len(fake)
+    gap = np.abs(false_positive - false_negative)
+    best = np.flatnonzero(gap <= gap.min() + 1e-12)
+    # A range of thresholds is equally good (all of the gap between separated classes): its middle.
+    return float(between[best[len(best) // 2]])

@@ -1,0 +1,277 @@
+"""The scores table: one row a frame, as an evaluation makes it and as `scores.csv` stores it.
+
+Any detector's scores can be put in the same table; nothing here knows of a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.vocabulary import FAKE, REGIONS, regions_named
+
+#: Columns that a file must have: what the metrics are computed and grouped by.
+REQUIRED_COLUMNS: Final = ("dataset", "method", "video", "label", "probability")
+#: The contract's columns, in the order they are written.
+COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label", "probability")
+#: Optional columns: evaluation set (default: dataset), detector, and what the record and the model say.
+OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
+
+_SMALLEST: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one detector; every array has one entry a frame ([n]).
+
+    Attributes:
+      dataset, split, method, video, frame, id: strings. A frame whose `video` is empty is a video of its
+        own. Real frames may have any method (`real`, empty, or that of their pair).
+      label: int, 0 real, 1 fake.
+      probability: float64 in [0, 1], of being fake, before any calibration.
+      set_name: the evaluation set's name; a video is (dataset, method, video) within it.
+      logit: float64 or None; the log-odds where the probability alone would saturate.
+      regions: bool [n, 4] in the order of vocabulary.REGIONS, the record's forged regions, or None.
+      caption: the record's caption, or None.
+      reasons: what the detector says in words, or None.
+    """
+
+    dataset: np.ndarray
+    split: np.ndarray
+    method: np.ndarray
+    video: np.ndarray
+    frame: np.ndarray
+    id: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray
+    set_name: np.ndarray | None = None
+    logit: np.ndarray | None = None
+    regions: np.ndarray | None = None
+    caption: np.ndarray | None = None
+    reasons: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Converts sequences to arrays and checks lengths and ranges (UserError names the row)."""
+        put = object.__setattr__
+        for name in ("dataset", "split", "method", "video", "frame", "id"):
+            put(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+        put(self, "set_name", np.asarray(self.dataset if self.set_name is None else self.set_name))
+        put(self, "label", np.asarray(self.label, dtype=np.int64))
+        put(self, "probability", np.asarray(self.probability, dtype=np.float64))
+        if self.logit is not None:
+            put(self, "logit", np.asarray(self.logit, dtype=np.float64))
+        if self.regions is not None:
+            put(self, "regions", np.asarray(self.regions, dtype=bool).reshape(-1, len(REGIONS)))
+        for name in ("caption", "reasons"):  # long texts: fixed-width strings would waste memory
+            if getattr(self, name) is not None:
+                put(self, name, np.asarray(getattr(self, name), dtype=object))
+        count = len(self.label)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != count:
+                raise UserError(f"scores: {field.name} has {len(value)} entries, label has {count}")
+        self._refuse(~np.isin(self.label, (0, 1)), self.label, "the label is neither 0 nor 1")
+        inside = (self.probability >= 0) & (self.probability <= 1)  # False for nan as well
+        self._refuse(~inside, self.probability, "the probability is not a number in [0, 1]")
+        if self.logit is not None:
+            self._refuse(~np.isfinite(self.logit), self.logit, "the logit is not finite")
+
+    def _refuse(self, wrong: np.ndarray, values: np.ndarray, what: str) -> None:
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            name = self.id[row] or f"{self.dataset[row]}/{self.method[row]}/{self.video[row]}"
+            raise UserError(f"scores, row {row + 1} ({name}): {what}: {values[row]}")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def select(self, rows: np.ndarray) -> Scores:
+        """The rows of a mask or of an index array."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Scores(**{k: None if v is None else v[rows] for k, v in chosen.items()})
+
+    def named(self, set_name: str) -> Scores:
+        """The same scores as evaluation set `set_name`."""
+        return replace(self, set_name=np.full(len(self), set_name))
+
+    def logits(self) -> np.ndarray:
+        """Float64 [n]: the logits, or the log-odds of the probabilities (clipped to 1e-12)."""
+        if self.logit is not None:
+            return self.logit
+        clipped = np.clip(self.probability, _SMALLEST, 1 - _SMALLEST)
+        return np.log(clipped) - np.log1p(-clipped)
+
+    def videos(self) -> np.ndarray:
+        """Int [n]: which video a frame belongs to, numbered in the order of the sorted keys.
+
+        The key is (set, dataset, method, video id), as the same id occurs under several methods, and the
+        label, so that a real never joins the fake that was made of it under the same names.
+        """
+        video = self.video
+        alone = video == ""
+        if alone.any():
+            numbers = np.arange(len(self)).astype(np.str_)
+            own = np.char.add("\x00", np.where(self.id == "", numbers, self.id))
+            video = np.where(alone, own, video)
+        key = np.zeros(len(self), dtype=np.int64)
+        for column in (self.set_name, self.dataset, self.method, self.label, video):
+            values, codes = np.unique(column, return_inverse=True)
+            key = np.unique(key * len(values) + codes, return_inverse=True)[1]
+        return key
+
+    def regions_in_reasons(self) -> np.ndarray | None:
+        """Bool [n, 4]: the regions that the detector's reasons name, or None without reasons."""
+        if self.reasons is None:
+            return None
+        named = [[r in found for r in REGIONS] for found in map(regions_named, self.reasons)]
+        return np.asarray(named, dtype=bool).reshape(-1, len(REGIONS))
+
+
+def concatenate(tables: Sequence[Scores]) -> Scores:
+    """One table of several; an optional column stays if every table has it.
+
+    Raises:
+      UserError: a frame (set, split and id) occurs in two of the tables.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    joined: dict[str, Any] = {}
+    for field in fields(Scores):
+        parts = [getattr(table, field.name) for table in tables]
+        joined[field.name] = None if any(p is None for p in parts) else np.concatenate(parts)
+    return Scores(**joined)
+
+
+def refuse_repeats(scores: Scores, source: str) -> None:
+    """Raises UserError when a frame is scored twice (same set, split and id; rows without id pass)."""
+    rows = np.flatnonzero(scores.id != "")
+    keys = list(zip(*(getattr(scores, k)[rows] for k in ("set_name", "split", "id")), strict=True))
+    seen: set[tuple[str, ...]] = set()
+    for key in keys:
+        if key in seen:
+            raise UserError(
+                f"{source}: frame {key[2]!r} of set {key[0]!r}, split {key[1]!r} is scored twice; "
+                "give different detectors different names (NAME=FILE), different sets different names"
+            )
+        seen.add(key)
+
+
+def to_csv(tables: Mapping[str, Scores]) -> str:
+    """The text of `scores.csv`: the contract's columns, then `set`, `detector` and the optional ones.
+
+    Floats are written so that they read back to the same float64.
+    """
+    optional = [
+        name
+        for name in ("logit", "regions", "caption", "reasons")
+        if any(getattr(table, name) is not None for table in tables.values())
+    ]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*COLUMNS, "set", "detector", *optional])
+    for detector, table in tables.items():
+        columns: list[Iterable[Any]] = [getattr(table, name).tolist() for name in COLUMNS]
+        columns.append(np.asarray(table.set_name).tolist())
+        columns.append([detector] * len(table))
+        for name in optional:
+            values = getattr(table, name)
+            if values is None:
+                columns.append([""] * len(table))
+            elif name == "regions":
+                columns.append([_region_text(flags) for flags in values])
+            else:
+                columns.append(values.tolist())
+        writer.writerows(zip(*columns, strict=True))
+    return out.getvalue()
+
+
+def from_csv(text: str, source: str) -> dict[str, Scores]:
+    """Reads a scores table; returns the scores by detector ('' where the file names none).
+
+    Args:
+      text: the CSV with a header line: REQUIRED_COLUMNS, and any of COLUMNS and OPTIONAL_COLUMNS.
+        Other columns are ignored. `regions` are names joined by ';', empty for none.
+      source: the file's name, for the messages.
+
+    Raises:
+      UserError: a missing column, no rows, or a wrong value (with its line).
+    """
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    header = list(reader.fieldnames or ())
+    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    if missing:
+        raise UserError(
+            f"{source}: lacks the column(s) {', '.join(missing)}; needed are "
+            f"{', '.join(REQUIRED_COLUMNS)}, and it has {', '.join(header) or 'none'}"
+        )
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in reader:
+        where = f"{source}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise UserError(f"{where}: has another number of fields than the header")
+        row["label"] = _label(row["label"], where)
+        row["probability"] = _number(row["probability"], where, "probability", 0.0, 1.0)
+        if row.get("logit"):
+            row["logit"] = _number(row["logit"], where, "logit", -math.inf, math.inf)
+        if row.get("regions"):
+            row["regions"] = _region_flags(row["regions"], where)
+        rows.setdefault(row.get("detector", ""), []).append(row)
+    if not rows:
+        raise UserError(f"{source}: holds no scores")
+    return {detector: _table(found, header) for detector, found in rows.items()}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> Scores:
+    columns: dict[str, Any] = {name: [row.get(name, "") for row in rows] for name in COLUMNS}
+    if "set" in header:
+        columns["set_name"] = [row["set"] or row["dataset"] for row in rows]
+    if "logit" in header and all(row["logit"] != "" for row in rows):
+        columns["logit"] = [row["logit"] for row in rows]
+    if "regions" in header:
+        none = [False] * len(REGIONS)
+        columns["regions"] = [row["regions"] or none for row in rows]
+    for name in ("caption", "reasons"):
+        if name in header:
+            columns[name] = [row[name] for row in rows]
+    return Scores(**columns)
+
+
+def _label(text: str, where: str) -> int:
+    if text.strip() not in ("0", "1"):
+        raise UserError(f"{where}: the label is {text!r}; write 0 for real and 1 for fake")
+    return int(text)
+
+
+def _number(text: str, where: str, name: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        expected = "a finite number" if high == math.inf else f"a number in [{low:g}, {high:g}]"
+        raise UserError(f"{where}: the {name} is {text!r}, not {expected}")
+    return value
+
+
+def _region_text(flags: np.ndarray) -> str:
+    return ";".join(name for name, flag in zip(REGIONS, flags, strict=True) if flag)
+
+
+def _region_flags(text: str, where: str) -> list[bool]:
+    names = [name.strip() for name in text.split(";") if name.strip()]
+    for name in names:
+        if name not in REGIONS:
+            raise UserError(f"{where}: {name!r} is no region; they are {', '.join(REGIONS)}")
+    return [name in names for name in REGIONS]
+
+
+def fakes(scores: Scores) -> np.ndarray:
+    """Bool [n]: which frames are fake."""
+    return scores.label == FAKE

@@ -1,0 +1,128 @@
+"""The three losses of the method (paper, section 3.2) in fp32; targets of the alignment are ours.
+
+Captions repeat: all real faces say nearly the same. One-to-one targets would push an image away from a
+caption that is true of it, so by default every pair with the same caption key is a positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jax_vlffd.errors import UserError
+
+Array = jax.Array
+
+ALIGNMENT_TARGETS = ("multi_positive", "one_to_one", "sigmoid")
+FUSED_CAPTIONS = ("full", "no_verdict", "shuffled")
+
+#: The axes of the mesh over which a batch is split.
+BATCH_AXES = ("data", "fsdp")
+
+#: CLIP clamps its learned temperature at 100 (Radford et al. 2021, section 2.5).
+MAX_LOGIT_SCALE = 4.605170185988092
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the three branches (0 leaves a branch out, and its computation), and the targets.
+
+    image, alignment, fusion: weights of L_img, L_itc, L_fus. targets: 'multi_positive' (pairs with equal
+    caption keys share the probability), 'one_to_one' (InfoNCE), 'sigmoid' (Zhai et al. 2023, equal keys
+    are positives). fused_caption: the caption that branch 3 reads: 'full', 'no_verdict' (without the
+    sentences that state the label) or 'shuffled' (another record's).
+    """
+
+    image: float = 1.0
+    alignment: float = 1.0
+    fusion: float = 1.0
+    targets: str = "multi_positive"
+    fused_caption: str = "full"
+
+    def __post_init__(self) -> None:
+        weights = (self.image, self.alignment, self.fusion)
+        if min(weights) < 0 or max(weights) == 0:
+            raise UserError("loss weights must not be negative, and one must be above 0")
+        if self.targets not in ALIGNMENT_TARGETS:
+            raise UserError(f"loss.targets {self.targets!r} is none of {', '.join(ALIGNMENT_TARGETS)}")
+        if self.fused_caption not in FUSED_CAPTIONS:
+            raise UserError(
+                f"loss.fused_caption {self.fused_caption!r} is none of {', '.join(FUSED_CAPTIONS)}"
+            )
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether any branch reads a caption."""
+        return self.alignment > 0 or self.fusion > 0
+
+
+def classification_loss(logits: Array, labels: Array) -> Array:
+    """Mean cross-entropy of fp32 logits [B, 2] and int32 labels [B] (0 real, 1 fake)."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+
+
+def contrastive_loss(
+    image: Array,
+    text: Array,
+    keys: Array,
+    logit_scale: Array,
+    logit_bias: Array,
+    *,
+    mesh: Mesh,
+    targets: str = "multi_positive",
+) -> Array:
+    """The alignment loss over the global batch.
+
+    Each device computes its own rows against all gathered columns, in both directions, so that none holds
+    the B x B matrix: memory is B x B / devices.
+
+    Args:
+      image: fp32 unit vectors [B, E], split over the mesh's batch axes.
+      text: likewise.
+      keys: int32 caption keys [B]; equal keys mean the same.
+      logit_scale: learned log temperature, clamped at ln 100.
+      logit_bias: learned bias; used by 'sigmoid' alone.
+      mesh: with the axes of BATCH_AXES.
+      targets: one of ALIGNMENT_TARGETS.
+
+    Returns:
+      The scalar fp32 mean over the batch.
+    """
+    rows = P(BATCH_AXES)
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(rows, rows, rows, P(), P()), out_specs=P())
+    def loss(image: Array, text: Array, keys: Array, scale: Array, bias: Array) -> Array:
+        every_text = jax.lax.all_gather(text, BATCH_AXES, tiled=True)
+        every_key = jax.lax.all_gather(keys, BATCH_AXES, tiled=True)
+        if targets == "one_to_one":  # a key of its own for each record
+            every_key = jnp.arange(every_key.shape[0])
+            keys = jax.lax.axis_index(BATCH_AXES) * keys.shape[0] + jnp.arange(keys.shape[0])
+        positive = keys[:, None] == every_key[None, :]
+        scale = jnp.exp(jnp.minimum(scale, MAX_LOGIT_SCALE))
+        if targets == "sigmoid":
+            logits = scale * _similarities(image, every_text) + bias
+            total = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits)).sum()
+        else:
+            every_image = jax.lax.all_gather(image, BATCH_AXES, tiled=True)
+            share = positive / positive.sum(axis=1, keepdims=True)
+            total = 0.5 * (
+                _cross_entropy(scale * _similarities(image, every_text), share)
+                + _cross_entropy(scale * _similarities(text, every_image), share)
+            )
+        return jax.lax.psum(total, BATCH_AXES) / every_key.shape[0]
+
+    return loss(image, text, keys, logit_scale, logit_bias)
+
+
+def _similarities(rows: Array, columns: Array) -> Array:
+    return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _cross_entropy(logits: Array, share: Array) -> Array:
+    return -(share * jax.nn.log_softmax(logits, axis=1)).sum()
