@@ -1,0 +1,331 @@
+"""From (label, forged regions and their types) to English: natural, varied, and never a word more.
+
+A caption holds one sentence of `vocabulary.VERDICTS`, word for word, and one or more that describe.
+It names every flagged region and no other, by the rule of `vocabulary.regions_named`. Which of the
+many wordings a pair gets follows from its seed, so a second run writes the same caption.
+
+The phrases are the vocabulary's; the sentence plans are ours. Captions stay below CLIP's 77 tokens:
+what would be longer is said in the shortest plan instead.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+from jax_vlffd.vocabulary import (
+    FAKE,
+    PHRASES,
+    REAL,
+    REGION_NOUNS,
+    REGIONS,
+    TYPE_NOUNS,
+    TYPES,
+    UNTYPED_PHRASES,
+    VERDICTS,
+    Phrase,
+)
+
+# One group is said in one clause: regions that share all of their types.
+_Group = tuple[tuple[str, ...], tuple[str, ...]]
+
+#: What is said of a picture without visible forgery, real or fake. Both labels draw from the same
+#: sentences: with the verdict taken out, such a fake reads as a real one does, and nothing leaks.
+_UNSUSPICIOUS = (
+    "Nothing in the image looks out of place.",
+    "Everything looks natural and consistent.",
+    "Color, shape and texture are consistent throughout the image.",
+    "The features fit together naturally.",
+    "All parts of the image match in color and detail.",
+    "No artifacts are visible.",
+    "The image looks natural throughout.",
+    "There are no visible seams or distortions.",
+    "Light, color and detail go together well.",
+    "Every part of the image looks natural.",
+    "There is nothing unusual to be seen.",
+    "All of the features look natural.",
+)  # fmt: skip
+_REAL_REMARKS = (
+    "No sign of manipulation is visible.",
+    "There is no trace of forgery.",
+    "Nothing suggests that it was altered.",
+    "It shows no traces of editing.",
+    "Nothing points to a manipulation.",
+)
+_HIDDEN_FAKE_REMARKS = (
+    "The forgery leaves no visible trace.",
+    "No visible trace of the forgery can be found.",
+    "The manipulation cannot be seen in this image.",
+    "Its manipulation leaves no visible sign.",
+    "There is no visible sign of the forgery.",
+    "The forgery is not visible in this image.",
+)
+_OPENERS = ("In this image, ", "On close inspection, ", "Up close, ")
+#: Said once a caption at most: a second phrase with one of these would read as a repetition.
+_ECHOES = (
+    "rest of the image", "surroundings", "unnatural", "shape", "texture", "unusual", "detail",
+)  # fmt: skip
+_PLACES = {"mouth": "the mouth", "nose": "the nose", "eyes": "the eyes"}
+
+_MAX_TOKENS = 76  # one below CLIP's context of 77
+#: The words of fakes' captions that CLIP's tokenizer splits, with the number of further tokens
+#: (a test holds the count against the real tokenizer).
+_SPLIT_WORDS = {
+    "deformation": 1, "deformed": 1, "differs": 1, "distorted": 1, "implausible": 2,
+    "inconsistent": 1, "mismatch": 1, "subtly": 1, "unnatural": 1,
+}  # fmt: skip
+
+_DISTINCT_ATTEMPTS = 12  # draws a wanted paraphrase before we hold that no more exist
+
+
+def caption_key(label: int, regions: Mapping[str, Sequence[str]]) -> str:
+    """Returns a key that is equal exactly for captions of equal meaning.
+
+    `real`, `fake:none`, or `fake:` and the sorted `region=type+type` joined by `;`.
+
+    Args:
+      label: REAL or FAKE.
+      regions: each forged region with its types (which may be none); empty for a real face.
+
+    Raises:
+      ValueError: an unknown label, region or type, or a real face with a forged region.
+    """
+    _check(label, regions)
+    if label == REAL:
+        return "real"
+    parts = (f"{name}={'+'.join(sorted(set(regions[name])))}" for name in sorted(regions))
+    return "fake:" + (";".join(parts) or "none")
+
+
+def caption(
+    label: int, regions: Mapping[str, Sequence[str]], seed: int | str, index: int = 0
+) -> str:
+    """Returns the caption number `index` of a pair.
+
+    Equal to `paraphrases(label, regions, seed, n)[index]` for any n above `index`; past the last
+    distinct wording it begins again.
+
+    Args:
+      label: REAL or FAKE.
+      regions: each forged region with its types (which may be none). A FAKE without regions is a
+        fake without visible forgery, and the caption says so.
+      seed: the pair's id, which chooses the wording.
+      index: which paraphrase, from 0.
+
+    Raises:
+      ValueError: see `caption_key`.
+    """
+    texts = paraphrases(label, regions, seed, index + 1)
+    return texts[index % len(texts)]
+
+
+def paraphrases(
+    label: int, regions: Mapping[str, Sequence[str]], seed: int | str, n: int
+) -> list[str]:
+    """Returns `n` distinct captions of one meaning, fewer where there are not so many wordings.
+
+    Arguments and errors as `caption`; at least one text is returned.
+    """
+    key = caption_key(label, regions)
+    rng = random.Random(f"{seed}|{key}")
+    texts: dict[str, None] = {}
+    idle = 0
+    while len(texts) < max(n, 1) and idle < _DISTINCT_ATTEMPTS:
+        text = _write(label, regions, rng)
+        idle = idle + 1 if text in texts else 0
+        texts[text] = None
+    return list(texts)
+
+
+def _check(label: int, regions: Mapping[str, Sequence[str]]) -> None:
+    if label not in (REAL, FAKE):
+        raise ValueError(f"label {label!r} is neither {REAL} (real) nor {FAKE} (fake)")
+    if label == REAL and regions:
+        raise ValueError(f"a real face has no forged region, but {sorted(regions)} are given")
+    for region, types in regions.items():
+        if region not in REGIONS:
+            raise ValueError(f"unknown region {region!r}; the regions are {', '.join(REGIONS)}")
+        unknown = sorted(set(types) - set(TYPES))
+        if unknown:
+            raise ValueError(f"unknown type {unknown[0]!r}; the types are {', '.join(TYPES)}")
+
+
+def _write(label: int, regions: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+    verdict = VERDICTS[label]
+    if regions:
+        body = _Description(regions, rng).sentences()
+        if _tokens([verdict, *body]) > _MAX_TOKENS:
+            body = _shortest(regions, rng)
+        return " ".join([verdict, *body] if rng.random() < 0.6 else [*body, verdict])
+    sentences = [rng.choice(_UNSUSPICIOUS)]
+    if label == FAKE or rng.random() < 0.6:
+        remarks = _HIDDEN_FAKE_REMARKS if label == FAKE else _REAL_REMARKS
+        # The remark leans on the verdict, so it follows it at once.
+        judged = [verdict, rng.choice(remarks)]
+    else:
+        judged = [verdict]
+    return " ".join(judged + sentences if rng.random() < 0.6 else sentences + judged)
+
+
+class _Description:
+    """The sentences on the forged regions of one caption, with what was said so far."""
+
+    def __init__(self, regions: Mapping[str, Sequence[str]], rng: random.Random):
+        self._rng = rng
+        self._types = {
+            region: tuple(t for t in TYPES if t in regions[region])
+            for region in REGIONS
+            if region in regions
+        }
+        self._decks = {kind: rng.sample(PHRASES[kind], len(PHRASES[kind])) for kind in TYPES}
+        self._decks[""] = rng.sample(UNTYPED_PHRASES, len(UNTYPED_PHRASES))
+        self._nouns = {region: self._choose_noun(region) for region in self._types}
+        self._said = ""
+        self._mentioned: set[str] = set()
+
+    def sentences(self) -> list[str]:
+        groups = self._plan()
+        clauses = [self._clauses(group) for group in groups]
+        lines: list[str] = []
+        i = 0
+        while i < len(clauses):
+            mine = clauses[i]
+            i += 1
+            if i < len(clauses) and _join_well(groups[i - 1], groups[i]) and self._chance(0.4):
+                mine = [f"{mine[0]}, {self._rng.choice(('and', 'while'))} {clauses[i][0]}"]
+                i += 1
+            lines += mine
+        if self._chance(0.25):
+            lines[0] = self._rng.choice(_OPENERS) + lines[0]
+        return [line[0].upper() + line[1:] + "." for line in lines]
+
+    def _chance(self, probability: float) -> bool:
+        return self._rng.random() < probability
+
+    def _plan(self) -> list[_Group]:
+        """Groups by region, or by type where that takes no more clauses."""
+        by_region = _groups_by_region(self._types)
+        by_type: dict[tuple[str, ...], list[str]] = {}
+        for kind in TYPES:
+            holders = tuple(region for region in self._types if kind in self._types[region])
+            if holders:
+                by_type.setdefault(holders, []).append(kind)
+        groups = [(holders, tuple(kinds)) for holders, kinds in by_type.items()]
+        untyped = tuple(region for region, kinds in self._types.items() if not kinds)
+        if untyped:
+            groups.append((untyped, ()))
+        chosen = groups if len(groups) <= len(by_region) and self._chance(0.5) else by_region
+        return self._rng.sample(chosen, len(chosen))
+
+    def _choose_noun(self, region: str) -> tuple[str, bool]:
+        nouns = REGION_NOUNS[region]
+        if region == "face":  # skin has a color or a texture, and it is the face that has a shape
+            shaped = "structure" in self._types[region]
+            nouns = tuple(noun for noun in nouns if ("skin" in noun[0]) != shaped)
+        return self._rng.choice(nouns)
+
+    def _clauses(self, group: _Group) -> list[str]:
+        """One clause without capital and full stop; two where a group has four or five types."""
+        regions, types = group
+        again = self._mentioned.issuperset(regions)
+        self._mentioned.update(regions)
+        shuffled = self._rng.sample(types, len(types))
+        if types and len(types) <= 3 and not again and self._chance(0.2):
+            things = [self._rng.choice(TYPE_NOUNS[kind]) for kind in shuffled]
+            return [f"{_list(things)} can be seen {_place(regions)}"]
+        subject, plural = self._subject(regions)
+        predicates = [self._predicate(kind, plural) for kind in shuffled or [""]]
+        clause = _joined(predicates if len(predicates) <= 3 else predicates[:2])
+        clauses = [f"{subject} {_also(clause) if again else clause}"]
+        if len(predicates) > 3:
+            clauses.append(f"{'they' if plural else 'it'} {_also(_joined(predicates[2:]))}")
+        return clauses
+
+    def _subject(self, regions: Sequence[str]) -> tuple[str, bool]:
+        if len(regions) == 1:
+            noun, plural = self._nouns[regions[0]]
+            return f"the {noun}", plural
+        return _list([f"the {self._nouns[region][0]}" for region in regions]), True
+
+    def _predicate(self, kind: str, plural: bool) -> str:
+        """Draws the next phrase that echoes nothing said before, if there is one."""
+        deck = self._decks[kind]
+        phrase = next((p for p in deck if not self._echoes(p)), deck[0])
+        deck.remove(phrase)
+        self._said += " " + phrase.singular
+        return phrase.plural if plural else phrase.singular
+
+    def _echoes(self, phrase: Phrase) -> bool:
+        return any(word in phrase.singular and word in self._said for word in _ECHOES)
+
+
+def _groups_by_region(types: Mapping[str, tuple[str, ...]]) -> list[_Group]:
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for region, kinds in types.items():
+        alike.setdefault(kinds, []).append(region)
+    return [(tuple(members), kinds) for kinds, members in alike.items()]
+
+
+def _shortest(regions: Mapping[str, Sequence[str]], rng: random.Random) -> list[str]:
+    """One clause a group, in the shortest words there are."""
+    types = {r: tuple(t for t in TYPES if t in regions[r]) for r in REGIONS if r in regions}
+    lines = []
+    for members, kinds in _groups_by_region(types):
+        nouns = [f"the {'skin' if name == 'face' else name}" for name in members]
+        plural = len(members) > 1 or members == ("eyes",)
+        if kinds:
+            things = [min(TYPE_NOUNS[k], key=len) for k in rng.sample(kinds, len(kinds))]
+            line = f"{_list(nouns)} {'show' if plural else 'shows'} {_list(things)}"
+        else:
+            line = f"{_list(nouns)} {'look' if plural else 'looks'} out of place"
+        lines.append(line[0].upper() + line[1:] + ".")
+    return lines
+
+
+def _place(regions: Sequence[str]) -> str:
+    around = [_PLACES[region] for region in regions if region in _PLACES]
+    parts = [f"around {_list(around)}"] if around else []
+    if "face" in regions:
+        parts.append("across the skin of the face")
+    return " and ".join(parts)
+
+
+def _list(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _joined(predicates: Sequence[str]) -> str:
+    """Lists predicates and says a verb that they share only once.
+
+    `has a` and `has b` give `has a and b`; what shares a verb comes last, after a comma.
+    """
+    by_verb: dict[str, list[str]] = {}
+    for predicate in predicates:
+        verb, rest = predicate.split(" ", 1)
+        if rest.startswith(("not ", "lost ")):
+            verb, rest = predicate, ""
+        by_verb.setdefault(verb, []).append(rest)
+    merged = [f"{verb} {_list(sorted(rests, key=len))}".rstrip() for verb, rests in by_verb.items()]
+    if len(merged) in (1, len(predicates)):
+        return _list(merged)
+    merged.sort(key=lambda text: len(by_verb.get(text.split(" ", 1)[0], "1")))
+    return ", and ".join([", ".join(merged[:-1]), merged[-1]])
+
+
+def _join_well(first: _Group, second: _Group) -> bool:
+    """Whether two clauses make one sentence that is easy to read."""
+    apart = not set(first[0]) & set(second[0])
+    return apart and max(len(first[1]), 1) + max(len(second[1]), 1) <= 3
+
+
+def _also(predicate: str) -> str:
+    verb, rest = predicate.split(" ", 1)
+    return f"{verb} also {rest}" if verb in ("is", "are") else f"also {predicate}"
+
+
+def _tokens(sentences: Sequence[str]) -> int:
+    """CLIP tokens of the text, both ends included, by counting words and marks."""
+    pieces = re.findall(r"\w+|[^\w\s]", " ".join(sentences).lower())
+    return 2 + len(pieces) + sum(_SPLIT_WORDS.get(piece, 0) for piece in pieces)
