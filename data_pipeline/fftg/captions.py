@@ -24,7 +24,6 @@ from jax_vlffd.vocabulary import (
     TYPES,
     UNTYPED_PHRASES,
     VERDICTS,
-    Phrase,
 )
 
 # One group is said in one clause: regions that share all of their types.
@@ -37,8 +36,7 @@ _UNSUSPICIOUS = (
     "Everything looks natural and consistent.",
     "Color, shape and texture are consistent throughout the image.",
     "The features fit together naturally.",
-    "All parts of the image match in color and detail.",
-    "No artifacts are visible.",
+    "All parts of the image match in color and light.",
     "The image looks natural throughout.",
     "There are no visible seams or distortions.",
     "Light, color and detail go together well.",
@@ -64,9 +62,9 @@ _HIDDEN_FAKE_REMARKS = (
 _OPENERS = ("In this image, ", "On close inspection, ", "Up close, ")
 #: Said once a caption at most: a second phrase with one of these would read as a repetition.
 _ECHOES = (
-    "rest of the image", "surroundings", "unnatural", "shape", "texture", "unusual", "detail",
+    "rest of the image", "surroundings", "unnatural", "shape", "deform", "texture", "unusual",
+    "detail",
 )  # fmt: skip
-_PLACES = {"mouth": "the mouth", "nose": "the nose", "eyes": "the eyes"}
 
 _MAX_TOKENS = 76  # one below CLIP's context of 77
 #: The words of fakes' captions that CLIP's tokenizer splits, with the number of further tokens
@@ -232,8 +230,8 @@ class _Description:
         self._mentioned.update(regions)
         shuffled = self._rng.sample(types, len(types))
         if types and len(types) <= 3 and not again and self._chance(0.2):
-            things = [self._rng.choice(TYPE_NOUNS[kind]) for kind in shuffled]
-            return [f"{_list(things)} can be seen {_place(regions)}"]
+            things = [self._thing(kind) for kind in shuffled]
+            return [f"{_list(things)} can be seen {self._place(regions)}"]
         subject, plural = self._subject(regions)
         predicates = [self._predicate(kind, plural) for kind in shuffled or [""]]
         clause = _joined(predicates if len(predicates) <= 3 else predicates[:2])
@@ -251,13 +249,26 @@ class _Description:
     def _predicate(self, kind: str, plural: bool) -> str:
         """Draws the next phrase that echoes nothing said before, if there is one."""
         deck = self._decks[kind]
-        phrase = next((p for p in deck if not self._echoes(p)), deck[0])
+        phrase = next((p for p in deck if not self._echoes(p.singular)), deck[0])
         deck.remove(phrase)
         self._said += " " + phrase.singular
         return phrase.plural if plural else phrase.singular
 
-    def _echoes(self, phrase: Phrase) -> bool:
-        return any(word in phrase.singular and word in self._said for word in _ECHOES)
+    def _thing(self, kind: str) -> str:
+        things = self._rng.sample(TYPE_NOUNS[kind], len(TYPE_NOUNS[kind]))
+        thing = next((t for t in things if not self._echoes(t)), things[0])
+        self._said += " " + thing
+        return thing
+
+    def _echoes(self, text: str) -> bool:
+        return any(word in text and word in self._said for word in _ECHOES)
+
+    def _place(self, regions: Sequence[str]) -> str:
+        around = [f"the {region}" for region in regions if region != "face"]
+        parts = [f"around {_list(around)}"] if around else []
+        if "face" in regions:
+            parts.append(f"across the {self._nouns['face'][0]}")
+        return " and ".join(parts)
 
 
 def _groups_by_region(types: Mapping[str, tuple[str, ...]]) -> list[_Group]:
@@ -281,14 +292,6 @@ def _shortest(regions: Mapping[str, Sequence[str]], rng: random.Random) -> list[
             line = f"{_list(nouns)} {'look' if plural else 'looks'} out of place"
         lines.append(line[0].upper() + line[1:] + ".")
     return lines
-
-
-def _place(regions: Sequence[str]) -> str:
-    around = [_PLACES[region] for region in regions if region in _PLACES]
-    parts = [f"around {_list(around)}"] if around else []
-    if "face" in regions:
-        parts.append("across the skin of the face")
-    return " and ".join(parts)
 
 
 def _list(items: Sequence[str]) -> str:
@@ -322,7 +325,8 @@ def _join_well(first: _Group, second: _Group) -> bool:
 
 def _also(predicate: str) -> str:
     verb, rest = predicate.split(" ", 1)
-    return f"{verb} also {rest}" if verb in ("is", "are") else f"also {predicate}"
+    auxiliary = verb in ("is", "are") or rest.startswith("lost ")
+    return f"{verb} also {rest}" if auxiliary else f"also {predicate}"
 
 
 def _tokens(sentences: Sequence[str]) -> int:
