@@ -1,8 +1,8 @@
 """Calibration on a validation split: temperature, decision threshold, the band of 'uncertain'.
 
 The temperature is the one of Guo et al., "On Calibration of Modern Neural Networks" (2017); the
-smoothed targets are Platt's (1999), so that a detector that separates the split gets a finite one. The
-threshold and the band are ours. NumPy only: prediction and export use this module too.
+smoothed targets are Platt's (1999), so that a detector that separates the split gets a finite one.
+The threshold and the band are ours. NumPy only: prediction and export use this module too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Calibration:
         """Refuses values that no fit can give."""
         numbers = (self.temperature, self.threshold, self.low, self.high, self.target)
         if not all(math.isfinite(x) for x in numbers) or self.temperature <= 0:
-            raise UserError(f"calibration: not finite, or a temperature that is not positive: {self}")
+            raise UserError(
+                f"calibration: not finite, or a temperature that is not positive: {self}"
+            )
         if not 0 <= self.low <= self.threshold <= self.high <= 1:
             raise UserError(f"calibration: not 0 <= low <= threshold <= high <= 1: {self}")
 
@@ -68,7 +70,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Calibration:
-        """Reads `to_json`'s text; `source` names the file in the UserError raised for any other text."""
+        """Reads what `to_json` wrote; any other text is a UserError that names the file `source`."""
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -78,7 +80,9 @@ class Calibration:
         names = {field.name for field in fields(cls)}
         given = {key: value for key, value in values.items() if key != "version"}
         if set(given) != names or not all(type(v) in (int, float) for v in given.values()):
-            raise UserError(f"{source}: a calibration has exactly the numbers {', '.join(sorted(names))}")
+            raise UserError(
+                f"{source}: a calibration has exactly the numbers {', '.join(sorted(names))}"
+            )
         try:
             return cls(**given)
         except UserError as error:
@@ -105,7 +109,9 @@ def fit(logits: np.ndarray, labels: np.ndarray, target: float = 0.05) -> Calibra
     if not np.isfinite(z).all():
         raise UserError("calibration: a logit is not finite")
     if not 0 < int(y.sum()) < len(y):
-        raise UserError("calibration needs reals and fakes; the validation split has one class only")
+        raise UserError(
+            "calibration needs reals and fakes; the validation split has one class only"
+        )
     temperature = fit_temperature(z, y)
     probability = sigmoid(z / temperature)
     real, fake = np.sort(probability[y == 0]), np.sort(probability[y == 1])
@@ -137,7 +143,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Per bin of probability: mean probability, share of fakes, frames ([bins]; nan where empty)."""
+    """Per bin ([bins]): mean probability, share of fakes (nan where empty), number of frames."""
 
     probability: np.ndarray
     fakes: np.ndarray
@@ -172,12 +178,13 @@ def bin_index(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """The logistic function without overflow; float64."""
-    half = np.asarray(x, dtype=np.float64) / 2
-    return 0.5 * (1.0 + np.tanh(half))
+    x = np.asarray(x, dtype=np.float64)
+    small = np.exp(-np.abs(x))  # in (0, 1]: neither form overflows, and tiny values stay exact
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def _equal_error_threshold(real: np.ndarray, fake: np.ndarray) -> float:
-    """Where the share of reals above comes nearest to the share of fakes at or below; sorted inputs.
+    """Where the share of reals above is nearest to that of fakes at or below; sorted inputs.
 
     Taken between two neighbouring scores, so that no frame of the split lies on it.
     """

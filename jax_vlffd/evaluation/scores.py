@@ -6,6 +6,7 @@ Any detector's scores can be put in the same table; nothing here knows of a mode
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +16,16 @@ from typing import Any, Final
 import numpy as np
 
 from jax_vlffd.errors import UserError
-from jax_vlffd.vocabulary import FAKE, REGIONS, regions_named
+from jax_vlffd.vocabulary import REGIONS, regions_named
 
 #: Columns that a file must have: what the metrics are computed and grouped by.
 REQUIRED_COLUMNS: Final = ("dataset", "method", "video", "label", "probability")
 #: The contract's columns, in the order they are written.
 COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label", "probability")
-#: Optional columns: evaluation set (default: dataset), detector, and what the record and the model say.
+#: Optional columns: evaluation set (default: dataset), detector, what the record and the model say.
 OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
 
+_NO_NAMES: Final = np.empty(0, dtype=np.str_)
 _SMALLEST: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
 
 
@@ -32,11 +34,12 @@ class Scores:
     """The scores of one detector; every array has one entry a frame ([n]).
 
     Attributes:
-      dataset, split, method, video, frame, id: strings. A frame whose `video` is empty is a video of its
-        own. Real frames may have any method (`real`, empty, or that of their pair).
+      dataset, split, method, video, frame, id: strings. A frame whose `video` is empty is a video
+        of its own. Real frames may have any method (`real`, empty, or that of their pair).
       label: int, 0 real, 1 fake.
       probability: float64 in [0, 1], of being fake, before any calibration.
-      set_name: the evaluation set's name; a video is (dataset, method, video) within it.
+      set_name: the evaluation set's name (default: the dataset's); a video is (dataset, method,
+        video) within it.
       logit: float64 or None; the log-odds where the probability alone would saturate.
       regions: bool [n, 4] in the order of vocabulary.REGIONS, the record's forged regions, or None.
       caption: the record's caption, or None.
@@ -51,7 +54,7 @@ class Scores:
     id: np.ndarray
     label: np.ndarray
     probability: np.ndarray
-    set_name: np.ndarray | None = None
+    set_name: np.ndarray = _NO_NAMES
     logit: np.ndarray | None = None
     regions: np.ndarray | None = None
     caption: np.ndarray | None = None
@@ -62,7 +65,8 @@ class Scores:
         put = object.__setattr__
         for name in ("dataset", "split", "method", "video", "frame", "id"):
             put(self, name, np.asarray(getattr(self, name), dtype=np.str_))
-        put(self, "set_name", np.asarray(self.dataset if self.set_name is None else self.set_name))
+        names = self.dataset if self.set_name is _NO_NAMES else self.set_name
+        put(self, "set_name", np.asarray(names, dtype=np.str_))
         put(self, "label", np.asarray(self.label, dtype=np.int64))
         put(self, "probability", np.asarray(self.probability, dtype=np.float64))
         if self.logit is not None:
@@ -94,8 +98,8 @@ class Scores:
 
     def select(self, rows: np.ndarray) -> Scores:
         """The rows of a mask or of an index array."""
-        chosen = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Scores(**{k: None if v is None else v[rows] for k, v in chosen.items()})
+        chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[rows] for k, v in chosen.items() if v is not None})
 
     def named(self, set_name: str) -> Scores:
         """The same scores as evaluation set `set_name`."""
@@ -111,8 +115,8 @@ class Scores:
     def videos(self) -> np.ndarray:
         """Int [n]: which video a frame belongs to, numbered in the order of the sorted keys.
 
-        The key is (set, dataset, method, video id), as the same id occurs under several methods, and the
-        label, so that a real never joins the fake that was made of it under the same names.
+        The key is (set, dataset, method, video id), as the same id occurs under several methods,
+        and the label, so that a real never joins the fake that was made of it under the same names.
         """
         video = self.video
         alone = video == ""
@@ -126,6 +130,13 @@ class Scores:
             key = np.unique(key * len(values) + codes, return_inverse=True)[1]
         return key
 
+    def video_digest(self) -> str:
+        """A fingerprint of the videos, not of their frames: equal for tables of the same videos."""
+        first = np.unique(self.videos(), return_index=True)[1]
+        columns = (self.set_name, self.dataset, self.method, self.label, self.video)
+        keys = [np.asarray(column)[first].tolist() for column in columns]
+        return hashlib.sha256(repr(list(zip(*keys, strict=True))).encode()).hexdigest()
+
     def regions_in_reasons(self) -> np.ndarray | None:
         """Bool [n, 4]: the regions that the detector's reasons name, or None without reasons."""
         if self.reasons is None:
@@ -134,12 +145,22 @@ class Scores:
         return np.asarray(named, dtype=bool).reshape(-1, len(REGIONS))
 
 
-def concatenate(tables: Sequence[Scores]) -> Scores:
-    """One table of several; an optional column stays if every table has it.
+def video_means(
+    probability: np.ndarray, labels: np.ndarray, videos: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probability and label of each video ([V], [V]); `videos` numbers them from 0 ([n]).
 
-    Raises:
-      UserError: a frame (set, split and id) occurs in two of the tables.
+    The sum runs in the order of the probabilities, so that its rounding, and with it a tie between
+    two videos, does not depend on the order of the rows.
     """
+    order = np.argsort(probability, kind="stable")
+    total = np.bincount(videos[order], weights=probability[order])
+    label = (np.bincount(videos, weights=labels) > 0).astype(np.int64)
+    return total / np.bincount(videos), label
+
+
+def concatenate(tables: Sequence[Scores]) -> Scores:
+    """One table of several; an optional column stays if every table has it."""
     if len(tables) == 1:
         return tables[0]
     joined: dict[str, Any] = {}
@@ -150,7 +171,7 @@ def concatenate(tables: Sequence[Scores]) -> Scores:
 
 
 def refuse_repeats(scores: Scores, source: str) -> None:
-    """Raises UserError when a frame is scored twice (same set, split and id; rows without id pass)."""
+    """Raises UserError when a frame (set, split, id) is scored twice; rows without id pass."""
     rows = np.flatnonzero(scores.id != "")
     keys = list(zip(*(getattr(scores, k)[rows] for k in ("set_name", "split", "id")), strict=True))
     seen: set[tuple[str, ...]] = set()
@@ -158,13 +179,13 @@ def refuse_repeats(scores: Scores, source: str) -> None:
         if key in seen:
             raise UserError(
                 f"{source}: frame {key[2]!r} of set {key[0]!r}, split {key[1]!r} is scored twice; "
-                "give different detectors different names (NAME=FILE), different sets different names"
+                "give different detectors, and different sets, different names (NAME=...)"
             )
         seen.add(key)
 
 
 def to_csv(tables: Mapping[str, Scores]) -> str:
-    """The text of `scores.csv`: the contract's columns, then `set`, `detector` and the optional ones.
+    """The text of `scores.csv`: COLUMNS, then `set`, `detector` and what else the tables have.
 
     Floats are written so that they read back to the same float64.
     """
@@ -178,7 +199,7 @@ def to_csv(tables: Mapping[str, Scores]) -> str:
     writer.writerow([*COLUMNS, "set", "detector", *optional])
     for detector, table in tables.items():
         columns: list[Iterable[Any]] = [getattr(table, name).tolist() for name in COLUMNS]
-        columns.append(np.asarray(table.set_name).tolist())
+        columns.append(table.set_name.tolist())
         columns.append([detector] * len(table))
         for name in optional:
             values = getattr(table, name)
@@ -270,8 +291,3 @@ def _region_flags(text: str, where: str) -> list[bool]:
         if name not in REGIONS:
             raise UserError(f"{where}: {name!r} is no region; they are {', '.join(REGIONS)}")
     return [name in names for name in REGIONS]
-
-
-def fakes(scores: Scores) -> np.ndarray:
-    """Bool [n]: which frames are fake."""
-    return scores.label == FAKE

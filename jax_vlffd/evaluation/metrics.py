@@ -1,0 +1,283 @@
+"""The metrics of the field, exactly: per frame and per video, per method and overall.
+
+Definitions:
+  frame AUC: area under the ROC curve over frames. AP: average precision over frames.
+  video AUC: the same area over videos, whose score is the mean of their frames' probabilities. A
+    video is (dataset, method, video id): ids repeat across the methods of FaceForensics++.
+  EER: where the false-positive rate equals the false-negative rate, by linear interpolation of the
+    ROC curve (`eer`); `eer_deepfakebench` is the false-positive rate at the point of the curve
+    where the two are nearest, without interpolation, as DeepfakeBench reports it.
+  accuracy: over frames; fake is a probability above 0.5 (`acc`), or a calibrated probability above
+    the threshold chosen on a validation split (`acc_calibrated`).
+  ECE: of the probability as given (`ece`) and calibrated (`ece_calibrated`); see `calibration`.
+Per method: that method's fakes against all reals of the set. Areas, curves and AP are
+scikit-learn's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from sklearn import metrics as sk
+
+from jax_vlffd.evaluation import bootstrap
+from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_error
+from jax_vlffd.evaluation.scores import Scores, video_means
+from jax_vlffd.vocabulary import REGIONS
+
+#: The metrics that need both classes, then those that one class has as well.
+RANKING: Final = ("frame_auc", "video_auc", "ap", "eer", "eer_deepfakebench")
+POINTWISE: Final = ("acc", "acc_calibrated", "ece", "ece_calibrated")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many frames and videos the metrics rest on."""
+
+    frames_real: int
+    frames_fake: int
+    videos_real: int
+    videos_fake: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of one set, or of one method of it.
+
+    Attributes:
+      values: by name; None where a metric is undefined (`note` says why).
+      intervals: 95 % bootstrap interval (low, high) by name, where there is one.
+      replicates: the resamples' values [R] by name, for paired differences.
+      videos: fingerprint of the videos measured; two with equal ones were resampled alike.
+    """
+
+    values: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    counts: Counts
+    note: str = ""
+    replicates: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    videos: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `metrics.json` says: flat values, `intervals`, `counts`, `note`."""
+        intervals = {name: list(pair) for name, pair in self.intervals.items()}
+        return {
+            **self.values,
+            "intervals": intervals,
+            "counts": vars(self.counts),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class SetMetrics:
+    """One evaluation set: overall, per method, and the words of the reasons where there are any."""
+
+    overall: Metrics
+    methods: dict[str, Metrics]
+    region_words: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The overall metrics, flat, and `methods` (and `region_words`) beside them."""
+        methods = {name: found.as_dict() for name, found in self.methods.items()}
+        words = {} if self.region_words is None else {"region_words": self.region_words}
+        return {**self.overall.as_dict(), "methods": methods, **words}
+
+
+def evaluate(
+    scores: Scores,
+    calibration: Calibration | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, SetMetrics]:
+    """Every metric of every set of the table; sets and methods in the order of their names.
+
+    Args:
+      scores: one detector's scores, of the split that is tested.
+      calibration: from a validation split; None leaves out the calibrated metrics.
+      resamples: bootstrap resamples; 0 leaves out the intervals.
+      seed: of the resampling; equal seeds resample equal videos alike, whatever the detector.
+    """
+    found = {}
+    for name in np.unique(scores.set_name).tolist():
+        part = scores.select(scores.set_name == name)
+        methods = {}
+        for method in np.unique(part.method[part.label == 1]).tolist():
+            rows = (part.label == 0) | (part.method == method)
+            methods[method] = measure(part.select(rows), calibration, resamples, seed)
+        overall = measure(part, calibration, resamples, seed)
+        found[name] = SetMetrics(overall, methods, score_reasons(part))
+    return found
+
+
+def measure(
+    scores: Scores, calibration: Calibration | None = None, resamples: int = 1000, seed: int = 0
+) -> Metrics:
+    """The metrics of all rows of a table taken together."""
+    y, p = scores.label, scores.probability
+    video = scores.videos()
+    video_p, video_y = video_means(p, y, video)
+    counts = Counts(
+        frames_real=int(np.sum(y == 0)),
+        frames_fake=int(np.sum(y == 1)),
+        videos_real=int(np.sum(video_y == 0)),
+        videos_fake=int(np.sum(video_y == 1)),
+    )
+    values: dict[str, float | None] = dict.fromkeys((*RANKING, *POINTWISE))
+    note = ""
+    if counts.frames_real and counts.frames_fake:
+        values["frame_auc"] = float(sk.roc_auc_score(y, p))
+        values["video_auc"] = float(sk.roc_auc_score(video_y, video_p))
+        values["ap"] = float(sk.average_precision_score(y, p))
+        values["eer"] = equal_error_rate(y, p)
+        values["eer_deepfakebench"] = equal_error_rate_deepfakebench(y, p)
+    else:
+        missing = "real" if counts.frames_fake else "fake"
+        note = f"no {missing} frames: AUC, AP and EER are undefined" if len(y) else "no frames"
+    calibrated = None if calibration is None else calibration.probability(scores.logits())
+    if len(y):
+        values["acc"] = float(np.mean((p > 0.5) == y))
+        values["ece"] = expected_calibration_error(p, y)
+        if calibration is not None and calibrated is not None:
+            values["acc_calibrated"] = float(np.mean((calibrated > calibration.threshold) == y))
+            values["ece_calibrated"] = expected_calibration_error(calibrated, y)
+    replicates: dict[str, np.ndarray] = {}
+    if not note and resamples:
+        if min(counts.videos_real, counts.videos_fake) < 2:
+            note = "fewer than two videos of a class: no intervals"
+        else:
+            threshold = None if calibration is None else calibration.threshold
+            replicates = bootstrap.replicates(
+                y, p, video, strata(scores), resamples, seed, calibrated, threshold
+            )
+    intervals = {name: bootstrap.interval(found) for name, found in replicates.items()}
+    return Metrics(values, intervals, counts, note, replicates, scores.video_digest())
+
+
+def strata(scores: Scores) -> np.ndarray:
+    """Int [n]: the groups (set, dataset, method, label), whose sizes every resample keeps."""
+    key = np.zeros(len(scores), dtype=np.int64)
+    for column in (scores.set_name, scores.dataset, scores.method, scores.label):
+        values, codes = np.unique(column, return_inverse=True)
+        key = np.unique(key * len(values) + codes, return_inverse=True)[1]
+    return key
+
+
+def equal_error_rate(labels: np.ndarray, probability: np.ndarray) -> float:
+    """EER by linear interpolation of the ROC curve; both classes must occur."""
+    fpr, tpr, _ = sk.roc_curve(labels, probability, drop_intermediate=False)
+    gap = fpr - (1 - tpr)  # rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    before = after - 1
+    share = -gap[before] / (gap[after] - gap[before])
+    return float(fpr[before] + share * (fpr[after] - fpr[before]))
+
+
+def equal_error_rate_deepfakebench(labels: np.ndarray, probability: np.ndarray) -> float:
+    """EER as DeepfakeBench takes it: the FPR where |FNR - FPR| is least, no interpolation.
+
+    The points are those of scikit-learn's `roc_curve` by its defaults, as there.
+    """
+    fpr, tpr, _ = sk.roc_curve(labels, probability)
+    return float(fpr[np.argmin(np.abs(1 - tpr - fpr))])
+
+
+def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
+    """`second` minus `first` by metric: {"value"}, and {"interval"} from paired resamples.
+
+    Two detectors' resamples pair when both were measured on the same videos with the same seed and
+    number
+    of resamples: each then drew the same videos. Otherwise there is no interval.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in second.values.items():
+        base = first.values.get(name)
+        if value is None or base is None:
+            continue
+        entry: dict[str, Any] = {"value": value - base}
+        drawn, base_drawn = second.replicates.get(name), first.replicates.get(name)
+        if drawn is not None and base_drawn is not None and first.videos == second.videos:
+            entry["interval"] = list(bootstrap.interval(drawn - base_drawn))
+        found[name] = entry
+    return found
+
+
+def score_reasons(scores: Scores) -> dict[str, Any] | None:
+    """Regions that the reasons name against the records' regions, over the fakes.
+
+    None when the table lacks the reasons or the regions, or holds no fakes.
+    """
+    named = scores.regions_in_reasons()
+    fake = scores.label == 1
+    if named is None or scores.regions is None or not fake.any():
+        return None
+    return region_scores(named[fake], scores.regions[fake])
+
+
+def region_scores(named: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """How well named regions match the true ones (the paper's region identification).
+
+    Precision, recall and F1 per region and over all decisions together (`micro`), and per image and
+    then averaged (`mean_per_image`): its F1 is the mean of the images' F1, not the harmonic mean of
+    the two averages. An image where nothing is named and nothing is true counts 1 in all three; one
+    where only one of the two is empty counts 0 (ours: the paper does not say).
+
+    Args:
+      named: bool or 0/1 [n, 4], the regions that a text names, in the order of vocabulary.REGIONS.
+      truth: the same shape, the regions that are forged.
+
+    Returns:
+      {"images": n, "regions": {name: scores}, "micro": scores, "mean_per_image": scores} where
+      scores are {"precision", "recall", "f1"}, None where undefined (nothing named, nothing true).
+    """
+    named = np.asarray(named, dtype=bool)
+    truth = np.asarray(truth, dtype=bool)
+    if named.shape != truth.shape or named.ndim != 2 or named.shape[1] != len(REGIONS):
+        raise ValueError(
+            f"named {named.shape} and truth {truth.shape} are not both [n, {len(REGIONS)}]"
+        )
+    hits = named & truth
+    both_empty = (named | truth).sum(1) == 0
+    per_image = {
+        "precision": _mean_ratio(hits, named, both_empty),
+        "recall": _mean_ratio(hits, truth, both_empty),
+        "f1": _mean_ratio(2.0 * hits, named.astype(int) + truth, both_empty),
+    }
+    return {
+        "images": len(named),
+        "regions": {
+            name: _precision_recall_f1(hits[:, i].sum(), named[:, i].sum(), truth[:, i].sum())
+            for i, name in enumerate(REGIONS)
+        },
+        "micro": _precision_recall_f1(hits.sum(), named.sum(), truth.sum()),
+        "mean_per_image": per_image,
+    }
+
+
+def _mean_ratio(top: np.ndarray, bottom: np.ndarray, both_empty: np.ndarray) -> float | None:
+    if not len(top):
+        return None
+    above, below = top.sum(1).astype(np.float64), bottom.sum(1).astype(np.float64)
+    ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return float(np.mean(np.where(both_empty, 1.0, ratio)))
+
+
+def _precision_recall_f1(hits: int, named: int, true: int) -> dict[str, float | None]:
+    return {
+        "precision": float(hits / named) if named else None,
+        "recall": float(hits / true) if true else None,
+        "f1": float(2 * hits / (named + true)) if named + true else None,
+    }
+
+
+def average(sets: Mapping[str, SetMetrics]) -> dict[str, float | None]:
+    """The plain mean over the sets of each ranking metric; None where a set lacks it."""
+    found: dict[str, float | None] = {}
+    for name in RANKING:
+        values = [measured.overall.values[name] for measured in sets.values()]
+        known = [value for value in values if value is not None]
+        found[name] = float(np.mean(known)) if known and len(known) == len(values) else None
+    return found

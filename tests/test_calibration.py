@@ -1,0 +1,138 @@
+"""Temperature, threshold and the band of 'uncertain'."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.evaluation import calibration
+from jax_vlffd.evaluation.calibration import Calibration
+
+
+def sample(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are calibrated once divided by `temperature`."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(scale=2.0, size=n)
+    label = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(int)
+    return logit * temperature, label
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_is_found(temperature: float) -> None:
+    logits, labels = sample(20_000, temperature)
+    found = calibration.fit(logits, labels)
+    assert found.temperature == pytest.approx(temperature, rel=0.05)
+    before = calibration.expected_calibration_error(calibration.sigmoid(logits), labels)
+    after = calibration.expected_calibration_error(found.probability(logits), labels)
+    assert after < 0.015
+    if temperature != 1.0:
+        assert after < before / 3
+
+
+def test_no_other_temperature_is_better() -> None:
+    logits, labels = sample(500, 2.5, seed=3)
+    positives, negatives = labels.sum(), (1 - labels).sum()
+    goal = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+    def loss(temperature: float) -> float:
+        z = logits / temperature
+        return float(np.mean(np.logaddexp(0, z) - goal * z))
+
+    best = calibration.fit_temperature(logits, labels)
+    grid = np.geomspace(0.1, 50, 400)
+    assert loss(best) <= min(map(loss, grid)) + 1e-9
+
+
+def test_a_perfect_detector_gets_a_finite_calibration() -> None:
+    logits = np.r_[np.linspace(-3, -1, 50), np.linspace(1, 3, 50)]
+    labels = np.r_[np.zeros(50, int), np.ones(50, int)]
+    found = calibration.fit(logits, labels)
+    assert 0.01 < found.temperature < 100
+    assert found.low == found.threshold == found.high == pytest.approx(0.5)
+    assert [found.verdict(p) for p in found.probability([-1.0, 1.0])] == ["real", "fake"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(-6, 6)), min_size=2, max_size=80).filter(
+        lambda rows: 0 < sum(y for y, _ in rows) < len(rows)
+    ),
+    st.sampled_from([0.01, 0.05, 0.2]),
+)
+def test_the_band_keeps_its_promise(rows: list[tuple[int, int]], target: float) -> None:
+    labels = np.array([y for y, _ in rows])
+    logits = np.array([z for _, z in rows], dtype=float)
+    found = calibration.fit(logits, labels, target)
+    probability = found.probability(logits)
+    assert 0 <= found.low <= found.threshold <= found.high <= 1
+    assert np.mean(probability[labels == 0] > found.high) <= target
+    assert np.mean(probability[labels == 1] < found.low) <= target
+
+
+def test_the_threshold_is_the_point_of_equal_error() -> None:
+    logits, labels = sample(5000, 1.0)
+    logits = logits + 1.5  # a bias, as on data of another kind: 0.5 is no longer neutral
+    found = calibration.fit(logits, labels)
+    fake = found.probability(logits) > found.threshold
+    assert np.mean(fake[labels == 0]) == pytest.approx(np.mean(~fake[labels == 1]), abs=2e-3)
+    assert found.threshold > 0.6
+
+
+def test_verdicts() -> None:
+    band = Calibration(low=0.3, threshold=0.5, high=0.8)
+    assert [band.verdict(p) for p in (0.1, 0.3, 0.6, 0.8, 0.9)] == [
+        "real", "uncertain", "uncertain", "uncertain", "fake",
+    ]  # fmt: skip
+
+
+def test_json_round_trip_and_refusals() -> None:
+    found = calibration.fit(*sample(300, 2.0))
+    assert Calibration.from_json(found.to_json(), "c.json") == found
+    good = json.loads(found.to_json())
+    for bad in (
+        "{", "[]", "{}",
+        json.dumps({**good, "version": 2}),
+        json.dumps({**good, "temperature": "1"}),
+        json.dumps({**good, "temperature": -1}),
+        json.dumps({**good, "low": 0.99, "threshold": 0.1}),
+        json.dumps({k: v for k, v in good.items() if k != "low"}),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=r"^c\.json: "):
+            Calibration.from_json(bad, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "target", "says"),
+    [
+        ([0.0, 1.0], [1, 1], 0.05, "one class only"),
+        ([0.0, np.inf], [0, 1], 0.05, "not finite"),
+        ([0.0, 1.0], [0, 1], 0.7, "between 0 and 0.5"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(logits, labels, target: float, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        calibration.fit(np.array(logits), np.array(labels), target)
+
+
+def test_reliability_by_hand() -> None:
+    probability = np.array([0.1, 0.15, 0.9, 1.0, 0.95])
+    labels = np.array([0, 1, 1, 1, 0])
+    curve = calibration.reliability_curve(probability, labels, bins=2)
+    assert curve.frames.tolist() == [2, 3]
+    assert curve.probability == pytest.approx([0.125, 0.95])
+    assert curve.fakes == pytest.approx([0.5, 2 / 3])
+    ece = calibration.expected_calibration_error(probability, labels, bins=2)
+    assert ece == pytest.approx(2 / 5 * 0.375 + 3 / 5 * (0.95 - 2 / 3))
+    assert np.isnan(calibration.reliability_curve(probability, labels, bins=15).fakes).any()
+
+
+def test_sigmoid_neither_overflows_nor_loses_small_values() -> None:
+    with np.errstate(all="raise", under="ignore"):
+        values = calibration.sigmoid(np.array([-800.0, -50.0, 0.0, 50.0, 800.0]))
+    assert values[1] == pytest.approx(np.exp(-50.0), rel=1e-12)
+    assert values.tolist()[2:] == [0.5, 1.0, 1.0]
