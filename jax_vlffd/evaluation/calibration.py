@@ -70,7 +70,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Calibration:
-        """Reads what `to_json` wrote; any other text is a UserError that names the file `source`."""
+        """Reads what `to_json` wrote; any other text is a UserError naming `source`."""
         try:
             values = json.loads(text)
         except ValueError as error:

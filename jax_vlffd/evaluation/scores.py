@@ -25,7 +25,6 @@ COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label",
 #: Optional columns: evaluation set (default: dataset), detector, what the record and the model say.
 OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
 
-_NO_NAMES: Final = np.empty(0, dtype=np.str_)
 _SMALLEST: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
 
 
@@ -54,7 +53,7 @@ class Scores:
     id: np.ndarray
     label: np.ndarray
     probability: np.ndarray
-    set_name: np.ndarray = _NO_NAMES
+    set_name: np.ndarray = None  # type: ignore[assignment]  # an array from __post_init__ on
     logit: np.ndarray | None = None
     regions: np.ndarray | None = None
     caption: np.ndarray | None = None
@@ -65,7 +64,7 @@ class Scores:
         put = object.__setattr__
         for name in ("dataset", "split", "method", "video", "frame", "id"):
             put(self, name, np.asarray(getattr(self, name), dtype=np.str_))
-        names = self.dataset if self.set_name is _NO_NAMES else self.set_name
+        names = self.dataset if self.set_name is None else self.set_name
         put(self, "set_name", np.asarray(names, dtype=np.str_))
         put(self, "label", np.asarray(self.label, dtype=np.int64))
         put(self, "probability", np.asarray(self.probability, dtype=np.float64))
