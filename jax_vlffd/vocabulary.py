@@ -118,6 +118,15 @@ REGION_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
+#: Words that name a forgery type beyond doubt; 'soft', 'edge' or 'smooth' could be of two (ours).
+TYPE_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
+    "color": (r"(?:dis)?colou?r\w*", "hues?", "tints?", r"pigment\w*"),
+    "blur": (r"blur\w*", "unsharp", r"smudg\w*"),
+    "structure": (r"distort\w*", r"deform\w*", r"misshape\w*", r"warp\w*", r"asymmetr\w*"),
+    "texture": (r"textur\w*", r"grain\w*", "waxy"),
+    "boundary": (r"boundar\w*", "seams?", r"blending"),
+}
+
 #: Uses of 'face' that name the picture or the verdict and not the region; removed before matching.
 #: 'The surrounding skin' is what a region is compared with, so it names no forged region either.
 _GENERIC_FACE: Final = re.compile(
@@ -132,6 +141,10 @@ _GENERIC_FACE: Final = re.compile(
 _REGION_PATTERNS: Final = {
     region: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
     for region, words in REGION_SYNONYMS.items()
+}
+_TYPE_PATTERNS: Final = {
+    kind: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
+    for kind, words in TYPE_SYNONYMS.items()
 }
 #: Words that state the label or take it for granted ('blended' and 'unnatural' only describe).
 _VERDICT_SENTENCE: Final = re.compile(
@@ -155,6 +168,11 @@ def regions_named(text: str) -> frozenset[str]:
     """
     cleaned = _GENERIC_FACE.sub(" ", text)
     return frozenset(name for name, pattern in _REGION_PATTERNS.items() if pattern.search(cleaned))
+
+
+def types_named(text: str) -> frozenset[str]:
+    """Returns the forgery types that a text names beyond doubt (table ours)."""
+    return frozenset(name for name, pattern in _TYPE_PATTERNS.items() if pattern.search(text))
 
 
 def without_verdict(text: str) -> str:

@@ -15,6 +15,7 @@ from jax_vlffd.vocabulary import (
     UNTYPED_PHRASES,
     VERDICTS,
     regions_named,
+    types_named,
     without_verdict,
 )
 
@@ -62,6 +63,15 @@ def test_phrases_name_no_region_and_state_no_verdict() -> None:
         assert without_verdict(f"It {text}.") == f"It {text}.", text
     assert set(PHRASES) == set(TYPE_NOUNS) == set(TYPES)
     assert all(len(set(phrases)) == len(phrases) for phrases in PHRASES.values())
+
+
+def test_types_named() -> None:
+    assert types_named("Blurred, discoloured and warped; grainy, with seams") == set(TYPES)
+    assert types_named("A colony of soft edges, unwarranted.") == set()
+    for kind in TYPES:
+        forms = [form for phrase in PHRASES[kind] for form in phrase]
+        assert all(types_named(text) <= {kind} for text in (*forms, *TYPE_NOUNS[kind]))
+        assert any(types_named(text) for text in forms)
 
 
 def test_both_numbers_of_a_phrase_say_the_same() -> None:

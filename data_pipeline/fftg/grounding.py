@@ -1,0 +1,193 @@
+"""Holds a reply to the mask: what a refined caption may say is what the annotation found.
+
+The check is ours. A reply is looked at twice: the fields it fills in, and the words of its caption,
+which are read by the rule that also scores captions (`vocabulary.regions_named`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, VERDICTS, regions_named, types_named
+
+#: Every kind of violation, in the order of reports.
+KINDS: Final = (
+    "bad_format",  # no reply of the asked form could be read
+    "wrong_verdict",  # the verdict field or the words contradict the label
+    "region_not_forged",  # names a region that the annotation does not flag
+    "region_missing",  # a flagged region is not in the words
+    "type_not_found",  # names a type that was not found (in that region, for the fields)
+    "mentions_reference",  # speaks of the other picture, which the detector never sees
+    "too_long",  # would not fit CLIP's context
+    "unsafe_text",  # links, markup, control characters, instructions
+)
+MAX_WORDS: Final = 55  # with the verdict sentence about 70 of CLIP's 77 tokens
+MAX_CHARACTERS: Final = 420
+
+_CONTRARY = {
+    FAKE: re.compile(
+        r"\b(?:real|genuine|authentic|unaltered|unedited|unmanipulated|pristine)\b"
+        r"|\b(?:no|without(?: any)?|not any)\s+(?:\w+\s+){0,2}"
+        r"(?:signs?|traces?|evidence|indications?|forger(?:y|ies)|manipulations?|artifacts?)\b"
+        r"|\bnot\s+(?:a\s+|been\s+)?(?:fake|forged|manipulated|altered|edited)\b",
+        re.IGNORECASE,
+    ),
+    REAL: re.compile(
+        r"\b(?:fake|forged|deepfake|synthetic)\b"
+        r"|(?<!not )(?<!not been )\b(?:manipulated|altered|edited|tampered)\b",
+        re.IGNORECASE,
+    ),
+}
+_REFERENCE = re.compile(
+    r"\b(?:(?:left|right|first|second|other|original|reference|real|source)[\s-]+"
+    r"(?:hand\s+)?(?:image|picture|photo|photograph|half|one|side|panel|version)"
+    r"|(?:left|first|second|other|original|reference|source)\s+face"
+    r"|side by side|both (?:images|pictures|faces)|(?:two|pair of) (?:images|pictures|faces)"
+    r"|(?:than|like|from|to|with|unlike) the (?:original|reference|source))\b",
+    re.IGNORECASE,
+)
+_UNSAFE = re.compile(
+    r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|ai|dev|html?)\b|@|[<>{}\[\]\\`|~^*_#=$]"
+    r"|\b(?:ignore|disregard|forget)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules?)\b"
+    r"|\b(?:system prompt|prompt injection|as an ai|language model|assistant|api[ _-]?keys?"
+    r"|passwords?|chatgpt|openai|json)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# Typographic marks that mean no harm, and the plain ones they become.
+_PLAIN: Final = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
+
+
+class Violation(NamedTuple):
+    """One thing that a reply says against the annotation: a word of KINDS, and which."""
+
+    kind: str
+    detail: str
+
+
+class Finding(Protocol):
+    """One region of a reply, with its types."""
+
+    @property
+    def region(self) -> str: ...  # noqa: D102
+
+    @property
+    def types(self) -> Sequence[str]: ...  # noqa: D102
+
+
+class ReplyFields(Protocol):
+    """What a reply holds once it could be read."""
+
+    @property
+    def verdict(self) -> str: ...  # noqa: D102
+
+    @property
+    def regions(self) -> Sequence[Finding]: ...  # noqa: D102
+
+    @property
+    def caption(self) -> str: ...  # noqa: D102
+
+
+def forged_regions(annotation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Returns the forged regions of an annotation line with their types, in REGIONS order."""
+    regions = annotation.get("regions") or {}
+    return {
+        name: tuple(regions[name].get("types") or ())
+        for name in REGIONS
+        if name in regions and regions[name].get("forged")
+    }
+
+
+def check(reply: ReplyFields, annotation: Mapping[str, Any]) -> list[Violation]:
+    """Returns every way in which a reply breaks with its annotation; none means it may be used.
+
+    Args:
+      reply: what the model filled in.
+      annotation: a line of `launch.annotate`; its `label` and `regions` are read.
+    """
+    label = int(annotation["label"])
+    forged = forged_regions(annotation)
+    text = _plain(reply.caption, label)
+    return [
+        *_check_fields(reply, label, forged),
+        *_check_words(text, label, forged),
+        *_check_safety(text),
+    ]
+
+
+def final_caption(reply: ReplyFields, label: int) -> str:
+    """Returns the caption of a reply that passed: the fixed verdict sentence, then its words."""
+    text = _plain(reply.caption, label)
+    if text and text[-1] not in ".!?":
+        text += "."
+    return f"{VERDICTS[label]} {text[:1].upper()}{text[1:]}"
+
+
+def _plain(text: str, label: int) -> str:
+    """The words without the fixed sentence, on one line, with plain quotes and dashes."""
+    text = re.sub(r"[ \t\n]+", " ", text.translate(_PLAIN)).strip()
+    return re.sub(rf"(?:^|(?<=[.!?] )){re.escape(VERDICTS[label])}(?: |$)", "", text).strip()
+
+
+def _check_fields(
+    reply: ReplyFields, label: int, forged: Mapping[str, Sequence[str]]
+) -> list[Violation]:
+    found = []
+    if reply.verdict.strip().rstrip(".").lower() != VERDICTS[label].rstrip(".").lower():
+        found.append(Violation("wrong_verdict", f"verdict {_quote(reply.verdict)}"))
+    for finding in reply.regions:
+        region = finding.region.strip().lower()
+        if region not in forged:
+            found.append(Violation("region_not_forged", f"region {_quote(region)}"))
+            continue
+        for kind in finding.types:
+            if kind.strip().lower() not in forged[region]:
+                found.append(Violation("type_not_found", f"{_quote(kind)} in the {region}"))
+    return found
+
+
+def _check_words(text: str, label: int, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
+    found = []
+    named = regions_named(text)
+    for region in REGIONS:
+        if region in named and region not in forged:
+            found.append(Violation("region_not_forged", f"the caption mentions the {region}"))
+        if region in forged and region not in named:
+            found.append(Violation("region_missing", f"the caption does not mention the {region}"))
+    allowed = {kind for kinds in forged.values() for kind in kinds}
+    for kind in sorted(types_named(text) - allowed):
+        found.append(Violation("type_not_found", f"the caption mentions {kind}"))
+    reference = _REFERENCE.search(text)
+    if reference:
+        found.append(Violation("mentions_reference", f"the caption says {_quote(reference[0])}"))
+    elif contrary := _CONTRARY[label].search(text):
+        found.append(Violation("wrong_verdict", f"the caption says {_quote(contrary[0])}"))
+    words = len(text.split())
+    if words > MAX_WORDS or len(text) > MAX_CHARACTERS:
+        found.append(Violation("too_long", f"{words} words, {len(text)} characters"))
+    return found
+
+
+def _check_safety(text: str) -> list[Violation]:
+    if not text:
+        return [Violation("bad_format", "the caption is empty")]
+    strange = next((c for c in text if not _is_plain_letter(c)), None)
+    if strange is not None:
+        return [Violation("unsafe_text", f"character U+{ord(strange):04X}")]
+    unsafe = _UNSAFE.search(text)
+    return [Violation("unsafe_text", _quote(unsafe[0]))] if unsafe else []
+
+
+def _is_plain_letter(character: str) -> bool:
+    """Whether a character is of Latin text: no controls, no direction marks, no other scripts."""
+    if character.isascii():
+        return character.isprintable()
+    return unicodedata.name(character, "").startswith("LATIN ")
+
+
+def _quote(text: str) -> str:
+    """A reply's own words, short and printable, for reports and for the repair turn."""
+    clean = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return f"'{clean[:40]}'"
