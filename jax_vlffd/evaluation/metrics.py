@@ -185,26 +185,6 @@ def equal_error_rate_deepfakebench(labels: np.ndarray, probability: np.ndarray) 
     return float(fpr[np.argmin(np.abs(1 - tpr - fpr))])
 
 
-def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
-    """`second` minus `first` by metric: {"value"}, and {"interval"} from paired resamples.
-
-    Two detectors' resamples pair when both were measured on the same videos with the same seed and
-    number
-    of resamples: each then drew the same videos. Otherwise there is no interval.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in second.values.items():
-        base = first.values.get(name)
-        if value is None or base is None:
-            continue
-        entry: dict[str, Any] = {"value": value - base}
-        drawn, base_drawn = second.replicates.get(name), first.replicates.get(name)
-        if drawn is not None and base_drawn is not None and first.videos == second.videos:
-            entry["interval"] = list(bootstrap.interval(drawn - base_drawn))
-        found[name] = entry
-    return found
-
-
 def score_reasons(scores: Scores) -> dict[str, Any] | None:
     """Regions that the reasons name against the records' regions, over the fakes.
 

@@ -1,0 +1,85 @@
+"""The device mesh `data x fsdp x tensor`, and batches laid over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.losses import BATCH_AXES
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis: data parallel, parameters split, matrix products split.
+
+    One of them may be -1: as many as the devices allow.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh over all devices, of every process.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    free = sizes.count(-1)
+    if any(size < 1 and size != -1 for size in sizes) or free > 1:
+        raise UserError(f"mesh {config} wants sizes of at least 1, and -1 once at most")
+    if len(devices) % known or (not free and known != len(devices)):
+        raise UserError(
+            f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not multiply to the "
+            f"{len(devices)} devices there are; set one of them to -1"
+        )
+    shape = [len(devices) // known if size == -1 else size for size in sizes]
+    return Mesh(np.asarray(devices).reshape(shape), AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split on their first axis over data and fsdp, and repeated over tensor."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Sees that a global batch divides over the mesh, the processes and the accumulation.
+
+    Raises:
+      UserError: it does not; the message gives the nearest sizes that would.
+    """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    if batch_size < 1 or batch_size % ways:
+        below = batch_size // ways * ways
+        near = [str(size) for size in (below, below + ways) if size > 0]
+        raise UserError(
+            f"a batch of {batch_size} does not divide over {mesh.shape['data']} x {mesh.shape['fsdp']} "
+            f"devices (data x fsdp) and {accumulate} accumulated parts; {' or '.join(near)} would"
+        )
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
+    """This process's share of a batch as global arrays, split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

@@ -1,0 +1,180 @@
+"""The training state, the static plan around it, and where its first values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from jax_vlffd.clip import weights
+from jax_vlffd.clip.config import TextConfig, VisionConfig, difference
+from jax_vlffd.errors import UserError
+from jax_vlffd.losses import LossConfig
+from jax_vlffd.model import ModelConfig, Parameters, graph_and_shapes, initial_parameters
+from jax_vlffd.training import rules
+from jax_vlffd.training.mesh import replicated
+from jax_vlffd.training.optim import OptimConfig, learning_rate, make_optimizer
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    step: int32 scalar, steps done. parameters: path -> fp32 array, trainable and frozen. optimizer: optax's
+    state, of the trainable parameters alone.
+    """
+
+    step: Array
+    parameters: Parameters
+    optimizer: Any
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What a step computes: the model, the losses, the normalisation of images, the accumulated parts."""
+
+    model: ModelConfig
+    loss: LossConfig
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Tuning mode of each tower, of rules.TUNING: 'full', 'layernorm', 'lora', 'linear'."""
+
+    vision: str = "full"
+    text: str = "full"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The static side of a run: everything that jitted steps close over.
+
+    shapes: path -> shape of every parameter. trainable: the paths that move. sharding: a TrainState whose
+    leaves are shardings; abstract: one whose leaves are shapes with those shardings.
+    """
+
+    spec: StepSpec
+    mesh: Mesh
+    graph: nnx.GraphDef
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    trainable: frozenset[str]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    sharding: TrainState
+    abstract: TrainState
+
+
+def make_plan(
+    spec: StepSpec,
+    mesh: Mesh,
+    tuning: TuningConfig,
+    optim: OptimConfig,
+    *,
+    steps: int,
+    warmup_steps: int,
+) -> Plan:
+    """Resolves a run's static side; computes nothing on a device.
+
+    Raises:
+      UserError: a tuning mode, a mesh or a parameter that does not fit.
+    """
+    if "lora" in (tuning.vision, tuning.text) and spec.model.compute.lora_rank < 1:
+        raise UserError("tuning 'lora' wants compute.lora_rank of at least 1")
+    graph, shapes = graph_and_shapes(spec.model)
+    matched = rules.match(shapes)
+    trainable = rules.trainable(matched, vision=tuning.vision, text=tuning.text)
+    trainable = frozenset(path for path in trainable if _used(path, spec.loss))
+    schedule = learning_rate(optim, steps=steps, warmup_steps=warmup_steps)
+    optimizer = make_optimizer(optim, {path: matched[path] for path in sorted(trainable)}, schedule)
+
+    parameter_shardings = rules.shardings(shapes, matched, mesh)
+    moving = {path: shapes[path] for path in trainable}
+    optimizer_shapes = jax.eval_shape(optimizer.init, moving)
+    whole = replicated(mesh)
+    # Adam's moments are dicts like the parameters themselves and lie where those lie.
+    optimizer_sharding = jax.tree_util.tree_map_with_path(
+        lambda path, _: parameter_shardings.get(getattr(path[-1], "key", ""), whole), optimizer_shapes
+    )
+    sharding = TrainState(whole, parameter_shardings, optimizer_sharding)
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    abstract = jax.tree.map(
+        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+        TrainState(step, dict(shapes), optimizer_shapes),
+        sharding,
+    )
+    return Plan(
+        spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract
+    )  # fmt: skip
+
+
+def _used(path: str, loss: LossConfig) -> bool:
+    """Whether any branch that is on reads the parameter: decay must not move one that no loss sees."""
+    part = path.split("/")[0]
+    if part == "text":
+        return loss.uses_text
+    if part in ("text_projection", "visual_projection", "logit_scale", "logit_bias"):
+        return loss.alignment > 0 and (part != "logit_bias" or loss.targets == "sigmoid")
+    if part in ("fusion", "fusion_head"):
+        return loss.fusion > 0
+    return part != "image_head" or loss.image > 0
+
+
+def initial_state(plan: Plan, seed: int, pretrained: Mapping[str, Array] | None = None) -> TrainState:
+    """A state at step 0: random parameters from the seed, over which `pretrained` is laid."""
+    init = jax.jit(
+        lambda key: initial_parameters(plan.spec.model, key),
+        out_shardings=plan.sharding.parameters,
+    )
+    parameters = {**init(jax.random.key(seed)), **(pretrained or {})}
+    moving = {path: parameters[path] for path in plan.trainable}
+    start = jax.jit(plan.optimizer.init, out_shardings=plan.sharding.optimizer)
+    step = jax.device_put(np.zeros((), np.int32), plan.sharding.step)
+    return TrainState(step, parameters, start(moving))
+
+
+def load_pretrained(plan: Plan, checkpoint: weights.Checkpoint) -> Parameters:
+    """The towers' weights of a Hugging Face checkpoint, in the plan's shardings.
+
+    A CLIP fills both towers and the projections; a plain ViT fills the image tower.
+
+    Raises:
+      UserError: the checkpoint's architecture is not the config's, or its weights do not fit.
+    """
+    clip = plan.spec.model.clip
+    faults = _differ("vision", clip.vision, checkpoint.vision)
+    targets = ["vision/"]
+    if checkpoint.clip is not None:
+        faults += _differ("text", clip.text, checkpoint.clip.text)
+        if clip.embed_dim != checkpoint.clip.embed_dim:
+            faults.append(f"embed_dim {clip.embed_dim} != {checkpoint.clip.embed_dim}")
+        targets += ["text/", "visual_projection/", "text_projection/", "logit_scale"]
+    if faults:
+        raise UserError(
+            f"{checkpoint.folder}: its architecture is not the config's (config != checkpoint): "
+            f"{', '.join(faults)}; choose the recipe or the checkpoint that fits"
+        )
+    wanted = {
+        path: shape
+        for path, shape in plan.shapes.items()
+        if path.startswith(tuple(targets)) and "/lora_" not in path
+    }
+    return weights.load(checkpoint, wanted, plan.sharding.parameters)
+
+
+def _differ(
+    name: str, ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfig
+) -> list[str]:
+    return [f"{name}.{fault}" for fault in difference(ours, theirs)]
