@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation import bootstrap, metrics
 from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_error
+from jax_vlffd.evaluation.comparison import differences
 from jax_vlffd.evaluation.scores import Scores, concatenate, from_csv, refuse_repeats, to_csv
 
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
@@ -232,13 +233,13 @@ def test_ten_thousand_frames_take_seconds() -> None:
 def test_differences_pair_only_on_the_same_videos() -> None:
     base, better = table(5, shift=1.0), table(5, shift=1.5)
     first, second = metrics.measure(base), metrics.measure(better)
-    paired = metrics.differences(first, second)["frame_auc"]
+    paired = differences(first, second)["frame_auc"]
     low, high = paired["interval"]
     assert low < paired["value"] < high
     width = first.intervals["frame_auc"][1] - first.intervals["frame_auc"][0]
     assert high - low < width  # same draws: the common part cancels
     other = Scores(**{**vars(better), "video": np.char.add("x", better.video)})
-    unpaired = metrics.differences(first, metrics.measure(other))["frame_auc"]
+    unpaired = differences(first, metrics.measure(other))["frame_auc"]
     assert unpaired["value"] == pytest.approx(paired["value"])
     assert "interval" not in unpaired
 

@@ -30,7 +30,8 @@ def training_curves(detectors: Sequence[Detector]) -> list[Markup]:
         ),
     ]
     for detector in trained:
-        main, further = [], []
+        main: list[Markup] = []
+        further: list[Markup] = []
         for family, keys in families(detector.history).items():
             lines = [_series(key, detector.history) for key in keys]
             axes = svg.Axis("Step"), svg.Axis(family)

@@ -35,21 +35,25 @@ th, td { padding: 5px 11px; text-align: right; vertical-align: top; white-space:
   font-variant-numeric: tabular-nums; border-bottom: 1px solid #e4e9ed; }
 thead th { color: #44505a; font-weight: 600; vertical-align: bottom; white-space: normal;
   border-bottom: 2px solid #b9c4cc; }
-th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere; max-width: 22em; }
+th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  max-width: 22em; }
 td.seen { background: #fdf1dc; }
 tr.first td { border-top: 2px solid #d3dbe1; }
 small { display: block; color: #55606a; font-size: 11.5px; }
 .charts { display: flex; flex-wrap: wrap; gap: 14px 26px; align-items: flex-start; }
-figure { margin: 0; max-width: 100%; } figcaption { font-weight: 600; font-size: 13.5px; margin: 6px 0 2px; }
+figure { margin: 0; max-width: 100%; } figcaption { font-weight: 600; font-size: 13.5px;
+  margin: 6px 0 2px; }
 svg { display: block; max-width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 11.5px; fill: #1c2126; } svg .axis { font-size: 12px; fill: #44505a; }
 svg .small { font-size: 11px; } svg path { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .grid { stroke: #e4e9ed; } svg .edge, svg .frame { stroke: #93a0aa; fill: none; }
-svg .diagonal { stroke: #77838d; stroke-dasharray: 3 3; } svg .whisker { stroke: #111; stroke-width: 1.4; }
+svg .diagonal { stroke: #77838d; stroke-dasharray: 3 3; } svg .whisker { stroke: #111;
+  stroke-width: 1.4; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(168px, 1fr)); gap: 14px; }
 .card { border: 1px solid #dde3e8; border-radius: 6px; overflow: hidden; font-size: 12.5px;
   line-height: 1.4; break-inside: avoid; }
-.card img, .card .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; background: #eef2f4; }
+.card img, .card .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: cover;
+  background: #eef2f4; }
 .card .blank { display: grid; place-items: center; color: #77838d; }
 .card div.text { padding: 8px 10px 10px; } .card p { margin: 4px 0 0; overflow-wrap: anywhere; }
 .card .where { color: #55606a; font-size: 11.5px; }
@@ -59,8 +63,10 @@ svg .diagonal { stroke: #77838d; stroke-dasharray: 3 3; } svg .whisker { stroke:
 .meter { height: 5px; background: #e4e9ed; border-radius: 3px; margin: 6px 0 2px; }
 .meter i { display: block; height: 100%; background: #333; border-radius: 3px; }
 details summary { cursor: pointer; font-weight: 600; margin: 10px 0 4px; }
-dl.terms dt { font-weight: 600; margin-top: 6px; } dl.terms dd { margin: 0 0 0 1.2em; max-width: 90ch; }
-@media print { body { font-size: 11.5px; max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
+dl.terms dt { font-weight: 600; margin-top: 6px; } dl.terms dd { margin: 0 0 0 1.2em;
+  max-width: 90ch; }
+@media print { body { font-size: 11.5px; max-width: none; padding: 0; } h2, h3 {
+  break-after: avoid; }
   figure, tr, .card { break-inside: avoid; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """

@@ -1,9 +1,8 @@
-"""`report.html`: one file that shows an evaluation, without scripts and without anything to load."""
+"""`report.html`: one file that shows an evaluation, without scripts or anything to load."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +12,10 @@ from jax_vlffd.evaluation import page, svg
 from jax_vlffd.evaluation.calibration import expected_calibration_error, reliability_curve
 from jax_vlffd.evaluation.comparison import Detector, set_differences
 from jax_vlffd.evaluation.curves import training_curves
+from jax_vlffd.evaluation.gallery import Gallery, sections
 from jax_vlffd.evaluation.metrics import Metrics, average
 from jax_vlffd.evaluation.page import Cell, Markup, element
-from jax_vlffd.evaluation.scores import Scores
-from jax_vlffd.vocabulary import LABEL_NAMES, REGIONS
+from jax_vlffd.vocabulary import REGIONS
 
 _COLUMNS: Final = {
     "frame_auc": "Frame AUC",
@@ -30,33 +29,7 @@ _COLUMNS: Final = {
     "ece_calibrated": "ECE, calibrated",
 }
 _ROC_POINTS: Final = 300
-_NONE: Final = "–"
-
-
-@dataclass(frozen=True)
-class Example:
-    """A frame shown with its picture (encoded bytes, empty for none) and what is said of it."""
-
-    set_name: str
-    method: str
-    video: str
-    frame: str
-    label: int
-    probability: float
-    verdict: str = ""
-    caption: str = ""
-    reasons: str = ""
-    image: bytes = b""
-    others: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """A titled row of examples."""
-
-    title: str
-    note: str
-    examples: Sequence[Example]
+_NONE: Final = "\u2013"  # en dash
 
 
 def render(
@@ -85,28 +58,8 @@ def render(
     body = [element("h1", title), listed]
     body += [*_results(detectors), *_differences(detectors), *_curves(detectors)]
     body += [*_methods(detectors), *_matrix(matrix), *_robustness(robustness or {})]
-    body += [*_reasons(detectors), *training_curves(detectors), *_galleries(galleries), *_terms()]
+    body += [*_reasons(detectors), *training_curves(detectors), *sections(galleries), *_terms()]
     return page.document(title, body)
-
-
-def most_wrong(scores: Scores, label: int, count: int) -> np.ndarray:
-    """Row numbers of the `count` worst frames of a label, the worst first, one frame a video."""
-    rows = np.flatnonzero(scores.label == label)
-    wrong = scores.probability[rows] if label == 0 else 1 - scores.probability[rows]
-    ordered = rows[np.argsort(-wrong, kind="stable")]
-    first = np.unique(scores.videos()[ordered], return_index=True)[1]
-    return ordered[np.sort(first)][:count]
-
-
-def sample(scores: Scores, count: int, seed: int) -> np.ndarray:
-    """Row numbers of up to `count` frames drawn at random, the methods in turn, one frame a video."""
-    order = np.random.default_rng(seed).permutation(len(scores))
-    order = order[np.sort(np.unique(scores.videos()[order], return_index=True)[1])]
-    kind = np.where(scores.label == 0, "", np.char.add("+", scores.method))
-    by_kind = [order[kind[order] == name] for name in np.unique(kind)]
-    turns = max(map(len, by_kind), default=0)
-    taken = [rows[turn] for turn in range(turns) for rows in by_kind if turn < len(rows)]
-    return np.asarray(taken[:count], dtype=np.int64)
 
 
 def _sets(detectors: Iterable[Detector]) -> list[str]:
@@ -167,10 +120,10 @@ def _number(
     if value is None:
         return Markup(_NONE)
     form = "{:+.3f}" if signed else "{:.3f}"
-    shown = page.text(form.format(value).replace("-", "−"))
+    shown = page.text(form.format(value).replace("-", "\u2212"))
     if interval is None:
         return shown
-    low, high = (form.format(end).replace("-", "−") for end in interval)
+    low, high = (form.format(end).replace("-", "\u2212") for end in interval)
     return page.join([shown, element("small", f"{low} to {high}")])
 
 
@@ -195,8 +148,8 @@ def _differences(detectors: Sequence[Detector]) -> list[Markup]:
         page.table(["Set", "Detector", *(_COLUMNS[key] for key in columns)], rows, 2, group=0),
         element(
             "p",
-            "Intervals are of paired resamples: both detectors on the same drawn videos. An interval "
-            "that holds 0 shows no clear difference.",
+            "Intervals are of paired resamples: both detectors on the same drawn videos. One that "
+            "holds 0 shows no clear difference.",
             class_="note",
         ),
     ]
@@ -312,8 +265,9 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
         page.table(["Detector", "Trained on", "Runs", *header], body, names=2),
         element(
             "p",
-            "Frame AUC of a method's fakes against all reals; shaded where the method was trained on. "
-            "With several runs: their mean, its bootstrap interval, and the runs' standard deviation.",
+            "Frame AUC of a method's fakes against all reals; shaded where the method was trained "
+            "on. With several runs: their mean, its bootstrap interval, and the runs' standard "
+            "deviation.",
             class_="note",
         ),
     ]
@@ -372,65 +326,28 @@ def _reasons(detectors: Sequence[Detector]) -> list[Markup]:
         page.table(header, rows, names=2, group=0),
         element(
             "p",
-            "Regions that the words of the reasons name against the regions annotated as forged, over "
-            "the fakes. 'Per image' averages each image's own figure.",
+            "Regions that the words of the reasons name against the regions annotated as forged, "
+            "over the fakes. 'Per image' averages each image's own figure.",
             class_="note",
         ),
     ]
 
 
-def _galleries(galleries: Sequence[Gallery]) -> list[Markup]:
-    body = []
-    for gallery in galleries:
-        if gallery.examples:
-            body.append(element("h2", gallery.title))
-            body.append(element("p", gallery.note, class_="note"))
-            cards = [_card(example) for example in gallery.examples]
-            body.append(element("div", *cards, class_="cards"))
-    return body
-
-
-def _card(example: Example) -> Markup:
-    truth = LABEL_NAMES[example.label]
-    method = example.method if example.label else ""
-    names = (example.set_name, method, example.video, example.frame and f"frame {example.frame}")
-    where = " · ".join(filter(None, names))
-    width = f"width:{100 * example.probability:.1f}%"
-    said = [element("span", truth, class_=f"tag {truth}")]
-    if example.verdict:
-        said += [
-            Markup(" called "),
-            element("span", example.verdict, class_=f"tag {example.verdict}"),
-        ]
-    others = " · ".join(f"{name}: {p:.3f}" for name, p in example.others.items())
-    text = [
-        element("div", *said),
-        element("div", element("i", "", style=width), class_="meter"),
-        element("div", f"probability of fake {example.probability:.3f}", class_="where"),
-        element("div", others, class_="where") if others else Markup(),
-        element("div", where, class_="where"),
-    ]
-    if example.caption:
-        text.append(element("p", element("b", "Annotated: "), example.caption))
-    if example.reasons:
-        text.append(element("p", element("b", "Detector: "), example.reasons))
-    image = page.picture(example.image, f"{truth} face, {where}")
-    return element("div", image, element("div", *text, class_="text"), class_="card")
-
-
 def _terms() -> list[Markup]:
     terms = {
         "Frame AUC": "Area under the ROC curve over frames.",
-        "Video AUC": "The same over videos, scored by the mean of their frames' probabilities. A video "
-        "is (data set, method, video id).",
+        "Video AUC": "The same over videos, scored by the mean of their frames' probabilities. A "
+        "video is (data set, method, video id).",
         "AP": "Average precision over frames, fakes being the positives.",
         "EER": "The rate at which false positives and false negatives are equal, by linear "
         "interpolation of the ROC. DeepfakeBench's is the false-positive rate at the nearest "
         "point of the curve, without interpolation.",
-        "Accuracy": "Over frames: fake above 0.5, or above the threshold chosen on the validation split.",
-        "ECE": "Expected calibration error in 15 equal bins: the mean distance between probability and "
-        "share of fakes. Its bootstrap interval leans upwards, as noise only adds to it.",
-        "Calibrated": "After temperature scaling fitted on the validation split, never on this one.",
+        "Accuracy": "Over frames: fake above 0.5, or above the threshold chosen on the validation "
+        "split.",
+        "ECE": "Expected calibration error in 15 equal bins: the mean distance between probability "
+        "and share of fakes. Its bootstrap interval leans upwards, as noise only adds to it.",
+        "Calibrated": "After temperature scaling fitted on the validation split, never on this "
+        "one.",
     }
     pairs = [part for k, v in terms.items() for part in (element("dt", k), element("dd", v))]
     return [element("h2", "Terms"), element("dl", *pairs, class_="terms")]

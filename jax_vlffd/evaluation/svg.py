@@ -1,20 +1,24 @@
 """Charts as inline SVG text: lines and horizontal bars, readable in print and without colour.
 
-The colours are Okabe and Ito's, which the common kinds of colour blindness tell apart; series differ in
-their dashes too. Every text is escaped.
+The colours are Okabe and Ito's, which the common kinds of colour blindness tell apart; series
+differ in their dashes too. Every text is escaped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+import numpy as np
+
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 _DASHES: Final = ("", "7 3", "2 2.5", "9 3 2 3")
 _LINE: Final = 18  # height of a line of text
+
+_Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Series:
     """A line: points in drawing order, and its name in the legend."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     marks: bool = False
 
 
@@ -147,7 +151,7 @@ def bar_chart(
     return _svg(title, width, height, "".join(parts) + legend)
 
 
-def _bar(bar: Bar, number: int, px, low: float, y: float, thick: int) -> str:  # type: ignore[no-untyped-def]
+def _bar(bar: Bar, number: int, px: _Scale, low: float, y: float, thick: int) -> str:
     if bar.value is None:
         return _text(px(low) + 5, y + thick - 4, "not defined", "start", "small")
     middle = y + (thick - 2) / 2
@@ -166,7 +170,7 @@ def _bar(bar: Bar, number: int, px, low: float, y: float, thick: int) -> str:  #
     return "".join(parts)
 
 
-def _path(line: Series, index: int, px, py) -> str:  # type: ignore[no-untyped-def]
+def _path(line: Series, index: int, px: _Scale, py: _Scale) -> str:
     commands, marks, pen = [], [], "M"
     for x, y in zip(line.x, line.y, strict=True):
         if not _finite_pair(x, y):
