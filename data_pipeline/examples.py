@@ -1,0 +1,198 @@
+"""From stored records to batches of arrays: the work that Grain's threads and workers do."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from data_pipeline.mixture import Mixture
+from data_pipeline.records import PackedSplit, Record
+from data_pipeline.settings import DataSettings
+from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms import (
+    BadImageError,
+    decode_image,
+    degrade,
+    draw_geometry,
+    square_view,
+)
+from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
+
+#: A batch; see `loader` for its fields.
+Batch = dict[str, np.ndarray]
+
+#: So many undecodable units in a row mean that the set is broken, not some image.
+_MAX_ATTEMPTS: Final = 100
+
+
+class Example(NamedTuple):
+    """One example before it is put into a batch."""
+
+    image: np.ndarray
+    caption: str
+    fused: str
+    label: int
+    caption_key: int
+    number: int
+    bad: int = 0
+    bad_number: int = -1
+    valid: bool = True
+
+
+def caption_key_number(key: str) -> int:
+    """A caption key as a non-negative int32, the same in every process and run (CRC-32)."""
+    return zlib.crc32(key.encode()) & 0x7FFFFFFF
+
+
+def choose_caption(record: Record, choice: str, rng: np.random.Generator | None) -> tuple[str, int]:
+    """The caption of a record, and its key's number.
+
+    Args:
+        record: the record.
+        choice: as `DataSettings.captions`.
+        rng: draws among the captions; None takes the first.
+
+    Raises:
+        UserError: the record has no caption.
+    """
+    if choice == "label_only":
+        return VERDICTS[record.label], caption_key_number(LABEL_NAMES[record.label])
+    captions = (record.raw_caption,) if choice == "raw" else record.captions
+    if not captions or not captions[0]:
+        raise UserError(
+            f"record {record.id!r} has no {'raw ' if choice == 'raw' else ''}caption: annotate its "
+            "set with `python -m launch.annotate` and pack it again, or set "
+            "data.captions=label_only"
+        )
+    place = 0 if rng is None or len(captions) == 1 else int(rng.integers(len(captions)))
+    return captions[place], caption_key_number(record.caption_key)
+
+
+class LoadUnit:
+    """Reads, decodes and augments one unit of the training mixture.
+
+    A unit with an image that does not decode is replaced by another of its stream, drawn by the
+    same generator, so the replacement depends on the seed alone; the examples say how many were
+    skipped.
+    """
+
+    def __init__(self, mixture: Mixture, settings: DataSettings, image_size: int) -> None:
+        self._mixture = mixture
+        self._settings = settings
+        self._size = image_size
+
+    def __call__(self, unit: tuple[int, int], rng: np.random.Generator) -> list[Example]:
+        """Makes the examples of a (stream, unit): one, or the fake's and its real's."""
+        stream = self._mixture.streams[unit[0]]
+        number, skipped, last_bad = unit[1], 0, -1
+        for _ in range(_MAX_ATTEMPTS):
+            rows = stream.unit(number)
+            records = [stream.split[row] for row in rows]
+            numbers = [stream.start + row for row in rows]
+            images = []
+            for record, record_number in zip(records, numbers, strict=True):
+                try:
+                    images.append(decode_image(record.image))
+                except BadImageError:
+                    skipped, last_bad = skipped + 1, record_number
+            if len(images) == len(records):
+                break
+            number = int(rng.integers(len(stream)))
+        else:
+            raise UserError(
+                f"{stream.split.folder} ({stream.split.split}): {_MAX_ATTEMPTS} records in a row "
+                "do not decode; pack the set again from sound images"
+            )
+        geometry = draw_geometry(self._settings.augment, rng)
+        examples = []
+        for record, record_number, image in zip(records, numbers, images, strict=True):
+            view = square_view(image, self._size, geometry)
+            view = degrade(view, self._settings.augment, rng)
+            caption, key = choose_caption(record, self._settings.captions, rng)
+            examples.append(
+                Example(view, caption, self._fused(caption, rng), record.label, key, record_number)
+            )
+        examples[0] = examples[0]._replace(bad=skipped, bad_number=last_bad)
+        return examples
+
+    def _fused(self, caption: str, rng: np.random.Generator) -> str:
+        if self._settings.fused_caption == "no_verdict":
+            return without_verdict(caption)
+        if self._settings.fused_caption == "shuffled":
+            return choose_caption(self._mixture.draw(rng), self._settings.captions, rng)[0]
+        return caption
+
+
+class LoadRow:
+    """Reads one record for evaluation: the centred view, the first caption, no augmentation."""
+
+    def __init__(
+        self,
+        split: PackedSplit,
+        rows: np.ndarray,
+        image_size: int,
+        captions: str,
+        fused_caption: str,
+        corrupt: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> None:
+        self._split = split
+        self._rows = rows
+        self._size = image_size
+        self._captions = captions
+        self._fused_caption = fused_caption
+        self._corrupt = corrupt
+
+    def __call__(self, place: int, rng: np.random.Generator) -> list[Example]:
+        """Makes the example of the `place`-th selected row, or padding beyond the last."""
+        black = np.zeros((self._size, self._size, 3), np.uint8)
+        if place >= len(self._rows):
+            return [Example(black, "", "", 0, 0, -1, valid=False)]
+        row = int(self._rows[place])
+        record = self._split[row]
+        caption, key = choose_caption(record, self._captions, None)
+        fused = caption
+        if self._fused_caption == "no_verdict":
+            fused = without_verdict(caption)
+        elif self._fused_caption == "shuffled":
+            other = self._split[int(self._rows[int(rng.integers(len(self._rows)))])]
+            fused = choose_caption(other, self._captions, None)[0]
+        example = Example(black, caption, fused, record.label, key, row)
+        try:
+            image = square_view(decode_image(record.image), self._size)
+        except BadImageError:
+            return [example._replace(bad=1, bad_number=row, valid=False)]
+        if self._corrupt is not None:
+            image = self._corrupt(image)
+        return [example._replace(image=image)]
+
+
+class Assemble:
+    """Stacks units into a batch and tokenises its captions."""
+
+    def __init__(self, tokenizer: Tokenizer, text_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._length = text_length
+
+    def __call__(self, units: Sequence[list[Example]]) -> Batch:
+        """Makes the batch of all examples, in order."""
+        examples = [example for unit in units for example in unit]
+        tokens = self._tokenizer.encode([e.caption for e in examples], self._length)
+        if all(e.fused == e.caption for e in examples):
+            fused = tokens.copy()
+        else:
+            fused = self._tokenizer.encode([e.fused for e in examples], self._length)
+        return {
+            "image": np.stack([e.image for e in examples]),
+            "tokens": tokens,
+            "fused_tokens": fused,
+            "label": np.array([e.label for e in examples], np.int32),
+            "caption_key": np.array([e.caption_key for e in examples], np.int32),
+            "valid": np.array([e.valid for e in examples], bool),
+            "index": np.array([e.number for e in examples], np.int64),
+            "bad": np.array([e.bad for e in examples], np.int32),
+            "bad_index": np.array([e.bad_number for e in examples], np.int64),
+        }
