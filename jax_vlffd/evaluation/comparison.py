@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ class Detector:
     trained_on: tuple[str, ...] = ()
     group: str = ""
 
+    def probability(self) -> np.ndarray:
+        """Float64 [n]: the probabilities, calibrated if the detector has a calibration."""
+        if self.calibration is None:
+            return self.scores.probability
+        return self.calibration.probability(self.scores.logits())
+
 
 def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
     """`second` minus `first` by metric: {"value"}, and {"interval"} from paired resamples.
@@ -66,6 +72,33 @@ def set_differences(first: Detector, second: Detector) -> dict[str, dict[str, di
     }
 
 
+def summary(detectors: Sequence[Detector]) -> dict[str, Any]:
+    """What `metrics.json` says of the detectors: the first one's `sets`, and `others` by name.
+
+    Returns:
+      {"detector", "calibration", "sets": {name: metrics}, "others": {name: {"calibration", "sets",
+      "differences"}}}; metrics are `SetMetrics.as_dict`, differences `set_differences` from the
+      first.
+    """
+    first, *others = detectors
+    return {
+        "detector": first.name,
+        **_entry(first),
+        "others": {
+            other.name: {**_entry(other), "differences": set_differences(first, other)}
+            for other in others
+        },
+    }
+
+
+def _entry(detector: Detector) -> dict[str, Any]:
+    calibration = detector.calibration
+    return {
+        "calibration": None if calibration is None else asdict(calibration),
+        "sets": {name: measured.as_dict() for name, measured in detector.sets.items()},
+    }
+
+
 def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
     """The trained-on/tested-on matrix: a row for each (group, trained_on), a cell for each method.
 
@@ -90,7 +123,7 @@ def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
                     method: _cell(runs, tested, method, trained_on)
                     for method in sorted({m for run in runs for m in _methods(run, tested)})
                 }
-                for tested in sorted({name for run in runs for name in run.sets})
+                for tested in dict.fromkeys(name for run in runs for name in run.sets)
             },
         }
         for (name, trained_on), runs in rows.items()

@@ -34,11 +34,10 @@ def training_curves(detectors: Sequence[Detector]) -> list[Markup]:
         further: list[Markup] = []
         for family, keys in families(detector.history).items():
             lines = [_series(key, detector.history) for key in keys]
-            axes = svg.Axis("Step"), svg.Axis(family)
-            chart = svg.line_chart(
-                f"{family}, {detector.name}", lines, *axes, width=350, height=240
-            )
-            (main if family in _FIRST else further).append(page.figure(family, chart))
+            title = "AUC" if family == "auc" else family.capitalize()
+            axes = svg.Axis("Step"), svg.Axis(title)
+            chart = svg.line_chart(f"{title}, {detector.name}", lines, *axes, height=240)
+            (main if family in _FIRST else further).append(page.figure(title, chart))
         body.append(element("h3", detector.name))
         body.append(page.charts(main))
         if further:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from jax_vlffd.evaluation import page
+from jax_vlffd.evaluation.comparison import Detector
 from jax_vlffd.evaluation.page import Markup, element
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.vocabulary import LABEL_NAMES
@@ -37,6 +38,74 @@ class Gallery:
     title: str
     note: str
     examples: Sequence[Example]
+
+
+def galleries(
+    detectors: Sequence[Detector],
+    count: int,
+    seed: int,
+    pictures: Callable[[Sequence[int]], Mapping[int, bytes]],
+) -> list[Gallery]:
+    """The first detector's worst errors and some random frames, `count` of each.
+
+    Args:
+      detectors: the others' probabilities of the same frames (set and id) are shown too.
+      count: examples in a gallery.
+      seed: of the random draw.
+      pictures: gives the encoded pictures of rows of the first detector's scores, where it has
+        them.
+    """
+    first, *others = detectors
+    worst = "{} with the {} probabilities of being fake, one frame a video."
+    picked = [
+        ("Reals that look most like fakes", worst.format("Reals", "highest"),
+         most_wrong(first.scores, 0, count)),
+        ("Fakes that look most real", worst.format("Fakes", "lowest"),
+         most_wrong(first.scores, 1, count)),
+        ("Examples", "Drawn at random, the methods in turn.", sample(first.scores, count, seed)),
+    ]  # fmt: skip
+    found = pictures(sorted({int(row) for _, _, rows in picked for row in rows}))
+    probability = first.probability()
+    elsewhere = {other.name: (other.scores, other.probability()) for other in others}
+    return [
+        Gallery(
+            title,
+            note,
+            [
+                _example(first, int(row), probability, elsewhere, found.get(int(row), b""))
+                for row in rows
+            ],
+        )
+        for title, note, rows in picked
+    ]
+
+
+def _example(
+    detector: Detector,
+    row: int,
+    probability: np.ndarray,
+    elsewhere: Mapping[str, tuple[Scores, np.ndarray]],
+    picture: bytes,
+) -> Example:
+    scores, calibration = detector.scores, detector.calibration
+    others = {}
+    for name, (table, values) in elsewhere.items():
+        same = (table.id == scores.id[row]) & (table.set_name == scores.set_name[row])
+        if scores.id[row] and same.any():
+            others[name] = float(values[same][0])
+    return Example(
+        set_name=str(scores.set_name[row]),
+        method=str(scores.method[row]),
+        video=str(scores.video[row]),
+        frame=str(scores.frame[row]),
+        label=int(scores.label[row]),
+        probability=float(probability[row]),
+        verdict="" if calibration is None else calibration.verdict(float(probability[row])),
+        caption="" if scores.caption is None else str(scores.caption[row]),
+        reasons="" if scores.reasons is None else str(scores.reasons[row]),
+        image=picture,
+        others=others,
+    )
 
 
 def most_wrong(scores: Scores, label: int, count: int) -> np.ndarray:

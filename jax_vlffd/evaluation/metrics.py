@@ -71,6 +71,23 @@ class Metrics:
             "note": self.note,
         }
 
+    def line(self) -> str:
+        """The main figures in one line of text."""
+        shown = {
+            "frame AUC": "frame_auc",
+            "video AUC": "video_auc",
+            "EER": "eer",
+            "accuracy": "acc",
+        }
+        figures = [
+            f"{title} {self.values[name]:.4f}"
+            for title, name in shown.items()
+            if self.values[name] is not None
+        ]
+        frames = self.counts.frames_real + self.counts.frames_fake
+        note = f" ({self.note})" if self.note else ""
+        return ", ".join([*figures, f"{frames} frames"]) + note
+
 
 @dataclass(frozen=True)
 class SetMetrics:
@@ -93,7 +110,7 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, SetMetrics]:
-    """Every metric of every set of the table; sets and methods in the order of their names.
+    """Every metric of every set of the table; sets in the order they occur, methods by name.
 
     Args:
       scores: one detector's scores, of the split that is tested.
@@ -102,7 +119,7 @@ def evaluate(
       seed: of the resampling; equal seeds resample equal videos alike, whatever the detector.
     """
     found = {}
-    for name in np.unique(scores.set_name).tolist():
+    for name in dict.fromkeys(scores.set_name.tolist()):
         part = scores.select(scores.set_name == name)
         methods = {}
         for method in np.unique(part.method[part.label == 1]).tolist():

@@ -31,16 +31,16 @@ p { margin: 6px 0 10px; max-width: 80ch; }
   font-weight: 600; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 8px 0 14px; font-size: 13.5px; }
-th, td { padding: 5px 11px; text-align: right; vertical-align: top; white-space: nowrap;
+th, td { padding: 5px 7px; text-align: right; vertical-align: top; white-space: nowrap;
   font-variant-numeric: tabular-nums; border-bottom: 1px solid #e4e9ed; }
 thead th { color: #44505a; font-weight: 600; vertical-align: bottom; white-space: normal;
   border-bottom: 2px solid #b9c4cc; }
-th.name, td.name { text-align: left; white-space: normal; overflow-wrap: anywhere;
+th.name, td.name { text-align: left; white-space: normal; overflow-wrap: break-word;
   max-width: 22em; }
 td.seen { background: #fdf1dc; }
 tr.first td { border-top: 2px solid #d3dbe1; }
-small { display: block; color: #55606a; font-size: 11.5px; }
-.charts { display: flex; flex-wrap: wrap; gap: 14px 26px; align-items: flex-start; }
+small { display: block; color: #55606a; font-size: 11px; }
+.charts { display: flex; flex-wrap: wrap; gap: 14px 24px; align-items: flex-start; }
 figure { margin: 0; max-width: 100%; } figcaption { font-weight: 600; font-size: 13.5px;
   margin: 6px 0 2px; }
 svg { display: block; max-width: 100%; height: auto; overflow: visible; }

@@ -15,6 +15,7 @@ from jax_vlffd.evaluation.curves import training_curves
 from jax_vlffd.evaluation.gallery import Gallery, sections
 from jax_vlffd.evaluation.metrics import Metrics, average
 from jax_vlffd.evaluation.page import Cell, Markup, element
+from jax_vlffd.evaluation.scores import video_means
 from jax_vlffd.vocabulary import REGIONS
 
 _COLUMNS: Final = {
@@ -22,9 +23,9 @@ _COLUMNS: Final = {
     "video_auc": "Video AUC",
     "ap": "AP",
     "eer": "EER",
-    "eer_deepfakebench": "EER (Deepfake\u00adBench)",
-    "acc": "Accuracy at 0.5",
-    "acc_calibrated": "Accuracy at threshold",
+    "eer_deepfakebench": "EER, Deepfake\u00adBench",
+    "acc": "Acc. at 0.5",
+    "acc_calibrated": "Acc. at threshold",
     "ece": "ECE",
     "ece_calibrated": "ECE, calibrated",
 }
@@ -68,7 +69,9 @@ def _sets(detectors: Iterable[Detector]) -> list[str]:
 
 def _results(detectors: Sequence[Detector]) -> list[Markup]:
     several = len(detectors) > 1
-    header = ["Set", *(["Detector"] if several else []), *_COLUMNS.values(), "Frames", "Videos"]
+    columns = _known([m.overall for d in detectors for m in d.sets.values()], tuple(_COLUMNS))
+    titles = [_COLUMNS[key] for key in columns]
+    header = ["Set", *(["Detector"] if several else []), *titles, "Frames (videos)"]
     rows: list[list[str]] = []
     names = _sets(detectors)
     for name in names:
@@ -76,13 +79,13 @@ def _results(detectors: Sequence[Detector]) -> list[Markup]:
             if name in detector.sets:
                 found = detector.sets[name].overall
                 who = [detector.name] if several else []
-                rows.append([name, *who, *_values(found), *_counts(found)])
+                rows.append([name, *who, *_values(found, columns), _counts(found)])
     if len(names) > 1:
         for detector in (d for d in detectors if len(d.sets) == len(names)):
             mean = average(detector.sets)
             who = [detector.name] if several else []
-            cells = [_number(mean.get(key)) for key in _COLUMNS]
-            rows.append(["Mean of the sets", *who, *cells, "", ""])
+            cells = [_number(mean[key]) if key in mean else "" for key in columns]
+            rows.append(["Mean of the sets", *who, *cells, ""])
     found_notes = {
         f"{d.name}, {name}: {d.sets[name].overall.note}."
         for d in detectors
@@ -95,23 +98,27 @@ def _results(detectors: Sequence[Detector]) -> list[Markup]:
         *[element("p", note, class_="note") for note in sorted(found_notes)],
         element(
             "p",
-            "Small figures are 95 % bootstrap intervals over videos. Counts are real + fake. "
+            "Small figures are 95 % bootstrap intervals over videos; counts are real + fake. "
             "The terms are explained at the end.",
             class_="note",
         ),
     ]
 
 
-def _values(found: Metrics) -> list[str]:
-    return [_number(found.values[key], found.intervals.get(key)) for key in _COLUMNS]
+def _known(found: Sequence[Metrics], names: Sequence[str]) -> list[str]:
+    """The metrics that at least one of the found has; a column of dashes says nothing."""
+    return [name for name in names if any(m.values[name] is not None for m in found)]
 
 
-def _counts(found: Metrics) -> list[str]:
+def _values(found: Metrics, names: Sequence[str]) -> list[Markup]:
+    return [_number(found.values[name], found.intervals.get(name)) for name in names]
+
+
+def _counts(found: Metrics) -> Markup:
     counts = found.counts
-    return [
-        f"{counts.frames_real:,} + {counts.frames_fake:,}",
-        f"{counts.videos_real:,} + {counts.videos_fake:,}",
-    ]
+    frames = page.text(f"{counts.frames_real:,} + {counts.frames_fake:,}")
+    videos = element("small", f"({counts.videos_real:,} + {counts.videos_fake:,})")
+    return page.join([frames, videos])
 
 
 def _number(
@@ -124,7 +131,8 @@ def _number(
     if interval is None:
         return shown
     low, high = (form.format(end).replace("-", "\u2212") for end in interval)
-    return page.join([shown, element("small", f"{low} to {high}")])
+    between = " to " if signed else "\u2013"
+    return page.join([shown, element("small", f"{low}{between}{high}")])
 
 
 def _differences(detectors: Sequence[Detector]) -> list[Markup]:
@@ -142,7 +150,8 @@ def _differences(detectors: Sequence[Detector]) -> list[Markup]:
             rows.append([name, other.name, *cells])
     if not rows:
         return []
-    rows.sort(key=lambda row: row[0])
+    order = _sets(detectors)
+    rows.sort(key=lambda row: order.index(row[0]))
     return [
         element("h3", f"Difference from {first.name}"),
         page.table(["Set", "Detector", *(_COLUMNS[key] for key in columns)], rows, 2, group=0),
@@ -156,49 +165,49 @@ def _differences(detectors: Sequence[Detector]) -> list[Markup]:
 
 
 def _curves(detectors: Sequence[Detector]) -> list[Markup]:
-    unit = (0.0, 1.0)
     body = [element("h2", "ROC and reliability")]
     for name in _sets(detectors):
-        roc, reliability = [], []
-        for detector in detectors:
-            rows = detector.scores.set_name == name
-            scores = detector.scores.select(rows)
-            y = scores.label
-            if not rows.any():
-                continue
-            if 0 < y.sum() < len(y):
-                auc = detector.sets[name].overall.values["frame_auc"]
-                roc.append(_roc(f"{detector.name}: AUC {auc:.3f}", y, scores.probability))
-            p, how = scores.probability, ""
-            if detector.calibration is not None:
-                p, how = detector.calibration.probability(scores.logits()), ", calibrated"
+        frames, videos, reliability = [], [], []
+        for detector in (d for d in detectors if name in d.sets):
+            scores = detector.scores.select(detector.scores.set_name == name)
+            y, p = scores.label, scores.probability
+            frames += _roc(f"{detector.name}: AUC ", y, p)
+            means, labels = video_means(p, y, scores.videos())
+            videos += _roc(f"{detector.name}: AUC ", labels, means)
+            p = detector.probability()[detector.scores.set_name == name]
+            how = "" if detector.calibration is None else ", calibrated"
             curve = reliability_curve(p, y)
             kept = curve.frames > 0
             label = f"{detector.name}{how}: ECE {expected_calibration_error(p, y):.3f}"
-            reliability.append(
-                svg.Series(label, curve.probability[kept], curve.fakes[kept], marks=True)
-            )
-        x, y_axis = svg.Axis("False-positive rate", unit), svg.Axis("True-positive rate", unit)
-        mean = svg.Axis("Mean predicted probability", unit)
-        share = svg.Axis("Share of fakes", unit)
+            x, share = curve.probability[kept], curve.fakes[kept]
+            reliability.append(svg.Series(label, x, share, marks=True))
+        rates = ("False-positive rate", "True-positive rate")
         drawn = [
-            page.figure(f"{name}: ROC over frames", svg.line_chart("ROC", roc, x, y_axis, True)),
-            page.figure(
-                f"{name}: reliability",
-                svg.line_chart("Reliability diagram", reliability, mean, share, True),
-            ),
+            _unit_chart(f"{name}: ROC over frames", frames, *rates),
+            _unit_chart(f"{name}: ROC over videos", videos, *rates),
+            _unit_chart(f"{name}: reliability", reliability, "Mean probability", "Share of fakes"),
         ]
-        body.append(page.charts(drawn if roc else drawn[1:]))
+        body.append(page.charts(drawn if frames else drawn[2:]))
     return body
 
 
-def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> svg.Series:
+def _unit_chart(title: str, series: Sequence[svg.Series], x: str, y: str) -> Markup:
+    """A chart of two quantities in [0, 1] with its diagonal."""
+    axes = svg.Axis(x, (0.0, 1.0)), svg.Axis(y, (0.0, 1.0))
+    return page.figure(title, svg.line_chart(title, series, *axes, diagonal=True))
+
+
+def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> list[svg.Series]:
+    """The curve, named by its area; none where a class is missing."""
+    if not 0 < labels.sum() < len(labels):
+        return []
     fpr, tpr, _ = sk.roc_curve(labels, probability)
+    name += f"{sk.auc(fpr, tpr):.3f}"
     if len(fpr) > _ROC_POINTS:  # even along the curve; a drawing needs no more
         along = np.linspace(0, 2, _ROC_POINTS)
         kept = np.unique(np.searchsorted(fpr + tpr, along).clip(0, len(fpr) - 1))
         fpr, tpr = fpr[kept], tpr[kept]
-    return svg.Series(name, fpr, tpr)
+    return [svg.Series(name, fpr, tpr)]
 
 
 def _methods(detectors: Sequence[Detector]) -> list[Markup]:
@@ -206,71 +215,70 @@ def _methods(detectors: Sequence[Detector]) -> list[Markup]:
         element("h2", "By method"),
         element("p", "The fakes of one method against all reals of the set.", class_="note"),
     ]
-    columns = ("frame_auc", "video_auc", "ap", "eer", "acc", "acc_calibrated")
-    names = [detector.name for detector in detectors]
-    several = len(names) > 1
     for tested in _sets(detectors):
-        holding = [d for d in detectors if tested in d.sets]
-        methods = sorted({m for d in holding for m in d.sets[tested].methods})
-        rows, groups = [], []
-        for method in methods:
-            bars = []
-            for detector in detectors:
-                found = detector.sets[tested].methods.get(method) if detector in holding else None
-                if found is None:
-                    bars.append(svg.Bar(None))
-                    continue
-                auc = found.values["frame_auc"]
-                bars.append(svg.Bar(auc, found.intervals.get("frame_auc")))
-                cells = [_number(found.values[k], found.intervals.get(k)) for k in columns]
-                who = [detector.name] if several else []
-                rows.append([method or "(no name)", *who, *cells, *_counts(found)])
-            groups.append((method or "(no name)", bars))
-        if not groups:
-            continue
-        axis = svg.Axis("Frame AUC (dashed: chance)", (0.0, 1.0))
-        chart = svg.bar_chart(f"Frame AUC by method, {tested}", groups, names, axis, 0.5, 640)
-        header = ["Method", *(["Detector"] if several else []), *(_COLUMNS[k] for k in columns)]
-        body.append(page.charts([page.figure(f"{tested}: frame AUC by method", chart)]))
-        body.append(page.table([*header, "Frames", "Videos"], rows, 2 if several else 1, group=0))
-    return body
+        by_method: dict[str, dict[str, Metrics]] = {}
+        for detector in (d for d in detectors if tested in d.sets):
+            for method, found in detector.sets[tested].methods.items():
+                by_method.setdefault(method or "(no name)", {})[detector.name] = found
+        if by_method:
+            body += _method_table(tested, by_method, [detector.name for detector in detectors])
+    return body if len(body) > 2 else []
+
+
+def _method_table(
+    tested: str, by_method: Mapping[str, Mapping[str, Metrics]], names: Sequence[str]
+) -> list[Markup]:
+    several = len(names) > 1
+    every = [found for by_name in by_method.values() for found in by_name.values()]
+    columns = _known(every, ("frame_auc", "video_auc", "ap", "eer", "acc", "acc_calibrated"))
+    rows, groups = [], []
+    for method, by_name in sorted(by_method.items()):
+        bars = [
+            svg.Bar(by_name[name].values["frame_auc"], by_name[name].intervals.get("frame_auc"))
+            if name in by_name
+            else svg.Bar(None)
+            for name in names
+        ]
+        groups.append((method, bars))
+        for name, found in by_name.items():
+            who = [name] if several else []
+            rows.append([method, *who, *_values(found, columns), _counts(found)])
+    axis = svg.Axis("Frame AUC (dashed: chance)", (0.0, 1.0))
+    title = f"{tested}: frame AUC by method"
+    chart = svg.bar_chart(title, groups, names, axis, reference=0.5, width=640)
+    titles = [_COLUMNS[key] for key in columns]
+    header = ["Method", *(["Detector"] if several else []), *titles, "Frames (videos)"]
+    return [page.figure(title, chart), page.table(header, rows, 2 if several else 1, group=0)]
 
 
 def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
     if not rows:
         return []
-    columns = [
-        (tested, method)
-        for tested in dict.fromkeys(t for row in rows for t in row["cells"])
-        for method in dict.fromkeys(m for row in rows for m in row["cells"].get(tested, {}))
-    ]
-    body = []
-    for row in rows:
-        cells: list[str] = []
-        for tested, method in columns:
-            cell = row["cells"].get(tested, {}).get(method)
-            if cell is None:
-                cells.append(_NONE)
-                continue
-            shown = _number(cell["frame_auc"], cell["interval"])
-            if cell["spread"] is not None:
-                shown = page.join([shown, element("small", f"runs ± {cell['spread']:.3f}")])
-            cells.append(Cell.of(shown, "seen") if cell["seen"] else shown)
-        trained = ", ".join(row["trained_on"]) or "not stated"
-        body.append([row["name"], trained, str(row["runs"]), *cells])
-    several = len({tested for tested, _ in columns}) > 1
-    header = [f"{tested}: {method}" if several else method for tested, method in columns]
-    return [
-        element("h2", "Trained on some methods, tested on each"),
-        page.table(["Detector", "Trained on", "Runs", *header], body, names=2),
-        element(
-            "p",
-            "Frame AUC of a method's fakes against all reals; shaded where the method was trained "
-            "on. With several runs: their mean, its bootstrap interval, and the runs' standard "
-            "deviation.",
-            class_="note",
-        ),
-    ]
+    body = [element("h2", "Trained on some methods, tested on each")]
+    for tested in dict.fromkeys(name for row in rows for name in row["cells"]):
+        methods = dict.fromkeys(m for row in rows for m in row["cells"].get(tested, {}))
+        lines = []
+        for row in rows:
+            found = row["cells"].get(tested, {})
+            trained = ", ".join(row["trained_on"]) or "not stated"
+            cells = [_matrix_cell(found.get(method)) for method in methods]
+            lines.append([row["name"], trained, str(row["runs"]), *cells])
+        body.append(element("h3", tested))
+        body.append(page.table(["Detector", "Trained on", "Runs", *methods], lines, names=2))
+    note = (
+        "Frame AUC of a method's fakes against all reals; shaded where the method was trained on. "
+        "With several runs: their mean, its bootstrap interval, and the runs' standard deviation."
+    )
+    return [*body, element("p", note, class_="note")]
+
+
+def _matrix_cell(cell: Mapping[str, Any] | None) -> Markup:
+    if cell is None:
+        return Markup(_NONE)
+    shown = _number(cell["frame_auc"], cell["interval"])
+    if cell["spread"] is not None:
+        shown = page.join([shown, element("small", f"runs ± {cell['spread']:.3f}")])
+    return Cell.of(shown, "seen") if cell["seen"] else shown
 
 
 def _robustness(found: Mapping[str, Any]) -> list[Markup]:

@@ -62,8 +62,8 @@ def line_chart(
     x: Axis,
     y: Axis,
     diagonal: bool = False,
-    width: int = 380,
-    height: int = 300,
+    width: int = 352,
+    height: int = 290,
 ) -> str:
     """A chart of lines with a legend below; `diagonal` adds the dashed line from corner to corner.
 

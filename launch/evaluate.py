@@ -1,0 +1,335 @@
+"""Evaluates detectors on packed sets, or on scores that any detector wrote.
+
+`python -m launch.evaluate --workdir=DIR --data=NAME=DIR [...] --out=DIR` scores every frame and
+writes `metrics.json`, `scores.csv` and `report.html`. `--from_scores=[NAME=]FILE` (repeatable)
+takes scores instead of a model and computes everything anew; several detectors stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from absl import flags
+
+from data_pipeline.errors import UserError
+from launch import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jax_vlffd.evaluation.calibration import Calibration
+    from jax_vlffd.evaluation.comparison import Detector
+    from jax_vlffd.evaluation.scores import Scores
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", "", "A trained workdir, or an exported folder.")
+flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to test on; repeat for several.")
+flags.DEFINE_string("out", None, "Folder for metrics.json, scores.csv and report.html.")
+flags.DEFINE_multi_string(
+    "compare", [], "NAME=WORKDIR: a further run, side by side; with --matrix a name may repeat."
+)
+flags.DEFINE_multi_string(
+    "from_scores",
+    [],
+    "[NAME=]FILE: a scores.csv instead of a model; the same NAME again adds further sets to it.",
+)
+flags.DEFINE_multi_string(
+    "calibration",
+    [],
+    "[NAME=]FILE: the calibration.json of a detector of --from_scores. Without it, rows of split "
+    "`validation` in its scores calibrate it, if there are any.",
+)
+flags.DEFINE_string("name", "", "What the report calls the run of --workdir.")
+flags.DEFINE_string("split", "test", "The split that is tested.")
+flags.DEFINE_bool("matrix", False, "Add the table: trained on these methods, tested on each.")
+flags.DEFINE_bool("robustness", False, "Score corrupted pictures too: five kinds, five strengths.")
+flags.DEFINE_integer("bootstrap", 1000, "Resamples for the intervals; 0 for none.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Of the resampling and of the examples drawn.", lower_bound=0)
+flags.DEFINE_integer("examples", 12, "Pictures in each gallery of the report.", lower_bound=0)
+flags.mark_flag_as_required("out")
+
+_PICTURE = 192  # side of the report's pictures in pixels
+
+
+class Run(Protocol):
+    """What `launch.runs.load_run` returns, as far as an evaluation needs it."""
+
+    name: str
+    history: Sequence[Mapping[str, Any]]
+    calibration: Calibration | None
+    config: Mapping[str, Any]
+
+    def score(
+        self,
+        set_dir: Path,
+        split: str,
+        transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Scores:
+        """Scores every record of a split; `transform` maps the decoded uint8 [H, W, 3]."""
+        ...
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates what the flags name, and writes the three files."""
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag; sets are given as --data=NAME=DIR")
+    if bool(FLAGS.workdir) == bool(FLAGS.from_scores):
+        raise UserError("give either --workdir (a trained run) or --from_scores (a scores.csv)")
+    if FLAGS.from_scores and (FLAGS.compare or FLAGS.robustness):
+        raise UserError("--compare and --robustness need models: they go with --workdir only")
+    if FLAGS.workdir and FLAGS.calibration:
+        raise UserError("--calibration goes with --from_scores; a run has its own calibration")
+    sets = _named(FLAGS.data, "--data")
+    if FLAGS.workdir and not sets:
+        raise UserError("no set to test on; add --data=NAME=DIR, DIR being a packed set")
+
+    robustness: dict[str, Any] = {}
+    if FLAGS.workdir:
+        detectors, robustness = _from_runs(sets)
+    else:
+        detectors = _from_scores([_pair(text, "--from_scores") for text in FLAGS.from_scores])
+    _write(Path(FLAGS.out), detectors, sets, robustness)
+
+
+def _pair(text: str, flag: str) -> tuple[str, Path]:
+    """Splits NAME=PATH; a text without a name gives an empty one."""
+    name, found, path = text.partition("=")
+    if not found or "/" in name:  # a path may hold an equals sign
+        name, path = "", text
+    if not path or (found and not name):
+        raise UserError(f"{flag}={text}: write NAME=PATH")
+    return name, Path(path)
+
+
+def _named(texts: Iterable[str], flag: str) -> dict[str, Path]:
+    """NAME=PATH flags whose names are needed and differ."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, path = _pair(text, flag)
+        if not name:
+            raise UserError(f"{flag}={text}: write NAME=PATH")
+        if name in found:
+            raise UserError(
+                f"{flag}: the name {name!r} is given twice; give the second another name"
+            )
+        found[name] = path
+    return found
+
+
+def _from_scores(files: Sequence[tuple[str, Path]]) -> list[Detector]:
+    """The detectors of scores files; of their rows, those of --split count."""
+    from jax_vlffd.evaluation import scores as tables
+    from jax_vlffd.evaluation.comparison import Detector
+
+    parts: dict[str, list[Scores]] = {}
+    for name, path in files:
+        found = tables.from_csv(_read(path), str(path))
+        for inner, scores in found.items():
+            both = [name, inner] if len(found) > 1 else [name or inner]
+            label = "/".join(filter(None, both)) or path.stem
+            if label in parts and not name:
+                raise UserError(
+                    f"{path}: another file holds a detector {label!r} too; tell them apart by "
+                    "--from_scores=NAME=FILE"
+                )
+            parts.setdefault(label, []).append(scores)
+    given = _given_calibrations(parts)
+    detectors = []
+    for label, found_parts in parts.items():
+        everything = tables.concatenate(found_parts)
+        tables.refuse_repeats(everything, label)
+        tested = everything.select((everything.split == FLAGS.split) | (everything.split == ""))
+        if not len(tested):
+            splits = ", ".join(sorted(set(everything.split.tolist())))
+            raise UserError(f"{label}: no scores of split {FLAGS.split!r}; it has {splits}")
+        fitted = given.pop(label, None)
+        if fitted is None:
+            fitted = _fit(everything.select(everything.split == "validation"))
+        detectors.append(Detector(label, tested, _measure(tested, fitted), fitted))
+    if given:
+        raise UserError(f"--calibration names {', '.join(given)}; detectors are {', '.join(parts)}")
+    return detectors
+
+
+def _given_calibrations(detectors: Iterable[str]) -> dict[str, Calibration]:
+    """The calibrations of --calibration by detector; a name may be left out for a lone detector."""
+    from jax_vlffd.evaluation.calibration import Calibration
+
+    names = list(detectors)
+    found = {}
+    for text in FLAGS.calibration:
+        name, path = _pair(text, "--calibration")
+        if not name and len(names) > 1:
+            raise UserError(f"--calibration={text}: of which detector? write NAME={path}")
+        found[name or names[0]] = Calibration.from_json(_read(path), str(path))
+    return found
+
+
+def _fit(held_out: Scores) -> Calibration | None:
+    """A calibration fitted on validation scores; None without both classes or when tested on."""
+    from jax_vlffd.evaluation import calibration
+
+    if FLAGS.split == "validation" or not 0 < held_out.label.sum() < len(held_out):
+        return None
+    return calibration.fit(held_out.logits(), held_out.label)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]]:
+    """Scores every set by the run and by those it is compared with."""
+    from jax_vlffd.evaluation import scores as tables
+    from jax_vlffd.evaluation.comparison import Detector
+    from launch.runs import load_run
+
+    wanted = [(FLAGS.name, Path(FLAGS.workdir))]
+    wanted += [_pair(text, "--compare") for text in FLAGS.compare]
+    detectors: list[Detector] = []
+    robustness: dict[str, Any] = {}
+    for given, folder in wanted:
+        run: Run = load_run(folder)
+        group = given or run.name
+        taken = {detector.name for detector in detectors}
+        repeats = sum(detector.group == group for detector in detectors)
+        if group in taken and not FLAGS.matrix:
+            raise UserError(f"two runs are named {group!r}; use --name and --compare=NAME=WORKDIR")
+        name = f"{group} ({repeats + 1})" if repeats else group
+        parts = []
+        for set_name, set_dir in sets.items():
+            print(f"{name}: scoring {set_name}", flush=True)
+            parts.append(run.score(set_dir, FLAGS.split).named(set_name))
+        scores = tables.concatenate(parts)
+        measured = _measure(scores, run.calibration)
+        trained_on = tuple(run.config["data"]["methods"])
+        detectors.append(
+            Detector(name, scores, measured, run.calibration, run.history, trained_on, group)
+        )
+        if FLAGS.robustness:
+            robustness[name] = {
+                set_name: _robustness(run, name, set_name, set_dir, scores)
+                for set_name, set_dir in sets.items()
+            }
+    return detectors, robustness
+
+
+def _measure(scores: Scores, calibration: Calibration | None) -> dict[str, Any]:
+    from jax_vlffd.evaluation import metrics
+
+    return metrics.evaluate(scores, calibration, FLAGS.bootstrap, FLAGS.seed)
+
+
+def _robustness(
+    run: Run, name: str, set_name: str, set_dir: Path, clean: Scores
+) -> dict[str, list[dict[str, Any]]]:
+    """Frame and video AUC of a set by kind of corruption and strength (0: as stored)."""
+    from data_pipeline.corruptions import KINDS, Corruption
+    from jax_vlffd.evaluation import metrics
+
+    def point(strength: int, scores: Scores) -> dict[str, Any]:
+        values = metrics.measure(scores, resamples=0).values
+        return {"strength": strength, **{k: values[k] for k in ("frame_auc", "video_auc")}}
+
+    untouched = point(0, clean.select(clean.set_name == set_name))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for kind in KINDS:
+        found[kind] = [untouched]
+        for strength in range(1, 6):
+            print(f"{name}: scoring {set_name}, {kind} {strength}", flush=True)
+            scored = run.score(set_dir, FLAGS.split, transform=Corruption(kind, strength))
+            found[kind].append(point(strength, scored))
+    return found
+
+
+def _write(
+    out: Path,
+    detectors: Sequence[Detector],
+    sets: Mapping[str, Path],
+    robustness: Mapping[str, Any],
+) -> None:
+    import json
+
+    from data_pipeline.files import atomic_write_text
+    from jax_vlffd.evaluation import comparison, gallery, report
+    from jax_vlffd.evaluation import scores as tables
+
+    main_one = detectors[0]
+    matrix = comparison.matrix(detectors) if FLAGS.matrix else []
+    facts = {
+        "Split": FLAGS.split,
+        "Detectors": ", ".join(detector.name for detector in detectors),
+        "Sets": ", ".join(main_one.sets),
+        "Frames": f"{len(main_one.scores):,}",
+        "Intervals": f"{FLAGS.bootstrap} resamples of videos, seed {FLAGS.seed}",
+    }
+    galleries = gallery.galleries(
+        detectors, FLAGS.examples, FLAGS.seed, lambda rows: _pictures(main_one.scores, rows, sets)
+    )
+    page = report.render(
+        f"Evaluation of {main_one.name}", facts, detectors,
+        galleries, matrix, robustness,
+    )  # fmt: skip
+    content: dict[str, Any] = {
+        "version": 1,
+        "split": FLAGS.split,
+        "bootstrap": {"resamples": FLAGS.bootstrap, "seed": FLAGS.seed, "confidence": 0.95},
+        **comparison.summary(detectors),
+    }
+    if matrix:
+        content["matrix"] = matrix
+    if robustness:
+        content["robustness"] = robustness
+    atomic_write_text(out / "scores.csv", tables.to_csv({d.name: d.scores for d in detectors}))
+    atomic_write_text(out / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    atomic_write_text(out / "report.html", page)
+    for detector in detectors:
+        for name, found in detector.sets.items():
+            print(f"{detector.name}, {name}: {found.overall.line()}")
+    print(f"wrote {out}/metrics.json, scores.csv and report.html")
+
+
+def _pictures(scores: Scores, rows: Iterable[int], sets: Mapping[str, Path]) -> dict[int, bytes]:
+    """Small JPEGs of the rows' pictures by row, from the packed sets that have them."""
+    from data_pipeline.records import PackedSplit
+
+    wanted = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
+    found: dict[int, bytes] = {}
+    for set_name, folder in sets.items():
+        missing = {record: row for (name, record), row in wanted.items() if name == set_name}
+        if not missing:
+            continue
+        split = PackedSplit(folder, FLAGS.split)
+        for index in range(len(split)):
+            if not missing:
+                break
+            record = split[index]
+            if record.id in missing:
+                found[missing.pop(record.id)] = _small(record.image)
+    return found
+
+
+def _small(data: bytes) -> bytes:
+    """A JPEG of at most _PICTURE pixels a side; empty when the picture does not decode."""
+    import cv2
+
+    from data_pipeline.transforms import BadImageError, decode_image
+
+    try:
+        image = decode_image(data)
+    except BadImageError:
+        return b""
+    scale = _PICTURE / max(image.shape[:2])
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+    return encoded.tobytes()
+
+
+if __name__ == "__main__":
+    cli.run(main)
