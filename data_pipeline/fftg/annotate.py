@@ -1,0 +1,327 @@
+"""One pair to one line of annotation: faces, mask, regions, types, words.
+
+The steps are those of the paper (section 3.1); the line is the contract of `launch.annotate`. A
+pair that cannot be annotated gives a line too, with a code and a reason in `error`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.errors import UserError
+from data_pipeline.faces import Face, FaceFinder, landmark_paths, open_finder, stored_landmarks
+from data_pipeline.fftg import artifacts, captions
+from data_pipeline.fftg.images import read_image, read_mask
+from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
+from data_pipeline.fftg.regions import face_outline
+from data_pipeline.fftg.settings import DEFAULT, Settings
+from data_pipeline.files import atomic_write_bytes
+from jax_vlffd.vocabulary import FAKE, REAL, REGIONS
+
+Image = NDArray[np.uint8]
+Points = NDArray[np.float32]
+Line = dict[str, Any]
+
+#: Raised whenever the same input may give another annotation, so that old lines are done again.
+VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the pairs.
+
+    Attributes:
+      id: unique among the rows.
+      real: the real image.
+      fake: its forgery; None for a real image alone.
+      mask: a forgery mask of the data set's own, to take instead of the difference.
+      columns: further columns, copied into the line.
+      refused: `code: message` where the row itself is at fault and no image is to be read.
+    """
+
+    id: str
+    real: Path
+    fake: Path | None
+    mask: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class RegionFinding:
+    """What was found in one region.
+
+    Attributes:
+      forged: whether `score` exceeds `threshold`.
+      score: mean of the forgery mask in the region, 0 to 1.
+      threshold: what it had to exceed.
+      types: the forgery types found, in the order of the vocabulary; none where it is not forged.
+      evidence: for each type its `score`, `threshold` and `margin`; empty where it is not forged.
+    """
+
+    forged: bool
+    score: float
+    threshold: float
+    types: tuple[str, ...]
+    evidence: dict[str, dict[str, float]]
+
+
+class Annotator:
+    """Annotates jobs, one by one.
+
+    Args:
+      detector: name of the face finder (`faces.open_finder`), opened when a pair without stored
+        landmarks comes up.
+      settings: thresholds.
+      wordings: captions an image, the first of which is `caption`.
+      root: the folder that paths in the lines are relative to; a path outside it stays absolute.
+      masks: a folder for the forgery masks, as PNG; None to write none.
+    """
+
+    def __init__(
+        self,
+        detector: str = "dlib",
+        settings: Settings = DEFAULT,
+        wordings: int = 3,
+        root: Path | None = None,
+        masks: Path | None = None,
+    ):
+        self._detector = detector
+        self._finder: FaceFinder | None = None
+        self._settings = settings
+        self._wordings = wordings
+        self._root = root.absolute() if root else None
+        self._masks = masks
+
+    def annotate(self, job: Job, done: str | None = None) -> Line | None:
+        """Annotates one job.
+
+        Args:
+          job: the row.
+          done: the `key` of the line that an earlier run wrote for it.
+
+        Returns:
+          The line, or None where the earlier line still holds: same pictures, same settings.
+
+        Raises:
+          UserError: no face detector is installed and the pair has no landmarks stored.
+        """
+        key = self._key(job)
+        if key == done:
+            return None
+        line = self._blank(job, key)
+        if job.refused:
+            return line | {"error": job.refused}
+        try:
+            return line | self._describe(job)
+        except PairError as error:
+            return line | {"error": str(error)}
+
+    def _describe(self, job: Job) -> Line:
+        real, real_remark = read_image(job.real)
+        if job.fake is None:
+            _landmarks(job.real) if self._given(job) else self._faces(real)
+            return {"error": real_remark} | self._words(job, REAL, {})
+        fake, fake_remark = read_image(job.fake)
+        remark = real_remark or fake_remark
+        if _is_grey(real_remark) != _is_grey(fake_remark):
+            raise PairError("grey_image", "one of the pair is grey and the other is not")
+        mask = read_mask(job.mask, real.shape[:2]) if job.mask else None
+        landmarks = self._landmarks(job, real, fake)
+        findings, comparison = annotate_pair(real, fake, landmarks, self._settings, mask)
+        forged = {name: found.types for name, found in findings.items() if found.forged}
+        line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
+        if self._masks:
+            path = self._masks / f"{job.id}.png"
+            picture = full_mask(comparison, *real.shape[:2])
+            atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+            line["mask"] = self._path(path)
+        return line
+
+    def _words(self, job: Job, label: int, forged: Mapping[str, tuple[str, ...]]) -> Line:
+        texts = captions.paraphrases(label, forged, job.id, self._wordings)
+        words: Line = {
+            "raw_caption": texts[0],
+            "caption": texts[0],
+            "source": "raw",
+            "captions": texts[1:],
+            "caption_key": captions.caption_key(label, forged),
+        }
+        real_texts = captions.paraphrases(REAL, {}, job.id, self._wordings)
+        return words | {
+            "real_captions": real_texts,
+            "real_caption_key": captions.caption_key(REAL, {}),
+        }
+
+    def _landmarks(self, job: Job, real: Image, fake: Image) -> Points:
+        """Stored with the real or the fake, else found on the real or the fake."""
+        for path in (job.real, job.fake):
+            stored = _landmarks(path) if path else None
+            if stored is not None:
+                return stored
+        for image in (real, fake):
+            faces = self._find(image)
+            if faces:
+                return _where_they_differ(faces, real, fake).landmarks
+        raise PairError("no_face", "no face was found in the real image or in the fake")
+
+    def _given(self, job: Job) -> bool:
+        return _landmarks(job.real) is not None
+
+    def _faces(self, image: Image) -> list[Face]:
+        faces = self._find(image)
+        if not faces:
+            raise PairError("no_face", "no face was found")
+        return faces
+
+    def _find(self, image: Image) -> list[Face]:
+        if self._finder is None:
+            self._finder = open_finder(self._detector)
+        return self._finder.find(image)
+
+    def _key(self, job: Job) -> str:
+        """A hash of everything that the annotation follows from."""
+        how = (VERSION, self._settings, self._detector, self._wordings, self._masks is None)
+        what = (job.id, job.refused, sorted(job.columns.items()))
+        digest = hashlib.sha256(repr((how, what)).encode())
+        pictures = [path for path in (job.real, job.fake) if path]
+        for path in (
+            *pictures,
+            job.mask,
+            *(at for picture in pictures for at in landmark_paths(picture)),
+        ):
+            try:
+                data = path.read_bytes() if path and not job.refused else b""
+            except OSError:
+                data = b"unreadable"
+            digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()[:32]
+
+    def _blank(self, job: Job, key: str) -> Line:
+        return {
+            **job.columns,
+            "id": job.id,
+            "real": self._path(job.real),
+            "fake": self._path(job.fake) if job.fake else None,
+            "label": FAKE if job.fake else REAL,
+            "regions": _regions({}),
+            "raw_caption": "",
+            "caption": "",
+            "source": "raw",
+            "error": None,
+            "mask": self._path(job.mask) if job.mask else None,
+            "key": key,
+        }
+
+    def _path(self, path: Path) -> str:
+        whole = path.absolute()
+        inside = self._root is not None and whole.is_relative_to(self._root)
+        return (whole.relative_to(self._root) if inside and self._root else whole).as_posix()
+
+
+def annotate_pair(
+    real: Image,
+    fake: Image,
+    landmarks: Points,
+    settings: Settings = DEFAULT,
+    mask: Image | None = None,
+) -> tuple[dict[str, RegionFinding], Comparison]:
+    """Compares one pair and judges its four regions.
+
+    Args:
+      real: uint8 [H, W, 3], RGB.
+      fake: uint8 [H, W, 3].
+      landmarks: float32 [68 or 81, 2] on the real.
+      settings: thresholds.
+      mask: uint8 [H, W] to take instead of the difference.
+
+    Returns:
+      The finding of each region of the vocabulary, and the comparison that they rest on.
+
+    Raises:
+      PairError: see `mask.compare`.
+    """
+    pair = compare(real, fake, landmarks, settings, mask)
+    shared: artifacts.Planes | None = None
+    findings = {}
+    for index, name in enumerate(REGIONS):
+        inside = pair.labels == 1 + index
+        area = int(inside.sum())
+        score = float(pair.mask[inside].mean()) if area else 0.0
+        threshold = settings.forged_given
+        if mask is None and area:
+            noise = pair.noise[0] + pair.noise[1] * float(pair.detail[inside].mean())
+            threshold = (settings.forged + settings.forged_per_noise * noise) / 255.0
+        types: tuple[str, ...] = ()
+        evidence: dict[str, dict[str, float]] = {}
+        if score > threshold:
+            shared = shared or artifacts.planes(pair)
+            found = artifacts.scores(pair, shared, index)
+            types = tuple(kind for kind, value in found.items() if value > settings.threshold(kind))
+            evidence = {kind: _evidence(found[kind], settings.threshold(kind)) for kind in found}
+        findings[name] = RegionFinding(score > threshold, score, threshold, types, evidence)
+    return findings, pair
+
+
+def _evidence(score: float, threshold: float) -> dict[str, float]:
+    figures = {"score": score, "threshold": threshold, "margin": score - threshold}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _regions(findings: Mapping[str, RegionFinding]) -> Line:
+    blank = RegionFinding(False, 0.0, 0.0, (), {})
+    found = {name: findings.get(name, blank) for name in REGIONS}
+    return {
+        name: {
+            "forged": finding.forged,
+            "score": round(finding.score, 5),
+            "types": list(finding.types),
+            "evidence": {
+                "mask": {
+                    "score": round(finding.score, 5),
+                    "threshold": round(finding.threshold, 5),
+                    "margin": round(finding.score - finding.threshold, 5),
+                },
+                **finding.evidence,
+            }
+            if findings
+            else {},
+        }
+        for name, finding in found.items()
+    }
+
+
+def _landmarks(path: Path) -> Points | None:
+    try:
+        return stored_landmarks(path)
+    except UserError as error:
+        raise PairError("bad_landmarks", str(error)) from error
+
+
+def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:
+    """Of several faces, the one that the pair differs on most; the largest where it differs on none."""
+    if len(faces) == 1 or real.shape != fake.shape:
+        return faces[0]
+    difference = cv2.blur(cv2.absdiff(real, fake).max(axis=2).astype(np.float32), (5, 5))
+
+    def changed(face: Face) -> float:
+        inside = np.zeros(difference.shape, np.uint8)
+        hull = cv2.convexHull(face_outline(face.landmarks)).round().astype(np.int32)
+        cv2.fillConvexPoly(inside, hull, 1)
+        values = difference[inside > 0]
+        # Above what codecs do; otherwise the noisiest face would win.
+        return float(np.maximum(values - 12.0, 0.0).mean()) if values.size else 0.0
+
+    return max(faces, key=lambda face: (round(changed(face), 1), face.size))
+
+
+def _is_grey(remark: str | None) -> bool:
+    return bool(remark) and str(remark).startswith("grey_image")

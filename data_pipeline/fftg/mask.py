@@ -1,0 +1,243 @@
+"""The forgery mask of a pair: where the fake differs from the real by more than noise.
+
+Paper section 3.1: the absolute pixel difference of the aligned pair, normalised. Ours: both images
+are cut to the face and its surroundings, a small misalignment is undone, and a noise floor is
+subtracted. Compression and rescaling change a pixel the more, the more detail there is around it;
+so the floor is `a + b * detail`, and both numbers are measured outside the face, where no forgery
+reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.fftg import align
+from data_pipeline.fftg.regions import face_outline, face_size, region_labels
+from data_pipeline.fftg.settings import Settings
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+Map = NDArray[np.bool_]
+
+
+class PairError(Exception):
+    """A pair that cannot be annotated.
+
+    Attributes:
+      code: one word for the summary, such as `not_a_pair`.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A pair, cut to the face, aligned and compared.
+
+    Attributes:
+      real: uint8 [h, w, 3].
+      fake: uint8 [h, w, 3], aligned to the real.
+      landmarks: float32 [68 or 81, 2] on the cut.
+      labels: uint8 [h, w], 0 outside the face, 1 + index in REGIONS.
+      outside: bool [h, w], the surroundings in which noise is measured.
+      mask: float32 [h, w] in [0, 1], the forgery mask.
+      detail: float32 [h, w], grey levels of fine detail in the real.
+      noise: `a` and `b` of the floor.
+      alignment: what was undone.
+      box: left, top, right, bottom of the cut in the image.
+      size: the size of the face on the cut, in pixels (see `regions.face_size`).
+    """
+
+    real: Image
+    fake: Image
+    landmarks: Floats
+    labels: Labels
+    outside: Map
+    mask: Floats
+    detail: Floats
+    noise: tuple[float, float]
+    alignment: align.Alignment
+    box: tuple[int, int, int, int]
+    size: float
+
+
+def compare(
+    real: Image, fake: Image, landmarks: Floats, settings: Settings, mask: Image | None = None
+) -> Comparison:
+    """Compares a pair around one face.
+
+    Args:
+      real: uint8 [H, W, 3], RGB.
+      fake: uint8 [H, W, 3]; may be a few pixels smaller or larger where one is a centre crop.
+      landmarks: float32 [68 or 81, 2] on the real.
+      settings: thresholds.
+      mask: uint8 [H, W], a mask of the data set's own to take instead of the difference.
+
+    Raises:
+      PairError: `size_mismatch`, `tiny_face`, `misaligned` or `not_a_pair`.
+    """
+    real, fake, landmarks = _same_size(real, fake, landmarks, settings)
+    size = face_size(landmarks)
+    if size < settings.smallest_face:
+        raise PairError(
+            "tiny_face", f"the face measures {size:.0f} px; {settings.smallest_face} needed"
+        )
+    box = _surroundings(landmarks, size, real.shape[0], real.shape[1])
+    scale = min(1.0, settings.largest_face / size)
+    real, fake = _cut(real, box, scale), _cut(fake, box, scale)
+    landmarks = ((landmarks - np.array(box[:2], np.float32) + 0.5) * scale - 0.5).astype(np.float32)
+    size *= scale
+    height, width = real.shape[:2]
+    labels = region_labels(landmarks, height, width)
+    outside = _outside(landmarks, size, height, width)
+    alignment = align.estimate(real, fake, outside, labels > 0)
+    if alignment.agreement < settings.least_agreement:
+        raise PairError(
+            "not_a_pair",
+            f"only {alignment.agreement:.0%} of the picture is the same outside the face",
+        )
+    if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.largest_shift * size:
+        raise PairError(
+            "misaligned",
+            f"the fake is shifted by ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px; align
+            it",
+        )
+    real, fake, moved = align.undo(real, fake, alignment)
+    if moved != (0.0, 0.0):
+        landmarks = landmarks + np.array(moved, np.float32)
+        labels = region_labels(landmarks, height, width)
+    detail = _detail(real, size)
+    if mask is None:
+        difference = _difference(real, fake, size)
+        noise = _noise(difference, detail, outside, settings)
+        floor = settings.noise_margin * (noise[0] + noise[1] * detail)
+        values = np.clip((difference - floor) / 255.0, 0.0, 1.0).astype(np.float32)
+    else:
+        noise = (0.0, 0.0)
+        values = _cut(mask, box, scale).astype(np.float32) / 255.0
+    return Comparison(
+        real, fake, landmarks, labels, outside, values, detail, noise, alignment, box, size
+    )
+
+
+def full_mask(comparison: Comparison, height: int, width: int) -> Image:
+    """The forgery mask laid back into its image: uint8 [height, width], 255 for a difference of 1."""
+    left, top, right, bottom = comparison.box
+    cut = cv2.resize(comparison.mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    whole = np.zeros((height, width), np.uint8)
+    whole[top:bottom, left:right] = np.rint(255 * cut).astype(np.uint8)
+    return whole
+
+
+def _same_size(
+    real: Image, fake: Image, landmarks: Floats, settings: Settings
+) -> tuple[Image, Image, Floats]:
+    """Cuts both images about their centres to the size that they share, if they nearly do."""
+    sizes = np.array([real.shape[:2], fake.shape[:2]])
+    height, width = sizes.min(axis=0)
+    if (np.abs(sizes[0] - sizes[1]) > settings.largest_crop * sizes.max(axis=0)).any():
+        raise PairError(
+            "size_mismatch",
+            f"real is {real.shape[1]}x{real.shape[0]}, fake {fake.shape[1]}x{fake.shape[0]}",
+        )
+    top, left = (sizes[0] - (height, width)) // 2
+    fake_top, fake_left = (sizes[1] - (height, width)) // 2
+    real = real[top : top + height, left : left + width]
+    fake = fake[fake_top : fake_top + height, fake_left : fake_left + width]
+    return real, fake, landmarks - np.array([left, top], np.float32)
+
+
+def _surroundings(
+    landmarks: Floats, size: float, height: int, width: int
+) -> tuple[int, int, int, int]:
+    """The box of the face with a margin of `_MARGIN` of its size, within the image."""
+    outline = face_outline(landmarks)
+    low = np.floor(outline.min(axis=0) - _MARGIN * size).astype(int)
+    high = np.ceil(outline.max(axis=0) + _MARGIN * size).astype(int)
+    left, top = np.clip(low, 0, [width - 1, height - 1])
+    right, bottom = np.clip(high, [left + 1, top + 1], [width, height])
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _cut(image: Image, box: tuple[int, int, int, int], scale: float) -> Image:
+    left, top, right, bottom = box
+    cut = image[top:bottom, left:right]
+    if scale < 1.0:
+        size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+        return cv2.resize(cut, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return np.ascontiguousarray(cut)
+
+
+def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
+    """Pixels a little away from the face; the border of the image where the face fills it."""
+    hull = cv2.convexHull(face_outline(landmarks)).round().astype(np.int32)
+    for gap in (_GAP, 0.0):
+        near = np.zeros((height, width), np.uint8)
+        cv2.fillConvexPoly(near, hull, 1)
+        if gap:
+            cv2.polylines(near, [hull], True, 1, max(1, round(2 * gap * size)))
+        outside = near == 0
+        if outside.mean() > 0.02:
+            return outside
+    outside[:2], outside[-2:], outside[:, :2], outside[:, -2:] = True, True, True, True
+    return outside
+
+
+def _difference(real: Image, fake: Image, size: float) -> Floats:
+    """The largest of the channels' absolute differences, locally averaged; float32 [h, w], 0 to 255."""
+    red, green, blue = cv2.split(cv2.absdiff(real, fake))
+    largest = cv2.max(cv2.max(red, green), blue).astype(np.float32)
+    side = _odd(_AVERAGED * size)
+    return cv2.blur(largest, (side, side)).astype(np.float32)
+
+
+def _detail(real: Image, size: float) -> Floats:
+    """Grey levels of detail around each pixel: the mean absolute high-pass of the real."""
+    gray = cv2.cvtColor(real, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    high = cv2.absdiff(gray, cv2.GaussianBlur(gray, (0, 0), max(0.5, _HIGH_PASS * size)))
+    side = _odd(_DETAIL * size)
+    return cv2.blur(high, (side, side)).astype(np.float32)
+
+
+def _odd(length: float) -> int:
+    """The odd whole number nearest to a length, at least 1."""
+    return 2 * max(0, round((length - 1) / 2)) + 1
+
+
+def _noise(
+    difference: Floats, detail: Floats, outside: Map, settings: Settings
+) -> tuple[float, float]:
+    """`a` and `b` of the noise floor, measured on the pixels outside the face.
+
+    `a` is the median difference of the plainer half; `b` the median of what is left over per level
+    of detail in the more detailed quarter. Medians, so that a background that was replaced in part
+    does not count.
+    """
+    change, fine = difference[outside], detail[outside]
+    low, high = np.quantile(fine, [0.5, 0.75])
+    plain = float(np.median(change[fine <= low]))
+    busy = fine >= max(high, 1.0)
+    slope = 0.0
+    if busy.sum() >= 50:
+        slope = float(np.median((change[busy] - plain) / fine[busy]))
+    a = float(np.clip(plain, settings.least_noise, settings.largest_noise))
+    b = float(np.clip(slope, settings.least_noise_slope, settings.largest_noise_slope))
+    return a, b
+
+
+#: Margin of the cut around the face, and gap between the face and what counts as outside, as shares
+#: of the face's size.
+_MARGIN: Final = 0.3
+_GAP: Final = 0.06
+#: Lengths over which differences and detail are averaged, and the scale of detail, as such shares.
+_AVERAGED: Final = 0.03
+_DETAIL: Final = 0.04
+_HIGH_PASS: Final = 0.0045

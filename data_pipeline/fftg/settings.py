@@ -1,0 +1,62 @@
+"""Every threshold of the annotator, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Thresholds of the raw annotation; docs/fftg.md says how each number was found.
+
+    Lengths are shares of the face's size (`regions.face_size`), unless pixels are named;
+    differences are grey levels of 255.
+
+    Attributes:
+      smallest_face: faces below this size, in pixels, are refused.
+      largest_face: larger faces are reduced to this size, in pixels, before anything is measured.
+      least_agreement: share of the picture that must be the same outside the face, or it is no
+      pair.
+      largest_shift: a larger misalignment is refused; a smaller one is undone.
+      largest_crop: share of a side by which the sizes of the two images may differ.
+      noise_margin: how many times the measured noise is the noise floor of the mask.
+      least_noise: least noise of a plain pixel.
+      largest_noise: most noise of a plain pixel that is believed.
+      least_noise_slope: least noise per level of detail.
+      largest_noise_slope: most noise per level of detail that is believed.
+      forged: a region is forged when the mean of the mask in it exceeds this ...
+      forged_per_noise: ... plus this share of the noise expected in it.
+      forged_given: the same for a mask that came with the data set, whose mean is a share of area.
+      color: threshold of the type, in units of CIE Lab.
+      blur: threshold, in octaves of the Laplacian's response.
+      structure: threshold, 1 - correlation.
+      texture: threshold, in octaves of GLCM contrast.
+      boundary: threshold, in grey levels a pixel.
+    """
+
+    smallest_face: float = 24.0
+    largest_face: float = 224.0
+    least_agreement: float = 0.5
+    largest_shift: float = 0.06
+    largest_crop: float = 0.06
+    noise_margin: float = 2.0
+    least_noise: float = 0.75
+    largest_noise: float = 10.0
+    least_noise_slope: float = 0.1
+    largest_noise_slope: float = 4.0
+    forged: float = 0.3
+    forged_per_noise: float = 0.2
+    forged_given: float = 0.1
+    color: float = 5.3
+    blur: float = 0.15
+    structure: float = 0.04
+    texture: float = 1.1
+    boundary: float = 5.5
+
+    def threshold(self, kind: str) -> float:
+        """The threshold of a forgery type of the vocabulary."""
+        return float(getattr(self, kind))
+
+
+DEFAULT: Final = Settings()
