@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.errors import UserError
@@ -124,6 +125,12 @@ class FaceForgery(tfds.core.dataset_builder.ShardBasedBuilder):
             disable_shuffling=True,
         )
 
+    def _log_download_bytes(self) -> None:
+        """Says nothing: nothing is downloaded, and the caller shows its own progress."""
+
+    def _log_download_done(self) -> None:
+        """Says nothing, as above."""
+
     def _shard_iterators_per_split(self, dl_manager: Any) -> Any:
         del dl_manager
         return {
@@ -165,9 +172,13 @@ def write_packed_set(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> Pat
     """
     builder = FaceForgery(folder, shards)
     # Asking Google's bucket whether it holds our set would need the network.
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of working folders that are renamed later
+    try:
+        builder.download_and_prepare(download_config=config)
+    finally:
+        logging.set_verbosity(verbosity)
     written = Path(builder.data_dir)
     builder.write_index(written)
     return written

@@ -167,7 +167,9 @@ def degrade(image: np.ndarray, settings: AugmentSettings, rng: np.random.Generat
 def recompress(image: np.ndarray, quality: int) -> np.ndarray:
     """Compresses uint8 [H, W, 3] RGB as JPEG of a quality from 1 to 100 and decodes it again."""
     encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None  # it was encoded one line above
+    return decoded
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:

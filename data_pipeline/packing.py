@@ -1,0 +1,353 @@
+"""Annotation lines into a packed set: every fake once, every real once, people kept in one split.
+
+Lines are read twice: first all of them, keeping a few integers each (which file, which offset,
+which real, how many bytes), then once more in the order of writing. So ten million lines need no
+more memory than their integers and the paths of their reals. A real and its fakes always lie in one
+shard.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from data_pipeline.annotations import Annotation, parse_line
+from data_pipeline.data_card import Counts, write_card
+from data_pipeline.errors import UserError
+from data_pipeline.records import SPLITS, Record, Shard, is_packed_set, write_packed_set
+from data_pipeline.splitting import Groups
+from data_pipeline.transforms import BadImageError, image_size
+
+#: A shard is closed once it holds so many bytes of images.
+SHARD_BYTES: Final = 256 << 20
+
+_FAULTS_SHOWN: Final = 3
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+
+
+class Plan:
+    """What will be written: read once from the annotation files, then turned into shards.
+
+    Attributes:
+        files: the annotation files.
+        total: records that will be written.
+        skipped: pairs that were never annotated, counted by their error's code.
+        split_rule: how the splits were made, for the data card.
+        counts: what has been written so far.
+
+    Raises:
+        UserError: files or lines are missing or faulty; the message names file and line.
+    """
+
+    def __init__(self, files: Sequence[Path], split: str | None) -> None:
+        self.files = list(files)
+        self._file, self._offset, self._line = array("H"), array("q"), array("q")
+        self._real, self._bytes = array("q"), array("q")
+        self._real_bytes = array("q")
+        self._splits: dict[int, int] = {}
+        self._reals: dict[str, int] = {}
+        self._groups = Groups()
+        self.skipped: collections.Counter[str] = collections.Counter()
+        self.counts = Counts()
+        faults: list[str] = []
+        seen: dict[str, int] = {}
+        stated = 0
+        for place, file in enumerate(self.files):
+            for number, offset, line in _lines(file):
+                try:
+                    stated += self._add(place, number, offset, line, split, seen)
+                except UserError as error:
+                    faults.append(f"{file}:{number}: {error}")
+        if faults:
+            more = f" and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
+            raise UserError(f"faulty lines: {'; '.join(faults[:_FAULTS_SHOWN])}{more}")
+        if not self._line:
+            raise UserError(
+                f"{', '.join(map(str, self.files))}: no annotated pair to pack"
+                + (f" ({sum(self.skipped.values())} lines have an error)" if self.skipped else "")
+            )
+        if 0 < stated < len(self._line):
+            raise UserError(
+                f"only {stated} of {len(self._line)} lines state a split: complete the column, or "
+                "name the split of the others with --split"
+            )
+        self.split_rule = (
+            f"--split={split} where a line states none" if split
+            else "as the lines state" if stated
+            else "80/10/10 by a hash of the people or videos, or of the real's content"
+        )  # fmt: skip
+        if not stated:
+            self._splits = self._groups.splits(len(self._reals))
+        self.total = len(self._reals) + sum(1 for size in self._bytes if size >= 0)
+
+    def _add(
+        self,
+        place: int,
+        number: int,
+        offset: int,
+        line: bytes,
+        split: str | None,
+        seen: dict[str, int],
+    ) -> int:
+        """Adds a line; returns 1 when its split is stated."""
+        pair = parse_line(line, self.files[place])
+        if isinstance(pair, str):
+            self.skipped[pair] += 1
+            return 0
+        if pair.id in seen:
+            raise UserError(
+                f"id {pair.id!r} was taken at {self.where(seen[pair.id])}; pack files whose ids "
+                "clash into sets of their own, training mixes sets"
+            )
+        sizes = [_size(path) for path in (pair.real, pair.fake, pair.mask) if path is not None]
+        real = self._reals.setdefault(str(pair.real.resolve()), len(self._reals))
+        if real == len(self._real_bytes):
+            self._real_bytes.append(sizes[0])
+        seen[pair.id] = len(self._line)
+        self._file.append(place)
+        self._offset.append(offset)
+        self._line.append(number)
+        self._real.append(real)
+        self._bytes.append(sum(sizes[1:]) if pair.fake else -1)
+        stated = pair.split or split
+        if stated:
+            chosen = SPLITS.index(stated)
+            if self._splits.setdefault(real, chosen) != chosen:
+                raise UserError(
+                    f"its real {pair.real} is in split {SPLITS[self._splits[real]]!r} by an "
+                    f"earlier line and in {stated!r} by this one: a face must stay in one split"
+                )
+            return 1
+        self._groups.join(real, pair)
+        return 0
+
+    def shards(self, progress: Callable[[], None]) -> dict[str, list[Shard]]:
+        """The shards of each split that has records; `progress` is called after each record."""
+        order = np.argsort(np.frombuffer(self._real, np.int64), kind="stable")
+        real_of_line = np.frombuffer(self._real, np.int64)[order]
+        bounds = np.searchsorted(real_of_line, np.arange(len(self._reals) + 1))
+        parts: dict[str, list[list[int]]] = {name: [] for name in SPLITS}
+        room = dict.fromkeys(SPLITS, 0)
+        for real in range(len(self._reals)):
+            split = SPLITS[self._splits[real]]
+            lines = order[bounds[real] : bounds[real + 1]]
+            size = self._real_bytes[real] + sum(max(self._bytes[line], 0) for line in lines)
+            if not parts[split] or room[split] + size > SHARD_BYTES:
+                parts[split].append([])
+                room[split] = 0
+            parts[split][-1].append(real)
+            room[split] += size
+        shards: dict[str, list[Shard]] = {}
+        for split, groups in parts.items():
+            rows = _Rows()
+            for reals in groups:
+                shard = _WriteShard(self, split, reals, order, bounds, rows, progress)
+                shards.setdefault(split, []).append(shard)
+        return shards
+
+    def annotation(self, line: int, streams: Sequence[BinaryIO]) -> tuple[Annotation, str]:
+        """Reads a line of the plan again from the open files; gives it with `file:line`."""
+        stream = streams[self._file[line]]
+        stream.seek(self._offset[line])
+        try:
+            pair = parse_line(stream.readline(), self.files[self._file[line]])
+        except UserError as error:
+            raise UserError(f"{self.where(line)}: {error}") from error
+        if isinstance(pair, str):
+            raise UserError(f"{self.where(line)}: the file changed while packing; start again")
+        return pair, self.where(line)
+
+    def where(self, line: int) -> str:
+        """A line of the plan as `file:number`."""
+        return f"{self.files[self._file[line]]}:{self._line[line]}"
+
+
+class _Rows:
+    """Counts the rows of a split over its shards."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@dataclasses.dataclass
+class _WriteShard:
+    """Yields the records of one shard: each real, then the fakes that were made from it."""
+
+    plan: Plan
+    split: str
+    reals: list[int]
+    order: np.ndarray
+    bounds: np.ndarray
+    rows: _Rows
+    progress: Callable[[], None]
+
+    def __call__(self) -> Iterator[tuple[Record, int]]:
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(file.open("rb")) for file in self.plan.files]
+            for real in self.reals:
+                lines = self.order[self.bounds[real] : self.bounds[real + 1]]
+                pairs = [self.plan.annotation(int(line), streams) for line in lines]
+                record = real_record(pairs)
+                yield self._count(record), -1
+                row = self.rows.count - 1
+                for pair, where in pairs:
+                    if pair.fake is not None:
+                        yield self._count(fake_record(pair, where, record.id), pair.source), row
+
+    def _count(self, record: Record, source: str = "") -> Record:
+        self.plan.counts.add(self.split, record, source)
+        self.rows.count += 1
+        self.progress()
+        return record
+
+
+def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
+    """The record of a real, from all the lines it occurs in: its captions are merged.
+
+    It is called after the line that has it alone, else after the first pair: `<id>/real`.
+    """
+    pair, where = next((p for p in pairs if p[0].fake is None), pairs[0])
+    captions = dict.fromkeys(text for p, _ in pairs for text in p.real_captions)
+    name = pair.id if pair.fake is None else f"{pair.id}/real"
+    return Record(
+        id=name,
+        image=_image(pair.real, where),
+        label=0,
+        dataset=pair.dataset,
+        method="real",
+        video=pair.real_video or name,
+        frame=pair.frame,
+        pair="",
+        captions=tuple(captions),
+        raw_caption=next(iter(captions)),
+        caption_key=pair.real_caption_key,
+        regions=np.zeros_like(pair.regions),
+        types=np.zeros_like(pair.types),
+    )
+
+
+def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
+    """The record of a line's fake."""
+    assert pair.fake is not None
+    mask = b""
+    if pair.mask is not None:
+        mask = pair.mask.read_bytes()
+        if not mask.startswith(_PNG):
+            raise UserError(f"{where}: the mask {pair.mask} is no PNG")
+    return Record(
+        id=pair.id,
+        image=_image(pair.fake, where),
+        label=1,
+        dataset=pair.dataset,
+        method=pair.method,
+        video=pair.video or pair.id,
+        frame=pair.frame,
+        pair=real_id,
+        captions=pair.captions,
+        raw_caption=pair.raw_caption,
+        caption_key=pair.caption_key,
+        regions=pair.regions,
+        types=pair.types,
+        mask=mask,
+    )
+
+
+def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yields (line number, offset, line) of the lines that are not blank."""
+    if not file.is_file():
+        raise UserError(
+            f"{file} does not exist: name a file that `python -m launch.annotate` wrote"
+        )
+    offset = 0
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, offset, line
+            offset += len(line)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _image(path: Path, where: str) -> bytes:
+    try:
+        data = path.read_bytes()
+        image_size(data)
+    except OSError as error:
+        raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from error
+    except BadImageError as error:
+        raise UserError(f"{where}: {path}: {error}") from error
+    return data
+
+
+def pack(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    split: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Packs annotation files into a new folder and returns its data card.
+
+    The set is built aside and renamed when it is complete, so `out` is never half-written.
+
+    Args:
+        files: annotation files (JSON lines).
+        out: the packed set's folder; missing or empty, or a packed set with `overwrite`.
+        split: split of the lines that state none.
+        overwrite: replaces a packed set that is already there.
+        progress: called with (records written, records in all).
+
+    Raises:
+        UserError: `out` is taken, or see `Plan`.
+    """
+    _check_free(out, overwrite)
+    plan = Plan(files, split)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(done, plan.total)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        (aside / "work").mkdir()
+        built = write_packed_set(aside / "work", plan.shards(step))
+        card = write_card(
+            built, plan.counts, files=files, skipped=plan.skipped, split_rule=plan.split_rule
+        )
+        if out.exists():
+            out.rename(aside / "old")
+        built.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+    finally:
+        if (aside / "old").exists() and not out.exists():
+            (aside / "old").rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
+    return card
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not is_packed_set(out):
+        raise UserError(f"{out} exists and is no packed set: name another --out")
+    if not overwrite:
+        raise UserError(f"{out} is a packed set already: name another --out, or give --overwrite")
