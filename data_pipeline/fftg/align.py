@@ -108,7 +108,7 @@ def _gray(image: Image) -> Gray:
 
 
 def _residual(a: Gray, b: Gray, outside: Map) -> float:
-    """Mean absolute difference outside, each pixel's capped: a replaced background counts, but no more."""
+    """Mean absolute difference outside, capped for each pixel: backgrounds may be replaced."""
     return float(np.minimum(cv2.absdiff(a, b), 4 * _SAME)[outside].mean())
 
 
@@ -126,7 +126,7 @@ def _translate(image: NDArray[np.generic], x: float, y: float) -> NDArray[np.gen
 
 
 def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
-    """The shift of `b` against `a` in pixels, by the phases of their gradients at a quarter of the size."""
+    """The shift of `b` against `a` in pixels, by the phases of their edges at reduced size."""
     scale = max(1.0, min(a.shape) / 64)
     size = (round(a.shape[1] / scale), round(a.shape[0] / scale))
     edges = []
@@ -141,7 +141,7 @@ def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
 def _refine(
     a: Gray, b: Gray, outside: Map, start: tuple[float, float]
 ) -> tuple[tuple[float, float], float, float]:
-    """Shift, gain and offset that take `a` to `b` outside the face, from a first guess of the shift."""
+    """Shift, gain and offset that take `a` to `b` outside the face, from a first shift."""
     rows, columns = np.nonzero(outside)
     step = 1 + len(rows) // _SAMPLES
     rows, columns = rows[::step], columns[::step]

@@ -307,7 +307,7 @@ def _landmarks(path: Path) -> Points | None:
 
 
 def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:
-    """Of several faces, the one that the pair differs on most; the largest where it differs on none."""
+    """Of several faces the one that the pair differs on most, else the largest."""
     if len(faces) == 1 or real.shape != fake.shape:
         return faces[0]
     difference = cv2.blur(cv2.absdiff(real, fake).max(axis=2).astype(np.float32), (5, 5))

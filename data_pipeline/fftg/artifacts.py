@@ -195,7 +195,7 @@ def _high(gray: Floats, size: float) -> Floats:
 
 
 def _changed(pair: Comparison) -> Map:
-    """The mask as a filled area: thresholded, joined over small gaps, holes closed, crumbs dropped."""
+    """The mask as a filled area: joined over small gaps, holes closed, crumbs dropped."""
     binary = (pair.mask > _CHANGED / 255.0).astype(np.uint8)
     reach = 2 * max(1, round(_JOIN * pair.size / 2)) + 1
     joined = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))

@@ -43,7 +43,7 @@ def read_image(path: Path) -> tuple[Image, str | None]:
 
 
 def read_mask(path: Path, shape: tuple[int, ...]) -> Image:
-    """Reads a forgery mask, uint8 [H, W]; raises PairError `bad_mask` where it does not fit `shape`."""
+    """Reads a forgery mask, uint8 [H, W]; PairError `bad_mask` where it does not fit `shape`."""
     pixels = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
     if pixels is None or pixels.shape != tuple(shape):
         found = "no picture" if pixels is None else f"{pixels.shape[1]}x{pixels.shape[0]}"

@@ -107,8 +107,7 @@ def compare(
     if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.largest_shift * size:
         raise PairError(
             "misaligned",
-            f"the fake is shifted by ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px; align
-            it",
+            f"the fake lies ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px beside the real",
         )
     real, fake, moved = align.undo(real, fake, alignment)
     if moved != (0.0, 0.0):
@@ -129,7 +128,7 @@ def compare(
 
 
 def full_mask(comparison: Comparison, height: int, width: int) -> Image:
-    """The forgery mask laid back into its image: uint8 [height, width], 255 for a difference of 1."""
+    """The mask laid back into its image: uint8 [height, width], 255 for a difference of 1."""
     left, top, right, bottom = comparison.box
     cut = cv2.resize(comparison.mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     whole = np.zeros((height, width), np.uint8)
@@ -192,7 +191,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 
 
 def _difference(real: Image, fake: Image, size: float) -> Floats:
-    """The largest of the channels' absolute differences, locally averaged; float32 [h, w], 0 to 255."""
+    """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     red, green, blue = cv2.split(cv2.absdiff(real, fake))
     largest = cv2.max(cv2.max(red, green), blue).astype(np.float32)
     side = _odd(_AVERAGED * size)

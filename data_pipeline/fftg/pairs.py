@@ -13,9 +13,9 @@ from data_pipeline.fftg.annotate import Job
 #: Columns that mean something to the annotator; all others are passed through.
 _OWN: Final = ("id", "real", "fake", "mask")
 #: Fields that the annotator writes, so a column of that name would be lost.
-_WRITTEN: Final = frozenset(
-    "label regions raw_caption caption source error captions caption_key real_captions "
-    "real_caption_key key provenance".split()
+_WRITTEN: Final = (
+    *("label", "regions", "raw_caption", "caption", "source", "error", "captions", "caption_key"),
+    *("real_captions", "real_caption_key", "key", "provenance"),
 )
 
 
@@ -39,7 +39,7 @@ def read_pairs(path: Path) -> list[Job]:
                     raise UserError(
                         f"{path}: column '{column}' is missing; found: {', '.join(names)}"
                     )
-            clash = sorted(_WRITTEN.intersection(names))
+            clash = [name for name in _WRITTEN if name in names]
             if clash:
                 raise UserError(
                     f"{path}: column '{clash[0]}' is one the annotator writes; rename it"
