@@ -1,0 +1,189 @@
+"""How well annotations name the forged regions, by their flags and by the words of their captions.
+
+Precision, recall and F1 as the paper reports them (section 4): a region counts as named by exact
+terms or synonyms, and the mean over images averages each figure by itself, so that the mean F1 is
+not the harmonic mean of the other two.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import UserError
+from jax_vlffd.vocabulary import REGIONS, regions_named
+
+Line = Mapping[str, Any]
+Regions = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the pairs of a table.
+
+    Attributes:
+      regions: the regions that the table has columns for.
+      forged: by the absolute path of the fake, and by id where there is one, the forged regions.
+      rows: number of rows.
+    """
+
+    regions: tuple[str, ...]
+    forged: Mapping[str, Regions]
+    rows: int
+
+
+def read_truth(path: Path) -> Truth:
+    """Reads the columns `left_eye,right_eye` or `eyes`, and `nose`, `mouth`, `face` (0 or 1).
+
+    Rows are told apart by `fake` (a path relative to the table) or by `id`.
+
+    Raises:
+      UserError: the file cannot be read, or lacks columns, or holds another value.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    names = set(rows[0]) if rows else set()
+    columns = {name: (name,) for name in REGIONS if name in names}
+    if "eyes" not in columns and {"left_eye", "right_eye"} <= names:
+        columns["eyes"] = ("left_eye", "right_eye")
+    if not columns or not names & {"fake", "id"}:
+        raise UserError(
+            f"{path}: needs rows with `fake` or `id`, and columns such as eyes, nose, mouth, face"
+        )
+    forged: dict[str, Regions] = {}
+    for number, row in enumerate(rows, start=2):
+        for column in (column for group in columns.values() for column in group):
+            if row[column] not in ("0", "1"):
+                raise UserError(f"{path}, row {number}: {column} is '{row[column]}', not 0 or 1")
+        found = frozenset(
+            name for name, group in columns.items() if any(row[column] == "1" for column in group)
+        )
+        if row.get("id"):
+            forged[row["id"]] = found
+        if row.get("fake"):
+            forged[str((path.parent / row["fake"]).resolve())] = found
+    return Truth(tuple(name for name in REGIONS if name in columns), forged, len(rows))
+
+
+def flagged(line: Line) -> Regions | None:
+    """The regions that a line's flags call forged; None for an annotation without flags."""
+    regions = line.get("regions")
+    if not regions:
+        return None
+    return frozenset(name for name, found in regions.items() if found["forged"])
+
+
+def score(lines: Iterable[Line], truth: Truth, folder: Path) -> dict[str, Any]:
+    """Scores annotations against the truth.
+
+    A pair that was refused counts as one in which nothing was found.
+
+    Args:
+      lines: annotations; those without a row in the truth are counted and left out.
+      truth: what is known.
+      folder: what paths in the lines are relative to.
+
+    Returns:
+      `images`, `unknown` (lines without truth), `missing` (rows without a line), `refused`, and
+      under `flags` and `words` the figures of `figures`; `flags` is None where a line has none.
+
+    Raises:
+      UserError: no line has a row in the truth.
+    """
+    pairs: list[tuple[Regions, Regions | None, Regions]] = []
+    unknown = refused = 0
+    kept = frozenset(truth.regions)
+    for line in lines:
+        known = truth.forged.get(str((folder / str(line.get("fake"))).resolve()))
+        known = truth.forged.get(str(line.get("id"))) if known is None else known
+        if known is None:
+            unknown += 1
+            continue
+        flags = flagged(line)
+        refused += not line.get("caption")
+        named = regions_named(str(line.get("caption") or ""))
+        pairs.append((known, None if flags is None else flags & kept, named & kept))
+    if not pairs:
+        raise UserError("no annotation belongs to a row of the truth: compare `fake` or `id` of
+        both")
+    by_flags = [(known, flags) for known, flags, _ in pairs if flags is not None]
+    return {
+        "images": len(pairs),
+        "unknown": unknown,
+        "missing": truth.rows - len(pairs),
+        "refused": refused,
+        "flags": figures(by_flags, truth.regions) if len(by_flags) == len(pairs) else None,
+        "words": figures([(known, named) for known, _, named in pairs], truth.regions),
+    }
+
+
+def figures(
+    pairs: list[tuple[Regions, Regions]], regions: tuple[str, ...]
+) -> dict[str, dict[str, Any] | float]:
+    """Precision, recall and F1 of (truth, found) pairs.
+
+    Returns:
+      A dict for each region and for `micro` (all decisions together) with `precision`, `recall`,
+      `f1`, `tp`, `fp` and `fn`; for `mean` (over images) with the first three; and `exact`, the
+      share of images with every region right.
+    """
+    result: dict[str, dict[str, Any] | float] = {}
+    totals = [0, 0, 0]
+    for name in regions:
+        tp = sum(name in known and name in found for known, found in pairs)
+        fp = sum(name not in known and name in found for known, found in pairs)
+        fn = sum(name in known and name not in found for known, found in pairs)
+        totals = [total + count for total, count in zip(totals, (tp, fp, fn), strict=True)]
+        result[name] = _with_counts(tp, fp, fn)
+    result["micro"] = _with_counts(*totals)
+    images = [
+        _ratios(len(known & found), len(found - known), len(known - found))
+        for known, found in pairs
+    ]
+    names = ("precision", "recall", "f1")
+    result["mean"] = {
+        name: sum(image[i] for image in images) / len(images) for i, name in enumerate(names)
+    }
+    result["exact"] = sum(known == found for known, found in pairs) / len(pairs)
+    return result
+
+
+def words_match(lines: Iterable[Line]) -> dict[str, Any]:
+    """Whether captions name exactly the regions that are flagged, over all wordings.
+
+    Returns:
+      `captions`, the share `match`, and `ids` of the first ten lines with a caption that does not.
+    """
+    count = wrong = 0
+    ids: list[str] = []
+    for line in lines:
+        flags = flagged(line)
+        if flags is None or not line.get("caption"):
+            continue
+        texts = {line["caption"], line.get("raw_caption") or line["caption"]}
+        texts.update(line.get("captions") or ())
+        misses = sum(regions_named(text) != flags for text in texts)
+        count, wrong = count + len(texts), wrong + misses
+        if misses and len(ids) < 10:
+            ids.append(str(line.get("id")))
+    return {"captions": count, "match": (count - wrong) / count if count else None, "ids": ids}
+
+
+def _ratios(tp: int, fp: int, fn: int) -> tuple[float, float, float]:
+    """Precision, recall and F1; all 1 where nothing was to be found and nothing was."""
+    if tp + fp + fn == 0:
+        return 1.0, 1.0, 1.0
+    precision = tp / (tp + fp) if tp + fp else 0.0
+    recall = tp / (tp + fn) if tp + fn else 0.0
+    return precision, recall, 2 * tp / (2 * tp + fp + fn)
+
+
+def _with_counts(tp: int, fp: int, fn: int) -> dict[str, Any]:
+    precision, recall, f1 = _ratios(tp, fp, fn)
+    return {"precision": precision, "recall": recall, "f1": f1, "tp": tp, "fp": fp, "fn": fn}

@@ -1,0 +1,73 @@
+"""Scores annotations: are the regions they call forged the ones that are?
+
+  python -m launch.score_annotations --annotations=annotations.jsonl --truth=pairs.csv
+
+Twice: by the flags, and by the regions that the words of the caption name, so that any captions can
+be scored that come as JSON lines with `fake` (or `id`) and `caption`. Without --truth it only
+checks that the captions name exactly the regions flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from launch import cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("annotations", None, "JSON lines, as launch.annotate writes them.")
+flags.DEFINE_string("truth", None, "CSV with left_eye,right_eye,nose,mouth or eyes,... (0 or 1).")
+flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
+flags.mark_flag_as_required("annotations")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores, prints a table, writes the JSON."""
+    del argv
+    import json
+    from pathlib import Path
+
+    from data_pipeline.fftg.lines import read_lines
+    from data_pipeline.fftg.scoring import read_truth, score, words_match
+    from data_pipeline.files import atomic_write_text
+
+    path = Path(FLAGS.annotations)
+    lines = read_lines(path)
+    report: dict[str, Any] = {"words_match_flags": words_match(lines)}
+    if FLAGS.truth:
+        report |= score(lines, read_truth(Path(FLAGS.truth)), path.parent)
+    if FLAGS.out:
+        atomic_write_text(FLAGS.out, json.dumps(report, indent=2) + "\n")
+    print(_table(report))
+
+
+def _table(report: dict[str, Any]) -> str:
+    match = report["words_match_flags"]
+    rows = []
+    if match["captions"]:
+        rows.append(f"{match['match']:.1%} of {match['captions']} captions name the flagged
+        regions")
+    if "images" not in report:
+        return "\n".join(rows or ["no captions with flags"])
+    rows.append(
+        "{images} images ({refused} refused); {missing} rows without annotation, "
+        "{unknown} annotations without truth".format(**report)
+    )
+    for title in ("flags", "words"):
+        found = report[title]
+        if found is None:
+            rows.append(f"{title}: the annotations have none")
+            continue
+        rows.append(f"{title:8}precision  recall      f1")
+        for name, figure in found.items():
+            if isinstance(figure, dict):
+                values = (figure[key] for key in ("precision", "recall", "f1"))
+                rows.append(f"  {name:8}" + "".join(f"{value:7.3f} " for value in values))
+        rows.append(f"  all regions right in {found['exact']:.1%} of images")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)
