@@ -144,6 +144,11 @@ class Tokenizer:
             row[1 + len(ids)] = self.eos_id
         return tokens
 
+    def save(self, folder: str | Path) -> None:
+        """Writes the files that `load` and `transformers.CLIPTokenizer` read."""
+        vocab, merges, special, _ = self._parts
+        _write_files(Path(folder), vocab, merges, special)
+
     def _encode_one(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -179,8 +184,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
     tokens += [left + right for left, right in merges]
     vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, BOS, EOS]))}
-    _write_files(Path(folder), vocab, merges)
-    return Tokenizer(vocab, merges)
+    tokenizer = Tokenizer(vocab, merges)
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def _pipeline(model: BPE) -> tokenizers.Tokenizer:
@@ -283,8 +289,12 @@ def _from_tokenizer_json(path: Path) -> tuple[Any, list[tuple[str, str]]]:
         raise UserError(f"{path} has faulty merges ({error!r}); fetch it again") from error
 
 
-def _write_files(folder: Path, vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
+def _write_files(
+    folder: Path,
+    vocab: dict[str, int],
+    merges: Sequence[tuple[str, str]],
+    special: dict[str, str],
+) -> None:
     config = {**special, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     atomic_write_text(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))

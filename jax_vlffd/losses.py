@@ -6,7 +6,6 @@ caption that is true of it, so by default every pair with the same caption key i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -14,51 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jax_vlffd.errors import UserError
-
 Array = jax.Array
-
-ALIGNMENT_TARGETS = ("multi_positive", "one_to_one", "sigmoid")
-FUSED_CAPTIONS = ("full", "no_verdict", "shuffled")
 
 #: The axes of the mesh over which a batch is split.
 BATCH_AXES = ("data", "fsdp")
 
 #: CLIP clamps its learned temperature at 100 (Radford et al. 2021, section 2.5).
 MAX_LOGIT_SCALE = 4.605170185988092
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the three branches (0 leaves a branch out, and its computation), and the targets.
-
-    image, alignment, fusion: weights of L_img, L_itc, L_fus. targets: 'multi_positive' (pairs with equal
-    caption keys share the probability), 'one_to_one' (InfoNCE), 'sigmoid' (Zhai et al. 2023, equal keys
-    are positives). fused_caption: the caption that branch 3 reads: 'full', 'no_verdict' (without the
-    sentences that state the label) or 'shuffled' (another record's).
-    """
-
-    image: float = 1.0
-    alignment: float = 1.0
-    fusion: float = 1.0
-    targets: str = "multi_positive"
-    fused_caption: str = "full"
-
-    def __post_init__(self) -> None:
-        weights = (self.image, self.alignment, self.fusion)
-        if min(weights) < 0 or max(weights) == 0:
-            raise UserError("loss weights must not be negative, and one must be above 0")
-        if self.targets not in ALIGNMENT_TARGETS:
-            raise UserError(f"loss.targets {self.targets!r} is none of {', '.join(ALIGNMENT_TARGETS)}")
-        if self.fused_caption not in FUSED_CAPTIONS:
-            raise UserError(
-                f"loss.fused_caption {self.fused_caption!r} is none of {', '.join(FUSED_CAPTIONS)}"
-            )
-
-    @property
-    def uses_text(self) -> bool:
-        """Whether any branch reads a caption."""
-        return self.alignment > 0 or self.fusion > 0
 
 
 def classification_loss(logits: Array, labels: Array) -> Array:

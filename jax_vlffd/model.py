@@ -9,31 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_vlffd.clip.config import CLIPConfig
-from jax_vlffd.clip.layers import MLP, Array, Attention, Compute, LayerNorm, Linear
+from jax_vlffd.clip.config import Compute
+from jax_vlffd.clip.layers import MLP, Array, Attention, LayerNorm, Linear
 from jax_vlffd.clip.towers import Features, ImageTower, TextTower
-
-#: The mean and spread of the pictures that OpenAI's and LAION's CLIP were trained on (RGB, of 0..1).
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-#: What plain ViTs expect.
-VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The whole model: the towers' shapes, the fusion block's, and how it is computed."""
-
-    clip: CLIPConfig
-    fusion_heads: int = 8
-    fusion_mlp_width: int = 2048
-    compute: Compute = Compute()
+from jax_vlffd.config import ModelConfig
 
 
 class Fusion(nnx.Module):

@@ -8,6 +8,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in _flags:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=8".strip()
+# XLA sizes its thread pool by this: with fewer threads than collectives in flight (8 devices, several
+# each) on a machine of few cores, they wait for each other for ever.
+os.environ.setdefault("NPROC", "64")
 
 from pathlib import Path  # noqa: E402
 

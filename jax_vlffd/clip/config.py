@@ -7,6 +7,7 @@ D tower width, E joint embedding, L layers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,32 @@ from typing import Any
 from jax_vlffd.errors import UserError
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
+DTYPES = ("float32", "bfloat16")
+REMAT = ("none", "dots", "full")
+
+_LARGEST = 2**20  # no width, depth or vocabulary comes near it
+
+
+def _check_values(config: Any) -> None:
+    """Checks values that files give, of any type: sizes are whole and positive, numbers finite.
+
+    Raises:
+      UserError: one message that names every field with a value it cannot have.
+    """
+    faults = []
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{type(config).__name__}.{field.name}"
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        least = 0 if field.name == "eos_id" else 1
+        whole = number and isinstance(value, int) and least <= value <= _LARGEST
+        if field.type == "int" and not whole:
+            faults.append(f"{name} {value!r} is not a whole number from {least} to {_LARGEST}")
+        elif field.type == "float" and not (number and math.isfinite(value)):
+            faults.append(f"{name} {value!r} is not a finite number")
+        elif field.type == "bool" and not isinstance(value, bool):
+            faults.append(f"{name} {value!r} is neither true nor false")
+    if faults:
+        raise UserError("; ".join(faults))
 
 
 @dataclass(frozen=True)
@@ -28,13 +55,13 @@ class TowerConfig:
     layernorm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for field in ("width", "layers", "heads", "mlp_width"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{type(self).__name__}.{field} must be at least 1")
+        _check_values(self)
         if self.width % self.heads:
             raise UserError(f"width {self.width} does not divide into {self.heads} heads")
         if self.activation not in ACTIVATIONS:
             raise UserError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        if self.layernorm_eps <= 0:
+            raise UserError(f"layernorm_eps {self.layernorm_eps} is not above 0")
 
 
 @dataclass(frozen=True)
@@ -48,7 +75,7 @@ class VisionConfig(TowerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+        if self.image_size % self.patch_size:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
@@ -72,6 +99,11 @@ class TextConfig(TowerConfig):
     context_length: int = 77
     eos_id: int = 49407
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eos_id >= self.vocab_size:
+            raise UserError(f"eos_id {self.eos_id} is not in a vocabulary of {self.vocab_size}")
+
 
 @dataclass(frozen=True)
 class CLIPConfig:
@@ -81,6 +113,9 @@ class CLIPConfig:
     text: TextConfig
     embed_dim: int
     logit_scale_init: float = 2.6592
+
+    def __post_init__(self) -> None:
+        _check_values(self)
 
     @classmethod
     def b32(cls, **changes: Any) -> CLIPConfig:
@@ -142,6 +177,31 @@ def _openai(
     return CLIPConfig(vision, TextConfig(text_width, 12, text_heads, 4 * text_width), embed_dim)
 
 
+@dataclass(frozen=True)
+class Compute:
+    """How the same model is computed: none of these changes what it says, beyond rounding.
+
+    dtype: of the matrix products, 'float32' or 'bfloat16'. remat: 'none', 'dots' (keep the outputs of
+    matrix products) or 'full' (keep nothing within a layer). unroll: layers per turn of the scan.
+    lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
+    is scaled by lora_alpha / lora_rank (Hu et al. 2021).
+    """
+
+    dtype: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"compute.dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        if self.remat not in REMAT:
+            raise UserError(f"compute.remat {self.remat!r} is none of {', '.join(REMAT)}")
+        if self.unroll < 1 or self.lora_rank < 0 or self.lora_alpha <= 0:
+            raise UserError("compute wants unroll >= 1, lora_rank >= 0 and lora_alpha > 0")
+
+
 # Hugging Face's field -> ours, with the default that transformers assumes when a file leaves it out.
 _HF_TOWER: dict[str, tuple[str, Any]] = {
     "hidden_size": ("width", None),
@@ -168,20 +228,16 @@ def clip_from_hf(values: Mapping[str, Any]) -> CLIPConfig:
     Raises:
       UserError: the file is of another model type, or a value is out of range.
     """
-    if values.get("model_type") != "clip":
-        raise UserError(f"config.json is of model type {values.get('model_type')!r}, not 'clip'")
-    # Old files keep the real values in *_config_dict beside an empty *_config.
-    vision = {**(values.get("vision_config") or {}), **(values.get("vision_config_dict") or {})}
-    text = {**(values.get("text_config") or {}), **(values.get("text_config_dict") or {})}
-    text_values = _read(text, _HF_TEXT, _TEXT_SIZES)
-    if text_values["eos_id"] == 2:
+    _check_model_type(values, "clip")
+    text = TextConfig(**_read(_tower_values(values, "text"), _HF_TEXT, _TEXT_SIZES))
+    if text.eos_id == 2:
         # Files older than transformers 4.30 say 2 and pool at the highest id, which is the last one.
-        text_values["eos_id"] = text_values["vocab_size"] - 1
+        text = dataclasses.replace(text, eos_id=text.vocab_size - 1)
     return CLIPConfig(
-        vision=VisionConfig(**_read(vision, _HF_VISION, _VISION_SIZES)),
-        text=TextConfig(**text_values),
-        embed_dim=int(values.get("projection_dim", 512)),
-        logit_scale_init=float(values.get("logit_scale_init_value", 2.6592)),
+        vision=VisionConfig(**_read(_tower_values(values, "vision"), _HF_VISION, _VISION_SIZES)),
+        text=text,
+        embed_dim=values.get("projection_dim", 512),
+        logit_scale_init=values.get("logit_scale_init_value", 2.6592),
     )
 
 
@@ -191,10 +247,9 @@ def vit_from_hf(values: Mapping[str, Any]) -> VisionConfig:
     Raises:
       UserError: the file is of another model type, or lacks the query/key/value biases.
     """
-    if values.get("model_type") != "vit":
-        raise UserError(f"config.json is of model type {values.get('model_type')!r}, not 'vit'")
+    _check_model_type(values, "vit")
     if not values.get("qkv_bias", True):
-        raise UserError("config.json says qkv_bias is false; only ViTs with those biases are read")
+        raise UserError("qkv_bias is false; only ViTs with those biases are read")
     return VisionConfig(
         **_read(values, _HF_VISION, _VIT_SIZES), patch_bias=True, pre_layernorm=False
     )
@@ -234,6 +289,22 @@ def difference(ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfi
         for field in dataclasses.fields(ours)
         if field.name != "image_size" and getattr(ours, field.name) != getattr(theirs, field.name)
     ]
+
+
+def _check_model_type(values: Mapping[str, Any], wanted: str) -> None:
+    if values.get("model_type") != wanted:
+        raise UserError(f"model_type is {values.get('model_type')!r}, not {wanted!r}")
+
+
+def _tower_values(values: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    # Old files keep the real values in *_config_dict beside an empty *_config.
+    found: dict[str, Any] = {}
+    for name in (f"{tower}_config", f"{tower}_config_dict"):
+        part = values.get(name) or {}
+        if not isinstance(part, Mapping):
+            raise UserError(f"{name} is not an object")
+        found |= part
+    return found
 
 
 def _read(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_vlffd.clip.config import TowerConfig
+from jax_vlffd.clip.config import Compute, TowerConfig
 
 Array = jax.Array
 
@@ -25,23 +24,6 @@ REMAT_POLICIES: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How the same model is computed: none of these changes what it says, beyond rounding.
-
-    dtype: of the matrix products, 'float32' or 'bfloat16'. remat: 'none', 'dots' (keep the outputs of
-    matrix products) or 'full' (keep nothing within a layer). unroll: layers per turn of the scan.
-    lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
-    is scaled by lora_alpha / lora_rank (Hu et al. 2021).
-    """
-
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: int = 1
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
 
 
 def gelu_quick(x: Array) -> Array:
@@ -176,7 +158,9 @@ class Block(nnx.Module):
         self.layernorm1 = LayerNorm(config.width, config.layernorm_eps)
         self.attention = Attention(config.width, config.heads, rngs=rngs, compute=compute)
         self.layernorm2 = LayerNorm(config.width, config.layernorm_eps)
-        self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs=rngs, compute=compute)
+        self.mlp = MLP(
+            config.width, config.mlp_width, config.activation, rngs=rngs, compute=compute
+        )
 
     def __call__(self, x: Array, *, causal: bool) -> Array:
         """Maps [B, N, D] to [B, N, D]."""

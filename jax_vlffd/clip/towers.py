@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_vlffd.clip.config import TextConfig, VisionConfig
-from jax_vlffd.clip.layers import Array, Compute, LayerNorm, Linear, run_blocks, stacked_blocks
+from jax_vlffd.clip.config import Compute, TextConfig, VisionConfig
+from jax_vlffd.clip.layers import Array, LayerNorm, Linear, run_blocks, stacked_blocks
 
 
 class Features(NamedTuple):
@@ -78,7 +78,11 @@ class TextTower(nnx.Module):
         x = self.token_embedding[...][tokens] + self.position_embedding[: tokens.shape[1]]
         pool_at = self.end(tokens)
         return _finish(
-            self, x.astype(self.compute.dtype), causal=True, hidden_states=hidden_states, pool_at=pool_at
+            self,
+            x.astype(self.compute.dtype),
+            causal=True,
+            hidden_states=hidden_states,
+            pool_at=pool_at,
         )
 
     def end(self, tokens: Array) -> Array:

@@ -134,9 +134,11 @@ def _folder(source: str) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise UserError(f"{source}: no such folder (a hub id looks like openai/clip-vit-base-patch16)")
+        raise UserError(
+            f"{source}: no such folder (a hub id looks like openai/clip-vit-base-patch16)"
+        )
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
     tokenizer = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
@@ -328,7 +330,9 @@ def to_hf(parameters: Mapping[str, np.ndarray], config: CLIPConfig) -> dict[str,
         if ours == "vision/patch_embedding/weight":
             value = value.reshape(-1, 3, patch, patch)
         if "{}" in theirs:
-            result |= {theirs.format(n): np.ascontiguousarray(layer) for n, layer in enumerate(value)}
+            result |= {
+                theirs.format(n): np.ascontiguousarray(layer) for n, layer in enumerate(value)
+            }
         else:
             result[theirs] = np.ascontiguousarray(value)
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,22 +10,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_vlffd.config import MeshConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.losses import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Devices along each axis: data parallel, parameters split, matrix products split.
-
-    One of them may be -1: as many as the devices allow.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:

@@ -3,50 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import optax
 
-from jax_vlffd.errors import UserError
+from jax_vlffd.config import OptimConfig
 from jax_vlffd.training.rules import Rule
-
-SCHEDULES = ("cosine", "constant")
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The optimizer.
-
-    learning_rate: peak. vision_scale, text_scale, head_scale: factors on it for each part of the model.
-    warmup: duration of the linear rise from 0 (resolved to steps by the caller). schedule: 'cosine' falls
-    to final_share of the peak at the last step, 'constant' does not. weight_decay: decoupled, on the
-    parameters whose rule says so. b1, b2, eps: Adam's. clip: largest global norm of the gradient; 0 does
-    not clip.
-    """
-
-    learning_rate: float = 1e-5
-    vision_scale: float = 1.0
-    text_scale: float = 1.0
-    head_scale: float = 10.0
-    warmup: str = "5%"
-    schedule: str = "cosine"
-    final_share: float = 0.0
-    weight_decay: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        if self.learning_rate <= 0:
-            raise UserError("optim.learning_rate must be above 0")
-        for name in ("vision_scale", "text_scale", "head_scale", "weight_decay", "clip", "final_share"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optim.{name} must not be negative")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.eps > 0 and self.final_share <= 1):
-            raise UserError("optim wants 0 <= b1, b2 < 1, eps > 0 and final_share <= 1")
 
 
 def learning_rate(config: OptimConfig, *, steps: int, warmup_steps: int) -> optax.Schedule:

@@ -14,16 +14,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_vlffd.config import TUNING
 from jax_vlffd.errors import UserError
-
-#: Tuning mode of a tower -> the kinds of its parameters that train. 'layernorm' as GenD (Yermakov et al.
-#: 2025), 'lora' as Hu et al. 2021, 'linear' trains the projections and heads alone.
-TUNING: dict[str, frozenset[str]] = {
-    "full": frozenset({"weight", "layernorm"}),
-    "layernorm": frozenset({"layernorm"}),
-    "lora": frozenset({"lora"}),
-    "linear": frozenset(),
-}
 
 
 @dataclass(frozen=True)
@@ -93,17 +85,12 @@ def match(paths: Iterable[str], rules: tuple[Rule, ...] = RULES) -> dict[str, Ru
 
 
 def trainable(matched: Mapping[str, Rule], *, vision: str, text: str) -> frozenset[str]:
-    """The paths that train, for the tuning modes of the two towers (keys of TUNING).
-
-    Raises:
-      UserError: an unknown mode.
-    """
-    for tower, mode in (("vision", vision), ("text", text)):
-        if mode not in TUNING:
-            raise UserError(f"tuning.{tower} {mode!r} is none of {', '.join(TUNING)}")
+    """The paths that train, for the tuning modes of the two towers (keys of TUNING)."""
     kinds = {"vision": TUNING[vision], "text": TUNING[text]}
     return frozenset(
-        path for path, rule in matched.items() if rule.part == "head" or rule.kind in kinds[rule.part]
+        path
+        for path, rule in matched.items()
+        if rule.part == "head" or rule.kind in kinds[rule.part]
     )
 
 

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 
 from jax_vlffd.clip import weights
 from jax_vlffd.clip.config import TextConfig, VisionConfig, difference
+from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.losses import LossConfig
-from jax_vlffd.model import ModelConfig, Parameters, graph_and_shapes, initial_parameters
+from jax_vlffd.model import Parameters, graph_and_shapes, initial_parameters
 from jax_vlffd.training import rules
 from jax_vlffd.training.mesh import replicated
-from jax_vlffd.training.optim import OptimConfig, learning_rate, make_optimizer
+from jax_vlffd.training.optim import learning_rate, make_optimizer
 
 Array = jax.Array
 
@@ -41,21 +41,16 @@ class TrainState:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """What a step computes: the model, the losses, the normalisation of images, the accumulated parts."""
+    """What a step computes: the model, the losses, and how a batch goes in.
+
+    separate_captions: whether branch 3 reads
+    `fused_tokens` and not `tokens`. accumulate: parts in which a batch goes through the towers.
+    """
 
     model: ModelConfig
     loss: LossConfig
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    separate_captions: bool = False
     accumulate: int = 1
-
-
-@dataclass(frozen=True)
-class TuningConfig:
-    """Tuning mode of each tower, of rules.TUNING: 'full', 'layernorm', 'lora', 'linear'."""
-
-    vision: str = "full"
-    text: str = "full"
 
 
 @dataclass(frozen=True)
@@ -89,10 +84,8 @@ def make_plan(
     """Resolves a run's static side; computes nothing on a device.
 
     Raises:
-      UserError: a tuning mode, a mesh or a parameter that does not fit.
+      UserError: the mesh does not fit the model, or a parameter has no rule.
     """
-    if "lora" in (tuning.vision, tuning.text) and spec.model.compute.lora_rank < 1:
-        raise UserError("tuning 'lora' wants compute.lora_rank of at least 1")
     graph, shapes = graph_and_shapes(spec.model)
     matched = rules.match(shapes)
     trainable = rules.trainable(matched, vision=tuning.vision, text=tuning.text)
@@ -106,7 +99,8 @@ def make_plan(
     whole = replicated(mesh)
     # Adam's moments are dicts like the parameters themselves and lie where those lie.
     optimizer_sharding = jax.tree_util.tree_map_with_path(
-        lambda path, _: parameter_shardings.get(getattr(path[-1], "key", ""), whole), optimizer_shapes
+        lambda path, _: parameter_shardings.get(getattr(path[-1], "key", ""), whole),
+        optimizer_shapes,
     )
     sharding = TrainState(whole, parameter_shardings, optimizer_sharding)
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -115,9 +109,7 @@ def make_plan(
         TrainState(step, dict(shapes), optimizer_shapes),
         sharding,
     )
-    return Plan(
-        spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract
-    )  # fmt: skip
+    return Plan(spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract)
 
 
 def _used(path: str, loss: LossConfig) -> bool:
@@ -132,7 +124,9 @@ def _used(path: str, loss: LossConfig) -> bool:
     return part != "image_head" or loss.image > 0
 
 
-def initial_state(plan: Plan, seed: int, pretrained: Mapping[str, Array] | None = None) -> TrainState:
+def initial_state(
+    plan: Plan, seed: int, pretrained: Mapping[str, Array] | None = None
+) -> TrainState:
     """A state at step 0: random parameters from the seed, over which `pretrained` is laid."""
     init = jax.jit(
         lambda key: initial_parameters(plan.spec.model, key),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jax_vlffd.losses import LossConfig, classification_loss, contrastive_loss
+from jax_vlffd.config import LossConfig
+from jax_vlffd.losses import classification_loss, contrastive_loss
 from jax_vlffd.model import VLFFD, Parameters, bind, normalise
 from jax_vlffd.training.mesh import batch_sharding, replicated
 from jax_vlffd.training.state import Plan, StepSpec, TrainState
@@ -32,7 +33,7 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
       `fused_logits` and `blind_logits` (image tokens zeroed, no gradient) [B, 2], `image_embedding` and
       `text_embedding` [B, E].
     """
-    images = normalise(batch["image"], spec.image_mean, spec.image_std)
+    images = normalise(batch["image"], spec.model.image_mean, spec.model.image_std)
     image = model.encode_image(images)
     out = {"image_logits": model.classify_image(image.pooled)}
     if spec.loss.alignment > 0:
@@ -40,9 +41,9 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
         out["image_embedding"] = model.embed_image(image.pooled)
         out["text_embedding"] = model.embed_text(text.pooled)
     if spec.loss.fusion > 0:
-        same_caption = spec.loss.alignment > 0 and spec.loss.fused_caption == "full"
-        tokens = batch["tokens"] if spec.loss.fused_caption == "full" else batch["fused_tokens"]
-        words = text.tokens if same_caption else model.encode_text(tokens).tokens
+        tokens = batch["fused_tokens" if spec.separate_captions else "tokens"]
+        shared = spec.loss.alignment > 0 and not spec.separate_captions
+        words = text.tokens if shared else model.encode_text(tokens).tokens
         out["fused_logits"] = model.classify_fused(image.tokens, words, tokens)
         # What branch 3 knows from the words alone: when this is as good as with the image, the caption
         # gives the label away (verdict leakage).
@@ -100,7 +101,7 @@ def make_eval_step(plan: Plan) -> Callable[[Parameters, Batch], dict[str, Array]
 
     def step(parameters: Parameters, batch: Batch) -> dict[str, Array]:
         model = bind(plan.graph, parameters)
-        images = normalise(batch["image"], plan.spec.image_mean, plan.spec.image_std)
+        images = normalise(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
         logits = model.classify_image(model.encode_image(images).pooled)
         return {"logits": logits, **{name: batch[name] for name in ("label", "index", "valid")}}
 

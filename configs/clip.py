@@ -1,0 +1,52 @@
+"""What the recipes on pretrained CLIP share; our choices, since the paper's settings are not published."""
+
+from __future__ import annotations
+
+from ml_collections import config_dict
+
+from configs.base import recipe
+from data_pipeline.settings import DataSettings
+from jax_vlffd.clip.config import CLIPConfig, Compute
+from jax_vlffd.config import (
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    TuningConfig,
+)
+
+
+def clip_recipe(
+    clip: CLIPConfig,
+    *,
+    fusion_heads: int,
+    batch_size: int,
+    tuning: str = "full",
+    loss: LossConfig | None = None,
+    learning_rate: float = 1e-5,
+) -> config_dict.ConfigDict:
+    """Fine-tunes a pretrained CLIP in bf16 on paired batches.
+
+    Args:
+      clip: the checkpoint's shape.
+      fusion_heads: of the cross-attention block.
+      batch_size: global.
+      tuning: mode of both towers.
+      loss: which branches; all three by default.
+      learning_rate: of the towers; the heads learn ten times as fast.
+    """
+    return recipe(
+        RunConfig(
+            model=ModelConfig(
+                clip,
+                fusion_heads=fusion_heads,
+                compute=Compute(dtype="bfloat16", remat="dots"),
+            ),
+            tuning=TuningConfig(vision=tuning, text=tuning),
+            loss=loss or LossConfig(),
+            optim=OptimConfig(learning_rate=learning_rate),
+            train=TrainConfig(duration="10 epochs", evaluate_every="1 epochs"),
+        ),
+        DataSettings(batch_size=batch_size, paired=True, workers=8),
+    )

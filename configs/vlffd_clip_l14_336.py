@@ -1,0 +1,13 @@
+"""The method on OpenAI's CLIP ViT-L/14 at 336 px: three branches, both towers tuned whole."""
+
+from __future__ import annotations
+
+from ml_collections import config_dict
+
+from configs.clip import clip_recipe
+from jax_vlffd.clip.config import CLIPConfig
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Builds the recipe; --config.init.clip names the checkpoint's folder or hub id."""
+    return clip_recipe(CLIPConfig.l14_336(), fusion_heads=16, batch_size=256)

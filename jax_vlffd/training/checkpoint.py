@@ -1,0 +1,153 @@
+"""Checkpoints by Orbax: the newest and the best, each with everything that a resume needs.
+
+A checkpoint `checkpoints/<step>` holds the parameters, the rest of the state, the position in the data and
+the clock. It is written aside by Orbax and renamed when whole, so a run that is killed while saving
+continues from the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.training.state import TrainState
+
+#: The metric by which `best` is chosen, on the validation split.
+BEST_METRIC = "auc"
+
+
+class Checkpoints:
+    """The checkpoints of one run, saved in the background.
+
+    Args:
+      folder: `WORKDIR/checkpoints`; made when missing, unless `read_only`.
+      keep: how many of the newest stay; the best always does.
+      read_only: open what is there and change nothing.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_best_metric, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=_best_metric,
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=options,
+            item_names=("parameters", "rest", "position"),
+            item_handlers=None,
+        )
+        self.folder = folder
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step saved, None when there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step with the highest validation AUC; the newest when none was ever validated."""
+        scored = [info for info in self._manager.all_steps() if self._metric(info) is not None]
+        return max(scored, key=lambda step: (self._metric(step), step)) if scored else self.latest
+
+    def _metric(self, step: int) -> float | None:
+        metrics = self._manager.metrics(step)
+        return None if not metrics else metrics.get(BEST_METRIC)
+
+    def save(
+        self,
+        state: TrainState,
+        position: Mapping[str, Any],
+        metrics: Mapping[str, float] | None,
+    ) -> None:
+        """Starts saving; returns as soon as the state may be changed again.
+
+        Args:
+          state: with concrete arrays.
+          position: JSON-able: where the data iterator is, and the clock.
+          metrics: validation metrics of this step, None when it was not validated.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                parameters=ocp.args.StandardSave(state.parameters),
+                rest=ocp.args.StandardSave({"step": state.step, "optimizer": state.optimizer}),
+                position=ocp.args.JsonSave(dict(position)),
+            ),
+            metrics=None if metrics is None else dict(metrics),
+            force=True,
+        )
+
+    def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """The state, laid out as `abstract` says, and the position.
+
+        Raises:
+          UserError: the checkpoint is damaged or of another model.
+        """
+        rest = {"step": abstract.step, "optimizer": abstract.optimizer}
+        found = self._restore(
+            step,
+            parameters=ocp.args.StandardRestore(abstract.parameters),
+            rest=ocp.args.StandardRestore(rest),
+            position=ocp.args.JsonRestore(),
+        )
+        state = TrainState(found.rest["step"], found.parameters, found.rest["optimizer"])
+        return state, found.position
+
+    def restore_parameters(
+        self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int
+    ) -> dict[str, jax.Array]:
+        """The parameters alone.
+
+        Raises:
+          UserError: the checkpoint is damaged or of another model.
+        """
+        found = self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract)))
+        parameters: dict[str, jax.Array] = found.parameters
+        return parameters
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            first = str(error).strip().split("\n")[0][:200]
+            raise UserError(
+                f"{self.folder / str(step)}: the checkpoint is damaged or of another model ({first}); "
+                "remove that folder to go back to the one before, or use another workdir"
+            ) from error
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and lets go of the folder."""
+        self._manager.close()
+
+
+def _best_metric(metrics: Mapping[str, float] | None) -> float:
+    value = (metrics or {}).get(BEST_METRIC)
+    return float("-inf") if value is None else float(value)

@@ -1,0 +1,131 @@
+"""What a run says of itself: JSON lines, TensorBoard events, and a line on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+
+class Telemetry:
+    """Writes the metrics of one run; only process 0 of a run has one that writes.
+
+    `metrics.jsonl` has one line a step logged: {"step": n, "train/loss": x, ...}; a validation has a line
+    of its own. On a resume the lines after the restored step are dropped, so no step stands twice.
+
+    Args:
+      workdir: where `metrics.jsonl` and the TensorBoard events go.
+      start: the step that the run continues from.
+      total: the last step.
+      enabled: False writes and shows nothing.
+      tensorboard: also write TensorBoard events.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        start: int,
+        total: int,
+        enabled: bool = True,
+        tensorboard: bool = True,
+    ):
+        self._enabled, self._total = enabled, total
+        self._file: TextIO | None = None
+        self._events: Any = None
+        self._bar: Any = None
+        self._last_line = 0.0
+        if not enabled:
+            return
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _drop_after(path, start)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        if sys.stderr.isatty():
+            self._bar = _progress_bar(start, total)
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file:
+            self._file.close()
+        if self._events:
+            self._events.close()
+        if self._bar:
+            self._bar[0].stop()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line, with every value rounded to what fp32 holds."""
+        if self._file is None:
+            return
+        rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+        self._file.flush()
+        if self._events:
+            for name, value in rounded.items():
+                self._events.add_scalar(name, value, step)
+
+    def show(self, step: int, text: str, *, force: bool = False) -> None:
+        """Moves the progress bar; without a terminal, prints a plain line every ten seconds at most."""
+        if not self._enabled:
+            return
+        if self._bar:
+            bar, task = self._bar
+            bar.update(task, completed=step, description=text)
+        elif force or time.monotonic() - self._last_line > 10:
+            self._last_line = time.monotonic()
+            print(f"step {step}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+
+def read_history(workdir: Path) -> list[dict[str, float]]:
+    """The lines of `metrics.jsonl`, in order; empty when there is none. A torn last line is left out."""
+    path = workdir / "metrics.jsonl"
+    return list(_lines(path)) if path.exists() else []
+
+
+def _lines(path: Path) -> Iterable[dict[str, float]]:
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _drop_after(path: Path, step: int) -> None:
+    kept = [json.dumps(line) + "\n" for line in _lines(path) if line["step"] <= step]
+    aside = path.with_suffix(".jsonl.new")
+    aside.write_text("".join(kept), "utf-8")
+    os.replace(aside, path)
+
+
+def _progress_bar(start: int, total: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), console=Console(stderr=True),
+    )  # fmt: skip
+    bar.start()
+    return bar, bar.add_task("starting", total=total, completed=start)

@@ -1,0 +1,238 @@
+"""The training loop: step, log one step late, validate, save, and only then take the next batch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.model import Parameters
+from jax_vlffd.training.checkpoint import BEST_METRIC, Checkpoints
+from jax_vlffd.training.mesh import to_devices
+from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.steps import make_train_step
+from jax_vlffd.training.telemetry import Telemetry
+
+#: Fields of a loaded batch that a train step reads.
+TRAIN_FIELDS = ("image", "label", "tokens", "fused_tokens", "caption_key")
+
+
+class DataIterator(Protocol):
+    """What the loop asks of the data: batches of NumPy arrays, and a position that can be restored."""
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        """The next batch of this process's share."""
+
+    def get_state(self) -> dict[str, Any]:
+        """A JSON-able position."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+
+
+Validate = Callable[[Parameters], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """When the loop does what, in steps; 0 means only at the end.
+
+    steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
+    always followed by a save. log_every: steps between logged lines.
+    """
+
+    steps: int
+    batch_size: int
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 1
+
+
+@dataclass
+class Clock:
+    """What a run has spent and reached; saved with every checkpoint."""
+
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+
+
+def train(
+    plan: Plan,
+    state: TrainState,
+    data: DataIterator,
+    validate: Validate,
+    checkpoints: Checkpoints,
+    telemetry: Telemetry,
+    config: LoopConfig,
+    clock: Clock,
+) -> TrainState:
+    """Trains from `state.step` to `config.steps`.
+
+    Args:
+      plan: the run's static side.
+      state: fresh or restored; donated.
+      data: standing at the batch that comes after `state.step`.
+      validate: parameters -> metrics of the validation split, among them 'auc'.
+      checkpoints: where to save.
+      telemetry: where to log.
+      config: when to do what.
+      clock: brought up to date in place.
+
+    Returns:
+      The last state.
+
+    Raises:
+      UserError: the loss is not finite; the last good checkpoint stays.
+    """
+    step_fn = make_train_step(plan)
+    step = int(state.step)
+    pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    meter = _Meter(config.batch_size)
+    validated: Mapping[str, float] | None = None
+
+    while step < config.steps:
+        with meter.waiting():
+            batch = next(data)
+        batch = to_devices({name: batch[name] for name in TRAIN_FIELDS}, plan.mesh)
+        state, metrics = step_fn(state, batch)
+        step += 1
+        # The device is already busy with this step while the host reads the one before.
+        if pending is not None:
+            _log(pending, telemetry, config, meter, validated)
+        pending = (step, metrics)
+
+        last = step == config.steps
+        evaluate = last or _due(step, config.evaluate_every)
+        if evaluate or _due(step, config.checkpoint_every):
+            _log(pending, telemetry, config, meter, validated)
+            pending = None
+            clock.seconds += meter.lap()
+            if evaluate:
+                validated = validate(state.parameters)
+                _keep_best(clock, validated, step)
+                telemetry.write(step, {f"validation/{k}": v for k, v in validated.items()})
+                telemetry.show(step, _summary(validated), force=True)
+            position = {"data": data.get_state(), "clock": vars(clock)}
+            checkpoints.save(state, position, validated if evaluate else None)
+            meter.restart()
+    checkpoints.wait()
+    return state
+
+
+def evaluate(
+    eval_step: Callable[..., dict[str, jax.Array]],
+    parameters: Parameters,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    plan: Plan,
+) -> dict[str, np.ndarray]:
+    """Scores every record once, on every process the same.
+
+    Args:
+      eval_step: as `make_eval_step` makes it.
+      parameters: in the plan's shardings.
+      batches: of this process, the same number on each; padding has `valid` False.
+      plan: the run's static side.
+
+    Returns:
+      `logits` fp32 [n, 2], `label` and `index` int32 [n] of the valid records, ordered by index.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    pending: dict[str, jax.Array] | None = None
+    for batch in batches:
+        fields = {
+            "image": batch["image"],
+            "label": batch["label"],
+            "index": batch["index"].astype(np.int32),
+            "valid": batch["valid"],
+        }
+        current = eval_step(parameters, to_devices(fields, plan.mesh))
+        if pending is not None:
+            parts.append(jax.device_get(pending))
+        pending = current
+    if pending is not None:
+        parts.append(jax.device_get(pending))
+    if not parts:
+        raise UserError("there is nothing to evaluate: the split is empty")
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    valid = joined.pop("valid")
+    order = np.argsort(joined["index"][valid], kind="stable")
+    return {name: value[valid][order] for name, value in joined.items()}
+
+
+class _Meter:
+    """Images a second, and the share of time spent waiting for data, since the last restart."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.perf_counter()
+        self._waited, self._steps = 0.0, 0
+
+    def lap(self) -> float:
+        return time.perf_counter() - self._start
+
+    def waiting(self) -> _Meter:
+        return self
+
+    def __enter__(self) -> None:
+        self._asked = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited += time.perf_counter() - self._asked
+        self._steps += 1
+
+    def rates(self) -> dict[str, float]:
+        passed = max(self.lap(), 1e-9)
+        return {
+            "images_per_second": self._steps * self._batch_size / passed,
+            "data_wait": self._waited / passed,
+        }
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _log(
+    pending: tuple[int, Mapping[str, jax.Array]],
+    telemetry: Telemetry,
+    config: LoopConfig,
+    meter: _Meter,
+    validated: Mapping[str, float] | None,
+) -> None:
+    step, metrics = pending
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    wrong = [n for n in ("loss", "gradient_norm") if not math.isfinite(values[n])]
+    if wrong:
+        raise UserError(
+            f"{' and '.join(wrong)} of step {step} is not finite; the last good checkpoint is kept: "
+            "lower optim.learning_rate, or set optim.clip, and start again in the same workdir"
+        )
+    rates = meter.rates()
+    if _due(step, config.log_every) or step == config.steps:
+        telemetry.write(step, {f"train/{k}": v for k, v in (values | rates).items()})
+    auc = "" if validated is None else f"  {_summary(validated)}"
+    telemetry.show(
+        step,
+        f"loss {values['loss']:.3f}{auc}  {rates['images_per_second']:.0f} images/s  "
+        f"waiting {rates['data_wait']:.0%}",
+    )
+
+
+def _summary(validated: Mapping[str, float]) -> str:
+    return f"validation AUC {validated[BEST_METRIC]:.4f}" if BEST_METRIC in validated else ""
+
+
+def _keep_best(clock: Clock, validated: Mapping[str, float], step: int) -> None:
+    auc = validated.get(BEST_METRIC)
+    if auc is not None and (clock.best is None or auc > clock.best):
+        clock.best, clock.best_step = auc, step

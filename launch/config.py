@@ -1,0 +1,189 @@
+"""From a config on the command line to checked settings; the one place where a config is validated."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import config_dict
+
+from data_pipeline.settings import AugmentSettings, DataSettings
+from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
+from jax_vlffd.config import (
+    InitConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    TuningConfig,
+)
+from jax_vlffd.errors import UserError
+
+#: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
+#: continued with others.
+FREE = (
+    "mesh.", "init.", "compute.remat", "compute.unroll", "data.workers", "data.prefetch",
+    "data.max_bad_share", "train.log_every", "train.keep", "train.tensorboard",
+)  # fmt: skip
+
+
+def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunConfig, DataSettings]:
+    """Checks a whole config.
+
+    Raises:
+      UserError: an unknown key (the nearest valid one is named), a value of another type or out of range.
+    """
+    values = config.to_dict() if isinstance(config, config_dict.ConfigDict) else dict(config)
+    groups = {
+        "init": InitConfig,
+        "tuning": TuningConfig,
+        "loss": LossConfig,
+        "optim": OptimConfig,
+        "mesh": MeshConfig,
+        "train": TrainConfig,
+    }
+    _known("config", values, [*groups, "seed", "model", "compute", "data"])
+    model = dict(values["model"])
+    vision = _build(VisionConfig, model.pop("vision"), "model.vision")
+    text = _build(TextConfig, model.pop("text"), "model.text")
+    own = [f.name for f in dataclasses.fields(CLIPConfig) if f.name not in ("vision", "text")]
+    clip = CLIPConfig(vision, text, **{name: model.pop(name) for name in own if name in model})
+    compute = _build(Compute, values["compute"], "compute")
+    whole = _build(ModelConfig, {**model, "clip": clip, "compute": compute}, "model")
+    parts = {name: _build(kind, values[name], name) for name, kind in groups.items()}
+    seed = values["seed"]
+    return RunConfig(model=whole, seed=seed, **parts), _data(values["data"], seed)
+
+
+def _data(values: Mapping[str, Any], seed: int) -> DataSettings:
+    fields = dict(values)
+    fields["augment"] = _build(AugmentSettings, fields["augment"], "data.augment")
+    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields["train"]))
+    for name in ("validation", "methods"):
+        fields[name] = _listed(fields[name])
+    return _build(DataSettings, {**fields, "seed": seed}, "data")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+
+
+def _weighted(entry: str) -> tuple[str, float]:
+    folder, at, weight = entry.rpartition("@")
+    if not at:
+        return entry, 1.0
+    try:
+        return folder, float(weight)
+    except ValueError:
+        raise UserError(f"data.train: {entry!r} does not end in a weight, as DIR@0.5") from None
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    _known(where, values, list(fields))
+    for name, value in values.items():
+        default = fields[name].default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UserError(f"{where}.{name} is {value!r}: it must be a number")
+        if isinstance(default, int) and number and value != int(value):
+            raise UserError(f"{where}.{name} is {value!r}: it must be a whole number")
+    return kind(**values)
+
+
+def _known(where: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
+    for key in values:
+        if key not in names:
+            raise UserError(f"{where} has no key {key!r}{nearest(key, names)}")
+
+
+def nearest(key: str, names: Sequence[str]) -> str:
+    """'; did you mean X?' for the valid name closest to a wrong one, else the valid names."""
+    close = difflib.get_close_matches(key, names, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(names))}"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def check_overrides(config: config_dict.ConfigDict, argv: Sequence[str]) -> None:
+    """Looks for --config.KEY flags that name no key, before absl meets them.
+
+    Raises:
+      UserError: there is one; the nearest valid key is named.
+    """
+    names = list(flat(config.to_dict()))
+    for argument in argv:
+        if argument.startswith(("--config.", "-config.")):
+            key = argument.lstrip("-").removeprefix("config.").split("=")[0]
+            if key not in names:
+                raise UserError(f"the config has no key {key!r}{nearest(key, names)}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    from importlib import metadata
+
+    names = ("jax-vlffd", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def read_saved(workdir: Path) -> dict[str, Any] | None:
+    """The config that a workdir was made with, None when it has none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = workdir / "config.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))["config"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a run's config ({error}); use another workdir") from None
+    return values
+
+
+def check_same(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Sees that a workdir belongs to this config; what only changes the computing may differ.
+
+    Raises:
+      UserError: it belongs to another; the differing keys are named.
+    """
+    saved = read_saved(workdir)
+    if saved is None:
+        return
+    ours = flat(json.loads(json.dumps(config)))
+    theirs = flat(saved)
+    wrong = [
+        f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and not key.startswith(FREE)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(
+            f"{workdir} holds a run of another config ({', '.join(wrong[:5])}{more}); use another "
+            "--workdir, or the config of that run"
+        )
