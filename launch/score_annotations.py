@@ -47,8 +47,7 @@ def _table(report: dict[str, Any]) -> str:
     match = report["words_match_flags"]
     rows = []
     if match["captions"]:
-        rows.append(f"{match['match']:.1%} of {match['captions']} captions name the flagged
-        regions")
+        rows.append("{match:.1%} of {captions} captions name the flagged regions".format(**match))
     if "images" not in report:
         return "\n".join(rows or ["no captions with flags"])
     rows.append(

@@ -110,8 +110,7 @@ def score(lines: Iterable[Line], truth: Truth, folder: Path) -> dict[str, Any]:
         named = regions_named(str(line.get("caption") or ""))
         pairs.append((known, None if flags is None else flags & kept, named & kept))
     if not pairs:
-        raise UserError("no annotation belongs to a row of the truth: compare `fake` or `id` of
-        both")
+        raise UserError("no annotation belongs to a row of the truth: compare their fake or id")
     by_flags = [(known, flags) for known, flags, _ in pairs if flags is not None]
     return {
         "images": len(pairs),
