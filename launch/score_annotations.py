@@ -1,4 +1,4 @@
-"""Scores annotations: are the regions they call forged the ones that are?
+"""Scores annotations against what is known of the forged regions.
 
   python -m launch.score_annotations --annotations=annotations.jsonl --truth=pairs.csv
 

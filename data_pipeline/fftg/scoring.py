@@ -49,7 +49,7 @@ def read_truth(path: Path) -> Truth:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
     names = set(rows[0]) if rows else set()
-    columns = {name: (name,) for name in REGIONS if name in names}
+    columns: dict[str, tuple[str, ...]] = {name: (name,) for name in REGIONS if name in names}
     if "eyes" not in columns and {"left_eye", "right_eye"} <= names:
         columns["eyes"] = ("left_eye", "right_eye")
     if not columns or not names & {"fake", "id"}:
