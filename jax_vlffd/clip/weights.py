@@ -7,9 +7,11 @@ same layout within a layer, so mapping is renaming, stacking and the removal of 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ Table = Sequence[tuple[str, str]]
 Target = Mapping[str, jax.ShapeDtypeStruct]
 
 _MAX_JSON = 16 * 2**20  # a config or an index is kilobytes; more is not one
+_MAX_FAULTS = 100  # told in one message; the tables have fewer rows
+_FLOATS = ("F64", "F32", "F16", "BF16")  # quantised weights mean nothing without their scales
 
 
 def _both(ours: str, theirs: str) -> list[tuple[str, str]]:
@@ -112,11 +116,15 @@ def open_checkpoint(source: str) -> Checkpoint:
     """
     folder = _folder(source)
     values = read_json(folder / "config.json")
-    if values.get("model_type") == "vit":
-        vision, clip = vit_from_hf(values), None
-    else:
-        clip = clip_from_hf(values)
-        vision = clip.vision
+    clip: CLIPConfig | None = None
+    try:
+        if values.get("model_type") == "vit":
+            vision = vit_from_hf(values)
+        else:
+            clip = clip_from_hf(values)
+            vision = clip.vision
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}; give a CLIP or a plain ViT") from None
     tensors = {}
     for file in _weight_files(folder):
         try:
@@ -154,10 +162,13 @@ def _folder(source: str) -> Path:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = set(read_json(index).get("weight_map", {}).values())
-        if any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise UserError(f"{index}: names a file outside the folder")
-        files = sorted(folder / name for name in names)
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not all(map(_is_shard, names.values())):
+            raise UserError(
+                f"{index}: its weight_map names something other than .safetensors files of its own "
+                "folder; download the checkpoint again"
+            )
+        files = sorted({folder / name for name in names.values()})
     else:
         files = [folder / "model.safetensors"]
     missing = [file.name for file in files if not file.exists()]
@@ -173,6 +184,10 @@ def _weight_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: {', '.join(missing)} is missing; download the checkpoint again")
 
 
+def _is_shard(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a small JSON object.
 
@@ -185,7 +200,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a JSON object")
@@ -211,46 +226,46 @@ def load(
       UserError: one message with every fault: keys missing, keys unknown, shapes that differ.
     """
     prefix = _prefix(checkpoint)
-    rows = [(ours, prefix + theirs) for ours, theirs in checkpoint.table if ours in target]
-    faults = [f"parameter {ours} has no row in the table" for ours in target.keys() - dict(rows)]
-    used: set[str] = set()
+    table = {ours: prefix + theirs for ours, theirs in checkpoint.table}
+    faults = [f"parameter {ours} has no row in the table" for ours in sorted(target.keys() - table)]
+    unknown = {key for key in checkpoint.tensors if not IGNORED.fullmatch(key)}
     readers: dict[str, Callable[[Any], np.ndarray]] = {}
-    for ours, theirs in rows:
-        shape = target[ours].shape
-        layered = "{}" in theirs
-        keys = [theirs.format(n) for n in range(shape[0])] if layered else [theirs]
-        used.update(keys)
-        faults += [f"{key} is missing" for key in keys if key not in checkpoint.tensors]
-        wanted = shape[1:] if layered else shape
-        for key in keys:
-            found = _shape(checkpoint, key)
-            if found is None:
+    with contextlib.ExitStack() as stack:
+        # Each file is opened once: reading a header takes longer than reading most tensors.
+        files = {
+            path: stack.enter_context(safe_open(path, framework="np"))
+            for path in set(checkpoint.tensors.values())
+        }
+        parts = {key: files[path].get_slice(key) for key, path in checkpoint.tensors.items()}
+        for ours, theirs in table.items():
+            if ours not in target:
                 continue
-            if _squeezed(found) != _squeezed(wanted) and not _fits_flat(found, wanted):
-                if ours == "vision/position_embedding" and found[-1] == wanted[-1]:
-                    readers[ours] = _interpolated(checkpoint, key, wanted)
-                    continue
-                faults.append(f"{key} is {list(found)}, the model wants {list(wanted)}")
-        readers.setdefault(ours, _reader(checkpoint, keys, shape, layered))
-    table_keys = {_pattern(prefix + theirs) for _, theirs in checkpoint.table}
-    for key in sorted(checkpoint.tensors.keys() - used):
-        if not IGNORED.fullmatch(key):
-            known = any(re.fullmatch(pattern, key) for pattern in table_keys)
-            faults.append(f"{key} is {'of a layer beyond the model' if known else 'not known'}")
-    if faults:
-        more = f" and {len(faults) - 12} more" if len(faults) > 12 else ""
-        raise UserError(
-            f"{checkpoint.folder}: the weights do not fit the model: {'; '.join(faults[:12])}{more}; "
-            "give the checkpoint that belongs to this architecture, or change the config's model"
-        )
-    return {
-        ours: jax.make_array_from_callback(target[ours].shape, shardings[ours], readers[ours])
-        for ours, _ in rows
-    }
-
-
-def _pattern(theirs: str) -> str:
-    return re.escape(theirs).replace(r"\{\}", r"\d+")
+            shape, layered = target[ours].shape, "{}" in theirs
+            inner = shape[1:] if layered else shape
+            keys = _layers(theirs, parts)
+            unknown.difference_update(keys.values())
+            wanted = set(range(shape[0] if layered else 1))
+            kinds = {
+                "is missing": wanted - keys.keys(),
+                "is of a layer beyond the model": keys.keys() - wanted,
+            }
+            for layer in wanted & keys.keys():
+                if fault := _fault(parts[keys[layer]], inner, ours == "vision/position_embedding"):
+                    kinds.setdefault(fault, set()).add(layer)
+            faults += [f"{theirs.format(_span(n))} {fault}" for fault, n in kinds.items() if n]
+            readers[ours] = _reader([parts[k] for _, k in sorted(keys.items())], shape, layered)
+        faults += [f"{key} has no place in the model" for key in sorted(unknown)]
+        if faults:
+            more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
+            raise UserError(
+                f"{checkpoint.folder}: the weights do not fit the model: "
+                f"{'; '.join(faults[:_MAX_FAULTS])}{more}; "
+                "give the checkpoint that belongs to this architecture, or change the config's model"
+            )
+        return {
+            ours: jax.make_array_from_callback(target[ours].shape, shardings[ours], reader)
+            for ours, reader in readers.items()
+        }
 
 
 def _prefix(checkpoint: Checkpoint) -> str:
@@ -260,54 +275,56 @@ def _prefix(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _shape(checkpoint: Checkpoint, key: str) -> tuple[int, ...] | None:
-    if key not in checkpoint.tensors:
+def _layers(theirs: str, keys: Iterable[str]) -> dict[int, str]:
+    """The keys of one row by layer; a row without layers counts as layer 0."""
+    pattern = re.compile(re.escape(theirs).replace(r"\{\}", r"(0|[1-9]\d{0,5})"))
+    found = ((pattern.fullmatch(key), key) for key in keys)
+    return {int(match[1]) if match.groups() else 0: key for match, key in found if match}
+
+
+def _span(layers: set[int]) -> str:
+    first, last = min(layers), max(layers)
+    if len(layers) == last - first + 1:
+        return str(first) if first == last else f"{first}-{last}"
+    return ",".join(map(str, sorted(layers)))
+
+
+def _fault(part: Any, wanted: Sequence[int], is_position: bool) -> str | None:
+    found, dtype = part.get_shape(), part.get_dtype()
+    if dtype not in _FLOATS:
+        return f"is of {dtype}, not of floats"
+    if _squeezed(found) == _squeezed(wanted):
         return None
-    with safe_open(checkpoint.tensors[key], framework="np") as handle:
-        return tuple(handle.get_slice(key).get_shape())
+    # A convolution's weight [D, 3, p, p] is our matrix [D, 3 p p].
+    if len(found) == 4 and found[1] == 3 and [found[0], math.prod(found[1:])] == list(wanted):
+        return None
+    if is_position and len(flat := _squeezed(found)) == 2 and flat[1] == wanted[1]:
+        if flat[0] and flat[0] == math.isqrt(flat[0] - 1) ** 2 + 1:
+            return None
+        return f"is {found}, which is no square grid and a class token"
+    return f"is {found}, the model wants {list(wanted)}"
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def _fits_flat(found: Sequence[int], wanted: Sequence[int]) -> bool:
-    """A convolution's weight [D, 3, p, p] is our matrix [D, 3 p p]."""
-    flat = len(found) == 4 and len(wanted) == 2 and found[0] == wanted[0]
-    return flat and int(np.prod(found)) == int(np.prod(wanted))
-
-
-def _read(checkpoint: Checkpoint, key: str, shape: Sequence[int], index: Any) -> np.ndarray:
-    with safe_open(checkpoint.tensors[key], framework="np") as handle:
-        part = handle.get_slice(key)
-        if tuple(part.get_shape()) == tuple(shape) and shape:
-            value = part[index]
-        else:
-            value = handle.get_tensor(key).reshape(shape)[index]
-    return np.asarray(value, np.float32)
-
-
-def _reader(
-    checkpoint: Checkpoint, keys: Sequence[str], shape: Sequence[int], layered: bool
-) -> Callable[[Any], np.ndarray]:
+def _reader(parts: Sequence[Any], shape: Sequence[int], layered: bool) -> Callable:
     def read(index: Any) -> np.ndarray:
         if not layered:
-            return _read(checkpoint, keys[0], shape, index)
-        inner = shape[1:]
-        return np.stack([_read(checkpoint, key, inner, index[1:]) for key in keys[index[0]]])
+            return _read(parts[0], shape, index)
+        return np.stack([_read(part, shape[1:], index[1:]) for part in parts[index[0]]])
 
     return read
 
 
-def _interpolated(
-    checkpoint: Checkpoint, key: str, shape: Sequence[int]
-) -> Callable[[Any], np.ndarray]:
-    def read(index: Any) -> np.ndarray:
-        with safe_open(checkpoint.tensors[key], framework="np") as handle:
-            found = np.asarray(handle.get_tensor(key), np.float32)
-        return interpolate_positions(found.reshape(-1, shape[-1]), shape[0])[index]
-
-    return read
+def _read(part: Any, shape: Sequence[int], index: Any) -> np.ndarray:
+    if shape and part.get_shape() == list(shape):
+        return np.asarray(part[index], np.float32)
+    value = np.asarray(part[...], np.float32)
+    if value.size != math.prod(shape):  # only position embeddings may be of another size
+        value = interpolate_positions(value.reshape(-1, shape[-1]), shape[0])
+    return value.reshape(shape)[index]
 
 
 def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
@@ -324,18 +341,17 @@ def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
 def to_hf(parameters: Mapping[str, np.ndarray], config: CLIPConfig) -> dict[str, np.ndarray]:
     """Our parameters under Hugging Face's names, layer by layer; other parameters are left out."""
     patch = config.vision.patch_size
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for ours, theirs in CLIP_TABLE:
         value = np.asarray(parameters[ours])
         if ours == "vision/patch_embedding/weight":
             value = value.reshape(-1, 3, patch, patch)
         if "{}" in theirs:
-            result |= {
-                theirs.format(n): np.ascontiguousarray(layer) for n, layer in enumerate(value)
-            }
+            result |= {theirs.format(n): layer for n, layer in enumerate(value)}
         else:
-            result[theirs] = np.ascontiguousarray(value)
-    return result
+            result[theirs] = value
+    # A file holds the bytes as they lie; `ascontiguousarray` would give a scalar an axis.
+    return {key: np.array(value, order="C") for key, value in result.items()}
 
 
 def save_hf(folder: Path, parameters: Mapping[str, np.ndarray], config: CLIPConfig) -> None:
