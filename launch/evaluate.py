@@ -7,9 +7,9 @@ takes scores instead of a model and computes everything anew; several detectors 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -17,11 +17,10 @@ from data_pipeline.errors import UserError
 from launch import cli
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jax_vlffd.evaluation.calibration import Calibration
     from jax_vlffd.evaluation.comparison import Detector
     from jax_vlffd.evaluation.scores import Scores
+    from launch.runs import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", "", "A trained workdir, or an exported folder.")
@@ -51,24 +50,6 @@ flags.DEFINE_integer("examples", 12, "Pictures in each gallery of the report.", 
 flags.mark_flag_as_required("out")
 
 _PICTURE = 192  # side of the report's pictures in pixels
-
-
-class Run(Protocol):
-    """What `launch.runs.load_run` returns, as far as an evaluation needs it."""
-
-    name: str
-    history: Sequence[Mapping[str, Any]]
-    calibration: Calibration | None
-    config: Mapping[str, Any]
-
-    def score(
-        self,
-        set_dir: Path,
-        split: str,
-        transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> Scores:
-        """Scores every record of a split; `transform` maps the decoded uint8 [H, W, 3]."""
-        ...
 
 
 def main(argv: Sequence[str]) -> None:
@@ -194,7 +175,7 @@ def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]
     detectors: list[Detector] = []
     robustness: dict[str, Any] = {}
     for given, folder in wanted:
-        run: Run = load_run(folder)
+        run = load_run(folder)
         group = given or run.name
         taken = {detector.name for detector in detectors}
         repeats = sum(detector.group == group for detector in detectors)
@@ -204,7 +185,7 @@ def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]
         parts = []
         for set_name, set_dir in sets.items():
             print(f"{name}: scoring {set_name}", flush=True)
-            parts.append(run.score(set_dir, FLAGS.split).named(set_name))
+            parts.append(run.score(str(set_dir), FLAGS.split).named(set_name))
         scores = tables.concatenate(parts)
         measured = _measure(scores, run.calibration)
         trained_on = tuple(run.config["data"]["methods"])
@@ -242,7 +223,7 @@ def _robustness(
         found[kind] = [untouched]
         for strength in range(1, 6):
             print(f"{name}: scoring {set_name}, {kind} {strength}", flush=True)
-            scored = run.score(set_dir, FLAGS.split, transform=Corruption(kind, strength))
+            scored = run.score(str(set_dir), FLAGS.split, transform=Corruption(kind, strength))
             found[kind].append(point(strength, scored))
     return found
 

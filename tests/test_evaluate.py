@@ -170,8 +170,8 @@ class FakeRun:
         self.calibration = calibration.Calibration(1.5, 0.5, 0.4, 0.6, 0.05, 10)
         self.config = {"data": {"methods": ("Deepfakes",)}}
 
-    def score(self, set_dir: Path, split: str, transform=None) -> Scores:
-        packed = records.PackedSplit(set_dir, split)
+    def score(self, folder: str, split: str, transform=None) -> Scores:
+        packed = records.PackedSplit(folder, split)
         found = [packed[row] for row in range(len(packed))]
         images = [cv2.imdecode(np.frombuffer(r.image, np.uint8), cv2.IMREAD_COLOR) for r in found]
         images = [image if transform is None else transform(image) for image in images]

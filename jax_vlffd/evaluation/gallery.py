@@ -135,12 +135,13 @@ def sections(galleries: Sequence[Gallery]) -> list[Markup]:
         if gallery.examples:
             body.append(element("h2", gallery.title))
             body.append(element("p", gallery.note, class_="note"))
-            cards = [_card(example) for example in gallery.examples]
+            pictured = any(example.image for example in gallery.examples)
+            cards = [_card(example, pictured) for example in gallery.examples]
             body.append(element("div", *cards, class_="cards"))
     return body
 
 
-def _card(example: Example) -> Markup:
+def _card(example: Example, pictured: bool) -> Markup:
     truth = LABEL_NAMES[example.label]
     method = example.method if example.label else ""
     names = (example.set_name, method, example.video, example.frame and f"frame {example.frame}")
@@ -164,5 +165,5 @@ def _card(example: Example) -> Markup:
         text.append(element("p", element("b", "Annotated: "), example.caption))
     if example.reasons:
         text.append(element("p", element("b", "Detector: "), example.reasons))
-    image = page.picture(example.image, f"{truth} face, {where}")
+    image = page.picture(example.image, f"{truth} face, {where}") if pictured else Markup()
     return element("div", image, element("div", *text, class_="text"), class_="card")

@@ -65,9 +65,11 @@ svg .diagonal { stroke: #77838d; stroke-dasharray: 3 3; } svg .whisker { stroke:
 details summary { cursor: pointer; font-weight: 600; margin: 10px 0 4px; }
 dl.terms dt { font-weight: 600; margin-top: 6px; } dl.terms dd { margin: 0 0 0 1.2em;
   max-width: 90ch; }
-@media print { body { font-size: 11.5px; max-width: none; padding: 0; } h2, h3 {
-  break-after: avoid; }
-  figure, tr, .card { break-inside: avoid; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print { body { font-size: 12px; max-width: none; padding: 0; } h2, h3 { break-after: avoid; }
+  table { font-size: 10.5px; } th, td { padding: 3px 5px; } small { font-size: 8.5px; }
+  .scroll { overflow: visible; } figure, tr, .card { break-inside: avoid; }
+  figcaption { break-after: avoid; } .charts { gap: 8px 2%; } .charts figure { width: 31%; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; } }
 """
 
