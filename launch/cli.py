@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_pipeline.errors import UserError as DataError
 from jax_vlffd.errors import UserError as ModelError
@@ -20,18 +21,36 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in a folder of the user's, so that a second start need not compile."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "jax_vlffd", "xla"))
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(argv)
     except flags.Error as error:
         _say(f"{error}; see --help")
         sys.exit(2)
+    except (AttributeError, OSError, ImportError) as error:
+        # How a config flag tells of an unknown key (with the nearest), and of a file that is not there.
+        _say(f"{error}; see --help")
+        sys.exit(2)
+    except (DataError, ModelError) as error:
+        _say(str(error))
+        sys.exit(1)
     except SystemExit:  # absl ends --help with status 1, yet to be shown the help is a success
         sys.exit(0)
     return rest
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells each save in a dozen lines
     try:
         main(argv)
     except (DataError, ModelError) as error:

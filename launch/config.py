@@ -121,20 +121,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def check_overrides(config: config_dict.ConfigDict, argv: Sequence[str]) -> None:
-    """Looks for --config.KEY flags that name no key, before absl meets them.
-
-    Raises:
-      UserError: there is one; the nearest valid key is named.
-    """
-    names = list(flat(config.to_dict()))
-    for argument in argv:
-        if argument.startswith(("--config.", "-config.")):
-            key = argument.lstrip("-").removeprefix("config.").split("=")[0]
-            if key not in names:
-                raise UserError(f"the config has no key {key!r}{nearest(key, names)}")
-
-
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     from importlib import metadata

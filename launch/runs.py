@@ -1,0 +1,209 @@
+"""Runs on disk: what a workdir holds, and how a trained detector is read back from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_pipeline.files import atomic_write_text
+from data_pipeline.loader import EvalLoader
+from data_pipeline.settings import DataSettings
+from data_pipeline.tokenizer import Tokenizer
+from jax_vlffd.config import RunConfig
+from jax_vlffd.errors import UserError
+from jax_vlffd.evaluation.calibration import Calibration
+from jax_vlffd.evaluation.scores import Scores
+from launch import config as configs
+
+if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
+    from jax_vlffd.model import Parameters
+    from jax_vlffd.training.state import Plan
+
+#: Names within a workdir.
+CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+SUMMARY, CALIBRATION = "summary.json", "calibration.json"
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def make_plan(
+    run: RunConfig, data: DataSettings, *, steps: int, devices: list[Any] | None = None
+) -> Plan:
+    """The static side of a run on the devices there are.
+
+    Args:
+      run: the settings.
+      data: the settings of the data.
+      steps: of the whole run.
+      devices: all by default.
+
+    Raises:
+      UserError: the batch or the model does not divide over the mesh.
+    """
+    from jax_vlffd.config import in_steps
+    from jax_vlffd.training import mesh, state
+
+    built = mesh.make_mesh(run.mesh, devices)
+    mesh.check_batch(data.batch_size, built, run.train.accumulate)
+    spec = state.StepSpec(
+        run.model, run.loss, data.fused_caption != "full", accumulate=run.train.accumulate
+    )
+    warmup = in_steps(
+        run.optim.warmup, batch_size=data.batch_size, examples_per_epoch=data.batch_size, total=steps
+    )
+    return state.make_plan(
+        spec, built, run.tuning, run.optim, steps=steps, warmup_steps=min(warmup, steps - 1)
+    )
+
+
+def with_tokenizer(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """The settings with the text tower's end token set to the tokenizer's.
+
+    Raises:
+      UserError: the tokenizer has more words than the text tower.
+    """
+    clip = run.model.clip
+    if tokenizer.vocab_size > clip.text.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and model.text.vocab_size is "
+            f"{clip.text.vocab_size}; raise it, or give the tokenizer of this model by data.tokenizer"
+        )
+    text = dataclasses.replace(clip.text, eos_id=tokenizer.eos_id)
+    model = dataclasses.replace(run.model, clip=dataclasses.replace(clip, text=text))
+    return dataclasses.replace(run, model=model)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained detector, ready to score.
+
+    name: of its workdir. config: as resolved when it was trained. history: the lines of metrics.jsonl.
+    step: of the checkpoint. calibration: fitted on the validation split, None where there was none.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    run: RunConfig
+    data: DataSettings
+    tokenizer: Tokenizer
+    plan: Plan
+    parameters: Parameters
+    step: int
+    history: list[dict[str, float]]
+    calibration: Calibration | None
+
+    def score(self, folder: str, split: str, transform: Transform | None = None) -> Scores:
+        """Scores every record of a packed set's split; see `score_set`.
+
+        Args:
+          folder: of the packed set.
+          split: of it.
+          transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
+        """
+        return score_set(
+            self.plan, self.parameters, self.data, self.tokenizer, folder, split, transform
+        )
+
+
+def load_run(workdir: Path, step: str = "best") -> Run:
+    """Reads a workdir's `best` or `latest` checkpoint onto the devices there are.
+
+    Raises:
+      UserError: it is no workdir, has no checkpoint yet, or the checkpoint is damaged.
+    """
+    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.telemetry import read_history
+
+    config = configs.read_saved(workdir)
+    if config is None or not (workdir / CHECKPOINTS).is_dir():
+        raise UserError(f"{workdir} is no trained workdir; give the --workdir of launch.train")
+    run, data = configs.settings(config)
+    run = dataclasses.replace(run, mesh=type(run.mesh)())  # here, not where it was trained
+    tokenizer = Tokenizer.load(workdir / TOKENIZER)
+    plan = make_plan(run, _divisible(data), steps=1)
+    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+        found = checkpoints.best if step == "best" else checkpoints.latest
+        if found is None:
+            raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
+        parameters = checkpoints.restore_parameters(plan.abstract.parameters, found)
+    return Run(
+        workdir.name, config, run, data, tokenizer, plan, parameters, found,
+        read_history(workdir), read_calibration(workdir),
+    )  # fmt: skip
+
+
+def score_set(
+    plan: Plan,
+    parameters: Parameters,
+    data: DataSettings,
+    tokenizer: Tokenizer,
+    folder: str,
+    split: str,
+    transform: Transform | None = None,
+) -> Scores:
+    """Scores every record of a packed set's split once, on every process the same.
+
+    Padding and images that do not decode never count.
+
+    Raises:
+      UserError: the set, the split or the model does not fit.
+    """
+    import jax
+
+    from jax_vlffd.evaluation.calibration import sigmoid
+    from jax_vlffd.training.steps import make_eval_step
+    from jax_vlffd.training.trainer import evaluate
+
+    loader = EvalLoader(
+        folder, split,
+        image_size=plan.spec.model.clip.vision.image_size, tokenizer=tokenizer,
+        text_length=plan.spec.model.clip.text.context_length, batch_size=_whole_batch(plan, data),
+        process_index=jax.process_index(), process_count=jax.process_count(),
+        workers=data.workers, prefetch=data.prefetch, corrupt=transform,
+    )  # fmt: skip
+    found = evaluate(make_eval_step(plan), parameters, iter(loader), plan)
+    records = list(loader.metadata(found["index"]))
+    logits = found["logits"].astype(np.float64)
+    margin = logits[:, 1] - logits[:, 0]
+    return Scores(
+        dataset=np.array([r.dataset for r in records]),
+        split=np.array([split] * len(records)),
+        method=np.array([r.method for r in records]),
+        video=np.array([r.video for r in records]),
+        frame=np.array([r.frame for r in records]),
+        id=np.array([r.id for r in records]),
+        label=found["label"],
+        probability=sigmoid(margin),
+    )
+
+
+def _whole_batch(plan: Plan, data: DataSettings) -> int:
+    ways = plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
+    return max(data.batch_size // ways, 1) * ways
+
+
+def _divisible(data: DataSettings) -> DataSettings:
+    """The batch of training need not divide over the devices that evaluate."""
+    import jax
+
+    ways = jax.device_count()
+    size = max(data.batch_size // ways, 1) * ways
+    return dataclasses.replace(data, batch_size=size, paired=False)
+
+
+def read_calibration(workdir: Path) -> Calibration | None:
+    """The calibration of a workdir, None when it has none."""
+    path = workdir / CALIBRATION
+    return Calibration.from_json(path.read_text("utf-8"), str(path)) if path.exists() else None
+
+
+def save_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes `config.json`: the resolved config, and the versions of what ran it."""
+    content = {"config": config, "versions": configs.versions()}
+    atomic_write_text(workdir / CONFIG, json.dumps(content, indent=2) + "\n")

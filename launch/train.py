@@ -1,0 +1,262 @@
+"""Trains a detector: python -m launch.train --config=configs/X.py --workdir=DIR [--config.key=value].
+
+The same command continues a run that was stopped. In WORKDIR: config.json, checkpoints/, metrics.jsonl,
+TensorBoard events, tokenizer/, and at the end calibration.json and summary.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+
+if TYPE_CHECKING:
+    from data_pipeline.loader import TrainIterator
+    from data_pipeline.settings import DataSettings
+    from data_pipeline.tokenizer import Tokenizer
+    from jax_vlffd.config import RunConfig
+    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.state import Plan, TrainState
+    from jax_vlffd.training.trainer import Clock
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when missing.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+#: Records whose captions a tokenizer is trained on, when the run has none.
+_TOKENIZER_RECORDS = 20_000
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains or continues the run that the flags name."""
+    from jax_vlffd.errors import UserError
+    from launch import config as configs
+
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
+    run, data = configs.settings(_CONFIG.value)
+    workdir = Path(_WORKDIR.value)
+    values = json.loads(_CONFIG.value.to_json())
+    configs.check_same(workdir, values)
+    train(run, data, workdir, values)
+
+
+def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> None:
+    """Trains or continues a run.
+
+    Args:
+      run: the settings.
+      data: the settings of the data.
+      workdir: of the run.
+      values: the config that both were made from, to be saved.
+
+    Raises:
+      UserError: the data, the checkpoint or the workdir does not fit; nothing is lost.
+    """
+    from jax_vlffd.errors import UserError
+
+    if not data.train:
+        raise UserError("no training set: give a packed set by --config.data.train=DIR")
+    if not data.validation:
+        raise UserError(
+            "no validation set: give a packed set by --config.data.validation=DIR; its split "
+            "'validation' chooses the best checkpoint and calibrates the detector"
+        )
+    import jax
+
+    from data_pipeline.loader import train_loader
+    from jax_vlffd.config import in_steps
+    from jax_vlffd.training import trainer
+    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.telemetry import Telemetry
+    from launch import runs
+
+    cli.use_compilation_cache()
+    started = time.time()
+    tokenizer = _tokenizer(run, data, workdir)
+    run = runs.with_tokenizer(run, tokenizer)
+    clip = run.model.clip
+    loader = train_loader(
+        data, image_size=clip.vision.image_size, tokenizer=tokenizer,
+        text_length=clip.text.context_length,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+
+    def steps(duration: str, total: int | None = None) -> int:
+        return in_steps(
+            duration, batch_size=data.batch_size, examples_per_epoch=loader.records_per_epoch, total=total
+        )
+
+    total = steps(run.train.duration)
+    if total < 1:
+        raise UserError("train.duration is 0: give '300 steps', '2 epochs' or '1e6 examples'")
+    plan = runs.make_plan(run, data, steps=total)
+    loop = trainer.LoopConfig(
+        steps=total, batch_size=data.batch_size,
+        evaluate_every=steps(run.train.evaluate_every, total),
+        checkpoint_every=steps(run.train.checkpoint_every, total),
+        log_every=run.train.log_every,
+    )  # fmt: skip
+    main_process = jax.process_index() == 0
+    iterator = iter(loader)
+    with Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints:
+        state, clock = first_state(run, plan, checkpoints, iterator)
+        if main_process:
+            runs.save_config(workdir, values)
+            tokenizer.save(workdir / runs.TOKENIZER)
+        with Telemetry(
+            workdir, start=int(state.step), total=total, enabled=main_process,
+            tensorboard=run.train.tensorboard,
+        ) as telemetry:  # fmt: skip
+            state = trainer.train(
+                plan, state, iterator,
+                lambda parameters: _validate(plan, parameters, data, tokenizer)[0],
+                checkpoints, telemetry, loop, clock,
+            )  # fmt: skip
+        iterator.close()
+        _finish(plan, data, tokenizer, checkpoints, workdir, clock, time.time() - started)
+
+
+def first_state(
+    run: RunConfig, plan: Plan, checkpoints: Checkpoints, iterator: TrainIterator
+) -> tuple[TrainState, Clock]:
+    """Where a run starts: own run > resume > pretrained > random, decided here alone.
+
+    Args:
+      run: the settings.
+      plan: its static side.
+      checkpoints: of its own workdir.
+      iterator: brought to the position that belongs to the state.
+
+    Raises:
+      UserError: a checkpoint is missing, damaged, or of another model or other data.
+    """
+    from jax_vlffd.clip import weights
+    from jax_vlffd.errors import UserError
+    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.state import initial_state, load_pretrained
+    from jax_vlffd.training.trainer import Clock
+    from launch import runs
+
+    if checkpoints.latest is not None:
+        state, position = checkpoints.restore(plan.abstract, checkpoints.latest)
+        iterator.set_state(position["data"])
+        return state, Clock(**position["clock"])
+    if run.init.resume:
+        folder = Path(run.init.resume) / runs.CHECKPOINTS
+        if not folder.is_dir():
+            raise UserError(f"init.resume: {run.init.resume} is no trained workdir")
+        with Checkpoints(folder, read_only=True) as others:
+            if others.latest is None:
+                raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
+            state, position = others.restore(plan.abstract, others.latest)
+        iterator.set_state(position["data"])
+        return state, Clock(**position["clock"])
+    source = run.init.clip or run.init.vit
+    if not source:
+        return initial_state(plan, run.seed), Clock()
+    checkpoint = weights.open_checkpoint(source)
+    if (checkpoint.clip is None) != bool(run.init.vit):
+        kind, key = ("plain ViT", "init.vit") if checkpoint.clip is None else ("CLIP", "init.clip")
+        raise UserError(f"{source} is a {kind}; give it as {key}")
+    return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
+
+
+def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
+    """The run's own; else the config's; else the checkpoint's; else one trained on the captions."""
+    from data_pipeline.records import PackedSplit
+    from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+    from launch import runs
+
+    own = workdir / runs.TOKENIZER
+    if own.is_dir():
+        return Tokenizer.load(own)
+    if data.tokenizer or run.init.clip:
+        return Tokenizer.load(data.tokenizer or run.init.clip)
+
+    def captions() -> Iterator[str]:
+        for folder, _ in data.train:
+            split = PackedSplit(folder, "train")
+            for row in range(min(len(split), _TOKENIZER_RECORDS)):
+                yield from split[row].captions
+
+    return train_tokenizer(captions(), run.model.clip.text.vocab_size, own)
+
+
+def _validate(
+    plan: Plan, parameters: dict, data: DataSettings, tokenizer: Tokenizer
+) -> tuple[dict[str, float], tuple]:
+    """Metrics of the validation split over all its sets, and their logits and labels."""
+    import numpy as np
+
+    from jax_vlffd.evaluation import metrics
+    from jax_vlffd.evaluation.scores import concatenate
+    from launch import runs
+
+    tables = [
+        runs.score_set(plan, parameters, data, tokenizer, folder, "validation")
+        for folder in data.validation
+    ]
+    scores = concatenate(tables)
+    logits, labels = scores.logits(), scores.label
+    # log(1 + e^-z) for a fake, log(1 + e^z) for a real
+    loss = float(np.logaddexp(0.0, np.where(labels == 1, -logits, logits)).mean())
+    found = metrics.measure(scores, resamples=0).values
+    named = {"auc": "frame_auc", "video_auc": "video_auc", "eer": "eer", "accuracy": "acc"}
+    values = {ours: found[theirs] for ours, theirs in named.items()}
+    known = {name: float(value) for name, value in values.items() if value is not None}
+    return {"loss": loss, **known}, (logits, labels)
+
+
+def _finish(
+    plan: Plan,
+    data: DataSettings,
+    tokenizer: Tokenizer,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    clock: Clock,
+    seconds: float,
+) -> None:
+    """Calibrates the best checkpoint on the validation split and writes the summary."""
+    import jax
+    import numpy as np
+
+    from data_pipeline.files import atomic_write_text
+    from jax_vlffd.evaluation import calibration
+    from launch import config as configs
+    from launch import runs
+
+    best = checkpoints.best
+    assert best is not None  # the last step has just been saved
+    parameters = checkpoints.restore_parameters(plan.abstract.parameters, best)
+    metrics, (logits, labels) = _validate(plan, parameters, data, tokenizer)
+    if jax.process_index():
+        return
+    if len(np.unique(labels)) == 2:
+        fitted = calibration.fit(logits, labels)
+        atomic_write_text(workdir / runs.CALIBRATION, fitted.to_json())
+    summary = {
+        "best_step": best,
+        "validation": metrics,
+        "training_seconds": round(clock.seconds, 1),
+        "seconds_since_start": round(seconds, 1),
+        "parameters": sum(shape.size for shape in plan.shapes.values()),
+        "trainable": sum(plan.shapes[path].size for path in plan.trainable),
+        "devices": len(jax.devices()),
+        "platform": jax.devices()[0].device_kind,
+        "versions": configs.versions(),
+    }
+    atomic_write_text(workdir / runs.SUMMARY, json.dumps(summary, indent=2) + "\n")
+    auc = f"{metrics['auc']:.4f}" if "auc" in metrics else "undefined (one class only)"
+    print(f"best checkpoint: step {best}, validation AUC {auc}; {workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
