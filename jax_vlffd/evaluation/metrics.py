@@ -168,19 +168,10 @@ def measure(
         else:
             threshold = None if calibration is None else calibration.threshold
             replicates = bootstrap.replicates(
-                y, p, video, strata(scores), resamples, seed, calibrated, threshold
+                y, p, video, scores.strata(), resamples, seed, calibrated, threshold
             )
     intervals = {name: bootstrap.interval(found) for name, found in replicates.items()}
     return Metrics(values, intervals, counts, note, replicates, scores.video_digest())
-
-
-def strata(scores: Scores) -> np.ndarray:
-    """Int [n]: the groups (set, dataset, method, label), whose sizes every resample keeps."""
-    key = np.zeros(len(scores), dtype=np.int64)
-    for column in (scores.set_name, scores.dataset, scores.method, scores.label):
-        values, codes = np.unique(column, return_inverse=True)
-        key = np.unique(key * len(values) + codes, return_inverse=True)[1]
-    return key
 
 
 def equal_error_rate(labels: np.ndarray, probability: np.ndarray) -> float:

@@ -123,11 +123,11 @@ class Scores:
             numbers = np.arange(len(self)).astype(np.str_)
             own = np.char.add("\x00", np.where(self.id == "", numbers, self.id))
             video = np.where(alone, own, video)
-        key = np.zeros(len(self), dtype=np.int64)
-        for column in (self.set_name, self.dataset, self.method, self.label, video):
-            values, codes = np.unique(column, return_inverse=True)
-            key = np.unique(key * len(values) + codes, return_inverse=True)[1]
-        return key
+        return _number_keys(self.set_name, self.dataset, self.method, self.label, video)
+
+    def strata(self) -> np.ndarray:
+        """Int [n]: the groups (set, dataset, method, label), whose sizes every resample keeps."""
+        return _number_keys(self.set_name, self.dataset, self.method, self.label)
 
     def video_digest(self) -> str:
         """A fingerprint of the videos, not of their frames: equal for tables of the same videos."""
@@ -142,6 +142,15 @@ class Scores:
             return None
         named = [[r in found for r in REGIONS] for found in map(regions_named, self.reasons)]
         return np.asarray(named, dtype=bool).reshape(-1, len(REGIONS))
+
+
+def _number_keys(*columns: np.ndarray) -> np.ndarray:
+    """Numbers the distinct rows of the columns from 0, in sorted order; int64 [n]."""
+    key = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        values, codes = np.unique(column, return_inverse=True)
+        key = np.unique(key * len(values) + codes, return_inverse=True)[1]
+    return key
 
 
 def video_means(
