@@ -21,7 +21,7 @@ from data_pipeline.faces import Face, FaceFinder, landmark_paths, open_finder, s
 from data_pipeline.fftg import artifacts, captions
 from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
-from data_pipeline.fftg.regions import face_outline
+from data_pipeline.fftg.regions import face_outline, region_scores, region_threshold
 from data_pipeline.fftg.settings import DEFAULT, Settings
 from data_pipeline.files import atomic_write_bytes
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS
@@ -250,16 +250,18 @@ def annotate_pair(
       PairError: see `mask.compare`.
     """
     pair = compare(real, fake, landmarks, settings, mask)
+    strengths = region_scores(pair.mask, pair.labels)
+    noise = region_scores(pair.noise[0] + pair.noise[1] * pair.detail, pair.labels)
+    thresholds = [
+        max(settings.fringe * max(strengths), settings.forged_given)
+        if mask is not None
+        else region_threshold(level, max(strengths), settings)
+        for level in noise
+    ]
     shared: artifacts.Planes | None = None
     findings = {}
     for index, name in enumerate(REGIONS):
-        inside = pair.labels == 1 + index
-        area = int(inside.sum())
-        score = float(pair.mask[inside].mean()) if area else 0.0
-        threshold = settings.forged_given
-        if mask is None and area:
-            noise = pair.noise[0] + pair.noise[1] * float(pair.detail[inside].mean())
-            threshold = (settings.forged + settings.forged_per_noise * noise) / 255.0
+        score, threshold = strengths[index], thresholds[index]
         types: tuple[str, ...] = ()
         evidence: dict[str, dict[str, float]] = {}
         if score > threshold:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.fftg.settings import Settings
 from jax_vlffd.vocabulary import REGIONS
 
 #: Margins around the outlines, as a share of the face's size (see `face_size`).
@@ -57,6 +58,31 @@ def region_maps(
     """The regions as disjoint boolean maps [height, width], keyed by name; see `region_labels`."""
     labels = region_labels(landmarks, height, width)
     return {name: labels == 1 + i for i, name in enumerate(REGIONS)}
+
+
+def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> list[float]:
+    """The mean of `values` ([H, W]) in each region, in the order of REGIONS; 0 for one not in view."""
+    flat = labels.ravel()
+    count = len(REGIONS) + 1
+    areas = np.bincount(flat, minlength=count)
+    sums = np.bincount(flat, values.ravel(), minlength=count)
+    return [float(value) for value in (sums / np.maximum(areas, 1))[1:]]
+
+
+def region_threshold(noise: float, strongest: float, settings: Settings) -> float:
+    """What the mean of the mask in a region must exceed for the region to be forged.
+
+    Args:
+      noise: the mean noise expected in the region, in grey levels.
+      strongest: the largest of the regions' means; a small share of it is that region's fringe.
+      settings: thresholds.
+
+    Returns:
+      A mean of the mask, 0 to 1.
+    """
+    along = (noise - settings.quiet) / (settings.noisy - settings.quiet)
+    levels = settings.forged + (settings.forged_noisy - settings.forged) * min(max(along, 0.0), 1.0)
+    return max(levels / 255.0, settings.fringe * strongest)
 
 
 def face_outline(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:

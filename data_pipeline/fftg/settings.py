@@ -25,8 +25,12 @@ class Settings:
       largest_noise: most noise of a plain pixel that is believed.
       least_noise_slope: least noise per level of detail.
       largest_noise_slope: most noise per level of detail that is believed.
-      forged: a region is forged when the mean of the mask in it exceeds this ...
-      forged_per_noise: ... plus this share of the noise expected in it.
+      largest_motion: how much noisier than its surroundings a face may be through motion.
+      forged: a region is forged when the mean of the mask in it exceeds this, in grey levels, ...
+      forged_noisy: ... or this where the noise expected in it is at `noisy` or above, ...
+      quiet: ... on a straight line between the two from this noise ...
+      noisy: ... to this.
+      fringe: a region with less than this share of the strongest region's mean is its fringe.
       forged_given: the same for a mask that came with the data set, whose mean is a share of area.
       color: threshold of the type, in units of CIE Lab.
       blur: threshold, in octaves of the Laplacian's response.
@@ -45,8 +49,12 @@ class Settings:
     largest_noise: float = 10.0
     least_noise_slope: float = 0.1
     largest_noise_slope: float = 4.0
-    forged: float = 0.3
-    forged_per_noise: float = 0.2
+    largest_motion: float = 2.0
+    forged: float = 0.25
+    forged_noisy: float = 1.3
+    quiet: float = 2.0
+    noisy: float = 3.5
+    fringe: float = 0.08
     forged_given: float = 0.1
     color: float = 5.3
     blur: float = 0.15
