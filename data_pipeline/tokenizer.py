@@ -172,16 +172,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     if vocab_size < base:
         raise ValueError(f"a vocabulary of {vocab_size} is too small: bytes alone need {base}")
     model = _pipeline(BPE(end_of_word_suffix=END_OF_WORD))
+    tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=letters,
+        vocab_size=vocab_size - 2,
+        # Named beforehand, the bytes get fixed ids: ties between merges are settled by id, and
+        # without this by the order of a hash map.
+        special_tokens=list(tokens),
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,
     )
     model.train_from_iterator(texts, trainer)
     learned = json.loads(model.to_str())["model"]["merges"]
-    merges = [(str(left), str(right)) for left, right in learned][: vocab_size - base]
-    tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
+    merges = [(str(left), str(right)) for left, right in learned]
     tokens += [left + right for left, right in merges]
     vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, BOS, EOS]))}
     tokenizer = Tokenizer(vocab, merges)
