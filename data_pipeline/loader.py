@@ -73,7 +73,11 @@ class TrainLoader:
         self._batches = (
             self._mixture.units(settings.seed)
             .random_map(LoadUnit(self._mixture, settings, image_size), seed=settings.seed % 2**32)
-            .batch(self.batch_size // unit_size, batch_fn=Assemble(tokenizer, text_length))
+            .batch(
+                self.batch_size // unit_size,
+                drop_remainder=True,  # there is none, but Grain's length must not overflow
+                batch_fn=Assemble(tokenizer, text_length),
+            )
         )
 
     def __iter__(self) -> TrainIterator:
