@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import logging
 import math
 import os
 import random
@@ -136,6 +137,8 @@ class Endpoint:
             timeout=settings.timeout,
             max_retries=0,
         )
+        for library in ("httpx2", "openai"):  # they log a line a request, and absl shows it
+            logging.getLogger(library).setLevel(logging.WARNING)
         self._pacer = Pacer(settings.rpm, settings.tpm)
         self.budget = Budget(settings.max_usd, spent)
         self._format = 0

@@ -142,8 +142,12 @@ def messages(
     forged = forged_regions(annotation)
     words = "; ".join(f"{name}: {_REGION_WORDS[name]}" for name in forged)
     guide = Template(prompts.guide).substitute(evidence=evidence_text(annotation))
+    name, types = next(iter(forged.items()))
     form = Template(prompts.predefined).substitute(
-        verdict=VERDICTS[int(annotation["label"])], regions=", ".join(forged), words=words
+        verdict=VERDICTS[int(annotation["label"])],
+        example=json.dumps([{"region": name, "types": types[:1]}]),
+        regions=", ".join(forged),
+        words=words,
     )
     url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
     return [

@@ -97,7 +97,8 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
     for name in sorted(REGIONS, key=lambda name: name in forged):  # the forged ones on top
         inside = (labels == 1 + REGIONS.index(name)).astype(np.uint8)
         contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, contours, -1, _FORGED if name in forged else _UNTOUCHED, 1)
+        color, width = (_FORGED, 2) if name in forged else (_UNTOUCHED, 1)
+        cv2.drawContours(drawn, contours, -1, color, width)
     return drawn
 
 
