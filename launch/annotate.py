@@ -1,6 +1,8 @@
 """Writes a caption with its evidence for every real/fake pair of a CSV.
 
   python -m launch.annotate --pairs=pairs.csv --out=annotations.jsonl
+  python -m launch.annotate --pairs=pairs.csv --out=annotations.jsonl --model=gpt-4o-mini --max_usd=5
+  python -m launch.annotate --pairs=pairs.csv --out=annotations.jsonl --review=review.html
 
 A second run with the same --out goes on where the first stopped. One line a pair; a pair that
 cannot be annotated has a code in `error`, and the others go on.
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
-from launch import cli
+from launch import cli, refinement
 
 if TYPE_CHECKING:
     from data_pipeline.fftg.run import Tally
@@ -35,6 +37,7 @@ flags.DEFINE_integer("captions", 3, "Wordings of the caption for each image.", l
 flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
 flags.DEFINE_string("shard", "0/1", "i/n: annotate every n-th row, beginning with row i.")
 flags.mark_flags_as_required(["pairs", "out"])
+flags.adopt_module_key_flags(refinement)  # or --help would not show them
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.fftg.pairs import read_pairs
     from data_pipeline.fftg.run import Tally, annotate_all, shard
 
+    refine_settings = refinement.check_flags()
     out = Path(FLAGS.out)
     jobs = read_pairs(Path(FLAGS.pairs))[shard(FLAGS.shard)]
     annotator = Annotator(
@@ -65,6 +69,10 @@ def main(argv: Sequence[str]) -> None:
     print(tally.summary())
     if tally.captioned + tally.kept == 0:
         raise UserError(f"nothing could be annotated; see `error` in {out}")
+    if refine_settings is not None:
+        refinement.refine_lines(out, refine_settings)
+    if FLAGS.review:
+        refinement.review_lines(out, annotator)
 
 
 def _shown(lines: Iterator[Line | None], tally: Tally) -> Iterator[Line | None]:

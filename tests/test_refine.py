@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from data_pipeline.fftg.refine import RefineSettings, RefineSummary, journal_pat
 from data_pipeline.fftg.replies import judge
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES, VERDICTS, regions_named
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SECRET = "sk-test-0123456789"
 PRICES = {"price_in": 1.0, "price_out": 10.0}
 COST = (TOKENS_IN * 1.0 + TOKENS_OUT * 10.0) / 1e6  # of one reply
@@ -536,6 +538,50 @@ def test_unknown_prompts_are_named(tmp_path: Path) -> None:
         refine.refine_annotations(
             pairs(1), tmp_path / "out.jsonl", settings(None, prompt_version="v0"), load
         )
+
+
+def test_the_command(tmp_path: Path, shared_dir: Path) -> None:
+    """`launch.annotate` from pictures to refined lines, by every way there is."""
+    pytest.importorskip("dlib", reason="the extra `faces` is not installed")
+    source = shared_dir / "data" / "edited_faces"
+    rows = (source / "pairs.csv").read_text().splitlines()[:4]
+    for row in rows[1:]:
+        for name in row.split(",")[:2]:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(source / name, tmp_path / name)
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out.jsonl"
+
+    def annotate(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launch.annotate", f"--pairs={tmp_path / 'pairs.csv'}"]
+        command += [f"--out={out}", "--workers=1", *flags]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert SECRET not in done.stdout + done.stderr
+        return done
+
+    with FaultyServer() as server:
+        model = ("--model=test-model", f"--base_url={server.url}")
+        dry = annotate(*model, "--dry_run")
+        assert dry.returncode == 0, dry.stderr
+        assert server.calls == []
+        assert len(list((tmp_path / "out.jsonl.dry_run").iterdir())) == 9
+        export = annotate(*model, "--mode=batch-export", f"--batch={tmp_path / 'ask.jsonl'}")
+        assert export.returncode == 0, export.stderr
+        answer_batch([tmp_path / "ask.jsonl"], tmp_path / "answers.jsonl", skip=0)
+        answers = f"--batch={tmp_path / 'answers.jsonl'}"
+        back = annotate(*model, "--mode=batch-import", answers)
+        assert "refined 2, fallback 1" in back.stdout, back.stderr
+        online = annotate(*model, f"--review={tmp_path / 'review.html'}")
+        assert online.returncode == 0, online.stderr
+        assert "requests 1," in online.stdout
+        assert len(server.calls) == 1
+    assert {line["source"] for line in read(out)} == {"refined"}
+    assert (tmp_path / "review.html").read_text().count("<article ") == 3
+    for wrong in (("--base_url=http://x",), (*model, "--mode=batch-import"), ("--dry_run",)):
+        failed = annotate(*wrong)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith("error: ")
+        assert failed.stderr.count("\n") == 1
 
 
 # The journal.

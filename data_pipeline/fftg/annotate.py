@@ -125,6 +125,18 @@ class Annotator:
         except PairError as error:
             return line | {"error": str(error)}
 
+    def compare(self, job: Job) -> Comparison:
+        """Compares a pair as `annotate` does, for those who want to see it.
+
+        Raises:
+          PairError: the pair cannot be compared.
+        """
+        if job.fake is None:
+            raise PairError("missing_value", "there is no fake to compare with")
+        real, fake = read_image(job.real)[0], read_image(job.fake)[0]
+        mask = read_mask(job.mask, real.shape[:2]) if job.mask else None
+        return compare(real, fake, self._landmarks(job, real, fake), self._settings, mask)
+
     def _describe(self, job: Job) -> Line:
         real, real_remark = read_image(job.real)
         if job.fake is None:
