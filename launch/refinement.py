@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from data_pipeline.fftg.review import Pictures
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "Refine by this model; without, raw captions are the captions.")
-flags.DEFINE_string("base_url", None, "OpenAI-compatible endpoint; OpenAI's own without.")
+flags.DEFINE_string("model", None, "Refine by this model (gpt-4o-mini where only others are set).")
+flags.DEFINE_string(
+    "base_url", None, "Refine by this OpenAI-compatible endpoint, not OpenAI's own."
+)
 flags.DEFINE_enum(
     "mode", "online", ["online", "batch-export", "batch-import"], "How replies are had."
 )
@@ -60,12 +62,9 @@ def check_flags() -> RefineSettings | None:
     from data_pipeline.fftg.refine_settings import RefineSettings
     from data_pipeline.fftg.settings import DEFAULT
 
-    if FLAGS.model is None:
-        for name in ("base_url", "dry_run", "batch"):
-            if FLAGS[name].value:
-                raise UserError(f"--{name} needs --model: name the model that is to refine")
-        if FLAGS.mode != "online":
-            raise UserError(f"--mode={FLAGS.mode} needs --model: name the model that is to refine")
+    if not (FLAGS.model or FLAGS.base_url or FLAGS.dry_run or FLAGS.batch) and (
+        FLAGS.mode == "online"
+    ):
         return None
     if (FLAGS.mode == "online") == bool(FLAGS.batch):
         raise UserError("--batch goes with --mode=batch-export or batch-import, and they with it")
@@ -78,7 +77,8 @@ def check_flags() -> RefineSettings | None:
         raise UserError(
             f"refinement needs {error.name}: pip install 'jax-vlffd[annotate]'"
         ) from error
-    values: dict[str, Any] = {name: FLAGS[name].value for name in _SETTINGS}
+    set_flags = {name: FLAGS[name].value for name in _SETTINGS}
+    values: dict[str, Any] = {name: v for name, v in set_flags.items() if v is not None}
     return RefineSettings(**values, mask_settings={"version": VERSION, **asdict(DEFAULT)})
 
 

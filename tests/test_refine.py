@@ -350,8 +350,9 @@ def test_the_key_is_written_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture
 
 def test_max_usd_stops_cleanly_and_holds(tmp_path: Path) -> None:
     lines, out = pairs(20), tmp_path / "out.jsonl"
-    with FaultyServer() as server:
+    with FaultyServer(latency=0.05) as server:
         stopped = run(server, out, lines, max_usd=10.2 * COST)
+        assert server.calls[1].arrived - server.calls[0].arrived > 0.05  # the first goes alone
         assert stopped.stopped is not None
         assert "max_usd" in stopped.stopped
         assert stopped.total_usd is not None
@@ -376,10 +377,12 @@ def test_max_usd_counts_what_may_have_been_billed(tmp_path: Path) -> None:
     assert summary.unanswered == len(server.calls)
 
 
-def test_max_usd_needs_prices() -> None:
-    with pytest.raises(UserError, match="--price_in"):
-        RefineSettings(model="of-my-own", max_usd=1.0, base_url="http://localhost/v1")
-    assert RefineSettings(model="gpt-4o-mini", max_usd=1.0).cost(1e6, 1e6) == pytest.approx(0.75)
+def test_prices() -> None:
+    assert RefineSettings(model="gpt-4o-mini").cost(1e6, 1e6) == pytest.approx(0.75)
+    assert RefineSettings(model="of-my-own").prices is None
+    # A limit on an unknown model counts it as the dearest that we know.
+    assert RefineSettings(model="of-my-own", max_usd=1.0).prices == (2.5, 10.0)
+    assert RefineSettings(model="gpt-4o", max_usd=1.0, **PRICES).prices == (1.0, 10.0)
 
 
 @pytest.mark.parametrize(
@@ -577,7 +580,9 @@ def test_the_command(tmp_path: Path, shared_dir: Path) -> None:
         assert len(server.calls) == 1
     assert {line["source"] for line in read(out)} == {"refined"}
     assert (tmp_path / "review.html").read_text().count("<article ") == 3
-    for wrong in (("--base_url=http://x",), (*model, "--mode=batch-import"), ("--dry_run",)):
+    for wrong in (
+        ("--mode=batch-import",), (*model, "--batch=x"), (*model, "--rpm=0"), ("--price_in=1", *model),
+    ):  # fmt: skip
         failed = annotate(*wrong)
         assert failed.returncode == 1
         assert failed.stderr.startswith("error: ")

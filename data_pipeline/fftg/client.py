@@ -278,6 +278,8 @@ def read_completion(body: str | Mapping[str, Any], form: str) -> Answer:
         choice = value["choices"][0]
         message = choice["message"]
         text = message.get("content")
+        if isinstance(text, list):  # some servers send parts
+            text = "".join(part.get("text") or "" for part in text)
         usage = value.get("usage") or {}
         finish = choice.get("finish_reason")
         refusal = message.get("refusal")

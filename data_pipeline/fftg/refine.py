@@ -21,6 +21,7 @@ Fields set on a line: `caption`, `source` (`raw`, `refined`, `fallback`) and `re
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -109,11 +110,14 @@ def estimate_text(plan: Plan, journal: Journal, settings: RefineSettings) -> str
     tokens_in = sum(q.tokens for q in due)
     likely = settings.cost(tokens_in, _TYPICAL_TOKENS_OUT * len(due))
     most = 2 * settings.cost(tokens_in, settings.max_tokens * len(due))
-    money = (
-        f"about ${likely:.2f}, at most ${most:.2f} with a repair each"
-        if settings.prices is not None
-        else "no prices known (--price_in, --price_out)"
-    )
+    if settings.prices is None:
+        money = "no prices known (--price_in, --price_out)"
+    else:
+        price_in, price_out = settings.prices
+        money = (
+            f"about ${likely:.2f}, at most ${most:.2f} with a repair each, "
+            f"at ${price_in:g} and ${price_out:g} a million tokens in and out"
+        )
     return (
         f"refine: {len(plan.keys)} pairs, {len(plan.questions) - len(due)} settled already, "
         f"{len(due)} to ask; about {tokens_in:,} tokens in; {money}"
@@ -193,6 +197,9 @@ class _Run:
         self._listen()
         try:
             with Progress(len(open_questions), settings.prices is not None) as progress:
+                if settings.max_usd is not None:
+                    # One alone tells how many tokens a picture really costs here.
+                    await self._work(itertools.islice(todo, 1), endpoint, progress)
                 workers = [
                     self._work(todo, endpoint, progress)
                     for _ in range(min(settings.concurrency, len(open_questions)))

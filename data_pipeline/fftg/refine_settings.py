@@ -33,7 +33,8 @@ class RefineSettings:
       timeout: seconds for one request, from sending to the last byte.
       retries: further attempts after a failure that may pass (429, 5xx, cut, timeout).
       backoff: seconds before the first retry; doubles, up to 60, with jitter.
-      max_usd: what all replies of this output may cost together; None for no limit.
+      max_usd: what all replies of this output may cost together; None for no limit. A model
+        without a known price counts as the dearest of PRICES, so that the limit holds.
       price_in: US dollars a million prompt tokens; None to look in PRICES.
       price_out: the same for completion tokens.
       temperature: None leaves the endpoint's own default (some models accept no other).
@@ -78,18 +79,14 @@ class RefineSettings:
                 raise UserError(f"--{name}={value}: must not be below 0")
         if (self.price_in is None) != (self.price_out is None):
             raise UserError("--price_in and --price_out go together: give both or neither")
-        if self.max_usd is not None and self.prices is None:
-            raise UserError(
-                f"--max_usd needs prices, and none are known for {self.model!r}: "
-                "give --price_in and --price_out"
-            )
 
     @property
     def prices(self) -> tuple[float, float] | None:
-        """US dollars a million tokens (in, out): the flags, else PRICES for OpenAI's endpoint."""
+        """US dollars a million tokens (in, out): the flags, else PRICES, else None."""
         if self.price_in is not None and self.price_out is not None:
             return self.price_in, self.price_out
-        return PRICES.get(self.model) if self.base_url is None else None
+        guess = None if self.max_usd is None else max(PRICES.values())
+        return PRICES.get(self.model, guess)
 
     @property
     def decoding(self) -> dict[str, Any]:
