@@ -22,6 +22,7 @@ augmentations.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -247,8 +248,12 @@ class EvalLoader:
             iterator.close()
 
     def metadata(self, index: Iterable[int]) -> Iterator[Record]:
-        """The records of some `index` values (not padding), read one by one when asked for."""
-        return (self._split[int(row)] for row in index)
+        """The records of some `index` values (not padding), read one by one when asked for.
+
+        They come without image and mask, so that those of a whole set fit in memory.
+        """
+        for row in index:
+            yield dataclasses.replace(self._split[int(row)], image=b"", mask=b"")
 
 
 def train_loader(

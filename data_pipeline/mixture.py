@@ -51,7 +51,7 @@ class Stream:
 
     @property
     def rows(self) -> np.ndarray:
-        """int [n], the row that each unit is named by; of a pair, the fake's."""
+        """The row that each unit is named by, int [n]; of a pair, the fake's."""
         if self._rows is None:
             self._rows = _rows(self.split, self.kind, self._methods)
         return self._rows
@@ -145,7 +145,7 @@ class _Numbered:
 
 
 def select_rows(split: PackedSplit, methods: tuple[str, ...]) -> np.ndarray:
-    """int [n], rows of the reals and of the fakes of the given methods (all when empty), in order.
+    """Rows, int [n], of the reals and of the fakes of the given methods (all when empty), in order.
 
     Raises:
         UserError: a method that the split does not have, or nothing is left.

@@ -267,7 +267,13 @@ class PackedSplit:
         return len(self._source)
 
     def __getitem__(self, row: int) -> Record:
-        return parse_record(self._source[row])
+        try:
+            return parse_record(self._source[row])
+        except Exception as error:  # ArrayRecord and protobuf have errors of their own
+            raise UserError(
+                f"record {row} of {self.folder} ({self.split}) cannot be read ({error}); check the "
+                "set with `sha256sum -c SHA256SUMS` and pack or copy it again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_index": None}

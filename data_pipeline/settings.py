@@ -100,7 +100,8 @@ class DataSettings:
         fused_caption: what the fusion branch reads: `full` the same caption, `no_verdict` the
         caption
             without the sentences that state the verdict, `shuffled` that of another record.
-        max_bad_share: the run stops when a larger share of the images read does not decode.
+        max_bad_share: the run stops when a larger share of the images read does not decode; judged
+            against at least 1000 images, so that one of the first does not stop it.
         augment: the training augmentations.
     """
 

@@ -146,8 +146,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load` and `transformers.CLIPTokenizer` read."""
-        vocab, merges, special, _ = self._parts
-        _write_files(Path(folder), vocab, merges, special)
+        _write_files(Path(folder), *self._parts)
 
     def _encode_one(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -296,10 +295,16 @@ def _write_files(
     vocab: dict[str, int],
     merges: Sequence[tuple[str, str]],
     special: dict[str, str],
+    normalized: frozenset[str] = frozenset(),
 ) -> None:
+    plain = {"lstrip": False, "rstrip": False, "single_word": False}
+    tokens = {
+        key: {"content": name, **plain, "normalized": True} if name in normalized else name
+        for key, name in special.items()
+    }
     config = {**special, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     atomic_write_text(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))
     atomic_write_text(folder / "merges.txt", "\n".join(lines) + "\n")
-    atomic_write_text(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
+    atomic_write_text(folder / "special_tokens_map.json", json.dumps(tokens, indent=2) + "\n")
     atomic_write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

@@ -18,7 +18,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.examples import Batch, caption_key_number
 from data_pipeline.loader import EvalLoader, TrainIterator, TrainLoader, train_loader
 from data_pipeline.mixture import Mixture
-from data_pipeline.records import PackedSplit
+from data_pipeline.records import PackedSplit, write_packed_set
 from data_pipeline.settings import AugmentSettings, DataSettings
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
 from jax_vlffd.vocabulary import VERDICTS, without_verdict
@@ -317,6 +317,15 @@ def test_shuffled_view_does_not_tell_the_label(folder: Path, tokenizer: Tokenize
     assert abs(np.mean(agree) - 0.5) < 0.09  # 384 draws: more than three standard errors
 
 
+def test_a_set_without_captions_is_told(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    record = dataclasses.replace(PackedSplit(folder, "train")[0], captions=())
+    bare = write_packed_set(tmp_path, {"train": [lambda: iter([(record, -1)])]})
+    settings = _settings(bare, batch_size=1)
+    with pytest.raises(UserError, match=r"'Deepfakes_0/real' has no caption: annotate"):
+        next(iter(_loader(tokenizer, settings)))
+    next(iter(_loader(tokenizer, dataclasses.replace(settings, captions="label_only"))))
+
+
 def test_tokens_keep_their_end(folder: Path, tokenizer: Tokenizer) -> None:
     loader = train_loader(_settings(folder), image_size=SIZE, tokenizer=tokenizer, text_length=6)
     tokens = next(iter(loader))["tokens"]
@@ -421,6 +430,7 @@ def test_evaluation_takes_first_caption_and_plain_view(folder: Path, tokenizer: 
         batch["tokens"], tokenizer.encode([r.captions[0] for r in records], LENGTH)
     )
     assert [r.label for r in records] == batch["label"].tolist()
+    assert not any(r.image for r in records)
     dark = _evaluation(folder, tokenizer, batch_size=24, corrupt=_darken)
     assert (next(iter(dark))["image"] == next(iter(_evaluation(
         folder, tokenizer, batch_size=24)))["image"] // 2).all()  # fmt: skip

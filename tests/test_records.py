@@ -121,6 +121,20 @@ def test_shards_are_bounded_and_keep_pairs_together(
         assert split[row].id  # every row can be read
 
 
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "gone"])
+def test_damaged_shards_are_told(tmp_path: Path, damage: str) -> None:
+    folder = make_set(tmp_path, 4)
+    shard = next(folder.glob("*.array_record-*"))
+    data = shard.read_bytes()
+    if damage == "gone":
+        shard.unlink()
+    else:
+        half = len(data) // 2
+        shard.write_bytes(data[:half] if damage == "cut" else bytes(half) + data[half:])
+    with pytest.raises(UserError, match=r"cannot be read .*pack"):
+        [PackedSplit(folder, "train")[row] for row in range(12)]
+
+
 def test_errors_name_the_folder_and_the_remedy(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist.*launch\.pack"):
         PackedSplit(tmp_path / "nowhere", "train")

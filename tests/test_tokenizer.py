@@ -131,7 +131,12 @@ def test_pad_token_comes_from_the_files(
     theirs = CLIPTokenizer.from_pretrained(folder)
     ours = Tokenizer.load(folder)
     assert ours.pad_id == theirs.pad_token_id
-    np.testing.assert_array_equal(ours.encode(_TEXTS, 40), _theirs(theirs, _TEXTS, 40))
+    expected = _theirs(theirs, _TEXTS, 40)
+    np.testing.assert_array_equal(ours.encode(_TEXTS, 40), expected)
+    ours.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.encode(_TEXTS, 40), expected)
+    assert again.pad_id == ours.pad_id
 
 
 def test_real_clip_tokenizer(clip_folder: Path) -> None:
