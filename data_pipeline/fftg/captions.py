@@ -191,7 +191,10 @@ class _Description:
             mine = clauses[i]
             i += 1
             if i < len(clauses) and _join_well(groups[i - 1], groups[i]) and self._chance(0.4):
-                mine = [f"{mine[0]}, {self._rng.choice(('and', 'while'))} {clauses[i][0]}"]
+                second = clauses[i][0]
+                # 'and' before a list of things would read as one more of them.
+                links = ("and", "while") if second.startswith("the ") else ("while",)
+                mine = [f"{mine[0]}, {self._rng.choice(links)} {second}"]
                 i += 1
             lines += mine
         if self._chance(0.25):
