@@ -110,7 +110,7 @@ class TrainLoader:
 
 
 class TrainIterator(grain.DatasetIterator):
-    """Batches from a position on; its state is a small JSON-able dict, the same on every process.
+    """Batches from a position on; its state is a small dict for JSON, its step alike everywhere.
 
     It is a Grain iterator, so Orbax and Grain's checkpoint handlers take it as it is.
 
