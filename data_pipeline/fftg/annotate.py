@@ -278,7 +278,7 @@ def annotate_pair(
         evidence: dict[str, dict[str, float]] = {}
         if score > threshold:
             shared = shared or artifacts.planes(pair)
-            found = artifacts.scores(pair, shared, index)
+            found = artifacts.scores(pair, shared, index, settings.boundary)
             types = tuple(kind for kind, value in found.items() if value > settings.threshold(kind))
             evidence = {kind: _evidence(found[kind], settings.threshold(kind)) for kind in found}
         findings[name] = RegionFinding(score > threshold, score, threshold, types, evidence)

@@ -1,20 +1,19 @@
 """The five forgery types of a region, each a number measured on the fake against the real.
 
-The paper (section 3.1) names what each type is measured by; the formulas are ours, built so that
-each answers to one cause and stays still under the other four:
+The paper (section 3.1) names what each type is measured by; the formulas are ours, built so that each
+answers to one cause and stays still under the other four:
 
 - `color`: distance of the mean colors in CIE Lab, with the change of the chroma's spread.
 - `blur`: Laplacian response on edges, real over fake, in octaves. Edges only: grain that was taken
-away
-  leaves them sharp, a blur does not. Each image at its own edges: a warp moves them.
-- `structure`: 1 - the structure term of SSIM (Wang et al. 2004), on a low-passed band, where
-neither a
-  blur, nor grain, nor a change of tone alters the pattern, and a warp does.
+  away leaves them sharp, a blur does not. Each image at its own edges: a warp moves them.
+- `structure`: what the structure term of SSIM (Wang et al. 2004) loses on a low-passed band, as far
+  as moved edges explain it (Lucas and Kanade 1981): a change of tone or a seam lowers it too, but
+  no displacement explains those.
 - `texture`: GLCM contrast (Haralick et al. 1973) of the high-pass band off the edges, fake over
-real, in
-  octaves, either way. What a blur explains of it is taken off.
-- `boundary`: gradient of the difference along the edge of the mask over that inside (the blending
-  boundary of Face X-ray, Li et al. 2020, as a number), in grey levels a pixel.
+  real, in octaves, either way. What a blur explains of it is taken off.
+- `boundary`: gradient of the fake over the real's along the edge of the mask, less the same inside
+  (the blending boundary of Face X-ray, Li et al. 2020, as a number), in grey levels a pixel. Where
+  there is one, the other types are measured away from it.
 """
 
 from __future__ import annotations
@@ -32,23 +31,44 @@ Floats = NDArray[np.float32]
 Map = NDArray[np.bool_]
 
 #: Scales, as shares of the face's size.
-_LOW: Final = 0.012
-_WIDE: Final = 0.05
-_FINE: Final = 0.008
-_BAND: Final = 0.03
-_JOIN: Final = 0.05
-#: Grey levels that count as no response at all, so that two flat patches do not differ by octaves.
-_LAPLACIAN_FLOOR: Final = 1.0
+_EDGE_SCALE: Final = 0.012  # low-pass under which edges are sought
+_BLUR_SCALE: Final = 0.005  # low-pass under the Laplacian
+_BAND: Final = (0.012, 0.03)  # low- and high-pass of the band of `structure`
+_WINDOW: Final = 0.08  # over which edges move together
+_GRAIN_SCALE: Final = 0.016  # high-pass of `texture`
+_SEAM: Final = 0.03  # how far from the mask's edge a seam may lie
+_JOIN: Final = 0.05  # gaps of the mask that are closed
+#: Shares of a region's pixels: those on edges, for `blur`; those off edges, for `texture`; the least
+#: that must be left away from a seam to measure anything on; along which a seam must run.
+_EDGES: Final = 0.4
+_PLAIN: Final = 0.5
+_LEFT: Final = 0.15
+_ALONG: Final = 0.6
+#: OpenCV's 8-bit Lab in units of CIE Lab.
+_LAB_UNITS: Final = np.array([100.0 / 255.0, 1.0, 1.0], np.float32)
+#: Responses that count as none, so that two flat patches do not differ by octaves.
+_LAPLACIAN_FLOOR: Final = 0.3
 _CONTRAST_FLOOR: Final = 2.0
+_SLOPE_FLOOR: Final = 0.05
 #: Mask values, in grey levels, that count as changed where the mask's edge is sought.
 _CHANGED: Final = 1.5
+#: Share of a difference that displacement explains by chance, and loss of SSIM that counts whole.
+_CHANCE: Final = 0.2
+_LARGE_LOSS: Final = 0.35
+#: Octaves of texture that one octave of blur takes away.
+_BLUR_TAKES: Final = 2.0
 
 
 class Planes(NamedTuple):
-    """What all regions of a pair share, computed once; float32 [h, w] each but `seam`.
+    """What all regions of a pair share, computed once; float32 [h, w] each.
 
-    `real` and `fake` are luma, `seam` is the gradient of the difference, largest within reach;
-    `changed` is the filled mask, `depth` the distance into it.
+    Attributes:
+      real: luma of the real.
+      fake: luma of the fake.
+      real_edges: gradient of the low-passed real.
+      fake_edges: gradient of the low-passed fake.
+      seam: by how much the fake's gradient exceeds the real's, the largest within reach.
+      depth: distance to the edge of the filled mask, positive inside, negative outside.
     """
 
     real: Floats
@@ -56,7 +76,6 @@ class Planes(NamedTuple):
     real_edges: Floats
     fake_edges: Floats
     seam: Floats
-    changed: Map
     depth: Floats
 
 
@@ -65,119 +84,133 @@ def planes(pair: Comparison) -> Planes:
     real = cv2.cvtColor(pair.real, cv2.COLOR_RGB2GRAY).astype(np.float32)
     fake = cv2.cvtColor(pair.fake, cv2.COLOR_RGB2GRAY).astype(np.float32)
     changed = _changed(pair)
-    depth = cv2.distanceTransform(changed.astype(np.uint8), cv2.DIST_L2, 3)
-    steep = _gradient(cv2.GaussianBlur(fake - real, (0, 0), 0.8))
-    reach = 2 * max(1, round(_BAND * pair.size)) + 1
-    seam = cv2.dilate(steep, np.ones((reach, reach), np.uint8))
-    scale = max(0.8, _LOW * pair.size)
-    return Planes(
-        real,
-        fake,
-        _gradient(cv2.GaussianBlur(real, (0, 0), scale)),
-        _gradient(cv2.GaussianBlur(fake, (0, 0), scale)),
-        seam.astype(np.float32),
-        changed,
-        depth.astype(np.float32),
-    )
+    outer = cv2.distanceTransform(1 - changed, cv2.DIST_L2, 3)
+    depth = cv2.distanceTransform(changed, cv2.DIST_L2, 3) - outer
+    side = 2 * _reach(pair) + 1
+    # A seam is steeper than what was there; a blur leaves a difference too, but never a steeper one.
+    steeper = _gradient(_smooth(fake, 0.8)) - _gradient(_smooth(real, 0.8))
+    seam = cv2.dilate(np.maximum(steeper, 0.0), np.ones((side, side), np.uint8))
+    scale = max(0.8, _EDGE_SCALE * pair.size)
+    edges = (_gradient(_smooth(real, scale)), _gradient(_smooth(fake, scale)))
+    return Planes(real, fake, *edges, seam.astype(np.float32), depth.astype(np.float32))
 
 
-def scores(pair: Comparison, shared: Planes, region: int) -> dict[str, float]:
+def scores(pair: Comparison, shared: Planes, region: int, seam: float) -> dict[str, float]:
     """The score of every type in one region; larger is more of it, 0 is none.
 
     Args:
       pair: the compared pair.
       shared: `planes(pair)`.
       region: index in REGIONS.
+      seam: threshold of `boundary`; above it the other types are measured away from the seam, and
+        `structure` and `texture`, which it would feign, are 0 where too little is left.
     """
     inside = pair.labels == 1 + region
-    blur = _blur(shared, inside)
+    boundary = _boundary(pair, shared, inside)
+    where, enough = inside, True
+    if boundary > seam:
+        away = inside & (np.abs(shared.depth) > 2 * _reach(pair))
+        enough = bool(away.sum() > _LEFT * inside.sum())
+        where = away if enough else inside
+    blur = _blur(pair, shared, where)
     found = {
-        "color": _color(pair, inside),
+        "color": _color(pair, where),
         "blur": blur,
-        "structure": _structure(pair, shared, inside),
-        "texture": _texture(pair, shared, inside, blur),
-        "boundary": _boundary(pair, shared, inside),
+        "structure": _structure(pair, shared, where) if enough else 0.0,
+        "texture": _texture(pair, shared, where, blur) if enough else 0.0,
+        "boundary": boundary,
     }
     return {kind: found[kind] for kind in TYPES}
 
 
-def _color(pair: Comparison, inside: Map) -> float:
-    box = _box(inside)
-    where = inside[box]
+def _color(pair: Comparison, where: Map) -> float:
+    box = _box(where)
+    chosen = where[box]
     moments = []
     for image in (pair.real, pair.fake):
-        lab = cv2.cvtColor(cv2.blur(image[box], (3, 3)), cv2.COLOR_RGB2LAB)[where].astype(
-            np.float32
-        )
-        lab[:, 0] *= 100.0 / 255.0
+        lab = cv2.cvtColor(cv2.blur(image[box], (3, 3)), cv2.COLOR_RGB2LAB)[chosen]
+        lab = lab.astype(np.float32) * _LAB_UNITS
         moments.append((lab.mean(axis=0), lab[:, 1:].std(axis=0)))
     mean = moments[1][0] - moments[0][0]
     spread = moments[1][1] - moments[0][1]
     return float(np.sqrt((mean**2).sum() + (spread**2).sum()))
 
 
-def _blur(shared: Planes, inside: Map) -> float:
-    box = _box(inside)
-    where = inside[box]
+def _blur(pair: Comparison, shared: Planes, where: Map) -> float:
+    box = _box(where, 4)
+    chosen = where[box]
     response = []
     for gray, edges in ((shared.real, shared.real_edges), (shared.fake, shared.fake_edges)):
-        steep = edges[box][where]
-        keep = steep >= np.quantile(steep, 0.8)
-        laplacian = np.abs(cv2.Laplacian(gray[box], cv2.CV_32F)[where][keep])
+        steep = edges[box][chosen]
+        keep = steep >= np.quantile(steep, 1.0 - _EDGES)
+        smooth = _smooth(gray[box], max(0.5, _BLUR_SCALE * pair.size))
+        laplacian = np.abs(cv2.Laplacian(smooth, cv2.CV_32F)[chosen][keep])
         response.append(float(laplacian.mean()) + _LAPLACIAN_FLOOR)
     return float(np.log2(response[0] / response[1]))
 
 
-def _structure(pair: Comparison, shared: Planes, inside: Map) -> float:
-    box = _box(inside, 8)
-    where = inside[box]
-    low, wide = max(0.8, _LOW * pair.size), _WIDE * pair.size
-    bands = []
-    for gray in (shared.real, shared.fake):
-        smooth = cv2.GaussianBlur(gray[box], (0, 0), low)
-        bands.append((smooth - cv2.GaussianBlur(smooth, (0, 0), wide))[where])
-    a, b = bands
-    return float(1.0 - (a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-6))
+def _structure(pair: Comparison, shared: Planes, where: Map) -> float:
+    """Root of the loss of SSIM times the share that displacement explains, plus any large loss."""
+    box = _box(where, round(0.1 * pair.size))
+    chosen = where[box]
+    low, high = max(0.8, _BAND[0] * pair.size), _BAND[1] * pair.size
+    a, b = (_smooth(gray[box], low) for gray in (shared.real, shared.fake))
+    a, b = a - _smooth(a, high), b - _smooth(b, high)
+    energy = np.sqrt((a[chosen] ** 2).sum() * (b[chosen] ** 2).sum())
+    loss = 1.0 - float((a[chosen] * b[chosen]).sum() / max(energy, 1e-6))
+    middle = (a + b) / 2
+    x = cv2.Sobel(middle, cv2.CV_32F, 1, 0, scale=0.125)
+    y = cv2.Sobel(middle, cv2.CV_32F, 0, 1, scale=0.125)
+    change = b - a
+    side = max(3, round(_WINDOW * pair.size) | 1)
+    xx, yy, xy, xt, yt, tt = (
+        cv2.blur(product, (side, side))
+        for product in (x * x, y * y, x * y, x * change, y * change, change * change)
+    )
+    xx, yy = xx + _SLOPE_FLOOR, yy + _SLOPE_FLOOR
+    explained = (yy * xt * xt - 2 * xy * xt * yt + xx * yt * yt) / (xx * yy - xy * xy)
+    share = float(explained[chosen].sum() / max(float(tt[chosen].sum()), 1e-6))
+    moved = max(0.0, share - _CHANCE) / (1.0 - _CHANCE)
+    return float(np.sqrt(max(loss, 0.0))) * moved + max(0.0, loss - _LARGE_LOSS)
 
 
-def _texture(pair: Comparison, shared: Planes, inside: Map, blur: float) -> float:
-    box = _box(inside, 4)
+def _texture(pair: Comparison, shared: Planes, where: Map, blur: float) -> float:
+    box = _box(where, 4)
     edges = np.maximum(shared.real_edges, shared.fake_edges)[box]
-    where = inside[box]
-    plain = where & (edges <= np.quantile(edges[where], 0.6))
-    contrast = [
-        glcm_contrast(_high(gray[box], pair.size), plain) + _CONTRAST_FLOOR
-        for gray in (shared.real, shared.fake)
-    ]
+    plain = where[box] & (edges <= np.quantile(edges[where[box]], _PLAIN))
+    scale = max(1.0, _GRAIN_SCALE * pair.size)
+    contrast = []
+    for gray in (shared.real[box], shared.fake[box]):
+        # Whole grey levels of the high-pass band are the levels of the co-occurrence matrix.
+        high = np.rint(gray - _smooth(gray, scale))
+        contrast.append(glcm_contrast(high, plain) + _CONTRAST_FLOOR)
     change = float(np.log2(contrast[1] / contrast[0]))
-    if change >= 0.0:
-        return change
-    return max(0.0, -change - 2.0 * max(blur, 0.0))
+    return change if change >= 0.0 else max(0.0, -change - _BLUR_TAKES * max(blur, 0.0))
 
 
 def _boundary(pair: Comparison, shared: Planes, inside: Map) -> float:
-    reach = max(1, round(_BAND * pair.size))
-    near = (
-        cv2.dilate(inside.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
-    )
-    edge = near & (shared.depth > 0) & (shared.depth <= 1.5)
-    core = inside & (shared.depth > 2.5 * reach)
+    reach = _reach(pair)
+    near = cv2.dilate(inside.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    edge = (near > 0) & (shared.depth > 0) & (shared.depth <= 1.5)
     if edge.sum() < 8:
         return 0.0
+    distance = np.abs(shared.depth)
+    core = inside & (distance > 2.5 * reach)
     if core.sum() < 8:
-        core = inside & (shared.depth >= 0.7 * shared.depth[inside].max())
-    along = float(np.quantile(shared.seam[edge], 0.4))
-    within = float(np.quantile(shared.seam[core], 0.5)) if core.any() else 0.0
-    return max(0.0, along - within)
+        core = inside & (distance >= 0.7 * float(distance[inside].max()))
+    along = float(np.quantile(shared.seam[edge], 1.0 - _ALONG))
+    return max(0.0, along - float(np.median(shared.seam[core])))
 
 
 def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
-    """Contrast of the grey-level co-occurrence matrix of `levels` at distance 1, over two
-    directions.
+    """Contrast of the grey-level co-occurrence matrix at distance 1, over two directions.
 
     The contrast, the sum of p(i, j) (i - j)^2, is the mean squared difference of the pairs that the
-    matrix counts, so the matrix itself need not be built. Only pairs with both pixels in `where`
-    count.
+    matrix counts, so the matrix itself need not be built. Only pairs inside `where` count.
+
+    Args:
+      levels: whole numbers as float32 [h, w].
+      where: bool [h, w].
     """
     total, count = 0.0, 0
     for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -188,32 +221,34 @@ def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
     return total / max(count, 1)
 
 
-def _high(gray: Floats, size: float) -> Floats:
-    """The high-pass band, rounded to whole grey levels (the levels of the co-occurrence matrix)."""
-    low = cv2.GaussianBlur(gray, (0, 0), max(1.0, 2 * _FINE * size))
-    return np.rint(gray - low)
-
-
-def _changed(pair: Comparison) -> Map:
-    """The mask as a filled area: joined over small gaps, holes closed, crumbs dropped."""
+def _changed(pair: Comparison) -> NDArray[np.uint8]:
+    """The mask as a filled area, 0 or 1: small gaps joined, holes closed, crumbs dropped."""
     binary = (pair.mask > _CHANGED / 255.0).astype(np.uint8)
-    reach = 2 * max(1, round(_JOIN * pair.size / 2)) + 1
-    joined = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
+    side = 2 * max(1, round(_JOIN * pair.size / 2)) + 1
+    joined = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
     contours, _ = cv2.findContours(joined, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    large = [c for c in contours if cv2.contourArea(c) > 0.004 * pair.size**2]
-    filled = np.zeros_like(joined)
+    large = [found for found in contours if cv2.contourArea(found) > 0.004 * pair.size**2]
+    filled = np.zeros_like(binary)
     cv2.drawContours(filled, large, -1, 1, cv2.FILLED)
-    return filled > 0
+    return filled
 
 
-def _gradient(gray: Floats) -> Floats:
-    x = cv2.Sobel(gray, cv2.CV_32F, 1, 0, scale=0.125)
-    y = cv2.Sobel(gray, cv2.CV_32F, 0, 1, scale=0.125)
-    return cv2.magnitude(x, y).astype(np.float32)
+def _reach(pair: Comparison) -> int:
+    return max(1, round(_SEAM * pair.size))
 
 
-def _box(inside: Map, margin: int = 0) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+def _smooth(image: Floats, sigma: float) -> Floats:
+    return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32, copy=False)
+
+
+def _gradient(image: Floats) -> Floats:
+    x = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=0.125)
+    y = cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=0.125)
+    return cv2.magnitude(x, y).astype(np.float32, copy=False)
+
+
+def _box(where: Map, margin: int = 0) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
     return (
         slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
         slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
