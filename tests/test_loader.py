@@ -440,8 +440,12 @@ def _darken(image: np.ndarray) -> np.ndarray:
     return image // 2
 
 
-def test_evaluation_with_workers(folder: Path, tokenizer: Tokenizer) -> None:
+def test_evaluation_with_workers_that_start_no_device(
+    folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grain imports JAX in a worker; a backend started there would take the accelerator."""
     plain = list(_evaluation(folder, tokenizer))
+    monkeypatch.setenv("JAX_PLATFORMS", "no_such_platform")
     _assert_equal(list(_evaluation(folder, tokenizer, workers=1)), plain)
 
 
