@@ -169,6 +169,22 @@ def box_of(landmarks: Points) -> tuple[float, float, float, float]:
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
+def face_box(face: Face, height: int, width: int, margin: float) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) of a face with a margin, within the image.
+
+    Args:
+      face: as found.
+      height: of the image.
+      width: of the image.
+      margin: share of the face's size to add on each side.
+    """
+    low, high = face.landmarks.min(axis=0), face.landmarks.max(axis=0)
+    spare = margin * float(np.max(high - low))
+    left, top = np.clip(np.floor(low - spare), 0, [width - 1, height - 1]).astype(int)
+    right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], [width, height]).astype(int)
+    return int(left), int(top), int(right), int(bottom)
+
+
 def landmark_paths(image_path: Path) -> tuple[Path, Path]:
     """Where landmarks of an image may lie: beside it, or in the folder `landmarks` for `frames`.
 

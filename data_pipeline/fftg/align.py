@@ -8,7 +8,7 @@ outside the face, and kept only when those pixels then agree better.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Gray = NDArray[np.float32]
 Map = NDArray[np.bool_]
+_Pixels = TypeVar("_Pixels", Image, Gray)
 
 #: Grey levels within which two low-passed pixels are taken for the same.
 _SAME: Final = 8.0
@@ -117,12 +118,12 @@ def _agreement(a: Gray, b: Gray, outside: Map, inside: Map) -> float:
     return float(max(same[outside].mean(), same[inside].mean()))
 
 
-def _translate(image: NDArray[np.generic], x: float, y: float) -> NDArray[np.generic]:
+def _translate(image: _Pixels, x: float, y: float) -> _Pixels:
     matrix = np.array([[1, 0, x], [0, 1, y]], np.float64)
     size = (image.shape[1], image.shape[0])
-    return cv2.warpAffine(
-        image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
+    moved = cv2.warpAffine(image, matrix, size, flags=flags, borderMode=border)
+    return moved.astype(image.dtype, copy=False)
 
 
 def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:

@@ -120,8 +120,8 @@ def compare(
         expected = a + b * detail
         factor = _motion(difference / expected, labels, settings)
         noise = (factor * a, factor * b)
-        values = np.clip((difference - settings.noise_margin * factor * expected) / 255.0, 0.0, 1.0)
-        values = values.astype(np.float32)
+        floor = settings.noise_margin * factor * expected
+        values = np.clip((difference - floor) / 255.0, 0.0, 1.0).astype(np.float32)
     else:
         noise = (0.0, 0.0)
         values = _cut(mask, box, scale).astype(np.float32) / 255.0
@@ -238,9 +238,9 @@ def _noise(
 def _motion(ratio: Floats, labels: Labels, settings: Settings) -> float:
     """How much noisier the face is than what lies around it, from 1 to `largest_motion`.
 
-    A codec spends its errors where things move, and a face moves more than a background. What counts
-    is the region that changed least, by the median of difference over expected noise, so that a
-    forgery of some regions is no motion; one of all regions is held by the limit.
+    A codec spends its errors where things move, and a face moves more than a background. What
+    counts is the region that changed least, by the median of difference over expected noise, so
+    that a forgery of some regions is no motion; one of all regions is held by the limit.
     """
     regions = [ratio[labels == value] for value in range(1, 5)]
     least = min((float(np.median(found)) for found in regions if found.size), default=1.0)

@@ -1,0 +1,248 @@
+"""Fits the annotator's thresholds on forgeries planted over real faces, and writes a report.
+
+  python -m launch.calibrate_fftg --faces=DIR[,DIR] --heldout=DIR[,DIR]
+  --report=docs/fftg_calibration.md
+
+The pictures of --faces are real faces to fit on, those of --heldout others to report on. --videos
+are real videos to measure the noise of H.264 on (needs the package `av`). The report names the
+values for `data_pipeline/fftg/settings.py`; nothing is changed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from launch import cli
+
+if TYPE_CHECKING:
+    from data_pipeline.faces import FaceFinder
+    from data_pipeline.fftg.calibration import Outcome, Portrait, Quiet
+    from data_pipeline.fftg.settings import Settings
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("faces", None, "Folders of real faces to fit on.")
+flags.DEFINE_list("heldout", None, "Folders of other real faces, to report on.")
+flags.DEFINE_list("videos", [], "Real videos to encode again as H.264 with crf 40.")
+flags.DEFINE_integer("plants", 1500, "Forgeries to fit on, and to report on.", lower_bound=50)
+flags.DEFINE_integer("seed", 0, "Of all that is random.")
+flags.DEFINE_string("report", "docs/fftg_calibration.md", "Markdown file; plots go beside it.")
+flags.mark_flags_as_required(["faces", "heldout"])
+
+#: Frames of a video that are encoded again, and every which of them is measured.
+_FRAMES: Final = 100
+_EVERY: Final = 4
+_CRF: Final = 40
+#: The classes that `jax_vlffd.evaluation.svg` draws with, for a picture that stands alone.
+_STYLE: Final = (
+    "<style>text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
+    ".grid{stroke:#ddd}.frame{fill:none;stroke:#888}.diagonal{stroke:#999;stroke-dasharray:4 3}"
+    "path,polyline{fill:none;stroke-width:1.8}</style>"
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Fits, measures on held-out faces and writes the report."""
+    del argv
+    from data_pipeline.faces import open_finder
+    from data_pipeline.fftg import calibration
+    from data_pipeline.fftg.settings import DEFAULT
+
+    finder = open_finder("dlib")
+    faces = calibration.portraits([Path(name) for name in FLAGS.faces], finder)
+    others = calibration.portraits([Path(name) for name in FLAGS.heldout], finder)
+    print(f"{len(faces)} faces to fit on, {len(others)} held out", flush=True)
+    plants = list(calibration.plant_all(faces, FLAGS.plants, FLAGS.seed))
+    fitted = calibration.fit_types(plants, DEFAULT)
+    print("fitted:", {kind: fitted.threshold(kind) for kind in calibration.TYPES}, flush=True)
+    alone = calibration.judge(
+        list(calibration.plant_all(others, FLAGS.plants, FLAGS.seed + 1)), DEFAULT
+    )
+    pairs = calibration.judge(
+        list(calibration.plant_all(others, FLAGS.plants // 2, FLAGS.seed + 2, together=2)), DEFAULT
+    )
+    quiet = calibration.measure_noise(calibration.reencoded(others), DEFAULT)
+    for video in FLAGS.videos:
+        quiet += calibration.measure_noise(_encoded_again(Path(video), finder), DEFAULT)
+    report = Path(FLAGS.report)
+    _write_plots(report, alone, quiet, DEFAULT)
+    from data_pipeline.files import atomic_write_text
+
+    counts = {"fit": len(faces), "heldout": len(others)}
+    atomic_write_text(report, _report(report, counts, fitted, alone, pairs, quiet))
+    print(f"macro F1 on held-out faces: {calibration.figures(alone)['macro']['f1']:.3f}; {report}")
+
+
+def _encoded_again(video: Path, finder: FaceFinder) -> Iterator[tuple[str, Portrait, Any]]:
+    """Frames of a real video with the same frames from an H.264 encoding of it."""
+    import io
+
+    import cv2
+    import numpy as np
+
+    from data_pipeline.errors import UserError
+    from data_pipeline.fftg.calibration import Portrait
+
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("--videos needs PyAV; run: pip install av") from error
+    capture = cv2.VideoCapture(str(video))
+    frames = []
+    while len(frames) < _FRAMES and (read := capture.read())[0]:
+        height, width = read[1].shape[0] // 2 * 2, read[1].shape[1] // 2 * 2
+        frames.append(cv2.cvtColor(read[1][:height, :width], cv2.COLOR_BGR2RGB))
+    if not frames:
+        raise UserError(f"{video}: no video that can be read")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": str(_CRF)})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    again = [frame.to_ndarray(format="rgb24") for frame in av.open(file).decode(video=0)]
+    for before, after in list(zip(frames, again, strict=True))[::_EVERY]:
+        for face in finder.find(np.ascontiguousarray(before))[:1]:
+            yield f"H.264 crf {_CRF}", Portrait(before, face.landmarks), after
+
+
+def _write_plots(
+    report: Path, outcomes: list[Outcome], quiet: list[list[Quiet]], settings: Settings
+) -> None:
+    """One plot of each type's scores by what was planted, and one of mask against noise."""
+    from data_pipeline.fftg.calibration import TYPES
+    from data_pipeline.fftg.regions import region_threshold
+    from data_pipeline.files import atomic_write_text
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+
+    for kind in TYPES:
+        series = []
+        for planted in TYPES:
+            values = sorted(
+                max(outcome.scores[kind], 0.0) / settings.threshold(kind)
+                for outcome in outcomes
+                if outcome.plant.types == (planted,) and outcome.scores
+            )
+            heights = [(i + 1) / len(values) for i in range(len(values))]
+            series.append(Series(f"{planted} planted", [min(v, 4.0) for v in values], heights))
+        chart = line_chart(
+            f"Scores of {kind}",
+            series,
+            Axis(f"score of {kind} / its threshold", (0.0, 4.0)),
+            Axis("share of plants at or below", (0.0, 1.0)),
+        )
+        atomic_write_text(_plot(report, kind), _alone(chart))
+    series = []
+    for name in sorted({region.name for pair in quiet for region in pair}):
+        points = sorted((r.noise, r.score) for pair in quiet for r in pair if r.name == name)
+        # Points only: each is a line of no length, broken off from the next.
+        series.append(Series(name, [p[0] for p in points], [p[1] for p in points], marks=True))
+    levels = [0.1 * i for i in range(121)]
+    line = [255 * region_threshold(level, 0.0, settings) for level in levels]
+    chart = line_chart(
+        "Mask without forgery",
+        [_highest(s.name, list(s.x), list(s.y)) for s in series]
+        + [Series("threshold", levels, line)],
+        Axis("noise expected in the region, grey levels", (0.0, 12.0)),
+        Axis("mean of the mask, grey levels (largest per bin)", (0.0, 2.0)),
+    )
+    atomic_write_text(_plot(report, "mask"), _alone(chart))
+
+
+def _highest(name: str, x: list[float], y: list[float]) -> Any:
+    """The largest value in each bin of half a grey level, as a line."""
+    from jax_vlffd.evaluation.svg import Series
+
+    bins: dict[int, float] = {}
+    for at, value in zip(x, y, strict=True):
+        bins[int(2 * at)] = max(bins.get(int(2 * at), 0.0), value)
+    return Series(name, [0.5 * b + 0.25 for b in sorted(bins)], [bins[b] for b in sorted(bins)])
+
+
+def _plot(report: Path, name: str) -> Path:
+    return report.with_name(f"{report.stem}_{name}.svg")
+
+
+def _alone(chart: str) -> str:
+    head, rest = chart.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
+
+
+def _report(
+    report: Path,
+    counts: dict[str, int],
+    fitted: Settings,
+    alone: list[Outcome],
+    pairs: list[Outcome],
+    quiet: list[list[Quiet]],
+) -> str:
+    from data_pipeline.fftg.calibration import TYPES, confusion, figures
+    from data_pipeline.fftg.settings import DEFAULT
+
+    rows = [
+        "# Calibration of the annotator",
+        "",
+        f"Written by `launch.calibrate_fftg` (seed {FLAGS.seed}). Forgeries of one type are planted in",
+        f"one region of real faces ({counts['fit']} to fit on, {counts['heldout']} others to report on),",
+        "at strengths from 0 (just visible) to 1 (plain); a third of the faces is reduced to 90 px, and",
+        "half of the fakes is stored as JPEG of quality 75 to 95. No edited or generated picture is used.",
+        "",
+        "## Thresholds of the types",
+        "",
+        "| type | fitted here | in use |",
+        "| --- | --- | --- |",
+    ]
+    rows += [f"| {k} | {fitted.threshold(k):g} | {DEFAULT.threshold(k):g} |" for k in TYPES]
+    rows += ["", f"## One type planted, {len(alone)} held-out plants, thresholds in use", ""]
+    rows += _figure_rows(figures(alone))
+    rows += ["", "Share of the plants (rows) in whose region each type is found:", ""]
+    rows += _confusion_rows(confusion(alone))
+    rows += ["", f"## Two types planted in one region, {len(pairs)} held-out plants", ""]
+    rows += _figure_rows(figures(pairs))
+    rows += ["", "## Pairs without forgery", "", "| stored as | pairs | with a forged region |"]
+    rows += ["| --- | --- | --- |"]
+    names = sorted({pair[0].name for pair in quiet})
+    for name in names:
+        mine = [pair for pair in quiet if pair[0].name == name]
+        wrong = sum(any(region.forged for region in pair) for pair in mine)
+        rows.append(f"| {name} | {len(mine)} | {wrong} |")
+    wrong = sum(any(region.forged for region in pair) for pair in quiet)
+    rows.append(f"| all | {len(quiet)} | {wrong} ({wrong / len(quiet):.1%}) |")
+    rows += [
+        "",
+        "The largest mean of the mask at each level of noise, under the threshold in use:",
+        "",
+    ]
+    rows += [f"![mask without forgery]({_plot(report, 'mask').name})", ""]
+    rows += [
+        "## Distributions of the scores",
+        "",
+        "A line left of 1 is never found, right of 1 always.",
+    ]
+    rows += [f"\n![scores of {kind}]({_plot(report, kind).name})" for kind in TYPES]
+    return "\n".join(rows) + "\n"
+
+
+def _figure_rows(found: dict[str, dict[str, float]]) -> list[str]:
+    rows = ["| type | precision | recall | F1 |", "| --- | --- | --- | --- |"]
+    for kind, row in found.items():
+        rows.append(f"| {kind} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} |")
+    return rows
+
+
+def _confusion_rows(table: dict[str, dict[str, float]]) -> list[str]:
+    columns = list(next(iter(table.values())))
+    rows = ["| planted | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for kind, row in table.items():
+        rows.append(f"| {kind} | " + " | ".join(f"{row[c]:.2f}" for c in columns) + " |")
+    return rows
+
+
+if __name__ == "__main__":
+    cli.run(main)
