@@ -49,7 +49,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells each save in a dozen lines
     try:
         main(argv)

@@ -98,7 +98,9 @@ class Run:
     history: list[dict[str, float]]
     calibration: Calibration | None
 
-    def score(self, folder: str, split: str, transform: Transform | None = None) -> Scores:
+    def score(
+        self, folder: str | Path, split: str, transform: Transform | None = None
+    ) -> Scores:
         """Scores every record of a packed set's split; see `score_set`.
 
         Args:
@@ -143,7 +145,7 @@ def score_set(
     parameters: Parameters,
     data: DataSettings,
     tokenizer: Tokenizer,
-    folder: str,
+    folder: str | Path,
     split: str,
     transform: Transform | None = None,
 ) -> Scores:
@@ -157,7 +159,6 @@ def score_set(
     import jax
 
     from jax_vlffd.evaluation.calibration import sigmoid
-    from jax_vlffd.training.steps import make_eval_step
     from jax_vlffd.training.trainer import evaluate
 
     loader = EvalLoader(
@@ -167,7 +168,7 @@ def score_set(
         process_index=jax.process_index(), process_count=jax.process_count(),
         workers=data.workers, prefetch=data.prefetch, corrupt=transform,
     )  # fmt: skip
-    found = evaluate(make_eval_step(plan), parameters, iter(loader), plan)
+    found = evaluate(eval_step or make_eval_step(plan), parameters, iter(loader), plan)
     records = list(loader.metadata(found["index"]))
     logits = found["logits"].astype(np.float64)
     margin = logits[:, 1] - logits[:, 0]
@@ -180,6 +181,9 @@ def score_set(
         id=np.array([r.id for r in records]),
         label=found["label"],
         probability=sigmoid(margin),
+        logit=margin,
+        regions=np.array([r.regions for r in records]),
+        caption=np.array([r.captions[0] for r in records]),
     )
 
 
