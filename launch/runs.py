@@ -15,7 +15,7 @@ from data_pipeline.files import atomic_write_text
 from data_pipeline.loader import EvalLoader
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
-from jax_vlffd.config import RunConfig
+from jax_vlffd.config import MeshConfig, RunConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
@@ -79,38 +79,90 @@ def with_tokenizer(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     return dataclasses.replace(run, model=model)
 
 
+class Scorer:
+    """Scores packed sets by the image branch; compiles once, on every process alike.
+
+    Args:
+      plan: the run's static side.
+      data: batch size, workers.
+      tokenizer: of the run.
+    """
+
+    def __init__(self, plan: Plan, data: DataSettings, tokenizer: Tokenizer):
+        from jax_vlffd.training.steps import make_eval_step
+
+        self._plan, self._data, self._tokenizer = plan, data, tokenizer
+        self._step = make_eval_step(plan)
+
+    def score(
+        self,
+        parameters: Parameters,
+        folder: str | Path,
+        split: str,
+        transform: Transform | None = None,
+    ) -> Scores:
+        """Scores every record of a split once; padding and images that do not decode never count.
+
+        Args:
+          parameters: in the plan's shardings.
+          folder: of the packed set.
+          split: of it.
+          transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
+
+        Raises:
+          UserError: the set or the split is missing or empty.
+        """
+        import jax
+
+        from jax_vlffd.evaluation.calibration import sigmoid
+        from jax_vlffd.training.trainer import evaluate
+
+        clip, data = self._plan.spec.model.clip, self._data
+        loader = EvalLoader(
+            folder, split,
+            image_size=clip.vision.image_size, tokenizer=self._tokenizer,
+            text_length=clip.text.context_length, batch_size=data.batch_size,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+            workers=data.workers, prefetch=data.prefetch, corrupt=transform,
+        )  # fmt: skip
+        found = evaluate(self._step, parameters, iter(loader), self._plan)
+        records = list(loader.metadata(found["index"]))
+        logits = found["logits"].astype(np.float64)
+        margin = logits[:, 1] - logits[:, 0]
+        return Scores(
+            dataset=np.array([r.dataset for r in records]),
+            split=np.array([split] * len(records)),
+            method=np.array([r.method for r in records]),
+            video=np.array([r.video for r in records]),
+            frame=np.array([r.frame for r in records]),
+            id=np.array([r.id for r in records]),
+            label=found["label"],
+            probability=sigmoid(margin),
+            logit=margin,
+            regions=np.array([r.regions for r in records]),
+            caption=np.array([r.captions[0] for r in records]),
+        )
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained detector, ready to score.
 
-    name: of its workdir. config: as resolved when it was trained. history: the lines of metrics.jsonl.
-    step: of the checkpoint. calibration: fitted on the validation split, None where there was none.
+    name: of its workdir. config: as resolved when it was trained. step: of the checkpoint. history: the
+    lines of metrics.jsonl. calibration: fitted on the validation split, None where there was none.
     """
 
     name: str
     config: Mapping[str, Any]
-    run: RunConfig
-    data: DataSettings
-    tokenizer: Tokenizer
-    plan: Plan
+    scorer: Scorer
     parameters: Parameters
     step: int
     history: list[dict[str, float]]
     calibration: Calibration | None
 
-    def score(
-        self, folder: str | Path, split: str, transform: Transform | None = None
-    ) -> Scores:
-        """Scores every record of a packed set's split; see `score_set`.
-
-        Args:
-          folder: of the packed set.
-          split: of it.
-          transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
-        """
-        return score_set(
-            self.plan, self.parameters, self.data, self.tokenizer, folder, split, transform
-        )
+    def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
+        """Scores a packed set's split; see `Scorer.score`."""
+        return self.scorer.score(self.parameters, folder, split, transform)
 
 
 def load_run(workdir: Path, step: str = "best") -> Run:
@@ -119,6 +171,8 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     Raises:
       UserError: it is no workdir, has no checkpoint yet, or the checkpoint is damaged.
     """
+    import jax
+
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.telemetry import read_history
 
@@ -126,79 +180,25 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     if config is None or not (workdir / CHECKPOINTS).is_dir():
         raise UserError(f"{workdir} is no trained workdir; give the --workdir of launch.train")
     run, data = configs.settings(config)
-    run = dataclasses.replace(run, mesh=type(run.mesh)())  # here, not where it was trained
     tokenizer = Tokenizer.load(workdir / TOKENIZER)
-    plan = make_plan(run, _divisible(data), steps=1)
+    run = with_tokenizer(run, tokenizer)
+    # The mesh and the batch are those of the machine that evaluates, not of the one that trained.
+    run = dataclasses.replace(
+        run, mesh=MeshConfig(), train=dataclasses.replace(run.train, accumulate=1)
+    )
+    ways = jax.device_count()
+    size = max(data.batch_size // ways, 1) * ways
+    data = dataclasses.replace(data, batch_size=size, paired=False)
+    plan = make_plan(run, data, steps=1)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
             raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
         parameters = checkpoints.restore_parameters(plan.abstract.parameters, found)
     return Run(
-        workdir.name, config, run, data, tokenizer, plan, parameters, found,
+        workdir.name, config, Scorer(plan, data, tokenizer), parameters, found,
         read_history(workdir), read_calibration(workdir),
     )  # fmt: skip
-
-
-def score_set(
-    plan: Plan,
-    parameters: Parameters,
-    data: DataSettings,
-    tokenizer: Tokenizer,
-    folder: str | Path,
-    split: str,
-    transform: Transform | None = None,
-) -> Scores:
-    """Scores every record of a packed set's split once, on every process the same.
-
-    Padding and images that do not decode never count.
-
-    Raises:
-      UserError: the set, the split or the model does not fit.
-    """
-    import jax
-
-    from jax_vlffd.evaluation.calibration import sigmoid
-    from jax_vlffd.training.trainer import evaluate
-
-    loader = EvalLoader(
-        folder, split,
-        image_size=plan.spec.model.clip.vision.image_size, tokenizer=tokenizer,
-        text_length=plan.spec.model.clip.text.context_length, batch_size=_whole_batch(plan, data),
-        process_index=jax.process_index(), process_count=jax.process_count(),
-        workers=data.workers, prefetch=data.prefetch, corrupt=transform,
-    )  # fmt: skip
-    found = evaluate(eval_step or make_eval_step(plan), parameters, iter(loader), plan)
-    records = list(loader.metadata(found["index"]))
-    logits = found["logits"].astype(np.float64)
-    margin = logits[:, 1] - logits[:, 0]
-    return Scores(
-        dataset=np.array([r.dataset for r in records]),
-        split=np.array([split] * len(records)),
-        method=np.array([r.method for r in records]),
-        video=np.array([r.video for r in records]),
-        frame=np.array([r.frame for r in records]),
-        id=np.array([r.id for r in records]),
-        label=found["label"],
-        probability=sigmoid(margin),
-        logit=margin,
-        regions=np.array([r.regions for r in records]),
-        caption=np.array([r.captions[0] for r in records]),
-    )
-
-
-def _whole_batch(plan: Plan, data: DataSettings) -> int:
-    ways = plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
-    return max(data.batch_size // ways, 1) * ways
-
-
-def _divisible(data: DataSettings) -> DataSettings:
-    """The batch of training need not divide over the devices that evaluate."""
-    import jax
-
-    ways = jax.device_count()
-    size = max(data.batch_size // ways, 1) * ways
-    return dataclasses.replace(data, batch_size=size, paired=False)
 
 
 def read_calibration(workdir: Path) -> Calibration | None:

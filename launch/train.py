@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from data_pipeline.settings import DataSettings
     from data_pipeline.tokenizer import Tokenizer
     from jax_vlffd.config import RunConfig
+    from jax_vlffd.evaluation.scores import Scores
+    from jax_vlffd.model import Parameters
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.state import Plan, TrainState
     from jax_vlffd.training.trainer import Clock
+    from launch.runs import Scorer
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when missing.")
@@ -71,7 +74,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         )
     import jax
 
-    from data_pipeline.loader import train_loader
+    from data_pipeline.loader import TrainLoader
     from jax_vlffd.config import in_steps
     from jax_vlffd.training import trainer
     from jax_vlffd.training.checkpoint import Checkpoints
@@ -83,7 +86,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     tokenizer = _tokenizer(run, data, workdir)
     run = runs.with_tokenizer(run, tokenizer)
     clip = run.model.clip
-    loader = train_loader(
+    loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=tokenizer,
         text_length=clip.text.context_length,
         process_index=jax.process_index(), process_count=jax.process_count(),
@@ -105,6 +108,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         log_every=run.train.log_every,
     )  # fmt: skip
     main_process = jax.process_index() == 0
+    scorer = runs.Scorer(plan, data, tokenizer)
     iterator = iter(loader)
     with Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints:
         state, clock = first_state(run, plan, checkpoints, iterator)
@@ -117,11 +121,14 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         ) as telemetry:  # fmt: skip
             state = trainer.train(
                 plan, state, iterator,
-                lambda parameters: _validate(plan, parameters, data, tokenizer)[0],
+                lambda parameters: _validate(scorer, parameters, data.validation)[0],
                 checkpoints, telemetry, loop, clock,
             )  # fmt: skip
         iterator.close()
-        _finish(plan, data, tokenizer, checkpoints, workdir, clock, time.time() - started)
+        parameters, best = _best(plan, checkpoints)
+        metrics, scored = _validate(scorer, parameters, data.validation)
+        if main_process:
+            _finish(workdir, plan, clock, best, metrics, scored, time.time() - started)
 
 
 def first_state(
@@ -191,56 +198,50 @@ def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
 
 
 def _validate(
-    plan: Plan, parameters: dict, data: DataSettings, tokenizer: Tokenizer
-) -> tuple[dict[str, float], tuple]:
-    """Metrics of the validation split over all its sets, and their logits and labels."""
+    scorer: Scorer, parameters: Parameters, folders: Sequence[str]
+) -> tuple[dict[str, float], Scores]:
+    """Metrics of the validation split over all its sets, and the scores behind them."""
     import numpy as np
 
     from jax_vlffd.evaluation import metrics
     from jax_vlffd.evaluation.scores import concatenate
-    from launch import runs
 
-    tables = [
-        runs.score_set(plan, parameters, data, tokenizer, folder, "validation")
-        for folder in data.validation
-    ]
-    scores = concatenate(tables)
-    logits, labels = scores.logits(), scores.label
+    scores = concatenate([scorer.score(parameters, folder, "validation") for folder in folders])
+    logits = scores.logits()
     # log(1 + e^-z) for a fake, log(1 + e^z) for a real
-    loss = float(np.logaddexp(0.0, np.where(labels == 1, -logits, logits)).mean())
+    loss = float(np.logaddexp(0.0, np.where(scores.label == 1, -logits, logits)).mean())
     found = metrics.measure(scores, resamples=0).values
     named = {"auc": "frame_auc", "video_auc": "video_auc", "eer": "eer", "accuracy": "acc"}
     values = {ours: found[theirs] for ours, theirs in named.items()}
     known = {name: float(value) for name, value in values.items() if value is not None}
-    return {"loss": loss, **known}, (logits, labels)
+    return {"loss": loss, **known}, scores
+
+
+def _best(plan: Plan, checkpoints: Checkpoints) -> tuple[Parameters, int]:
+    best = checkpoints.best
+    assert best is not None  # the last step has just been saved
+    return checkpoints.restore_parameters(plan.abstract.parameters, best), best
 
 
 def _finish(
-    plan: Plan,
-    data: DataSettings,
-    tokenizer: Tokenizer,
-    checkpoints: Checkpoints,
     workdir: Path,
+    plan: Plan,
     clock: Clock,
+    best: int,
+    metrics: dict[str, float],
+    scored: Scores,
     seconds: float,
 ) -> None:
     """Calibrates the best checkpoint on the validation split and writes the summary."""
     import jax
-    import numpy as np
 
     from data_pipeline.files import atomic_write_text
     from jax_vlffd.evaluation import calibration
     from launch import config as configs
     from launch import runs
 
-    best = checkpoints.best
-    assert best is not None  # the last step has just been saved
-    parameters = checkpoints.restore_parameters(plan.abstract.parameters, best)
-    metrics, (logits, labels) = _validate(plan, parameters, data, tokenizer)
-    if jax.process_index():
-        return
-    if len(np.unique(labels)) == 2:
-        fitted = calibration.fit(logits, labels)
+    if "auc" in metrics:  # with one class only there is nothing to calibrate
+        fitted = calibration.fit(scored.logits(), scored.label)
         atomic_write_text(workdir / runs.CALIBRATION, fitted.to_json())
     summary = {
         "best_step": best,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -70,10 +71,11 @@ class Telemetry:
             self._bar[0].stop()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line, with every value rounded to what fp32 holds."""
+        """Appends one line of finite values, rounded to what fp32 holds."""
         if self._file is None:
             return
-        rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+        # JSON has no nan: a value that is undefined at a step is left out of its line.
+        rounded = {k: float(f"{v:.7g}") for k, v in values.items() if math.isfinite(v)}
         self._file.write(json.dumps({"step": step, **rounded}) + "\n")
         self._file.flush()
         if self._events:
