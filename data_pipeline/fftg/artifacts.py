@@ -35,6 +35,8 @@ _EDGE_SCALE: Final = 0.012  # low-pass under which edges are sought
 _BLUR_SCALE: Final = 0.005  # low-pass under the Laplacian
 _BAND: Final = (0.012, 0.03)  # low- and high-pass of the band of `structure`
 _WINDOW: Final = 0.08  # over which edges move together
+_COARSER: Final = 2.5  # the same once more at this multiple, for larger movements
+_SEAM_SCALE: Final = 0.004  # low-pass under which a seam is sought
 _GRAIN_SCALE: Final = 0.016  # high-pass of `texture`
 _SEAM: Final = 0.03  # how far from the mask's edge a seam may lie
 _JOIN: Final = 0.05  # gaps of the mask that are closed
@@ -54,9 +56,12 @@ _SLOPE_FLOOR: Final = 0.05
 _CHANGED: Final = 1.5
 #: Share of a difference that displacement explains by chance, and loss of SSIM that counts whole.
 _CHANCE: Final = 0.2
-_LARGE_LOSS: Final = 0.35
-#: Octaves of texture that one octave of blur takes away.
+_LARGE_LOSS: Final = 0.28
+#: Octaves of texture that one octave of blur takes away; structure that a unit of color feigns;
+#: and grey levels a pixel by which a unit of color slopes where it fades out.
 _BLUR_TAKES: Final = 2.0
+_TONE_FEIGNS: Final = 0.004
+_TONE_SLOPES: Final = 0.15
 
 
 class Planes(NamedTuple):
@@ -88,7 +93,8 @@ def planes(pair: Comparison) -> Planes:
     depth = cv2.distanceTransform(changed, cv2.DIST_L2, 3) - outer
     side = 2 * _reach(pair) + 1
     # A seam is steeper than what was there; a blur leaves a difference too, but never a steeper one.
-    steeper = _gradient(_smooth(fake, 0.8)) - _gradient(_smooth(real, 0.8))
+    fine = max(0.5, _SEAM_SCALE * pair.size)
+    steeper = _gradient(_smooth(fake, fine)) - _gradient(_smooth(real, fine))
     seam = cv2.dilate(np.maximum(steeper, 0.0), np.ones((side, side), np.uint8))
     scale = max(0.8, _EDGE_SCALE * pair.size)
     edges = (_gradient(_smooth(real, scale)), _gradient(_smooth(fake, scale)))
@@ -106,17 +112,17 @@ def scores(pair: Comparison, shared: Planes, region: int, seam: float) -> dict[s
         `structure` and `texture`, which it would feign, are 0 where too little is left.
     """
     inside = pair.labels == 1 + region
-    boundary = _boundary(pair, shared, inside)
+    boundary = max(0.0, _boundary(pair, shared, inside) - _TONE_SLOPES * _color(pair, inside))
     where, enough = inside, True
     if boundary > seam:
         away = inside & (np.abs(shared.depth) > 2 * _reach(pair))
         enough = bool(away.sum() > _LEFT * inside.sum())
         where = away if enough else inside
-    blur = _blur(pair, shared, where)
+    blur, color = _blur(pair, shared, where), _color(pair, where)
     found = {
-        "color": _color(pair, where),
+        "color": color,
         "blur": blur,
-        "structure": _structure(pair, shared, where) if enough else 0.0,
+        "structure": _structure(pair, shared, where, color) if enough else 0.0,
         "texture": _texture(pair, shared, where, blur) if enough else 0.0,
         "boundary": boundary,
     }
@@ -149,20 +155,31 @@ def _blur(pair: Comparison, shared: Planes, where: Map) -> float:
     return float(np.log2(response[0] / response[1]))
 
 
-def _structure(pair: Comparison, shared: Planes, where: Map) -> float:
-    """Root of the loss of SSIM times the share that displacement explains, plus any large loss."""
-    box = _box(where, round(0.1 * pair.size))
+def _structure(pair: Comparison, shared: Planes, where: Map, tone: float) -> float:
+    """The larger of what two scales say, with any large loss, less what a change of tone feigns."""
+    loss, moved = _moved(pair, shared, where, 1.0)
+    fine = np.sqrt(loss) * moved + max(0.0, loss - _LARGE_LOSS)
+    loss, moved = _moved(pair, shared, where, _COARSER)
+    return max(0.0, float(max(fine, np.sqrt(loss) * moved)) - _TONE_FEIGNS * tone)
+
+
+def _moved(pair: Comparison, shared: Planes, where: Map, scale: float) -> tuple[float, float]:
+    """The loss of SSIM's structure term on a band, 0 to 2, and the share that movement explains."""
+    box = _box(where, round(0.1 * scale * pair.size))
     chosen = where[box]
-    low, high = max(0.8, _BAND[0] * pair.size), _BAND[1] * pair.size
-    a, b = (_smooth(gray[box], low) for gray in (shared.real, shared.fake))
-    a, b = a - _smooth(a, high), b - _smooth(b, high)
+    low, high = (share * scale * pair.size for share in _BAND)
+    bands = []
+    for gray in (shared.real[box], shared.fake[box]):
+        smooth = _smooth(gray, max(0.8, low))
+        bands.append(smooth - _smooth(smooth, high))
+    a, b = bands
     energy = np.sqrt((a[chosen] ** 2).sum() * (b[chosen] ** 2).sum())
     loss = 1.0 - float((a[chosen] * b[chosen]).sum() / max(energy, 1e-6))
     middle = (a + b) / 2
     x = cv2.Sobel(middle, cv2.CV_32F, 1, 0, scale=0.125)
     y = cv2.Sobel(middle, cv2.CV_32F, 0, 1, scale=0.125)
     change = b - a
-    side = max(3, round(_WINDOW * pair.size) | 1)
+    side = max(3, round(_WINDOW * scale * pair.size) | 1)
     xx, yy, xy, xt, yt, tt = (
         cv2.blur(product, (side, side))
         for product in (x * x, y * y, x * y, x * change, y * change, change * change)
@@ -170,8 +187,7 @@ def _structure(pair: Comparison, shared: Planes, where: Map) -> float:
     xx, yy = xx + _SLOPE_FLOOR, yy + _SLOPE_FLOOR
     explained = (yy * xt * xt - 2 * xy * xt * yt + xx * yt * yt) / (xx * yy - xy * xy)
     share = float(explained[chosen].sum() / max(float(tt[chosen].sum()), 1e-6))
-    moved = max(0.0, share - _CHANCE) / (1.0 - _CHANCE)
-    return float(np.sqrt(max(loss, 0.0))) * moved + max(0.0, loss - _LARGE_LOSS)
+    return max(loss, 0.0), max(0.0, share - _CHANCE) / (1.0 - _CHANCE)
 
 
 def _texture(pair: Comparison, shared: Planes, where: Map, blur: float) -> float:

@@ -56,11 +56,11 @@ class Settings:
     noisy: float = 3.5
     fringe: float = 0.08
     forged_given: float = 0.1
-    color: float = 5.3
-    blur: float = 0.15
+    color: float = 4.4
+    blur: float = 0.2
     structure: float = 0.04
-    texture: float = 1.1
-    boundary: float = 5.5
+    texture: float = 1.0
+    boundary: float = 4.7
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
