@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
     run, data = configs.settings(_CONFIG.value)
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(_WORKDIR.value or "")  # required by its flag
     values = json.loads(_CONFIG.value.to_json())
     configs.check_same(workdir, values)
     train(run, data, workdir, values)
@@ -94,7 +94,10 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
 
     def steps(duration: str, total: int | None = None) -> int:
         return in_steps(
-            duration, batch_size=data.batch_size, examples_per_epoch=loader.records_per_epoch, total=total
+            duration,
+            batch_size=data.batch_size,
+            examples_per_epoch=loader.records_per_epoch,
+            total=total,
         )
 
     total = steps(run.train.duration)

@@ -107,7 +107,7 @@ def shardings(
     result, split, total = {}, 0, 0
     for path, shape in shapes.items():
         axes = matched[path].shard
-        spec: list[str | None] = [None] * (len(shape.shape) - len(axes)) + list(axes)
+        spec: list[str | None] = [*(None for _ in shape.shape[len(axes) :]), *axes]
         for i, axis in enumerate(spec):
             if axis is not None and shape.shape[i] % mesh.shape[axis]:
                 spec[i] = None

@@ -31,11 +31,11 @@ class TrainState:
     """Everything that a step changes.
 
     step: int32 scalar, steps done. parameters: path -> fp32 array, trainable and frozen. optimizer: optax's
-    state, of the trainable parameters alone.
+    state, of the trainable parameters alone. The same class holds shapes or shardings as its leaves.
     """
 
-    step: Array
-    parameters: Parameters
+    step: Any
+    parameters: dict[str, Any]
     optimizer: Any
 
 
