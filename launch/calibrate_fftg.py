@@ -91,7 +91,7 @@ def _encoded_again(video: Path, finder: FaceFinder) -> Iterator[tuple[str, Portr
     except ImportError as error:
         raise UserError("--videos needs PyAV; run: pip install av") from error
     capture = cv2.VideoCapture(str(video))
-    frames = []
+    frames: list[Any] = []
     while len(frames) < _FRAMES and (read := capture.read())[0]:
         height, width = read[1].shape[0] // 2 * 2, read[1].shape[1] // 2 * 2
         frames.append(cv2.cvtColor(read[1][:height, :width], cv2.COLOR_BGR2RGB))
@@ -106,7 +106,8 @@ def _encoded_again(video: Path, finder: FaceFinder) -> Iterator[tuple[str, Portr
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     file.seek(0)
-    again = [frame.to_ndarray(format="rgb24") for frame in av.open(file).decode(video=0)]
+    with av.open(file, "r") as container:
+        again = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for before, after in list(zip(frames, again, strict=True))[::_EVERY]:
         for face in finder.find(np.ascontiguousarray(before))[:1]:
             yield f"H.264 crf {_CRF}", Portrait(before, face.landmarks), after

@@ -8,7 +8,7 @@ outside the face, and kept only when those pixels then agree better.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
@@ -57,22 +57,31 @@ def estimate(real: Image, fake: Image, outside: Map, inside: Map) -> Alignment:
       inside: [H, W], pixels of the face.
     """
     a, b = _gray(real), _gray(fake)
-    still = Alignment((0.0, 0.0), 1.0, 0.0, _agreement(a, b, outside, inside))
-    if _residual(a, b, outside) < 0.5:
-        return still
-    best, best_residual = still, _residual(a, b, outside)
+    around, within = _points(outside), _points(inside)
+
+    def judged(shift: tuple[float, float], gain: float, offset: float) -> tuple[float, Alignment]:
+        """The mean difference outside, each pixel's capped, and the alignment."""
+        far, near = (
+            np.abs((_sample(b, x + shift[0], y + shift[1]) - offset) / gain - _sample(a, x, y))
+            for x, y in (around, within)
+        )
+        agreement = float(max(np.mean(far < _SAME), np.mean(near < _SAME) if near.size else 0.0))
+        # Capped, as a background may have been replaced in part.
+        return float(np.minimum(far, 4 * _SAME).mean()), Alignment(shift, gain, offset, agreement)
+
+    residual, best = judged((0.0, 0.0), 1.0, 0.0)
+    if residual < 0.5:
+        return best
     coarse = _phase_shift(a, b)
     starts = [(0.0, 0.0)] if np.hypot(*coarse) < 1.0 else [(0.0, 0.0), coarse]
     for start in starts:
-        shift, gain, offset = _refine(a, b, outside, start)
-        moved = (_translate(b, -shift[0], -shift[1]) - offset) / gain
-        residual = _residual(a, moved, outside)
+        shift, gain, offset = _refine(a, b, around, start)
         if abs(128 * (gain - 1) + offset) > _LEVELS:
             continue
+        found, alignment = judged(shift, gain, offset)
         # A tenth better, or it is the noise that was fitted.
-        if residual < 0.9 * best_residual:
-            best = Alignment(shift, gain, offset, _agreement(a, moved, outside, inside))
-            best_residual = residual
+        if found < 0.9 * residual:
+            residual, best = found, alignment
     return best
 
 
@@ -108,14 +117,12 @@ def _gray(image: Image) -> Gray:
     return cv2.GaussianBlur(gray, (0, 0), 1.2).astype(np.float32)
 
 
-def _residual(a: Gray, b: Gray, outside: Map) -> float:
-    """Mean absolute difference outside, capped for each pixel: backgrounds may be replaced."""
-    return float(np.minimum(cv2.absdiff(a, b), 4 * _SAME)[outside].mean())
-
-
-def _agreement(a: Gray, b: Gray, outside: Map, inside: Map) -> float:
-    same = cv2.absdiff(a, b) < _SAME
-    return float(max(same[outside].mean(), same[inside].mean()))
+def _points(where: Map) -> tuple[Gray, Gray]:
+    """At most about `_SAMPLES` of the pixels in a map: x and y, float32 [N] each."""
+    chosen = np.flatnonzero(where)
+    chosen = chosen[:: 1 + len(chosen) // _SAMPLES]
+    y, x = np.divmod(chosen, where.shape[1])
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def _translate(image: _Pixels, x: float, y: float) -> _Pixels:
@@ -140,21 +147,18 @@ def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
 
 
 def _refine(
-    a: Gray, b: Gray, outside: Map, start: tuple[float, float]
+    a: Gray, b: Gray, points: tuple[Gray, Gray], start: tuple[float, float]
 ) -> tuple[tuple[float, float], float, float]:
-    """Shift, gain and offset that take `a` to `b` outside the face, from a first shift."""
-    rows, columns = np.nonzero(outside)
-    step = 1 + len(rows) // _SAMPLES
-    rows, columns = rows[::step], columns[::step]
-    x, y = columns.astype(np.float32), rows.astype(np.float32)
-    values = a[rows, columns]
-    slope_x = cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125)[rows, columns]
-    slope_y = cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125)[rows, columns]
+    """Shift, gain and offset that take `a` to `b` at points, from a first shift."""
+    x, y = points
+    values = _sample(a, x, y)
+    slope_x = _sample(cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125), x, y)
+    slope_y = _sample(cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125), x, y)
     design = np.stack([-slope_x, -slope_y, values, np.ones_like(values)], axis=1)
     shift = np.array(start, np.float64)
     gain, offset = 1.0, 0.0
     for _ in range(_STEPS):
-        target = _sample(b, x + np.float32(shift[0]), y + np.float32(shift[1]))
+        target = _sample(b, x + shift[0], y + shift[1])
         error = np.abs(target - gain * values - offset)
         # Pixels that fit badly are another background or a forgery's fringe: they do not vote.
         kept = (error <= max(2.0, 2.5 * float(np.median(error))))[:, None] * design
@@ -168,10 +172,9 @@ def _refine(
     return (float(shift[0]), float(shift[1])), gain, offset
 
 
-def _sample(image: Gray, x: Gray, y: Gray) -> Gray:
+def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Gray:
     """Values of `image` at points, bilinear; float32 [N]."""
     # remap takes maps of at most 32767 a side: one column of points.
-    found = cv2.remap(
-        image, x[:, None], y[:, None], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    return found[:, 0].astype(np.float32)
+    at = (x.astype(np.float32)[:, None], y.astype(np.float32)[:, None])
+    found = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return found.astype(np.float32, copy=False).ravel()

@@ -270,18 +270,20 @@ def annotate_pair(
         else region_threshold(level, max(strengths), settings)
         for level in noise
     ]
-    shared: artifacts.Planes | None = None
+    forged = [index for index in range(len(REGIONS)) if strengths[index] > thresholds[index]]
+    shared = artifacts.planes(pair, forged) if forged else None
     findings = {}
     for index, name in enumerate(REGIONS):
-        score, threshold = strengths[index], thresholds[index]
-        types: tuple[str, ...] = ()
-        evidence: dict[str, dict[str, float]] = {}
-        if score > threshold:
-            shared = shared or artifacts.planes(pair)
-            found = artifacts.scores(pair, shared, index, settings.boundary)
-            types = tuple(kind for kind, value in found.items() if value > settings.threshold(kind))
-            evidence = {kind: _evidence(found[kind], settings.threshold(kind)) for kind in found}
-        findings[name] = RegionFinding(score > threshold, score, threshold, types, evidence)
+        found: dict[str, float] = {}
+        if shared and index in forged:
+            found = artifacts.scores(shared, index, settings.boundary)
+        findings[name] = RegionFinding(
+            index in forged,
+            strengths[index],
+            thresholds[index],
+            tuple(kind for kind, value in found.items() if value > settings.threshold(kind)),
+            {kind: _evidence(value, settings.threshold(kind)) for kind, value in found.items()},
+        )
     return findings, pair
 
 

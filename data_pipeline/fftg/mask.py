@@ -223,7 +223,9 @@ def _noise(
     of detail in the more detailed quarter. Medians, so that a background that was replaced in part
     does not count.
     """
-    change, fine = difference[outside], detail[outside]
+    chosen = np.flatnonzero(outside)
+    chosen = chosen[:: 1 + len(chosen) // _SAMPLES]
+    change, fine = difference.ravel()[chosen], detail.ravel()[chosen]
     low, high = np.quantile(fine, [0.5, 0.75])
     plain = float(np.median(change[fine <= low]))
     busy = fine >= max(high, 1.0)
@@ -242,6 +244,8 @@ def _motion(ratio: Floats, labels: Labels, settings: Settings) -> float:
     counts is the region that changed least, by the median of difference over expected noise, so
     that a forgery of some regions is no motion; one of all regions is held by the limit.
     """
+    step = 1 + int(np.sqrt(ratio.size / (4 * _SAMPLES)))
+    ratio, labels = ratio[::step, ::step], labels[::step, ::step]
     regions = [ratio[labels == value] for value in range(1, 5)]
     least = min((float(np.median(found)) for found in regions if found.size), default=1.0)
     return float(np.clip(least, 1.0, settings.largest_motion))
@@ -251,6 +255,8 @@ def _motion(ratio: Floats, labels: Labels, settings: Settings) -> float:
 #: of the face's size.
 _MARGIN: Final = 0.3
 _GAP: Final = 0.06
+#: Pixels that are enough for a median.
+_SAMPLES: Final = 4000
 #: Lengths over which differences and detail are averaged, and the scale of detail, as such shares.
 _AVERAGED: Final = 0.03
 _DETAIL: Final = 0.04

@@ -62,11 +62,8 @@ def region_maps(
 
 def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> list[float]:
     """The mean of `values` ([H, W]) in each region, in the order of REGIONS; 0 for one not in view."""
-    flat = labels.ravel()
-    count = len(REGIONS) + 1
-    areas = np.bincount(flat, minlength=count)
-    sums = np.bincount(flat, values.ravel(), minlength=count)
-    return [float(value) for value in (sums / np.maximum(areas, 1))[1:]]
+    masks = [(labels == 1 + index).astype(np.uint8) for index in range(len(REGIONS))]
+    return [float(cv2.mean(values, mask)[0]) for mask in masks]
 
 
 def region_threshold(noise: float, strongest: float, settings: Settings) -> float:

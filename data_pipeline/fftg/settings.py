@@ -58,9 +58,9 @@ class Settings:
     forged_given: float = 0.1
     color: float = 4.4
     blur: float = 0.2
-    structure: float = 0.04
-    texture: float = 1.0
-    boundary: float = 4.7
+    structure: float = 0.025
+    texture: float = 1.1
+    boundary: float = 4.4
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
