@@ -1,0 +1,43 @@
+"""Data sets as they lie on disk: one adapter each, all giving the same `Video` records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from data_pipeline.datasets import (
+    celeb_df,
+    deepfakebench,
+    df40,
+    dfd,
+    dfdc,
+    faceforensics,
+    ffiw,
+    folder,
+    uadfv,
+    wild_deepfake,
+)
+from data_pipeline.datasets.video_records import Collection, Video
+
+__all__ = ["COMPRESSED", "PLAIN", "Collection", "Video"]
+
+#: Sets that exist in several compressions: name -> adapter of (root, compression).
+COMPRESSED: Final[dict[str, Callable[[Path, str], Collection]]] = {
+    "faceforensics": faceforensics.find,
+    "dfd": dfd.find,
+    "deepfakebench": deepfakebench.find,
+}
+#: The others: name -> adapter of the root.
+PLAIN: Final[dict[str, Callable[[Path], Collection]]] = {
+    "celeb_df_v1": lambda root: celeb_df.find(root, celeb_df.V1),
+    "celeb_df_v2": lambda root: celeb_df.find(root, celeb_df.V2),
+    "celeb_df_pp": lambda root: celeb_df.find(root, celeb_df.PLUS_PLUS),
+    "dfdc": dfdc.find,
+    "dfdc_preview": dfdc.find_preview,
+    "wild_deepfake": wild_deepfake.find,
+    "ffiw": ffiw.find,
+    "uadfv": uadfv.find,
+    "df40": df40.find,
+    "folder": folder.find,
+}

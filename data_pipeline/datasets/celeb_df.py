@@ -1,0 +1,144 @@
+"""Celeb-DF v1 and v2 (Li et al., CVPR 2020) and Celeb-DF++ (Li et al. 2025).
+
+Licence and access: https://github.com/yuezunli/celeb-deepfakeforensics (v1, v2) and
+https://github.com/OUC-VAS/Celeb-DF-PP (++); terms of use, research only.
+
+Layout, the videos in these folders or in `videos` within them, or DeepfakeBench's crops in `frames`:
+
+    Celeb-real/idA_NNNN.mp4
+    YouTube-real/NNNNN.mp4
+    Celeb-synthesis/idA_idB_NNNN.mp4            (v1, v2)
+    Celeb-synthesis/<scenario>/<method>/*.mp4   (++: FaceSwap, FaceReenact, TalkingFace)
+    List_of_testing_videos.txt
+
+The fake `idA_idB_NNNN` shows idB's face on the video `idA_NNNN`. Fakes of ++ that are no face swaps
+move otherwise than any video of the set, so they have no real.
+
+Split: the listed videos are `test`, all others `train`; the set has no validation list. (In
+DeepfakeBench's JSON the test videos are in `train` too.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from data_pipeline.datasets.video_records import (
+    REAL_METHOD,
+    Collection,
+    Video,
+    collect,
+    entries,
+    media,
+    read_text,
+    require_folder,
+)
+from data_pipeline.errors import UserError
+from jax_vlffd.vocabulary import FAKE, REAL
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the three sets: its name, the start of its labels, and how much it holds."""
+
+    dataset: str
+    label: str
+    real: int
+    fake: int
+
+
+V1: Final = Version("Celeb-DF-v1", "CelebDFv1", 408, 795)
+V2: Final = Version("Celeb-DF-v2", "CelebDFv2", 890, 5639)
+PLUS_PLUS: Final = Version("Celeb-DF++", "CelebDFv3", 890, 53196)
+
+_REALS: Final = ("Celeb-real", "YouTube-real")
+_FAKES: Final = "Celeb-synthesis"
+_LIST: Final = "List_of_testing_videos.txt"
+_FAKE_NAME: Final = re.compile(r"(id\d+)_id\d+_(\d+)")
+#: The scenario of ++ whose fakes keep the frames of a video of the set.
+_SWAPS: Final = "FaceSwap"
+
+
+def find(root: Path, version: Version) -> Collection:
+    """Finds the videos of one version; raises UserError where `root` or its list is wrong."""
+    require_folder(root, version.dataset, _FAKES, *_REALS)
+    tested = _read_list(root)
+    videos = []
+    for group, method in _groups(root):
+        fake = method != REAL_METHOD
+        for name, (path, cropped) in media(root / group).items():
+            listed = f"{group}/{name}" in (tested or ())
+            real = real_of(name) if fake and _keeps_frames(group) else ""
+            videos.append(
+                Video(
+                    dataset=version.dataset,
+                    group=group,
+                    name=name,
+                    path=path,
+                    label=FAKE if fake else REAL,
+                    method=method,
+                    bench_label=f"{version.label}_{'fake' if fake else 'real'}",
+                    split="" if tested is None else "test" if listed else "train",
+                    real=f"{version.dataset}/{_REALS[0]}/{real}" if real else "",
+                    cropped=cropped,
+                )
+            )
+    notes = []
+    if tested is None:
+        notes.append(
+            f"no test list: {root / _LIST} is missing, so the split stays empty; "
+            "it comes with the data set"
+        )
+    elif absent := len(tested - {f"{video.group}/{video.name}" for video in videos}):
+        notes.append(f"{absent} of the {len(tested)} videos of {_LIST} are not there")
+    expected = {(version.dataset, REAL_METHOD): version.real}
+    if version is not PLUS_PLUS:  # its paper gives no counts by method that add up to the whole
+        expected[version.dataset, _FAKES] = version.fake
+    return collect(videos, expected, notes=notes)
+
+
+def real_of(name: str) -> str:
+    """The name of the real video (`id0_id1_0002` -> `id0_0002`), or ""."""
+    match = _FAKE_NAME.fullmatch(name)
+    return f"{match[1]}_{match[2]}" if match else ""
+
+
+def _groups(root: Path) -> Iterator[tuple[str, str]]:
+    """The folders with videos and their methods."""
+    for folder in _REALS:
+        yield folder, REAL_METHOD
+    if media(root / _FAKES):
+        # The folders of ++ would look like folders of frames only within `frames` or `images`.
+        yield _FAKES, _FAKES
+        return
+    for scenario in entries(root / _FAKES):
+        for method in entries(scenario):
+            yield f"{_FAKES}/{scenario.name}/{method.name}", method.name
+
+
+def _keeps_frames(group: str) -> bool:
+    return group == _FAKES or group.startswith(f"{_FAKES}/{_SWAPS}/")
+
+
+def _read_list(root: Path) -> set[str] | None:
+    """The test videos as `<group>/<name>`; None where there is no list."""
+    path = root / _LIST
+    if not path.is_file():
+        return None
+    tested = set()
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        label, _, video = line.strip().partition(" ")
+        group, _, name = video.strip().replace("\\", "/").rpartition("/")
+        # In this list, 1 is real.
+        if label not in ("0", "1") or group.startswith(_FAKES) != (label == "0") or not name:
+            raise UserError(
+                f"{path}, line {number}: '{line.strip()}' is no '1 <real video>' or "
+                "'0 <synthetic video>'; take the list that comes with the data set"
+            )
+        tested.add(f"{group}/{Path(name).stem}")
+    return tested

@@ -1,0 +1,269 @@
+"""DeepfakeBench's JSON (Yan et al., NeurIPS 2023), read and written: the format crops lie in.
+
+Licence of that project: https://github.com/SCLBD/DeepfakeBench (CC BY-NC 4.0; its data sets keep
+their own terms). The format, one file a data set:
+
+    {dataset: {label: {split: {video: {"label": label, "frames": [path, ...], "masks": [...]}}}}}
+
+with one more level for the compression in the FaceForensics++ family: split, then compression, in
+most files; compression, then split, in some. Paths have either separator and the folders of the
+machine that wrote them. Landmarks and masks lie at the frame's path with the last `frames` swapped.
+
+Here `--root` is the folder that the data sets lie in, `--json` the file; either may be left out.
+The frames are face crops already and are taken as they are.
+
+Split: as the file says, `val` being `validation`. DeepfakeBench lists some videos under several
+splits; they count as test, else validation, so that no test video is trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, NamedTuple
+
+from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
+from data_pipeline.datasets.video_records import (
+    REAL_METHOD,
+    Collection,
+    Video,
+    collect,
+    entries,
+    read_json,
+    swap_folder,
+)
+from data_pipeline.errors import UserError
+from jax_vlffd.vocabulary import FAKE, REAL
+
+#: DeepfakeBench's names of splits, from the one that trains to the one that tests.
+SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
+_SPLIT_NAMES: Final = SPLITS | {"validation": "validation", "valid": "validation"}
+_RANK: Final = {"": 0, "train": 1, "validation": 2, "test": 3}
+_COMPRESSIONS: Final = ("raw", "c0", "c23", "c40")
+_METHODS: Final = {label: name for name, label in faceforensics.METHODS.items()} | {
+    "FF-SH": "FaceShifter",
+    dfd.FAKE_LABEL: dfd.DATASET,
+}
+#: The real of a fake, by the start of the label; None of a set that does not tell.
+_REAL_OF: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
+    ("FF-", faceforensics.real_of),
+    ("DFD_", dfd.real_of),
+    ("CelebDF", celeb_df.real_of),
+    ("UADFV", uadfv.real_of),
+    ("DFDCP", lambda name: name.partition("_")[2]),
+)
+
+
+class _Entry(NamedTuple):
+    label: str
+    split: str
+    compression: str
+    name: str
+    frames: list[str]
+    masks: list[str]
+
+
+def find(root: Path, compression: str) -> Collection:
+    """Finds the videos of one JSON, `root` being the file or a folder with one at its top.
+
+    Raises:
+      UserError: there is no JSON or several, it has another structure, a label that is neither real
+        nor fake, nothing of this compression, or none of its frames is under the root.
+    """
+    file = root if root.is_file() else _only_json(root)
+    return read(file, file.parent, compression)
+
+
+def read(file: Path, root: Path, compression: str) -> Collection:
+    """Finds the videos of `file` whose frames lie under `root`; see `find`."""
+    content = read_json(file)
+    if not isinstance(content, dict) or len(content) != 1:
+        raise UserError(f"{file} is no JSON of DeepfakeBench: it must hold exactly one data set")
+    dataset, labels = next(iter(content.items()))
+    entries_ = [entry for entry in _walk(labels, file) if entry.frames]
+    found = [e for e in entries_ if e.compression in ("", compression)]
+    if not found:
+        has = ", ".join(sorted({entry.compression for entry in entries_})) or "none"
+        raise UserError(f"{file}: no video of compression {compression}; it has {has}")
+    locate = _Locator(root)
+    left_out: Counter[str] = Counter()
+    notes = []
+    videos: dict[tuple[str, str], Video] = {}
+    several = 0
+    for entry in found:
+        key = (entry.label, entry.name)
+        if key in videos:
+            several += 1
+            if _RANK[entry.split] > _RANK[videos[key].split]:
+                videos[key] = replace(videos[key], split=entry.split)
+            continue
+        frames = locate.all(entry.frames, left_out)
+        if frames:
+            videos[key] = _video(dataset, entry, frames, locate.all(entry.masks, left_out))
+        else:
+            left_out["video without any frame on disk"] += 1
+    if not videos:
+        raise UserError(
+            f"{file}: none of its frames, such as {found[0].frames[0]!r}, is under {root}; "
+            "give the folder that the data sets lie in as --root"
+        )
+    if several:
+        notes.append(
+            f"{several} videos are listed under several splits; they count as test, else validation"
+        )
+    return collect(_with_reals(videos), left_out=left_out, notes=notes)
+
+
+def document(videos: Iterable[tuple[Video, list[str], list[str]]]) -> dict[str, Any]:
+    """DeepfakeBench's JSON of one data set.
+
+    Args:
+      videos: each with the paths of its frames and of its masks. A video without a split is listed
+        under `test`.
+    """
+    content: dict[str, Any] = {}
+    for video, frames, masks in videos:
+        splits = content.setdefault(video.dataset, {}).setdefault(
+            video.bench_label, {name: {} for name in SPLITS}
+        )
+        split = next((name for name, ours in SPLITS.items() if ours == video.split), "test")
+        place = splits[split]
+        if video.compression:
+            for other in splits.values():  # the reader asks every split for the compression
+                other.setdefault(video.compression, {})
+            place = place[video.compression]
+        # Methods of one label may have a video of the same name; DeepfakeBench reads only the paths.
+        name = video.name if video.name not in place else f"{video.method}_{video.name}"
+        place[name] = {"label": video.bench_label, "frames": frames}
+        if masks:
+            place[name]["masks"] = masks
+    return content
+
+
+def read_label(label: str, file: Path) -> int:
+    """0 or 1 from a label such as `FF-real` or `DFDCP_FakeA`; UserError where it is neither."""
+    word = re.split(r"[-_]", label)[-1].lower()
+    if word == "real":
+        return REAL
+    if label in _METHODS or word.startswith("fake"):
+        return FAKE
+    raise UserError(f"{file}: the label '{label}' is neither real nor fake")
+
+
+def _walk(labels: Any, file: Path) -> Iterator[_Entry]:
+    """Every video of a data set, whatever the order of split and compression."""
+    if not isinstance(labels, dict):
+        raise UserError(f"{file} is no JSON of DeepfakeBench: a data set must hold labels")
+    for label, content in labels.items():
+        yield from _below(content, file, label, "", "", "")
+
+
+def _below(
+    node: Any, file: Path, label: str, split: str, compression: str, name: str
+) -> Iterator[_Entry]:
+    if not isinstance(node, dict):
+        raise UserError(f"{file}: '{label}' holds a {type(node).__name__} where a video should be")
+    if "frames" in node:
+        frames, masks = node["frames"], node.get("masks") or []
+        if not _is_list(frames) or not _is_list(masks):
+            raise UserError(f"{file}: the frames of '{name}' are no list of paths")
+        stated = node.get("label", label)
+        if stated != label and read_label(stated, file) != read_label(label, file):
+            raise UserError(f"{file}: '{name}' is labelled '{stated}' under '{label}'")
+        # In some files a video stands where the videos of a split should; its folder names it.
+        name = name or (PurePosixPath(_slashes(frames[0])).parent.name if frames else label)
+        yield _Entry(label, split, compression, name, frames, masks)
+        return
+    for key, child in node.items():
+        if not split and key in _SPLIT_NAMES:
+            yield from _below(child, file, label, _SPLIT_NAMES[key], compression, "")
+        elif not compression and key in _COMPRESSIONS:
+            level = "raw" if key == "c0" else key
+            yield from _below(child, file, label, split, level, "")
+        elif not name:
+            yield from _below(child, file, label, split, compression, key)
+        else:
+            raise UserError(f"{file}: '{name}' under '{label}' has no frames")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _slashes(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+class _Locator:
+    """Finds files of a JSON under a root, without the leading folders of the machine it is from."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._dropped = 0
+
+    def all(self, names: Iterable[str], left_out: Counter[str]) -> dict[int, Path]:
+        """The files by frame number; counts those that are outside the root or not there."""
+        found = {}
+        for position, name in enumerate(sorted(names, key=_slashes)):
+            parts = [part for part in _slashes(name).split("/") if part not in ("", ".")]
+            path = None if ".." in parts else self._path(parts)
+            if path is not None:
+                digits = re.findall(r"\d+", path.stem)
+                found[int(digits[-1]) if digits else position] = path
+            else:
+                left_out["frame outside the root" if ".." in parts else "frame not there"] += 1
+        return found
+
+    def _path(self, parts: list[str]) -> Path | None:
+        # What was dropped from one path is most likely what has to be dropped from the next.
+        for dropped in (self._dropped, *range(len(parts) - 1)):
+            path = self._root.joinpath(*parts[dropped:])
+            if dropped < len(parts) and path.is_file():
+                self._dropped = dropped
+                return path
+        return None
+
+
+def _video(dataset: str, entry: _Entry, frames: dict[int, Path], masks: dict[int, Path]) -> Video:
+    label = read_label(entry.label, Path(dataset))
+    fake_method = re.sub(r"_fake", "", entry.label, flags=re.IGNORECASE) or dataset
+    return Video(
+        dataset=dataset,
+        group="/".join(part for part in (entry.label, entry.compression) if part),
+        name=entry.name,
+        path=next(iter(frames.values())).parent,
+        label=label,
+        method=REAL_METHOD if label == REAL else _METHODS.get(entry.label, fake_method),
+        bench_label=entry.label,
+        split=entry.split,
+        compression=entry.compression,
+        cropped=True,
+        frames=frames,
+        masks=(masks or _beside(frames)) if label == FAKE else {},
+    )
+
+
+def _beside(frames: Mapping[int, Path]) -> dict[int, Path]:
+    masks = {number: swap_folder(path, "masks") for number, path in frames.items()}
+    return {number: path for number, path in masks.items() if path.is_file()}
+
+
+def _with_reals(videos: Mapping[tuple[str, str], Video]) -> Iterator[Video]:
+    reals = {video.name: video.key for video in videos.values() if video.label == REAL}
+    for video in videos.values():
+        rule = next((rule for start, rule in _REAL_OF if video.bench_label.startswith(start)), None)
+        real = reals.get(rule(video.name), "") if rule and video.label == FAKE else ""
+        yield replace(video, real=real)
+
+
+def _only_json(root: Path) -> Path:
+    if not root.is_dir():
+        raise UserError(f"--root={root}: there is no such file or folder")
+    files = [path for path in entries(root) if path.suffix.lower() == ".json"]
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise UserError(f"--root={root} must hold one JSON (found: {found}); name it with --json")
+    return files[0]

@@ -1,0 +1,169 @@
+"""The Deepfake Detection Challenge, DFDC (Dolhansky et al. 2020), and its preview, DFDCP (2019).
+
+Licence and access: https://ai.meta.com/datasets/dfdc/ (terms of use).
+
+Layout of DFDC, in `train` or at the root for the parts:
+
+    train/dfdc_train_part_N/{metadata.json,*.mp4}   label REAL or FAKE, `original` of a fake
+    validation/{labels.csv or metadata.json,*.mp4}
+    test/{labels.csv or metadata.json,*.mp4}         `filename,label` or `is_fake`, no originals
+
+Layout of DFDCP: `dataset.json` (path -> label, set) beside `original_videos/T/T_X_NNN.mp4` and
+`method_A/T/T_X/S_T_X_NNN.mp4`, `method_B/...`: the fake S_T_X_NNN was made from T_X_NNN.
+
+The videos may lie in `videos` within each of these, or DeepfakeBench's crops in `frames`.
+
+Split: DFDC's own folders. DFDCP's `set` (train, test); videos that the JSON does not name are left
+out. 'DFDC' and 'DFDCP' are different sets with different published numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline.datasets.video_records import (
+    REAL_METHOD,
+    VIDEO_SUFFIXES,
+    Collection,
+    Video,
+    collect,
+    entries,
+    media,
+    read_json,
+    read_label,
+    read_rows,
+    require_folder,
+)
+from data_pipeline.errors import UserError
+from jax_vlffd.vocabulary import FAKE
+
+FULL: Final = "DFDC"
+PREVIEW: Final = "DFDCP"
+#: The only method that DFDC tells of.
+_FAKE_METHOD: Final = "DFDC"
+
+_PREVIEW_METHODS: Final = {"method_A": "DFDCP_FakeA", "method_B": "DFDCP_FakeB"}
+_PREVIEW_SETS: Final = {"train": "train", "test": "test", "val": "validation"}
+_PREVIEW_FAKE: Final = re.compile(r"\d+_(\d+_[A-Za-z]+_.+)")
+
+
+def find(root: Path) -> Collection:
+    """Finds the videos of DFDC; raises UserError where `root` is something else or a label is wrong."""
+    require_folder(root, FULL)
+    videos = []
+    left_out: Counter[str] = Counter()
+    for group, split in _parts(root):
+        found = media(root / group)
+        labels = _labels(root / group) if found else {}
+        for name, (path, cropped) in found.items():
+            if name not in labels:
+                left_out["without a label in metadata.json or labels.csv"] += 1
+                continue
+            label, original = labels[name]
+            fake = label == FAKE
+            videos.append(
+                Video(
+                    dataset=FULL,
+                    group=group,
+                    name=name,
+                    path=path,
+                    label=label,
+                    method=_FAKE_METHOD if fake else REAL_METHOD,
+                    bench_label="DFDC_Fake" if fake else "DFDC_Real",
+                    split=split,
+                    real=f"{FULL}/{group}/{original}" if fake and original else "",
+                    cropped=cropped,
+                )
+            )
+    if not videos:
+        raise UserError(
+            f"--root={root} has no labelled videos of DFDC: expected train/dfdc_train_part_N/, "
+            "validation/ or test/ with metadata.json or labels.csv"
+        )
+    expected = {(FULL, REAL_METHOD): 23654, (FULL, _FAKE_METHOD): 104500}
+    return collect(videos, expected, left_out)
+
+
+def find_preview(root: Path) -> Collection:
+    """Finds the videos of DFDCP; raises UserError where its JSON is missing or wrong."""
+    require_folder(root, PREVIEW, "original_videos", *_PREVIEW_METHODS)
+    records = read_json(root / "dataset.json")
+    if not isinstance(records, dict):
+        raise UserError(f"{root / 'dataset.json'} is no object of path -> label and set")
+    files = {group: _below(root / group) for group in ("original_videos", *_PREVIEW_METHODS)}
+    videos = []
+    absent = 0
+    for place, record in records.items():
+        group, name = place.replace("\\", "/").split("/")[0], Path(place).stem
+        where = f"{root / 'dataset.json'}, '{place}'"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: is no object with label and set")
+        fake = read_label(record.get("label"), where) == FAKE
+        split = _PREVIEW_SETS.get(str(record.get("set")).lower())
+        if split is None or fake != (group in _PREVIEW_METHODS):
+            raise UserError(f"{where}: set or label does not fit; take the set's own dataset.json")
+        if name not in files.get(group, {}):
+            absent += 1
+            continue
+        path, cropped = files[group].pop(name)
+        match = _PREVIEW_FAKE.fullmatch(name) if fake else None
+        videos.append(
+            Video(
+                dataset=PREVIEW,
+                group=group,
+                name=name,
+                path=path,
+                label=int(fake),
+                method=group if fake else REAL_METHOD,
+                bench_label=_PREVIEW_METHODS.get(group, "DFDCP_Real"),
+                split=split,
+                real=f"{PREVIEW}/original_videos/{match[1]}" if match else "",
+                cropped=cropped,
+            )
+        )
+    unnamed = sum(map(len, files.values()))
+    left_out = {"not named in dataset.json": unnamed} if unnamed else {}
+    notes = [f"{absent} of the {len(records)} videos of dataset.json are not there"]
+    # The paper's counts; the fakes are not told apart by method.
+    return collect(videos, {(PREVIEW, REAL_METHOD): 1131}, left_out, notes if absent else ())
+
+
+def _parts(root: Path) -> Iterator[tuple[str, str]]:
+    """The folders with videos, and their splits."""
+    for place in ("train", "."):
+        for part in entries(root / place):
+            if part.is_dir() and part.name.startswith("dfdc_train_part"):
+                yield str(part.relative_to(root).as_posix()), "train"
+    for name in ("train", "train_sample_videos", "validation", "test"):
+        if (root / name).is_dir():
+            yield name, name if name in ("validation", "test") else "train"
+
+
+def _labels(folder: Path) -> dict[str, tuple[int, str]]:
+    """Name -> (label, name of the original or "")."""
+    if (table := folder / "labels.csv").is_file():
+        rows = {row["filename"]: row for row in read_rows(table, "filename", "label")}
+        records: dict[str, Any] = dict(rows)
+    elif (table := folder / "metadata.json").is_file():
+        records = read_json(table)
+    else:
+        return {}
+    if not isinstance(records, dict) or not all(isinstance(r, dict) for r in records.values()):
+        raise UserError(f"{table} is no object of file name -> label")
+    return {
+        Path(name).stem: (
+            read_label(record.get("label", record.get("is_fake")), f"{table}, '{name}'"),
+            Path(str(record.get("original") or "")).stem,
+        )
+        for name, record in records.items()
+    }
+
+
+def _below(folder: Path) -> dict[str, tuple[Path, bool]]:
+    """Videos at any depth of a folder, by name; else the crops in its `frames`."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return {path.stem: (path, False) for path in files} or media(folder)
