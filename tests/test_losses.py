@@ -149,6 +149,14 @@ def test_no_device_holds_all_pairs(shape: tuple[int, ...], targets: str) -> None
     assert (batch, batch) in whole, "the check finds the matrix where there is one"
 
 
+@pytest.mark.parametrize("targets", ALIGNMENT_TARGETS)
+def test_similarities_are_asked_for_in_full_fp32(targets: str) -> None:
+    program = sharded(MESHES["8"], targets).lower(*pairs()).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(products) >= 3, "forward, and by images and by texts"
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products), products
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000), kinds=st.integers(1, 40), data=st.data())
 def test_the_order_of_pairs_does_not_matter(seed: int, kinds: int, data: st.DataObject) -> None:

@@ -192,6 +192,17 @@ def test_bf16_is_for_products_and_not_for_statistics() -> None:
     assert used["exp", 5] == {"float32"}, "softmax"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fp32_products_are_never_rounded_to_less(dtype: str) -> None:
+    products = [e for e in traced(config_of(dtype=dtype)) if e.primitive.name == "dot_general"]
+    if dtype == "bfloat16":  # there, those of the joint embedding and of the heads
+        products = [e for e in products if all(len(x.aval.shape) == 2 for x in e.invars)]
+    assert len(products) > 10
+    for equation in products:
+        assert {str(x.aval.dtype) for x in equation.invars} == {"float32"}, equation
+        assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2, equation
+
+
 def test_parameters_and_outputs_are_fp32_under_bf16() -> None:
     config = config_of(dtype="bfloat16", lora_rank=2)
     assert {str(shape.dtype) for shape in graph_of(config)[1].values()} == {"float32"}

@@ -181,8 +181,9 @@ def _openai(
 class Compute:
     """How the same model is computed: none of these changes what it says, beyond rounding.
 
-    dtype: of the matrix products, 'float32' or 'bfloat16'. remat: 'none', 'dots' (keep the outputs of
-    matrix products) or 'full' (keep nothing within a layer). unroll: layers per turn of the scan.
+    dtype: of the matrix products, 'float32' (in full, also where a device would round the factors) or
+    'bfloat16'. remat: 'none', 'dots' (keep the outputs of matrix products) or 'full' (keep nothing
+    within a layer). unroll: layers per turn of the scan.
     lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
     is scaled by lora_alpha / lora_rank (Hu et al. 2021).
     """

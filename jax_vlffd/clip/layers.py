@@ -74,8 +74,14 @@ class Linear(nnx.Module):
         return y + self.bias[...].astype(self.dtype) if hasattr(self, "bias") else y
 
 
+def _precision(dtype: Any) -> str | None:
+    """TPUs and GPUs round fp32 factors to bf16 or TF32 unless told not to; fp32 is to mean fp32."""
+    return "highest" if dtype == jnp.float32 else None
+
+
 def _contract(x: Array, weight: Array) -> Array:
-    return jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+    axes = (((x.ndim - 1,), (1,)), ((), ()))
+    return jax.lax.dot_general(x, weight, axes, precision=_precision(x.dtype))
 
 
 class LayerNorm(nnx.Module):
@@ -129,10 +135,11 @@ class Attention(nnx.Module):
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
         mask = None if context_mask is None else context_mask[:, None, None, :]
-        mixed = jax.nn.dot_product_attention(
-            split(self.query(x)), split(self.key(context)), split(self.value(context)),
-            mask=mask, is_causal=causal,
-        )  # fmt: skip
+        query, key, value = self.query(x), self.key(context), self.value(context)
+        with jax.default_matmul_precision(_precision(query.dtype)):
+            mixed = jax.nn.dot_product_attention(
+                split(query), split(key), split(value), mask=mask, is_causal=causal
+            )
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
 
