@@ -1,0 +1,173 @@
+"""Crops the faces of a data set as it lies on disk, a fake as its real.
+
+  python -m launch.prepare --dataset=faceforensics --root=DIR --out=DIR [--compression=c23]
+  python -m launch.prepare --dataset=deepfakebench --root=DIR --json=FF-DF.json --out=DIR
+  python -m launch.prepare --dataset=folder --root=DIR --out=DIR
+
+Writes crops and landmarks in DeepfakeBench's layout, its JSON, and pairs.csv for launch.annotate.
+The same command again goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from absl import flags
+
+from launch import cli
+
+if TYPE_CHECKING:
+    from data_pipeline.datasets import Collection
+    from data_pipeline.prepared import Outcome
+
+#: Between two lines of progress where there is no terminal.
+_REPORT_SECONDS: Final = 10.0
+#: Spelt out, because importing the adapters would slow --help; a test compares.
+_DATASETS: Final = (
+    *("faceforensics", "dfd", "deepfakebench", "celeb_df_v1", "celeb_df_v2", "celeb_df_pp"),
+    *("dfdc", "dfdc_preview", "wild_deepfake", "ffiw", "uadfv", "df40", "folder"),
+)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("dataset", None, _DATASETS, "What lies at --root.")
+flags.DEFINE_string("root", None, "Folder of the data set, or a JSON of DeepfakeBench.")
+flags.DEFINE_string("out", None, "Folder to write or to go on with.")
+flags.DEFINE_string("json", None, "DeepfakeBench's JSON; its frames are sought under --root.")
+flags.DEFINE_enum(
+    "compression", None, ["raw", "c23", "c40"], "Of the FaceForensics++ family; c23 unless given."
+)
+flags.DEFINE_list("methods", None, "Forgery methods to take, with their reals; all unless given.")
+flags.DEFINE_integer("frames", 32, "Frames of each video, evenly spaced.", lower_bound=1)
+flags.DEFINE_integer("size", 256, "Side of a crop in pixels.", lower_bound=16, upper_bound=4096)
+flags.DEFINE_float("margin", 1.3, "Width of a crop over that of ArcFace's template.", lower_bound=1)
+flags.DEFINE_bool("align", True, "Turn faces upright; --align=false crops without rotation.")
+flags.DEFINE_enum("detector", "dlib", ["dlib", "mediapipe"], "Face detector.")
+flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
+flags.DEFINE_string(
+    "shard", "0/1", "i/n: do every n-th real with its fakes, beginning with the i-th."
+)
+flags.mark_flags_as_required(["dataset", "root", "out"])
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prepares, writes the tables and prints the summary."""
+    del argv
+    from pathlib import Path
+
+    from data_pipeline import prepared
+    from data_pipeline.errors import UserError
+    from data_pipeline.face_crops import CropSettings
+    from data_pipeline.fftg.run import shard
+    from data_pipeline.preparation import Preparer, families, prepare_all
+
+    own = shard(FLAGS.shard)
+    started = time.monotonic()
+    collection = _find()
+    for note in collection.notes:
+        print(f"note: {note}")
+    for reason, count in collection.left_out.items():
+        print(f"left out: {count} ({reason})")
+    out = Path(FLAGS.out)
+    compression = collection.videos[0].compression if collection.videos else ""
+    prepared.check_settings(
+        out,
+        {"dataset": FLAGS.dataset, "compression": compression, "frames": FLAGS.frames}
+        | {"size": FLAGS.size, "margin": FLAGS.margin, "align": FLAGS.align}
+        | {"detector": FLAGS.detector},
+    )
+    settings = CropSettings(FLAGS.size, FLAGS.margin, FLAGS.align)
+    preparer = Preparer(out, FLAGS.frames, settings, FLAGS.detector)
+    every = families(collection.videos)
+    todo = every[own]
+    fresh = prepare_all(preparer, todo, FLAGS.workers)
+    for _ in _shown(fresh, sum(len(family.videos) for family in todo)):
+        pass
+    videos = [video for family in every for video in family.videos]
+    outcomes = {v.key: found for v in videos if (found := prepared.load(out, v)) is not None}
+    rows = prepared.write_tables(out, videos, outcomes)
+    print(prepared.summary(videos, outcomes, collection.expected))
+    missing = len(videos) - len(outcomes)
+    if missing:
+        print(f"{missing} of {len(videos)} videos are left to other shards; the tables are partial")
+    if not rows and not missing:
+        raise UserError(f"no frame of --root={FLAGS.root} could be prepared; the reasons are above")
+    print(f"wrote {rows} rows to {out / 'pairs.csv'} in {time.monotonic() - started:.0f} s")
+
+
+def _find() -> Collection:
+    """The videos that the flags ask for."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from data_pipeline import datasets
+    from data_pipeline.datasets import deepfakebench
+    from data_pipeline.errors import UserError
+
+    root = Path(FLAGS.root)
+    compression = FLAGS.compression or "c23"
+    if FLAGS.json and FLAGS.dataset != "deepfakebench":
+        raise UserError("--json goes with --dataset=deepfakebench only")
+    if FLAGS.json:
+        found = deepfakebench.read(Path(FLAGS.json), root, compression)
+    elif FLAGS.dataset in datasets.COMPRESSED:
+        found = datasets.COMPRESSED[FLAGS.dataset](root, compression)
+    elif FLAGS.compression:
+        raise UserError(f"--compression means nothing for --dataset={FLAGS.dataset}; leave it out")
+    else:
+        found = datasets.PLAIN[FLAGS.dataset](root)
+    if FLAGS.methods is None:
+        return found
+    methods = {video.method for video in found.videos if video.label}
+    unknown = [name for name in FLAGS.methods if name not in methods]
+    if unknown:
+        raise UserError(
+            f"--methods: '{unknown[0]}' is not there; found: {', '.join(sorted(methods))}"
+        )
+    fakes = [video for video in found.videos if video.label and video.method in FLAGS.methods]
+    sets = {video.dataset for video in fakes}
+    reals = [video for video in found.videos if not video.label and video.dataset in sets]
+    wanted = {(name, method) for name in sets for method in (*FLAGS.methods, "real")}
+    expected = {key: count for key, count in found.expected.items() if key in wanted}
+    return replace(found, videos=(*reals, *fakes), expected=expected)
+
+
+def _shown(families: Iterator[list[Outcome]], total: int) -> Iterator[list[Outcome]]:
+    """Passes the outcomes of families on and shows how far the run is."""
+    done = frames = failed = 0
+    if not sys.stdout.isatty():
+        last = time.monotonic()
+        for outcomes in families:
+            done += len(outcomes)
+            frames += sum(len(outcome.frames) for outcome in outcomes)
+            failed += sum(bool(outcome.failed) for outcome in outcomes)
+            yield outcomes
+            if time.monotonic() - last > _REPORT_SECONDS:
+                last = time.monotonic()
+                print(f"{done}/{total} videos, {frames} crops, {failed} failed", flush=True)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    told = TextColumn("{task.fields[frames]} crops, {task.fields[failed]} failed")
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), told)
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=total, frames=0, failed=0)
+        for outcomes in families:
+            done += len(outcomes)
+            frames += sum(len(outcome.frames) for outcome in outcomes)
+            failed += sum(bool(outcome.failed) for outcome in outcomes)
+            yield outcomes
+            bar.update(task, completed=done, frames=frames, failed=failed)
+
+
+if __name__ == "__main__":
+    cli.run(main)
