@@ -348,7 +348,9 @@ def test_pickled_weights_are_refused_with_the_remedy(write: Callable[..., Path])
 
 
 def test_no_weights_at_all(write: Callable[..., Path]) -> None:
-    assert "model.safetensors is missing" in refusal(write(False))
+    message = refusal(write(False))
+    assert "model.safetensors is missing" in message
+    assert "save_pretrained" in message, "a hub id may have pickled weights only"
 
 
 @settings(deadline=None, max_examples=25)

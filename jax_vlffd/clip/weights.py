@@ -174,14 +174,18 @@ def _weight_files(folder: Path) -> list[Path]:
     missing = [file.name for file in files if not file.exists()]
     if not missing:
         return files
+    # Of a hub id's pickled files none is downloaded, so the remedy is told in both cases.
+    convert = "convert them once where you trust them: CLIPModel.from_pretrained(OLD).save_pretrained(NEW)"
     pickled = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     if pickled:
         raise UserError(
             f"{folder}: has only pickled weights ({pickled[0]}), which can run code when opened and are "
-            "refused; convert them once where you trust them: CLIPModel.from_pretrained(FOLDER)"
-            ".save_pretrained(NEW, safe_serialization=True)"
+            f"refused; {convert}"
         )
-    raise UserError(f"{folder}: {', '.join(missing)} is missing; download the checkpoint again")
+    raise UserError(
+        f"{folder}: {', '.join(missing)} is missing; download the checkpoint again, or, where it is "
+        f"offered with pickled weights only, {convert}"
+    )
 
 
 def _is_shard(name: Any) -> bool:
