@@ -144,26 +144,26 @@ def _write_plots(
         points = sorted((r.noise, r.score) for pair in quiet for r in pair if r.name == name)
         # Points only: each is a line of no length, broken off from the next.
         series.append(Series(name, [p[0] for p in points], [p[1] for p in points], marks=True))
-    levels = [0.1 * i for i in range(121)]
-    line = [255 * region_threshold(level, 0.0, settings) for level in levels]
+    levels = [0.05 * i for i in range(101)]
+    line = [255 * region_threshold((level, level), 0.0, settings) for level in levels]
     chart = line_chart(
         "Mask without forgery",
         [_highest(s.name, list(s.x), list(s.y)) for s in series]
         + [Series("threshold", levels, line)],
-        Axis("noise expected in the region, grey levels", (0.0, 12.0)),
+        Axis("noise of the pair", (0.0, 5.0)),
         Axis("mean of the mask, grey levels (largest per bin)", (0.0, 2.0)),
     )
     atomic_write_text(_plot(report, "mask"), _alone(chart))
 
 
 def _highest(name: str, x: list[float], y: list[float]) -> Any:
-    """The largest value in each bin of half a grey level, as a line."""
+    """The largest value in each bin of a fifth of a unit, as a line."""
     from jax_vlffd.evaluation.svg import Series
 
     bins: dict[int, float] = {}
     for at, value in zip(x, y, strict=True):
-        bins[int(2 * at)] = max(bins.get(int(2 * at), 0.0), value)
-    return Series(name, [0.5 * b + 0.25 for b in sorted(bins)], [bins[b] for b in sorted(bins)])
+        bins[int(5 * at)] = max(bins.get(int(5 * at), 0.0), value)
+    return Series(name, [0.2 * b + 0.1 for b in sorted(bins)], [bins[b] for b in sorted(bins)])
 
 
 def _plot(report: Path, name: str) -> Path:

@@ -263,14 +263,11 @@ def annotate_pair(
     """
     pair = compare(real, fake, landmarks, settings, mask)
     strengths = region_scores(pair.mask, pair.labels)
-    noise = region_scores(pair.noise[0] + pair.noise[1] * pair.detail, pair.labels)
-    thresholds = [
-        max(settings.fringe * max(strengths), settings.forged_given)
-        if mask is not None
-        else region_threshold(level, max(strengths), settings)
-        for level in noise
-    ]
-    forged = [index for index in range(len(REGIONS)) if strengths[index] > thresholds[index]]
+    if mask is None:
+        threshold = region_threshold(pair.noise, max(strengths), settings)
+    else:
+        threshold = max(settings.forged_given, settings.fringe * max(strengths))
+    forged = [index for index in range(len(REGIONS)) if strengths[index] > threshold]
     shared = artifacts.planes(pair, forged) if forged else None
     findings = {}
     for index, name in enumerate(REGIONS):
@@ -280,7 +277,7 @@ def annotate_pair(
         findings[name] = RegionFinding(
             index in forged,
             strengths[index],
-            thresholds[index],
+            threshold,
             tuple(kind for kind, value in found.items() if value > settings.threshold(kind)),
             {kind: _evidence(value, settings.threshold(kind)) for kind, value in found.items()},
         )

@@ -61,11 +61,16 @@ _CHANGED: Final = 1.5
 #: Share of a difference that displacement explains by chance, and loss of SSIM that counts whole.
 _CHANCE: Final = 0.2
 _LARGE_LOSS: Final = 0.28
-#: Octaves of texture that one octave of blur takes away; structure that a unit of color feigns;
-#: and grey levels a pixel by which a unit of color slopes where it fades out.
-_BLUR_TAKES: Final = 2.0
+#: What one cause feigns of another type. Octaves of texture that an octave of blur takes away, that a
+#: unit of structure adds, and that is left of a seam; structure for a unit of color; grey levels a
+#: pixel of boundary for a unit of color and for one of structure, which counts up to a limit.
+_BLUR_TAKES: Final = 3.0
+_MOVED_GRAINS: Final = 1.5
+_SEAM_FEIGNS: Final = 1.0
 _TONE_FEIGNS: Final = 0.004
-_TONE_SLOPES: Final = 0.15
+_TONE_SLOPES: Final = 0.2
+_MOVED_SLOPES: Final = 20.0
+_MOVED_MOST: Final = 0.4
 
 
 class Movement(NamedTuple):
@@ -156,24 +161,24 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     part = _part(shared, box)
     inside = part.labels == 1 + region
     color = _color(part, inside)
-    boundary = max(0.0, _boundary(part, inside) - _TONE_SLOPES * color)
-    where, enough = inside, True
+    structure = _structure(shared, box, inside, color)
+    # A change of tone slopes where it fades out, and moved edges are steep where nothing was.
+    feigned = _TONE_SLOPES * color + _MOVED_SLOPES * min(structure, _MOVED_MOST)
+    boundary = max(0.0, _boundary(part, inside) - feigned)
+    where, seam_feigns = inside, 0.0
     if boundary > seam:
         away = inside & (np.abs(part.depth) > 2 * part.reach)
-        enough = bool(away.sum() > _LEFT * inside.sum())
-        where = away if enough else inside
-        color = _color(part, where)
+        seam_feigns = _SEAM_FEIGNS
+        if away.sum() > _LEFT * inside.sum():
+            where = away
+            color = _color(part, where)
+            structure = _structure(shared, box, where, color)
+        else:
+            structure, seam_feigns = 0.0, np.inf
     blur = _blur(part, where)
-    whole = np.zeros(shared.labels.shape, np.uint8)
-    whole[box] = where
-    found = {
-        "color": color,
-        "blur": blur,
-        "structure": _structure(shared, whole, color) if enough else 0.0,
-        "texture": _texture(part, where, blur) if enough else 0.0,
-        "boundary": boundary,
-    }
-    return {kind: found[kind] for kind in TYPES}
+    texture = max(0.0, _texture(part, where, blur) - _MOVED_GRAINS * structure - seam_feigns)
+    found = (color, blur, structure, texture, boundary)
+    return dict(zip(TYPES, found, strict=True))
 
 
 def _part(shared: Planes, box: tuple[slice, slice]) -> Planes:
@@ -214,11 +219,13 @@ def _blur(part: Planes, where: Map) -> float:
     return float(np.log2(response[0] / response[1]))
 
 
-def _structure(shared: Planes, where: NDArray[np.uint8], tone: float) -> float:
+def _structure(shared: Planes, box: tuple[slice, slice], where: Map, tone: float) -> float:
     """The larger of what two scales say, with any large loss, less what a change of tone feigns."""
-    loss, moved = _moved(shared.moving[0], where)
+    whole = np.zeros(shared.labels.shape, np.uint8)
+    whole[box] = where
+    loss, moved = _moved(shared.moving[0], whole)
     fine = np.sqrt(loss) * moved + max(0.0, loss - _LARGE_LOSS)
-    loss, moved = _moved(shared.moving[1], where)
+    loss, moved = _moved(shared.moving[1], whole)
     return max(0.0, float(max(fine, np.sqrt(loss) * moved)) - _TONE_FEIGNS * tone)
 
 

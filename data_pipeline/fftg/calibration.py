@@ -23,7 +23,7 @@ from data_pipeline.faces import FaceFinder, face_box
 from data_pipeline.fftg.annotate import annotate_pair
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.mask import PairError
-from data_pipeline.fftg.regions import face_size, region_maps, region_scores
+from data_pipeline.fftg.regions import face_size, region_maps
 from data_pipeline.fftg.settings import Settings
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
@@ -257,7 +257,14 @@ def reencoded(faces: Sequence[Portrait]) -> Iterator[tuple[str, Portrait, Image]
 
 @dataclass(frozen=True)
 class Quiet:
-    """A region of a pair without forgery: how it was stored, noise and mask in grey levels."""
+    """A region of a pair without forgery.
+
+    Attributes:
+      name: how the pair was stored.
+      noise: root of `a * b` of the pair's noise.
+      score: mean of the mask in the region, in grey levels.
+      forged: whether it was called forged.
+    """
 
     name: str
     noise: float
@@ -272,13 +279,8 @@ def measure_noise(
     measured = []
     for name, face, image in pairs:
         findings, pair = annotate_pair(face.image, image, face.landmarks, settings)
-        noise = region_scores(pair.noise[0] + pair.noise[1] * pair.detail, pair.labels)
-        measured.append(
-            [
-                Quiet(name, level, 255 * finding.score, finding.forged)
-                for level, finding in zip(noise, findings.values(), strict=True)
-            ]
-        )
+        level = float(np.sqrt(pair.noise[0] * pair.noise[1]))
+        measured.append([Quiet(name, level, 255 * f.score, f.forged) for f in findings.values()])
     return measured
 
 

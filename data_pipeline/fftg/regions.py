@@ -66,18 +66,20 @@ def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> lis
     return [float(cv2.mean(values, mask)[0]) for mask in masks]
 
 
-def region_threshold(noise: float, strongest: float, settings: Settings) -> float:
+def region_threshold(noise: tuple[float, float], strongest: float, settings: Settings) -> float:
     """What the mean of the mask in a region must exceed for the region to be forged.
 
     Args:
-      noise: the mean noise expected in the region, in grey levels.
+      noise: `a` and `b` of the expected noise. A video codec raises both, a JPEG of a sharp picture
+        one of them: their geometric mean tells how far the mask of an unchanged face may go.
       strongest: the largest of the regions' means; a small share of it is that region's fringe.
       settings: thresholds.
 
     Returns:
       A mean of the mask, 0 to 1.
     """
-    along = (noise - settings.quiet) / (settings.noisy - settings.quiet)
+    level = float(np.sqrt(noise[0] * noise[1]))
+    along = (level - settings.quiet) / (settings.noisy - settings.quiet)
     levels = settings.forged + (settings.forged_noisy - settings.forged) * min(max(along, 0.0), 1.0)
     return max(levels / 255.0, settings.fringe * strongest)
 

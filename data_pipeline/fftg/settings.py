@@ -27,8 +27,8 @@ class Settings:
       largest_noise_slope: most noise per level of detail that is believed.
       largest_motion: how much noisier than its surroundings a face may be through motion.
       forged: a region is forged when the mean of the mask in it exceeds this, in grey levels, ...
-      forged_noisy: ... or this where the noise expected in it is at `noisy` or above, ...
-      quiet: ... on a straight line between the two from this noise ...
+      forged_noisy: ... or this where the pair is noisy, ...
+      quiet: ... on a straight line between the two from this noise (root of `a * b`) ...
       noisy: ... to this.
       fringe: a region with less than this share of the strongest region's mean is its fringe.
       forged_given: the same for a mask that came with the data set, whose mean is a share of area.
@@ -50,17 +50,17 @@ class Settings:
     least_noise_slope: float = 0.1
     largest_noise_slope: float = 4.0
     largest_motion: float = 2.0
-    forged: float = 0.25
+    forged: float = 0.35
     forged_noisy: float = 1.3
-    quiet: float = 2.0
-    noisy: float = 3.5
+    quiet: float = 1.1
+    noisy: float = 1.75
     fringe: float = 0.08
     forged_given: float = 0.1
-    color: float = 4.4
-    blur: float = 0.2
-    structure: float = 0.025
-    texture: float = 1.1
-    boundary: float = 4.4
+    color: float = 4.8
+    blur: float = 0.27
+    structure: float = 0.02
+    texture: float = 0.61
+    boundary: float = 3.8
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
