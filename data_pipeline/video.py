@@ -20,8 +20,8 @@ Image = NDArray[np.uint8]
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
-#: How far into a stream its first frame may lie, in frames, before frames count as lost.
-_LATE: Final = 0.5
+#: Packets in a row that may fail to decode before the rest of a video is given up.
+_PATIENCE: Final = 300
 
 
 class VideoError(Exception):
@@ -114,21 +114,35 @@ class FileFrames:
         )
         if width * height > MAX_PIXELS:
             raise VideoError("too_large", f"{path} says that it is {width:.0f}x{height:.0f}")
-        if not video.grab():
+        self._at, self.lost_start = -1, 0
+        if not self._advance():
             raise VideoError("no_frames", f"{path} has no frame that can be decoded")
-        self._at = 0
-        late = video.get(cv2.CAP_PROP_POS_MSEC) * video.get(cv2.CAP_PROP_FPS) / 1000.0
-        self.lost_start = round(late) if np.isfinite(late) and late > _LATE else 0
+        self._at, self.lost_start = 0, self._clock()
         stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = stated - self.lost_start if stated > self.lost_start else _count(path)
 
+    def _advance(self) -> bool:
+        """Goes to the next frame that can be decoded."""
+        for failures in range(_PATIENCE):
+            if self._video.grab():
+                self._at += 1
+                if failures:  # only the clock tells how many frames were lost
+                    self._at = max(self._at, self._clock())
+                return True
+        return False
+
+    def _clock(self) -> int:
+        """The number of the frame by its time, for a constant frame rate; at least 0."""
+        seconds = self._video.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
+        number = seconds * self._video.get(cv2.CAP_PROP_FPS)
+        return max(round(number) - self.lost_start, 0) if np.isfinite(number) else 0
+
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
-        assert index >= self._at, "indices must increase"
-        while self._at < index:
-            if not self._video.grab():
-                return None
-            self._at += 1
+        while self._at < index and self._advance():
+            pass
+        if self._at != index:  # it cannot be decoded, or the video ends before it
+            return None
         ok, frame = self._video.retrieve()
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8) if ok else None
 
