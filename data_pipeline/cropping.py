@@ -125,7 +125,8 @@ class Cropper:
             faces = find_faces(self._faces(), frame) if frame is not None else []
             if frame is None or not faces:
                 reason = "unreadable_frame" if frame is None else "no_face"
-                outcome.skipped[reason] += new
+                if new:
+                    outcome.skipped[reason] += 1
                 for follower in followers:
                     follower.outcome.skipped[f"{reason}_in_real"] += 1
                 continue
@@ -181,7 +182,8 @@ class Cropper:
         """Writes a crop and its landmarks, and returns the crop's path."""
         image = crop(frame, matrix, self._settings.size)
         landmarks, again = landmarks_on_crop(self._faces(), image, expected)
-        outcome.remarks["landmarks_not_found_again"] += not again
+        if not again:
+            outcome.remarks["landmarks_not_found_again"] += 1
         path = crop_path(video, index, rank=rank)
         encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         (self._out / path).parent.mkdir(parents=True, exist_ok=True)

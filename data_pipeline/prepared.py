@@ -207,7 +207,7 @@ def summary(
         ]
         lines.append("  ".join(cells).rstrip())
     for title, counts in reasons(outcomes.values()).items():
-        told = ", ".join(f"{name} {count}" for name, count in (+counts).most_common())
+        told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         lines.append(f"{title}: {told or 'none'}")
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,7 @@ def take(
         paired = bool(shared) and _alike(own, theirs, shared)
         chosen = _spaced(shared if paired else theirs.keys(), frames)
         if paired:
-            found.skipped["no_such_frame_in_real"] += len(theirs) - len(shared)
+            found.skipped += Counter(no_such_frame_in_real=len(theirs) - len(shared))
             wanted.update(chosen)
         else:
             found.remarks["unpaired_unlike_real"] += 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from video_trees import write_picture, write_video
+from video_trees import blank_frames, write_picture, write_video
 
 from data_pipeline.video import MAX_PIXELS, VideoError, evenly_spaced, open_frames, read_picture
 
@@ -118,19 +118,6 @@ def test_rotated_metadata_turns_the_frames_upright(tmp_path: Path) -> None:
     assert frame is not None
     assert frame.shape == (96, 64, 3)
     assert frame[:40].mean() > 150 > 50 > frame[56:].mean()  # left has become the top
-
-
-def blank_frames(path: Path, numbers: set[int]) -> None:
-    """Wipes the content of some frames of an AVI."""
-    data = bytearray(path.read_bytes())
-    at = data.index(b"movi")
-    for number in range(max(numbers) + 1):
-        at = data.index(b"00dc", at)
-        length = struct.unpack("<I", data[at + 4 : at + 8])[0]
-        if number in numbers:
-            data[at + 8 : at + 8 + length] = bytes(length)
-        at += 8 + length
-    path.write_bytes(data)
 
 
 def test_a_start_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:

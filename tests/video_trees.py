@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -104,3 +105,16 @@ def write_picture(path: Path, picture: np.ndarray | None = None) -> Path:
     pixels = np.full((32, 32, 3), 90, np.uint8) if picture is None else picture
     assert cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
     return path
+
+
+def blank_frames(path: Path, numbers: set[int]) -> None:
+    """Wipes the content of some frames of an AVI."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"movi")
+    for number in range(max(numbers) + 1):
+        at = data.index(b"00dc", at)
+        length = struct.unpack("<I", data[at + 4 : at + 8])[0]
+        if number in numbers:
+            data[at + 8 : at + 8 + length] = bytes(length)
+        at += 8 + length
+    path.write_bytes(data)
