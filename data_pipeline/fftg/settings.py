@@ -59,8 +59,8 @@ class Settings:
     color: float = 4.8
     blur: float = 0.27
     structure: float = 0.02
-    texture: float = 0.61
-    boundary: float = 3.8
+    texture: float = 0.62
+    boundary: float = 3.9
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
