@@ -1,0 +1,182 @@
+"""The smallest model that has every part of the real one, its batches, and runs of it by the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs.base import recipe
+from data_pipeline.settings import AugmentSettings, DataSettings
+from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
+from jax_vlffd.config import (
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    TuningConfig,
+)
+from jax_vlffd.model import initial_parameters
+from jax_vlffd.training.mesh import make_mesh
+from jax_vlffd.training.state import Plan, StepSpec, TrainState, make_plan
+
+ROOT = Path(__file__).resolve().parent.parent
+EOS = 599
+BATCH = 16
+
+VISION = VisionConfig(32, 2, 2, 64, "gelu", image_size=16, patch_size=8)
+TEXT = TextConfig(32, 2, 2, 64, "gelu", vocab_size=600, context_length=12, eos_id=EOS)
+CLIP = CLIPConfig(VISION, TEXT, embed_dim=16)
+
+
+def model(**compute: Any) -> ModelConfig:
+    return ModelConfig(CLIP, fusion_heads=2, fusion_mlp_width=64, compute=Compute(**compute))
+
+
+def plan(
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    *,
+    loss: LossConfig | None = None,
+    optim: OptimConfig | None = None,
+    tuning: TuningConfig | None = None,
+    steps: int = 100,
+    warmup_steps: int = 0,
+    accumulate: int = 1,
+    separate_captions: bool = False,
+    **compute: Any,
+) -> Plan:
+    """A plan of the tiny model on the first of the simulated devices."""
+    devices = jax.devices()[: int(np.prod(mesh))]
+    return make_plan(
+        StepSpec(model(**compute), loss or LossConfig(), separate_captions, accumulate),
+        make_mesh(MeshConfig(*mesh), devices),
+        tuning or TuningConfig(),
+        optim or OptimConfig(learning_rate=1e-3, head_scale=1.0),
+        steps=steps,
+        warmup_steps=warmup_steps,
+    )
+
+
+def start(lora_rank: int = 0) -> dict[str, np.ndarray]:
+    """The tiny model's parameters from seed 0; compiled once for all plans."""
+    return dict(_start(lora_rank))
+
+
+@functools.cache
+def _start(lora_rank: int) -> dict[str, np.ndarray]:
+    make = jax.jit(lambda key: initial_parameters(model(lora_rank=lora_rank), key))
+    return host(make(jax.random.key(0)))
+
+
+def state(plan: Plan) -> TrainState:
+    """A state at step 0 of a plan, as `initial_state` gives it, without compiling anew."""
+    values = start(plan.spec.model.compute.lora_rank)
+    optimizer = plan.optimizer.init({path: values[path] for path in plan.trainable})
+    fresh = TrainState(np.zeros((), np.int32), values, optimizer)
+    return jax.tree.map(lambda x, place: jax.device_put(np.asarray(x), place), fresh, plan.sharding)
+
+
+def batch(seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
+    """A random training batch, half of it fakes, with few caption keys and texts of many lengths."""
+    rng = np.random.default_rng(seed)
+    side, length = VISION.image_size, TEXT.context_length
+
+    def tokens() -> np.ndarray:
+        found = np.full((size, length), EOS, np.int32)
+        for row, end in zip(found, rng.integers(3, length, size), strict=True):
+            row[:end] = rng.integers(0, EOS, end)
+        return found
+
+    label = np.arange(size, dtype=np.int32) % 2
+    return {
+        "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
+        "label": label,
+        "tokens": tokens(),
+        "fused_tokens": tokens(),
+        "caption_key": (label * rng.integers(1, 4, size)).astype(np.int32),
+    }
+
+
+def abstract_batch(size: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a training batch."""
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((size, image_size, image_size, 3), np.uint8),
+        "label": ((size,), np.int32),
+        "tokens": ((size, length), np.int32),
+        "fused_tokens": ((size, length), np.int32),
+        "caption_key": ((size,), np.int32),
+    }
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+def host(tree: Any) -> Any:
+    """A copy in NumPy, which donation cannot take away."""
+    return jax.tree.map(lambda x: np.array(x), tree)
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """The largest absolute difference of any parameter."""
+    assert ours.keys() == theirs.keys()
+    return max(float(np.abs(np.asarray(ours[k]) - np.asarray(theirs[k])).max()) for k in ours)
+
+
+def settings(folder: Path, **changes: Any) -> tuple[RunConfig, DataSettings]:
+    """Settings of a run of the tiny model on a packed set; changes are of TrainConfig or DataSettings."""
+    own = {field.name for field in dataclasses.fields(TrainConfig)}
+    train = {"duration": "8 steps", "evaluate_every": "4 steps", "log_every": 1} | {
+        name: changes.pop(name) for name in own & changes.keys()
+    }
+    data = {"batch_size": 8, "augment": AugmentSettings.none()} | changes
+    run = RunConfig(
+        model(),
+        mesh=MeshConfig(data=1),
+        optim=OptimConfig(learning_rate=1e-3),
+        train=TrainConfig(tensorboard=False, **train),
+    )
+    return run, DataSettings(train=((str(folder), 1.0),), validation=(str(folder),), **data)
+
+
+def write_recipe(path: Path, run: RunConfig, data: DataSettings) -> Path:
+    """A config file for `--config` that gives these settings."""
+    values = recipe(run, data).to_dict()
+    path.write_text(
+        "from ml_collections import config_dict\n\n"
+        "def get_config():\n"
+        f"    values = {values!r}\n"
+        "    values['data']['balance'] = config_dict.placeholder(float)\n"
+        "    config = config_dict.ConfigDict(values)\n"
+        "    config.lock()\n"
+        "    return config\n"
+    )
+    return path
+
+
+def environment(cache: Path | None = None) -> dict[str, str]:
+    """Of a command: one device, few threads, compiled programs kept in `cache`."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "VIRTUAL_ENV")}
+    found = kept | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    if cache is not None:
+        # Tiny programs compile too fast to be kept by default.
+        found |= {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+    return found
+
+
+def command(module: str, *arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m MODULE ARGUMENTS` to its end."""
+    kwargs = {"cwd": ROOT, "env": environment(), "timeout": 120} | kwargs
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True, text=True, **kwargs,
+    )  # fmt: skip
