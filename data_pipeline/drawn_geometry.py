@@ -1,18 +1,19 @@
 """Where everything of a drawn face lies: an identity's proportions, a frame's pose, 68 landmarks.
 
-The unit is half the width of the face at the cheekbones; x grows to the right of the picture, y downwards,
-z towards the viewer, and the origin lies between the eyes. Points lie on an ellipsoid, so that turning
-the head moves them as it would on a real one. All of it is ours; the order of the landmarks is that of
-iBUG 300-W (dlib's 68 points).
+The unit is half the width of the face at the cheekbones; x grows to the right of the picture,
+y downwards, z towards the viewer, and the origin lies between the eyes. Points lie on an ellipsoid,
+so that turning the head moves them as it would on a real one. All of it is ours; the order of the
+landmarks is that of iBUG 300-W (dlib's 68 points).
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Points = NDArray[np.float64]
 Color = NDArray[np.float64]
@@ -30,10 +31,18 @@ _SKIN: Final = np.asarray(
     ],
     np.float64,
 )
-_HAIR: Final = np.asarray(
-    [(28, 22, 20), (58, 38, 28), (98, 64, 40), (150, 110, 66), (206, 172, 112), (150, 70, 36), (160, 158, 154)],
+_HAIR: Final = np.asarray(  # from black to blond, red, grey
+    [
+        (28, 22, 20),
+        (58, 38, 28),
+        (98, 64, 40),
+        (150, 110, 66),
+        (206, 172, 112),
+        (150, 70, 36),
+        (160, 158, 154),
+    ],
     np.float64,
-)  # fmt: skip
+)
 _IRIS: Final = np.asarray(
     [(62, 38, 22), (96, 64, 34), (84, 104, 62), (84, 122, 156), (112, 128, 136)], np.float64
 )
@@ -83,6 +92,7 @@ class Frame:
     pitch: float
     roll: float
     scale: float
+    """One face unit in shares of the picture's side."""
     center: tuple[float, float]
     smile: float
     mouth_open: float
@@ -90,9 +100,22 @@ class Frame:
     brow_raise: float
     gaze: tuple[float, float]
 
+    @functools.cached_property
+    def view(self) -> tuple[Points, Points]:
+        """The projection as `points @ matrix + offset`: [3, 2] and [2], in shares of the side."""
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
+        turn = np.asarray([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
+        cos, sin = np.cos(self.pitch), np.sin(self.pitch)
+        nod = np.asarray([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+        cos, sin = np.cos(self.roll), np.sin(self.roll)
+        tilt = np.asarray([[cos, -sin, 0], [sin, cos, 0]])
+        matrix = (tilt @ nod @ turn * self.scale).T
+        # The head turns about its own middle, which lies behind the face.
+        return matrix, self.center - np.asarray((0, 0, 0.4)) @ matrix
+
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """A person at random."""
+    """Draws a person at random."""
     tone = rng.uniform(0, len(_SKIN) - 1)
     low = int(tone)
     skin = _SKIN[low] + (tone - low) * (_SKIN[min(low + 1, len(_SKIN) - 1)] - _SKIN[low])
@@ -104,13 +127,15 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     hair = _HAIR[rng.integers(len(_HAIR))]
     if age > 0.65 and rng.random() < 0.6:
         hair = _HAIR[-1]
+    elif tone > 2.5 and rng.random() < 0.85:
+        hair = _HAIR[rng.integers(2)]
     bearded = rng.random()
     return Identity(
         skin=skin,
         lips=0.35 * natural + 0.65 * lipstick if painted else natural,
         iris=np.clip(_IRIS[rng.integers(len(_IRIS))] + rng.normal(0, 10, 3), 10, 220),
         hair=np.clip(hair * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3), 8, 235),
-        cloth=rng.uniform(20, 230, 3),
+        cloth=muted(rng, 20, 230),
         hair_style=str(rng.choice(HAIR_STYLES)),
         jaw_width=rng.uniform(0.86, 1.0),
         jaw_square=rng.uniform(0.55, 0.95),
@@ -133,19 +158,24 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         beard=0.0 if painted or bearded < 0.7 else rng.uniform(0.3, 0.9),
         moustache=0.0 if painted or bearded < 0.65 else rng.uniform(0.3, 0.9),
         glasses=str(rng.choice(("", "", "", "", "round", "square"))),
-        glasses_color=rng.uniform(10, 110, 3),
+        glasses_color=muted(rng, 5, 95),
         marks=int(rng.integers(2**31)),
     )
 
 
+def muted(rng: np.random.Generator, low: float, high: float) -> Color:
+    """Draws an RGB colour that is less saturated than three independent channels would be."""
+    return rng.uniform(low, high) + rng.uniform(0.2, 0.7) * (rng.uniform(low, high, 3) - low) / 2
+
+
 def draw_frame(rng: np.random.Generator) -> Frame:
-    """A pose and an expression at random, within what a face crop keeps."""
+    """Draws a pose and an expression at random, within what an aligned crop keeps."""
     return Frame(
-        yaw=float(np.clip(rng.normal(0, 0.2), -0.42, 0.42)),
-        pitch=float(np.clip(rng.normal(0, 0.08), -0.18, 0.18)),
-        roll=float(np.clip(rng.normal(0, 0.06), -0.15, 0.15)),
-        scale=rng.uniform(0.265, 0.30),
-        center=(0.5 + rng.uniform(-0.02, 0.02), 0.475 + rng.uniform(-0.02, 0.02)),
+        yaw=float(np.clip(rng.normal(0, 0.14), -0.35, 0.35)),
+        pitch=float(np.clip(rng.normal(0, 0.06), -0.15, 0.15)),
+        roll=float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
+        scale=rng.uniform(0.325, 0.35),
+        center=(0.5 + rng.uniform(-0.015, 0.015), 0.44 + rng.uniform(-0.015, 0.015)),
         smile=float(np.clip(rng.normal(0.3, 0.5), -0.6, 1.2)),
         mouth_open=float(max(0.0, rng.normal(-0.02, 0.09))),
         eyes_open=rng.uniform(0.7, 1.15),
@@ -155,29 +185,31 @@ def draw_frame(rng: np.random.Generator) -> Frame:
 
 
 def surface(points: Points) -> Points:
-    """Points [K, 2] of the front of the head, lifted onto it: [K, 3]."""
+    """Lifts points [K, 2] of the front of the head onto it: [K, 3]."""
     x, y = points[:, 0], points[:, 1]
     z = 0.95 * np.sqrt(np.maximum(0, 1 - (x / 1.06) ** 2 - (y / 1.75) ** 2))
     return np.column_stack((x, y, z))
 
 
 def project(points: Points, frame: Frame) -> Points:
-    """Points [K, 3] in face units as seen in a frame: [K, 2] in shares of the picture's side."""
-    cos_yaw, sin_yaw = np.cos(frame.yaw), np.sin(frame.yaw)
-    cos_pitch, sin_pitch = np.cos(frame.pitch), np.sin(frame.pitch)
-    x = points[:, 0] * cos_yaw + points[:, 2] * sin_yaw - 0.35 * sin_yaw
-    z = points[:, 2] * cos_yaw - points[:, 0] * sin_yaw
-    y = points[:, 1] * cos_pitch + z * sin_pitch - 0.5 * sin_pitch
-    cos_roll, sin_roll = np.cos(frame.roll), np.sin(frame.roll)
-    turned = np.column_stack((x * cos_roll - y * sin_roll, x * sin_roll + y * cos_roll))
-    return turned * frame.scale + frame.center
+    """Projects points [K, 3] in face units into a frame: [K, 2] in shares of the picture's side."""
+    matrix, offset = frame.view
+    return points @ matrix + offset
 
 
 def landmarks_of(identity: Identity, frame: Frame) -> Points:
-    """The 68 landmarks in face units, [68, 3]."""
-    flat = np.concatenate(
-        (_jaw(identity, frame), _brows(identity, frame), _nose(identity), _eyes(identity, frame), _mouth(identity, frame))
-    )  # fmt: skip
+    """Places the 68 landmarks of a person in a frame, in face units: [68, 3]."""
+    parts = (
+        _jaw(identity, frame),
+        _brows(identity, frame),
+        _nose(identity),
+        _eyes(identity, frame),
+        _mouth(identity, frame),
+    )
+    # No face is its own mirror image, so asymmetry alone must not give a forgery away.
+    uneven = np.random.default_rng(identity.marks).normal(0, 0.016, (6, 2))
+    flat = np.concatenate([part + shift for part, shift in zip(parts, uneven[:5], strict=True)])
+    flat[[*range(17, 22), *range(36, 42)], 1] += uneven[5, 0]  # one eye higher than the other
     points = surface(flat)
     points[:17, 2] *= 0.8  # the outline lies a little behind the front
     points[27:31, 2] += (0.02, 0.10, 0.20, 0.28)
@@ -238,17 +270,21 @@ def _mouth(identity: Identity, frame: Frame) -> Points:
     return np.column_stack((x * width, y0 + y))
 
 
-def curve(points: Points, closed: bool = False, steps: int = 5) -> Points:
-    """A smooth curve (Catmull-Rom) through points [K, 2]: [about K * steps, 2]."""
-    if closed:
-        padded = np.concatenate((points[-1:], points, points[:2]))
-    else:
-        padded = np.concatenate((points[:1], points, points[-1:]))
-    before, start, end, after = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
-    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
-    a, b, c, d = (p[:, None] for p in (before, start, end, after))
-    smooth = 0.5 * (
-        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
-    )
-    path = smooth.reshape(-1, points.shape[1])
-    return path if closed else np.concatenate((path, points[-1:]))
+@functools.cache
+def _spline_basis(steps: int) -> Points:
+    """Give the weights of four neighbouring points along a Catmull-Rom segment, [steps, 4]."""
+    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
+    powers = np.concatenate((np.ones_like(t), t, t**2, t**3), axis=1)
+    return powers @ np.asarray([(0, 2, 0, 0), (-1, 0, 1, 0), (2, -5, 4, -1), (-1, 3, -3, 1)]) / 2
+
+
+def curve(points: ArrayLike, closed: bool = False, steps: int = 5) -> Points:
+    """Draws a smooth curve (Catmull-Rom) through points [K, D]: [about K * steps, D]."""
+    array = np.asarray(points, np.float64)
+    count = len(array)
+    index = np.arange(-1, count + 2)
+    padded = array[index % count] if closed else array[np.clip(index, 0, count - 1)]
+    segments = count if closed else count - 1
+    windows = np.lib.stride_tricks.sliding_window_view(padded[: segments + 3], 4, axis=0)
+    path = (windows @ _spline_basis(steps).T).transpose(0, 2, 1).reshape(-1, array.shape[1])
+    return path if closed else np.concatenate((path, array[-1:]))

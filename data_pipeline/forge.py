@@ -1,12 +1,12 @@
 """Forgeries of a known kind planted in a known region of any aligned face.
 
-Five kinds are the forgery types of the vocabulary, each built to move its own statistic and leave the
-others as they are; six more are for the question 'does it hold on kinds never trained on'. A planted
-forgery is the ground truth for calibrating the annotator and the material of the demo. All of it is ours;
-the five types are those of the paper (section 3.1).
+Five kinds are the forgery types of the vocabulary, each built to move its own statistic and leave
+the others as they are; six more are for the question 'does it hold on kinds never trained on'.
+A planted forgery is the ground truth for calibrating the annotator and the material of the demo.
+All of it is ours; the five types are those of the paper (section 3.1).
 
-Lengths follow the picture: what is 1 pixel wide at 64 pixels is 2 wide at 256, because pictures of higher
-resolution are seldom sharp to the single pixel.
+Lengths follow the picture: what is 1 pixel wide at 64 pixels is 2 wide at 256, because pictures of
+higher resolution are seldom sharp to the single pixel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline import faces
 from jax_vlffd import vocabulary
 
 Image = NDArray[np.uint8]
@@ -36,7 +37,7 @@ UNSEEN_KINDS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def types_of(kind: str) -> tuple[str, ...]:
-    """The vocabulary's forgery types of a kind: itself, or the nearest honest ones of an unseen kind."""
+    """Returns the vocabulary's types of a kind: itself, or the nearest ones of an unseen kind."""
     return (kind,) if kind in vocabulary.TYPES else UNSEEN_KINDS[kind]
 
 
@@ -52,12 +53,12 @@ def plant(
 
     Args:
       image: RGB uint8 [H, W, 3]; left as it is.
-      region_map: [H, W], bool or weights in [0, 1]; the region is where it exceeds 0.5. Every changed
-        pixel lies in it.
+      region_map: [H, W], bool or weights in [0, 1]; the region is where it exceeds 0.5. Every
+        changed pixel lies in it.
       kind: one of `vocabulary.TYPES` or `UNSEEN_KINDS`.
       strength: 0 (just visible to someone looking closely) to 1 (plain).
       rng: decides directions, modes and noise.
-      donor: RGB uint8 [H, W, 3], another face already aligned to this one; needed by `splice` alone.
+      donor: RGB uint8 [H, W, 3], another face, already aligned to this one; for `splice` alone.
 
     Returns:
       The forged image, uint8 [H, W, 3]. An empty region gives the image back unchanged.
@@ -81,20 +82,20 @@ def plant(
     elif kind in _FORGERS:
         forged, weight = _FORGERS[kind](image, region, strength, rng)
     else:
-        raise ValueError(f"unknown kind {kind!r}; known: {sorted(_FORGERS) + ['splice']}")
+        raise ValueError(f"unknown kind {kind!r}; known: {[*_FORGERS, 'splice']}")
     weight = np.where(region, weight, np.float32(0))[..., None]
     mixed = image + weight * (forged - image)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
 def _fineness(image: Image | Mask) -> float:
-    """The growth of pixel-sized things with resolution: 1 at 64 pixels, 2 at 256."""
+    """Gives the growth of pixel-sized things with resolution: 1 at 64 pixels, 2 at 256."""
     return float(np.sqrt(min(image.shape[:2]) / 64))
 
 
 def _depth(region: Mask) -> Floats:
     """Distance of each pixel of a region to the outside of it, in pixels; 0 outside."""
-    return cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 5), np.float32)
 
 
 def _smoothstep(x: Floats) -> Floats:
@@ -108,17 +109,17 @@ def _soft_edge(region: Mask) -> Floats:
     return _smoothstep(depth / max(1.0, min(0.04 * min(region.shape), 0.6 * float(depth.max()))))
 
 
-def _components(region: Mask, smallest: float = 0.1) -> list[Mask]:
-    """The connected parts of a region (each eye by itself), without crumbs below a share of the largest."""
+def _components(region: Mask) -> list[Mask]:
+    """Splits a region into its connected parts (each eye by itself), less the crumbs."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
     areas = stats[1:, cv2.CC_STAT_AREA]
-    return [labels == 1 + i for i in range(count - 1) if areas[i] >= smallest * areas.max()]
+    return [labels == 1 + i for i in range(count - 1) if areas[i] >= 0.1 * areas.max()]
 
 
 def _color(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Moves the region's mean in CIE Lab and widens or narrows its spread, mostly in the chroma."""
+    """Move the region's mean in CIE Lab and widen or narrow its spread, mostly in the chroma."""
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     mean = lab[region].mean(axis=0)
     direction = rng.standard_normal(3) * (0.5, 1.0, 1.0)
@@ -126,21 +127,23 @@ def _color(
     shift = direction / np.linalg.norm(direction) * (8 + 22 * strength)
     spread = 1 + np.asarray((0.08, 0.4, 0.4)) * strength * rng.uniform(-1, 1, 3)
     lab = (mean + (lab - mean) * spread + shift).astype(np.float32)
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * 255, _soft_edge(region)
+    shifted = np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.float32) * 255
+    return shifted, _soft_edge(region)
 
 
 def _blur(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Takes the fine detail away by a Gaussian."""
+    """Take the fine detail away by a Gaussian."""
     sigma = (0.7 + 1.3 * strength) * rng.uniform(0.9, 1.1) * _fineness(image)
-    return cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma), _soft_edge(region)
+    blurred = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma), np.float32)
+    return blurred, _soft_edge(region)
 
 
 def _structure(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Deforms each part of the region by a smooth warp that vanishes at its edge and never folds."""
+    """Deform each part of the region by a smooth warp that vanishes at its edge, without folds."""
     height, width = region.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     map_x, map_y = x.copy(), y.copy()
@@ -171,16 +174,18 @@ def _structure(
 def _texture(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Adds band-limited grain, or takes the grain away where there is some, and keeps edges and tone."""
+    """Add band-limited grain, or take away what grain there is; edges and tone stay."""
     fineness = _fineness(image)
     picture = image.astype(np.float32)
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grain = np.abs(luma - cv2.medianBlur(luma, 3))[region].mean()
     if grain > 4 and rng.random() < 0.4:
-        reach = 2 * int(round(2 * fineness)) + 1
+        reach = 2 * round(2 * fineness) + 1
         smooth = picture
         for _ in range(2):
-            smooth = cv2.bilateralFilter(smooth, reach, 25 + 25 * strength, 1.5 * fineness)
+            smooth = np.asarray(
+                cv2.bilateralFilter(smooth, reach, 25 + 25 * strength, 1.5 * fineness), np.float32
+            )
         return smooth, _soft_edge(region)
     noise = rng.standard_normal(region.shape).astype(np.float32)
     band = cv2.GaussianBlur(noise, (0, 0), 0.45 * fineness) - cv2.GaussianBlur(
@@ -193,7 +198,7 @@ def _texture(
 def _boundary(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Leaves a hard polygonal seam along the region's outer edge, and hardly changes what is inside."""
+    """Leave a hard polygonal seam along the outer edge, and hardly change what is inside."""
     line = max(1, round(_fineness(image)))
     outline = np.zeros(region.shape, np.uint8)
     inside = np.zeros(region.shape, np.uint8)
@@ -220,7 +225,7 @@ def _boundary(
 def _mosaic(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Pixelation: down by a factor and up again without interpolation."""
+    """Pixelate: down by a factor and up again without interpolation."""
     height, width = region.shape
     block = (2.5 + 2 * strength) * _fineness(image)
     size = (max(1, round(width / block)), max(1, round(height / block)))
@@ -232,27 +237,27 @@ def _mosaic(
 def _ghost(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """A double image: the mean of the picture and of itself a little aside."""
+    """Double the image: the mean of the picture and of itself a little aside."""
     angle = rng.uniform(0, 2 * np.pi)
     reach = (0.03 + 0.03 * strength) * min(region.shape)
     shift = np.asarray([[1, 0, reach * np.cos(angle)], [0, 1, reach * np.sin(angle)]])
     moved = cv2.warpAffine(
         image, shift, (region.shape[1], region.shape[0]), borderMode=cv2.BORDER_REFLECT_101
     )
-    return (image.astype(np.float32) + moved) / 2, _soft_edge(region)
+    return (image.astype(np.float32) + moved.astype(np.float32)) / 2, _soft_edge(region)
 
 
 def _recompress(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """A region that has been through a much stronger JPEG than the rest."""
+    """Put the region through a much stronger JPEG than the rest."""
     return jpeg(image, round(20 - 14 * strength)).astype(np.float32), _soft_edge(region)
 
 
 def _sharpen(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Unsharp masking far beyond taste."""
+    """Sharpen by an unsharp mask far beyond taste."""
     picture = image.astype(np.float32)
     low = cv2.GaussianBlur(picture, (0, 0), 1.0 * _fineness(image))
     return picture + (1.5 + 2.5 * strength) * (picture - low), _soft_edge(region)
@@ -261,7 +266,7 @@ def _sharpen(
 def _flip(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Each part of the region upside down; a strength below 1 mixes it with the original."""
+    """Turn each part of the region upside down; below strength 1 the original shines through."""
     picture = image.astype(np.float32)
     turned = picture.copy()
     for part in _components(region):
@@ -288,25 +293,18 @@ _FORGERS: Final[
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """RGB uint8 [H, W, 3] through JPEG (4:2:0) at a quality of 1 to 100 and back."""
-    return decode_rgb(encode_jpeg(image, quality))
+    """Returns an RGB image, uint8 [H, W, 3], as it is after JPEG (4:2:0) of a quality of 1 to 100."""
+    coded = np.frombuffer(encode_jpeg(image, quality), np.uint8)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
-    """RGB uint8 [H, W, 3] as JPEG bytes."""
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    return data.tobytes()
+    """Returns an RGB image, uint8 [H, W, 3], as the bytes of a JPEG file."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def decode_rgb(data: bytes) -> Image:
-    """JPEG or PNG bytes as RGB uint8 [H, W, 3]."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8)
-
-
-def align_donor(donor: Image, donor_points: Floats, points: Floats) -> Image:
+def align_donor(donor: Image, donor_points: faces.Points, points: faces.Points) -> Image:
     """Moves another face onto this one by the similarity that fits the points best.
 
     Args:
@@ -317,15 +315,9 @@ def align_donor(donor: Image, donor_points: Floats, points: Floats) -> Image:
     Returns:
       The donor, uint8 [H, W, 3], in the place of the other face.
     """
-    from_mean, to_mean = donor_points.mean(axis=0), points.mean(axis=0)
-    # As complex numbers a similarity is one product: least squares in closed form.
-    source = (donor_points - from_mean) @ np.asarray([1, 1j])
-    target = (points - to_mean) @ np.asarray([1, 1j])
-    turn = np.vdot(source, target) / np.vdot(source, source).real
-    matrix = np.asarray([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    affine = np.column_stack((matrix, to_mean - matrix @ from_mean))
+    matrix = faces.similarity(donor_points.astype(np.float64), points.astype(np.float64))
     size = (donor.shape[1], donor.shape[0])
     moved = cv2.warpAffine(
-        donor, affine, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        donor, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )
     return moved.astype(np.uint8)
