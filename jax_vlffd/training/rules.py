@@ -47,16 +47,17 @@ def _tower(part: str) -> tuple[Rule, ...]:
              ("fsdp", "tensor"), decay=True),
         Rule(rf"{blocks}/(attention/(query|key|value)|mlp/fc1)/bias", part, "weight", ("tensor",)),
         Rule(rf"{blocks}/(attention/out|mlp/fc2)/bias", part),
-        Rule(rf"{part}/patch_embedding/weight", part, "weight", ("fsdp", None), decay=True),
-        # By width, not by word: looking words up in a table split by word gathers the whole table.
-        Rule(rf"{part}/token_embedding", part, "weight", (None, "fsdp"), decay=True),
-        Rule(rf"{part}/((class|position)_embedding|patch_embedding/bias)", part),
+        Rule(rf"{part}/position_embedding", part),
     )  # fmt: skip
 
 
 RULES: tuple[Rule, ...] = (
     *_tower("vision"),
+    Rule(r"vision/patch_embedding/weight", "vision", "weight", ("fsdp", None), decay=True),
+    Rule(r"vision/(class_embedding|patch_embedding/bias)", "vision"),
     *_tower("text"),
+    # By width, not by word: looking words up in a table split by word gathers the whole table.
+    Rule(r"text/token_embedding", "text", "weight", (None, "fsdp"), decay=True),
     Rule(r"fusion/layernorm\d/(scale|bias)", "head", "layernorm"),
     Rule(r"fusion/(attention/(query|key|value)|mlp/fc1)/weight", "head", "weight",
          ("tensor", "fsdp"), decay=True),

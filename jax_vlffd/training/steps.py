@@ -79,7 +79,7 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
         fixed = {k: v for k, v in state.parameters.items() if k not in plan.trainable}
         (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(moving, fixed, batch)
         updates, optimizer_state = plan.optimizer.update(gradient, state.optimizer, moving)
-        metrics["gradient_norm"] = optax.global_norm(gradient)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
         parameters = {**fixed, **optax.apply_updates(moving, updates)}
         return TrainState(state.step + 1, parameters, optimizer_state), metrics
