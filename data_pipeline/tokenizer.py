@@ -26,6 +26,9 @@ BOS: Final = "<|startoftext|>"
 EOS: Final = "<|endoftext|>"
 END_OF_WORD: Final = "</w>"
 
+#: Every byte twice, inside and at the end of a word, and BOS and EOS.
+LEAST_VOCABULARY: Final = 2 * 256 + 2
+
 _FILES: Final = (
     "vocab.json",
     "merges.txt",
@@ -163,13 +166,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
 
     Args:
         texts: what to learn the merges from.
-        vocab_size: at most so many tokens, at least 514; few texts give fewer.
+        vocab_size: at most so many tokens, at least LEAST_VOCABULARY; few texts give fewer.
         folder: where the files are written.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    base = 2 * len(letters) + 2
-    if vocab_size < base:
-        raise ValueError(f"a vocabulary of {vocab_size} is too small: bytes alone need {base}")
+    if vocab_size < LEAST_VOCABULARY:
+        raise ValueError(
+            f"a vocabulary of {vocab_size} is too small: bytes alone need {LEAST_VOCABULARY}"
+        )
     model = _pipeline(BPE(end_of_word_suffix=END_OF_WORD))
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
     trainer = trainers.BpeTrainer(

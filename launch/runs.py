@@ -33,7 +33,12 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 
 def make_plan(
-    run: RunConfig, data: DataSettings, *, steps: int, devices: list[Any] | None = None
+    run: RunConfig,
+    data: DataSettings,
+    *,
+    steps: int,
+    warmup_steps: int = 0,
+    devices: list[Any] | None = None,
 ) -> Plan:
     """The static side of a run on the devices there are.
 
@@ -41,12 +46,12 @@ def make_plan(
       run: the settings.
       data: the settings of the data.
       steps: of the whole run.
+      warmup_steps: of these, as `optim.warmup` says; at most all but one.
       devices: all by default.
 
     Raises:
       UserError: the batch or the model does not divide over the mesh.
     """
-    from jax_vlffd.config import in_steps
     from jax_vlffd.training import mesh, state
 
     built = mesh.make_mesh(run.mesh, devices)
@@ -54,11 +59,8 @@ def make_plan(
     spec = state.StepSpec(
         run.model, run.loss, data.fused_caption != "full", accumulate=run.train.accumulate
     )
-    warmup = in_steps(
-        run.optim.warmup, batch_size=data.batch_size, examples_per_epoch=data.batch_size, total=steps
-    )
     return state.make_plan(
-        spec, built, run.tuning, run.optim, steps=steps, warmup_steps=min(warmup, steps - 1)
+        spec, built, run.tuning, run.optim, steps=steps, warmup_steps=min(warmup_steps, steps - 1)
     )
 
 

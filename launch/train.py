@@ -7,6 +7,7 @@ TensorBoard events, tokenizer/, and at the end calibration.json and summary.json
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     total = steps(run.train.duration)
     if total < 1:
         raise UserError("train.duration is 0: give '300 steps', '2 epochs' or '1e6 examples'")
-    plan = runs.make_plan(run, data, steps=total)
+    plan = runs.make_plan(run, data, steps=total, warmup_steps=steps(run.optim.warmup, total))
     loop = trainer.LoopConfig(
         steps=total, batch_size=data.batch_size,
         evaluate_every=steps(run.train.evaluate_every, total),
@@ -115,9 +116,15 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     iterator = iter(loader)
     with Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints:
         state, clock = first_state(run, plan, checkpoints, iterator)
+        if checkpoints.latest is None and int(state.step) >= total:
+            raise UserError(
+                f"init.resume: that run is at step {int(state.step)} already, and train.duration is "
+                f"{total} steps; give a longer one"
+            )
         if main_process:
-            runs.save_config(workdir, values)
+            # The config comes last: a workdir that has one is whole, and is continued.
             tokenizer.save(workdir / runs.TOKENIZER)
+            runs.save_config(workdir, values)
         with Telemetry(
             workdir, start=int(state.step), total=total, enabled=main_process,
             tensorboard=run.train.tensorboard,
@@ -180,14 +187,19 @@ def first_state(
 
 
 def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
-    """The run's own; else the config's; else the checkpoint's; else one trained on the captions."""
+    """The run's own; else that of the run it resumes; else the config's; else the checkpoint's; else one
+    trained on the captions.
+
+    Nothing is written: a start that fails must not decide the words of the next one.
+    """
     from data_pipeline.records import PackedSplit
-    from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+    from data_pipeline.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
+    from jax_vlffd.errors import UserError
     from launch import runs
 
-    own = workdir / runs.TOKENIZER
-    if own.is_dir():
-        return Tokenizer.load(own)
+    for folder in (workdir, Path(run.init.resume) if run.init.resume else None):
+        if folder is not None and (folder / runs.CONFIG).exists():
+            return Tokenizer.load(folder / runs.TOKENIZER)
     if data.tokenizer or run.init.clip:
         return Tokenizer.load(data.tokenizer or run.init.clip)
 
@@ -197,7 +209,14 @@ def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
             for row in range(min(len(split), _TOKENIZER_RECORDS)):
                 yield from split[row].captions
 
-    return train_tokenizer(captions(), run.model.clip.text.vocab_size, own)
+    size = run.model.clip.text.vocab_size
+    if size < LEAST_VOCABULARY:
+        raise UserError(
+            f"model.text.vocab_size is {size}, and a tokenizer of its own wants {LEAST_VOCABULARY} at "
+            "least; raise it, or name a tokenizer by data.tokenizer"
+        )
+    with tempfile.TemporaryDirectory() as aside:
+        return train_tokenizer(captions(), size, aside)
 
 
 def _validate(
