@@ -212,8 +212,14 @@ class RunConfig:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        if "lora" in (self.tuning.vision, self.tuning.text) and not self.model.compute.lora_rank:
+        lora, rank = "lora" in (self.tuning.vision, self.tuning.text), self.model.compute.lora_rank
+        if lora and not rank:
             raise UserError("tuning 'lora' wants compute.lora_rank of at least 1")
+        if rank and not lora:
+            raise UserError(
+                f"compute.lora_rank is {rank}, yet no tower is tuned by adapters; set tuning.vision or "
+                "tuning.text to 'lora', or the rank to 0"
+            )
 
 
 _DURATION = re.compile(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|epochs?|examples?|%)\s*")

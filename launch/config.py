@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
         if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise UserError(f"{where}.{name} is {value!r}: it must be a number")
+        if number and not math.isfinite(value):
+            raise UserError(f"{where}.{name} is {value!r}: it must be finite")
         if isinstance(default, int) and number and value != int(value):
             raise UserError(f"{where}.{name} is {value!r}: it must be a whole number")
     return kind(**values)
