@@ -63,6 +63,7 @@ def check(found: Collection) -> None:
     for video in found.videos:
         assert (video.method == "real") == (video.label == 0)
         assert not video.real or keys[video.real].label == 0
+        assert not video.real or keys[video.real].split == video.split
         assert not (video.real and video.label == 0)
         assert "/" not in video.name
         assert video.split in ("", "train", "validation", "test")
@@ -258,7 +259,7 @@ def test_celeb_df_pp(tree: Tree) -> None:
         "Celeb-synthesis/FaceSwap/Celeb-DF/id0_id1_0000.mp4",
         "Celeb-synthesis/TalkingFace/FLOAT/id0_id1_0000.mp4",
     )
-    tree.text("List_of_testing_videos.txt", f"0 {swap}\n")
+    tree.text("List_of_testing_videos.txt", f"0 {swap}\n1 Celeb-real/id0_0000.mp4\n")
     collection = PLAIN["celeb_df_pp"](tree.root)
     check(collection)
     found = {video.method: video for video in collection.videos if video.label}
@@ -266,6 +267,18 @@ def test_celeb_df_pp(tree: Tree) -> None:
     assert found["BlendFace"].real == "Celeb-DF++/Celeb-real/id0_0000"
     assert found["FLOAT"].real == ""  # no video of the set has its frames
     assert [found[m].split for m in ("BlendFace", "Celeb-DF")] == ["test", "train"]
+
+
+def test_a_fake_in_another_split_than_its_real_stands_alone(tree: Tree) -> None:
+    tree.videos("Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4")
+    tree.text("List_of_testing_videos.txt", "0 Celeb-synthesis/id0_id1_0000.mp4\n")
+    found = PLAIN["celeb_df_v2"](tree.root)
+    check(found)
+    assert {video.name: (video.split, video.real) for video in found.videos} == {
+        "id0_0000": ("train", ""),
+        "id0_id1_0000": ("test", ""),
+    }
+    assert "1 fakes are in another split" in found.notes[0]
 
 
 def test_celeb_df_says_that_the_list_is_missing(tree: Tree) -> None:
@@ -337,7 +350,7 @@ def test_dfdc_preview(tree: Tree) -> None:
         "dataset.json",
         {
             real: {"label": "real", "set": "train", "target_id": "11"},
-            fake: {"label": "fake", "set": "test", "target_id": "11", "swapped_id": "22"},
+            fake: {"label": "fake", "set": "train", "target_id": "11", "swapped_id": "22"},
             "method_A/33/33_A/44_33_A_000.mp4": {"label": "fake", "set": "train"},
         },
     )
@@ -346,7 +359,7 @@ def test_dfdc_preview(tree: Tree) -> None:
     found = by_name(collection)
     assert found["22_11_A_001"].real == "DFDCP/original_videos/11_A_001"
     assert found["22_11_A_001"].bench_label == "DFDCP_FakeB"
-    assert [found[name].split for name in ("11_A_001", "22_11_A_001")] == ["train", "test"]
+    assert [found[name].split for name in ("11_A_001", "22_11_A_001")] == ["train", "train"]
     assert sum(collection.left_out.values()) == 1
     assert "1 of the 3" in collection.notes[0]
 

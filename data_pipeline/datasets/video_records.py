@@ -94,7 +94,10 @@ def collect(
     left_out: Mapping[str, int] | None = None,
     notes: Iterable[str] = (),
 ) -> Collection:
-    """Orders and checks the videos of a set; a fake whose real is not there loses the reference.
+    """Orders and checks the videos of a set.
+
+    A fake whose real is not there, or is in another split, loses the reference: a face that is in
+    two splits would make the test untrue.
 
     Raises:
       UserError: two videos have the same key.
@@ -105,8 +108,12 @@ def collect(
     if twice:
         paths = " and ".join(str(video.path) for video in twice[:2])
         raise UserError(f"{paths} would both be '{twice[0].key}'; rename or remove one of them")
-    reals = {video.key for video in ordered if video.label == REAL}
-    kept = (replace(v, real="") if v.real and v.real not in reals else v for v in ordered)
+    splits = {video.key: video.split for video in ordered if video.label == REAL}
+    apart = [v for v in ordered if v.real in splits and splits[v.real] != v.split]
+    kept = (v if splits.get(v.real) == v.split else replace(v, real="") for v in ordered)
+    if apart:
+        crossing = f"{len(apart)} fakes are in another split than their real; they stand alone"
+        notes = (*notes, crossing)
     return Collection(tuple(kept), expected or {}, left_out or {}, tuple(notes))
 
 
