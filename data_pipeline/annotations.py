@@ -1,6 +1,6 @@
 """One annotation line (JSON lines, one real/fake pair each), read and checked.
 
-    {"id": str, "real": path, "fake": path or null, "label": 1, or 0 without a fake,
+    {"id": str, "real": path or null, "fake": path or null, "label": 1, or 0 without a fake,
      "regions": {"mouth": {"forged": bool, "types": ["blur", ...], ...}, "nose": ..., ...},
      "raw_caption": str, "caption": str, "captions": [str, ...], "source": "raw|refined|fallback",
      "caption_key": str, "real_captions": [str, ...], "real_caption_key": str,
@@ -35,14 +35,14 @@ class Annotation:
 
     Attributes:
         id: unique in the packed set.
-        real: path of the real image.
+        real: path of the real image, None where the real of a fake is not known.
         fake: path of the fake, None for a real alone.
         mask: path of the fake's forgery mask.
         captions: of the fake, the annotation's own first; of a real alone, empty.
         raw_caption: the fake's caption before refinement.
         caption_key: of the fake's captions.
         source: where the fake's caption comes from, one of `vocabulary.CAPTION_SOURCES`.
-        real_captions: at least one.
+        real_captions: at least one where there is a real.
         real_caption_key: of the real's captions.
         regions: [4] int flags.
         types: [4, 5] int flags.
@@ -55,7 +55,7 @@ class Annotation:
     """
 
     id: str
-    real: Path
+    real: Path | None
     fake: Path | None
     mask: Path | None
     captions: tuple[str, ...]
@@ -92,9 +92,9 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
     if failure and not caption:
         return failure.split(":", 1)[0].strip()
     name = _text(content, "id") or _fail("has no id")
-    real_name = _text(content, "real") or _fail("names no real image")
-    real = file.parent / real_name
-    fake = _path(content, "fake", file)
+    real, fake = _path(content, "real", file), _path(content, "fake", file)
+    if "real" not in content or (real is None and fake is None):
+        _fail("names no real image (null where the real of a fake is not known)")
     label = content.get("label", REAL if fake is None else FAKE)
     if label not in (REAL, FAKE) or (label == FAKE) != (fake is not None):
         _fail(f"has label {label!r}, but it names {'no fake' if fake is None else 'a fake'}")
@@ -118,7 +118,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         caption_key=key,
         source=source,
         real_captions=_unique(*_texts(content, "real_captions"))
-        or (caption_writer.caption(REAL, {}, seed=real_name),),
+        or ((caption_writer.caption(REAL, {}, seed=_text(content, "real")),) if real else ()),
         real_caption_key=_text(content, "real_caption_key") or caption_writer.caption_key(REAL, {}),
         regions=regions,
         types=types,
@@ -131,12 +131,12 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
     )
 
 
-def _video_of_real(video: str, real: Path, fake: Path | None) -> str:
+def _video_of_real(video: str, real: Path | None, fake: Path | None) -> str:
     """The real's video, from the fake's: its own folder where folders are videos, else by name.
 
     FaceForensics++ calls a fake TARGET_SOURCE; the real that it is compared with is TARGET.
     """
-    if fake is None or not video:
+    if real is None or fake is None or not video:
         return video
     if fake.parent.name == video:
         return real.parent.name

@@ -52,7 +52,7 @@ class Plan:
         self.files = list(files)
         self._file, self._offset, self._line = array("H"), array("q"), array("q")
         self._real, self._bytes = array("q"), array("q")
-        self._real_bytes = array("q")
+        self._real_bytes = array("q")  # -1 where the real of a fake is not known
         self._splits: dict[int, int] = {}
         self._reals: dict[str, int] = {}
         self._groups = Groups()
@@ -87,7 +87,7 @@ class Plan:
         )  # fmt: skip
         if not stated:
             self._splits = self._groups.splits(len(self._reals))
-        self.total = len(self._reals) + sum(1 for size in self._bytes if size >= 0)
+        self.total = sum(1 for size in (*self._real_bytes, *self._bytes) if size >= 0)
 
     def _add(
         self,
@@ -108,16 +108,18 @@ class Plan:
                 f"id {pair.id!r} was taken at {self.where(seen[pair.id])}; pack files whose ids "
                 "clash into sets of their own, training mixes sets"
             )
-        sizes = [_size(path) for path in (pair.real, pair.fake, pair.mask) if path is not None]
-        real = self._reals.setdefault(str(pair.real.resolve()), len(self._reals))
+        sizes = [_size(path) for path in (pair.fake, pair.mask) if path is not None]
+        # A fake whose real is not known is a family by itself; no path has a null byte.
+        name = str(pair.real.resolve()) if pair.real else f"\0{pair.id}"
+        real = self._reals.setdefault(name, len(self._reals))
         if real == len(self._real_bytes):
-            self._real_bytes.append(sizes[0])
+            self._real_bytes.append(_size(pair.real) if pair.real else -1)
         seen[pair.id] = len(self._line)
         self._file.append(place)
         self._offset.append(offset)
         self._line.append(number)
         self._real.append(real)
-        self._bytes.append(sum(sizes[1:]) if pair.fake else -1)
+        self._bytes.append(sum(sizes) if pair.fake else -1)
         stated = pair.split or split
         if stated:
             chosen = SPLITS.index(stated)
@@ -140,7 +142,7 @@ class Plan:
         for real in range(len(self._reals)):
             split = SPLITS[self._splits[real]]
             lines = order[bounds[real] : bounds[real + 1]]
-            size = self._real_bytes[real] + sum(max(self._bytes[line], 0) for line in lines)
+            size = max(self._real_bytes[real], 0) + sum(max(self._bytes[line], 0) for line in lines)
             if not parts[split] or room[split] + size > SHARD_BYTES:
                 parts[split].append([])
                 room[split] = 0
@@ -196,12 +198,14 @@ class _WriteShard:
             for real in self.reals:
                 lines = self.order[self.bounds[real] : self.bounds[real + 1]]
                 pairs = [self.plan.annotation(int(line), streams) for line in lines]
-                record = real_record(pairs)
-                yield self._count(record), -1
-                row = self.rows.count - 1
+                row, name = -1, ""
+                if pairs[0][0].real is not None:
+                    record = real_record(pairs)
+                    yield self._count(record), -1
+                    row, name = self.rows.count - 1, record.id
                 for pair, where in pairs:
                     if pair.fake is not None:
-                        yield self._count(fake_record(pair, where, record.id), pair.source), row
+                        yield self._count(fake_record(pair, where, name), pair.source), row
 
     def _count(self, record: Record, source: str = "") -> Record:
         self.plan.counts.add(self.split, record, source)
@@ -216,6 +220,7 @@ def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
     It is called after the line that has it alone, else after the first pair: `<id>/real`.
     """
     pair, where = next((p for p in pairs if p[0].fake is None), pairs[0])
+    assert pair.real is not None
     captions = dict.fromkeys(text for p, _ in pairs for text in p.real_captions)
     name = pair.id if pair.fake is None else f"{pair.id}/real"
     return Record(
@@ -236,7 +241,7 @@ def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
 
 
 def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
-    """The record of a line's fake."""
+    """The record of a line's fake; `real_id` is "" where its real is not known."""
     assert pair.fake is not None
     mask = b""
     if pair.mask is not None:

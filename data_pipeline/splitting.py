@@ -22,7 +22,9 @@ class Groups:
         """Joins a pair's real with the people its videos show, or with its own content."""
         names = people(pair.dataset, pair.video) | people(pair.dataset, pair.real_video)
         if not names and real not in self._node_of_real:
-            names = {hashlib.sha256(pair.real.read_bytes()).hexdigest()}
+            image = pair.real or pair.fake
+            assert image is not None
+            names = {hashlib.sha256(image.read_bytes()).hexdigest()}
         nodes = [self._names.setdefault(name, len(self._names)) for name in sorted(names)]
         self._parent.extend(range(len(self._parent), len(self._names)))
         if real in self._node_of_real:

@@ -128,7 +128,7 @@ def _pictures(line: Mapping[str, Any], root: Path, annotator: Annotator) -> Pict
     from data_pipeline.fftg.annotate import Job
     from data_pipeline.fftg.review import Pictures
 
-    if line.get("fake") is None:
+    if line.get("fake") is None or line.get("real") is None:
         return None
     mask = root / line["mask"] if line.get("mask") else None
     pair = annotator.compare(Job(line["id"], root / line["real"], root / line["fake"], mask))

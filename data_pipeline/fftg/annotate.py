@@ -7,6 +7,7 @@ pair that cannot be annotated gives a line too, with a code and a reason in `err
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.regions import face_outline, region_scores, region_threshold
 from data_pipeline.fftg.settings import DEFAULT, Settings
 from data_pipeline.files import atomic_write_bytes
-from jax_vlffd.vocabulary import FAKE, REAL, REGIONS
+from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
@@ -40,7 +41,7 @@ class Job:
 
     Attributes:
       id: unique among the rows.
-      real: the real image.
+      real: the real image; None for a fake whose real is not known.
       fake: its forgery; None for a real image alone.
       mask: a forgery mask of the data set's own, to take instead of the difference.
       columns: further columns, copied into the line.
@@ -48,7 +49,7 @@ class Job:
     """
 
     id: str
-    real: Path
+    real: Path | None
     fake: Path | None
     mask: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class Annotator:
         self._finder: FaceFinder | None = None
         self._settings = settings
         self._wordings = wordings
-        self._root = root.absolute() if root else None
+        self._root = os.path.join(os.path.abspath(root), "") if root else None
         self._masks = masks
 
     def annotate(self, job: Job, done: str | None = None) -> Line | None:
@@ -131,16 +132,19 @@ class Annotator:
         Raises:
           PairError: the pair cannot be compared.
         """
-        if job.fake is None:
-            raise PairError("missing_value", "there is no fake to compare with")
+        if job.real is None or job.fake is None:
+            raise PairError("missing_value", "it takes a real and a fake to compare")
         real, fake = read_image(job.real)[0], read_image(job.fake)[0]
         mask = read_mask(job.mask, real.shape[:2]) if job.mask else None
         return compare(real, fake, self._landmarks(job, real, fake), self._settings, mask)
 
     def _describe(self, job: Job) -> Line:
+        if job.real is None:
+            return self._label_alone(job)
         real, real_remark = read_image(job.real)
         if job.fake is None:
-            _landmarks(job.real) if self._given(job) else self._faces(real)
+            if _landmarks(job.real) is None:
+                self._faces(real)
             return {"error": real_remark} | self._words(job, REAL, {})
         fake, fake_remark = read_image(job.fake)
         remark = real_remark or fake_remark
@@ -157,6 +161,21 @@ class Annotator:
             atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
             line["mask"] = self._path(path)
         return line
+
+    def _label_alone(self, job: Job) -> Line:
+        """A fake without its real: nothing to compare, so the caption is the verdict alone."""
+        assert job.fake is not None
+        image = read_image(job.fake)[0]
+        if _landmarks(job.fake) is None:
+            self._faces(image)
+        return {
+            "error": "no_real: the fake's real is not known; its caption is the verdict alone",
+            "raw_caption": VERDICTS[FAKE],
+            "caption": VERDICTS[FAKE],
+            "captions": [],
+            "caption_key": LABEL_NAMES[FAKE],
+            "real_captions": [],
+        }
 
     def _words(self, job: Job, label: int, forged: Mapping[str, tuple[str, ...]]) -> Line:
         texts = captions.paraphrases(label, forged, job.id, self._wordings)
@@ -184,9 +203,6 @@ class Annotator:
             if faces:
                 return _where_they_differ(faces, real, fake).landmarks
         raise PairError("no_face", "no face was found in the real image or in the fake")
-
-    def _given(self, job: Job) -> bool:
-        return _landmarks(job.real) is not None
 
     def _faces(self, image: Image) -> list[Face]:
         faces = self._find(image)
@@ -221,7 +237,7 @@ class Annotator:
         return {
             **job.columns,
             "id": job.id,
-            "real": self._path(job.real),
+            "real": self._path(job.real) if job.real else None,
             "fake": self._path(job.fake) if job.fake else None,
             "label": FAKE if job.fake else REAL,
             "regions": _regions({}),
@@ -234,9 +250,9 @@ class Annotator:
         }
 
     def _path(self, path: Path) -> str:
-        whole = path.absolute()
-        inside = self._root is not None and whole.is_relative_to(self._root)
-        return (whole.relative_to(self._root) if inside and self._root else whole).as_posix()
+        whole = os.path.abspath(path)
+        inside = self._root is not None and whole.startswith(self._root)
+        return (whole[len(self._root) :] if inside and self._root else whole).replace(os.sep, "/")
 
 
 def annotate_pair(

@@ -23,9 +23,9 @@ def read_pairs(path: Path) -> list[Job]:
     """Reads a CSV with at least the columns `real` and `fake`.
 
     Paths are relative to the CSV's folder and may not leave it. `id` is a column or follows from
-    the path of the fake; an empty `fake` is a real image alone. A row at fault gives a job with
-    `refused`
-    set: `missing_value`, `path_outside` or `duplicate_id`.
+    the path of the fake; an empty `fake` is a real image alone, an empty `real` a fake whose real
+    is not known. A row at fault gives a job with `refused` set: `missing_value`, `path_outside` or
+    `duplicate_id`.
 
     Raises:
       UserError: the file cannot be read, is no UTF-8 CSV, lacks a column or has no rows.
@@ -76,8 +76,9 @@ def _job(path: Path, number: int, row: dict[str, str]) -> Job:
         if whole and not whole.is_relative_to(folder):
             refused = f"path_outside: {name} '{values[name]}' of row {number} leaves {folder}"
         files[name] = whole
-    if not values["real"]:
-        refused = f"missing_value: row {number} of {path.name} has no real image"
-    named = Path(values["fake"] or values["real"])
-    id_ = values["id"] or named.with_suffix("").as_posix().strip("./") or f"row{number}"
-    return Job(id_, files["real"] or folder, files["fake"], files["mask"], columns, refused)
+    if not values["real"] and not values["fake"]:
+        refused = f"missing_value: row {number} of {path.name} names no image"
+    row_name = f"row{number}"
+    named = Path(values["fake"] or values["real"] or row_name)
+    id_ = values["id"] or named.with_suffix("").as_posix().strip("./") or row_name
+    return Job(id_, files["real"], files["fake"], files["mask"], columns, refused)
