@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.mask import Comparison
+from data_pipeline.fftg.mask import Comparison, quantile
 from jax_vlffd.vocabulary import TYPES
 
 Image = NDArray[np.uint8]
@@ -118,7 +118,9 @@ class Planes(NamedTuple):
 def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
     """Computes what the types of some regions (indices in REGIONS) share."""
     reach = max(1, round(_SEAM * pair.size))
-    box = _box(np.isin(pair.labels, [1 + region for region in regions]), _margin(reach))
+    wanted = np.zeros(256, np.uint8)
+    wanted[[1 + region for region in regions]] = 1
+    box = _box(cv2.LUT(pair.labels, wanted) > 0, _margin(reach))
     changed = _changed(pair)[box]
     outer = cv2.distanceTransform(1 - changed, cv2.DIST_L2, 3)
     depth = cv2.distanceTransform(changed, cv2.DIST_L2, 3) - outer
@@ -214,7 +216,7 @@ def _blur(part: Planes, where: Map) -> float:
     response = []
     for edges, laplacian in zip(part.edges, part.laplacian, strict=True):
         steep = edges.ravel()[chosen]
-        keep = steep >= np.quantile(steep, 1.0 - _EDGES)
+        keep = steep >= quantile(steep, 1.0 - _EDGES)
         response.append(float(laplacian.ravel()[chosen][keep].mean()) + _LAPLACIAN_FLOOR)
     return float(np.log2(response[0] / response[1]))
 
@@ -268,7 +270,7 @@ def _movement(real: Floats, fake: Floats, scale: float) -> Movement:
 
 def _texture(part: Planes, where: Map, blur: float) -> float:
     edges = np.maximum(*part.edges)
-    plain = where & (edges <= np.quantile(edges.ravel()[_sampled(where)], _PLAIN))
+    plain = where & (edges <= quantile(edges.ravel()[_sampled(where)], _PLAIN))
     contrast = [glcm_contrast(grain, plain) + _CONTRAST_FLOOR for grain in part.grain]
     change = float(np.log2(contrast[1] / contrast[0]))
     return change if change >= 0.0 else max(0.0, -change - _BLUR_TAKES * max(blur, 0.0))
@@ -283,8 +285,8 @@ def _boundary(part: Planes, inside: Map) -> float:
     core = inside & (distance > 2.5 * part.reach)
     if core.sum() < 8:
         core = inside & (distance >= 0.7 * float(distance[inside].max()))
-    along = float(np.quantile(part.seam[edge], 1.0 - _ALONG))
-    return max(0.0, along - float(np.median(part.seam.ravel()[_sampled(core)])))
+    along = quantile(part.seam[edge], 1.0 - _ALONG)
+    return max(0.0, along - quantile(part.seam.ravel()[_sampled(core)], 0.5))
 
 
 def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:

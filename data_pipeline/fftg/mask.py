@@ -139,6 +139,12 @@ def full_mask(comparison: Comparison, height: int, width: int) -> Image:
     return whole
 
 
+def quantile(values: NDArray[np.float32], share: float) -> float:
+    """The value that a share of `values` lies below; numpy's own takes ten times as long."""
+    rank = min(int(share * len(values)), len(values) - 1)
+    return float(np.partition(values, rank)[rank])
+
+
 def _same_size(
     real: Image, fake: Image, landmarks: Floats, settings: Settings
 ) -> tuple[Image, Image, Floats]:
@@ -230,12 +236,12 @@ def _noise(
     chosen = np.flatnonzero(outside)
     chosen = chosen[:: 1 + len(chosen) // _SAMPLES]
     change, fine = difference.ravel()[chosen], detail.ravel()[chosen]
-    low, high = np.quantile(fine, [0.5, 0.75])
-    plain = float(np.median(change[fine <= low]))
+    low, high = quantile(fine, 0.5), quantile(fine, 0.75)
+    plain = quantile(change[fine <= low], 0.5)
     busy = fine >= max(high, 1.0)
     slope = 0.0
     if busy.sum() >= 50:
-        slope = float(np.median((change[busy] - plain) / fine[busy]))
+        slope = quantile((change[busy] - plain) / fine[busy], 0.5)
     a = float(np.clip(plain, settings.least_noise, settings.largest_noise))
     b = float(np.clip(slope, settings.least_noise_slope, settings.largest_noise_slope))
     return a, b
@@ -251,7 +257,7 @@ def _motion(ratio: Floats, labels: Labels, settings: Settings) -> float:
     step = 1 + int(np.sqrt(ratio.size / (4 * _SAMPLES)))
     ratio, labels = ratio[::step, ::step], labels[::step, ::step]
     regions = [ratio[labels == value] for value in range(1, 5)]
-    least = min((float(np.median(found)) for found in regions if found.size), default=1.0)
+    least = min((quantile(found, 0.5) for found in regions if found.size), default=1.0)
     return float(np.clip(least, 1.0, settings.largest_motion))
 
 
