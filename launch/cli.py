@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,12 +34,14 @@ def use_compilation_cache() -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            # A config flag tells of a file that is not there only when its config is looked into.
+            hasattr(flags.FLAGS["config"].value, "keys")
     except flags.Error as error:
         _say(f"{error}; see --help")
         sys.exit(2)
-    except (AttributeError, OSError, ImportError) as error:
-        # How a config flag tells of an unknown key (with the nearest), and of a file that is not there.
-        _say(f"{error}; see --help")
+    except (AttributeError, KeyError, OSError, ImportError) as error:
+        _say(f"{_plain(error)}; see --help")
         sys.exit(2)
     except (DataError, ModelError) as error:
         _say(str(error))
@@ -59,6 +62,16 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)
+
+
+def _plain(error: Exception) -> str:
+    """What a config flag says of an unknown key, which comes twice quoted, or of a missing file."""
+    if found := re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error)):
+        return f"the config has no key {found[2]!r}; did you mean {found[1]!r}?"
+    text = str(error).rpartition("earlier failure to load: ")[2]
+    if found := re.fullmatch(r"[\"'\\]*(\w+)[\"'\\]*", text):
+        return f"the config has no key {found[1]!r}"
+    return text
 
 
 def _say(message: str) -> None:
