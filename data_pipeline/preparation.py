@@ -7,6 +7,7 @@ of the real; the video is the unit of what is done.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -132,7 +133,8 @@ def prepare_all(
         return
     waiting: deque[Future[list[Outcome]]] = deque()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (preparer,)) as pool:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, context, _start_worker, (preparer,)) as pool:
         try:
             for family in todo:
                 waiting.append(pool.submit(_work, family))
@@ -145,9 +147,11 @@ def prepare_all(
                 "a worker process was killed, most likely for memory; run the same command again "
                 "with fewer --workers: what is done stays done"
             ) from error
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:
+            # Not to wait for families that take minutes: what they have not marked is done again.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 _worker: Preparer | None = None
@@ -158,6 +162,11 @@ def _start(preparer: Preparer) -> None:
     _worker = preparer
     cv2.setNumThreads(1)  # the processes are the parallelism
     cv2.utils.logging.setLogLevel(0)  # OpenCV would tell of a damaged video on its own
+
+
+def _start_worker(preparer: Preparer) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears it and ends this one
+    _start(preparer)
 
 
 def _work(family: Family) -> list[Outcome]:

@@ -367,6 +367,16 @@ def test_processes_make_the_same_as_one(root: Path, out: Path) -> None:
     assert rows == single
 
 
+class Dies(DiscFinder):
+    def find(self, image: np.ndarray) -> list[Face]:
+        os._exit(9)
+
+
+def test_a_killed_process_is_told(root: Path, out: Path) -> None:
+    with pytest.raises(UserError, match=r"killed.*fewer --workers"):
+        prepare(two_families(root), out, finder=Dies(), workers=2)
+
+
 def test_other_settings_need_another_folder(out: Path) -> None:
     prepared.check_settings(out, {"frames": 32, "size": 256})
     prepared.check_settings(out, {"frames": 32, "size": 256})
