@@ -107,8 +107,10 @@ def undo(
         real = _translate(real, *move)
         fake = _translate(fake, -move[0], -move[1])
     if abs(alignment.gain - 1) > 0.01 or abs(alignment.offset) > 1.0:
-        level = (np.arange(256) - alignment.offset) / alignment.gain
-        fake = cv2.LUT(fake, np.clip(np.rint(level), 0, 255).astype(np.uint8)).astype(np.uint8)
+        level = np.clip((np.arange(256) - alignment.offset) / alignment.gain, 0, 255)
+        fake = cv2.LUT(fake, np.rint(level).astype(np.uint8)).astype(np.uint8)
+        # What the gain pushed out of range is lost in the fake: the real is cut off at the same level.
+        real = np.clip(real, np.uint8(np.rint(level[0])), np.uint8(np.rint(level[255])))
     return real, fake, move
 
 
@@ -157,23 +159,28 @@ def _refine(
     design = np.stack([-slope_x, -slope_y, values, np.ones_like(values)], axis=1)
     shift = np.array(start, np.float64)
     gain, offset = 1.0, 0.0
-    for _ in range(_STEPS):
+    for step in range(_STEPS):
         target = _sample(b, x + shift[0], y + shift[1])
         error = np.abs(target - gain * values - offset)
-        # Pixels that fit badly are another background or a forgery's fringe: they do not vote.
-        kept = (error <= max(2.0, 2.5 * float(np.median(error))))[:, None] * design
+        # Pixels that fit badly are another background or a forgery's fringe: they do not vote. At
+        # first the bound is wide, or a gain would lose the votes of the bright pixels.
+        kept = (error <= max(2.0, 2.5 * float(np.median(error)), 16.0 * 0.5**step))[
+            :, None
+        ] * design
         square = (kept.T @ design).astype(np.float64) + np.diag([1.0, 1.0, 1e-3, 1e-3])
         solved = np.linalg.solve(square, (kept.T @ target).astype(np.float64))
         move = np.clip(solved[:2] / max(solved[2], 0.5), -1.5, 1.5)
         shift += move
         gain, offset = float(np.clip(solved[2], *_GAINS)), float(solved[3])
-        if np.abs(move).max() < 0.02:
+        if step > 2 and np.abs(move).max() < 0.02:
             break
     return (float(shift[0]), float(shift[1])), gain, offset
 
 
 def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Gray:
     """Values of `image` at points, bilinear; float32 [N]."""
+    if not len(x):
+        return np.zeros(0, np.float32)
     # remap takes maps of at most 32767 a side: one column of points.
     at = (x.astype(np.float32)[:, None], y.astype(np.float32)[:, None])
     found = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,0 +1,187 @@
+"""Alignment, noise floor and forgery mask of a pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline import forge
+from data_pipeline.drawn_faces import draw_face
+from data_pipeline.drawn_geometry import draw_identity
+from data_pipeline.fftg import align
+from data_pipeline.fftg.annotate import annotate_pair
+from data_pipeline.fftg.mask import PairError, compare, full_mask, quantile
+from data_pipeline.fftg.regions import region_maps
+from data_pipeline.fftg.settings import DEFAULT
+
+SIZE = 192
+
+
+def face(seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return draw_face(draw_identity(rng), rng, size)
+
+
+def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
+    matrix = np.array([[1, 0, x], [0, 1, y]], float)
+    size = (image.shape[1], image.shape[0])
+    return cv2.warpAffine(
+        image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def forged(real: np.ndarray, fake: np.ndarray, points: np.ndarray) -> set[str]:
+    findings, _ = annotate_pair(real, fake, points)
+    return {name for name, finding in findings.items() if finding.forged}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_identical_pair_has_an_empty_mask(seed: int) -> None:
+    image, points = face(seed)
+    assert compare(image, image.copy(), points, DEFAULT).mask.max() == 0
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+@pytest.mark.parametrize("seed", range(3))
+def test_storing_again_is_no_forgery(seed: int, quality: int) -> None:
+    image, points = face(seed)
+    assert forged(image, forge.jpeg(image, quality), points) == set()
+
+
+def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
+    from data_pipeline.fftg.calibration import measure_noise, portraits, reencoded
+
+    finder = pytest.importorskip("data_pipeline.faces").open_finder("dlib")
+    faces = portraits([shared_dir / "data" / "ffpp_crops" / "FaceSwap" / "real"], finder)[::2]
+    pairs = measure_noise(reencoded(faces), DEFAULT)
+    assert len(pairs) >= 100
+    wrong = [pair[0].name for pair in pairs if any(region.forged for region in pair)]
+    assert len(wrong) <= 0.01 * len(pairs), wrong
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    x=st.floats(-5, 5),
+    y=st.floats(-5, 5),
+    gain=st.floats(0.95, 1.05),
+    offset=st.floats(-5, 5),
+    seed=st.integers(0, 5),
+)
+def test_a_small_shift_and_gain_are_found_and_undone(
+    x: float, y: float, gain: float, offset: float, seed: int
+) -> None:
+    image, points = face(seed)
+    other = np.clip(np.rint(moved(image, x, y) * gain + offset), 0, 255).astype(np.uint8)
+    pair = compare(image, other, points, DEFAULT)
+    assert pair.alignment.agreement > 0.8
+    if max(abs(x), abs(y)) > 1:
+        assert np.hypot(pair.alignment.shift[0] - x, pair.alignment.shift[1] - y) < 0.5
+    findings, _ = annotate_pair(image, other, points)
+    # Interpolating twice softens thin lines a little, which must stay below one grey level.
+    assert max(finding.score for finding in findings.values()) < 1 / 255
+
+
+def test_a_forgery_is_still_seen_after_a_shift() -> None:
+    image, points = face(3)
+    region = region_maps(points, SIZE, SIZE)["mouth"]
+    fake = forge.plant(image, region, "structure", 1.0, np.random.default_rng(0))
+    assert forged(image, moved(fake, 3, -2), points) == {"mouth"}
+
+
+def test_undo_softens_both_images_alike() -> None:
+    large, _ = face(1, 2 * SIZE)
+    large = cv2.GaussianBlur(large, (0, 0), 1.5)
+    image, other = large[::2, ::2], large[::2, 1::2]  # half a pixel apart, neither interpolated
+    found = align.estimate(image, other, np.ones((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool))
+    assert found.shift == pytest.approx((-0.5, 0.0), abs=0.1)
+    real, fake, move = align.undo(image, other, found)
+    assert abs(move[0]) == pytest.approx(0.25, abs=0.05)
+    inner = np.s_[8:-8, 8:-8]
+    response = [
+        np.abs(cv2.Laplacian(i[inner].astype(np.float32), cv2.CV_32F)).mean() for i in (real, fake)
+    ]
+    assert response[0] == pytest.approx(response[1], rel=0.03)
+
+
+def test_a_large_shift_is_refused() -> None:
+    image, points = face(2)
+    with pytest.raises(PairError) as caught:
+        compare(image, moved(image, 30, 10), points, DEFAULT)
+    assert caught.value.code in ("misaligned", "not_a_pair")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_people_are_no_pair(seed: int) -> None:
+    image, points = face(seed)
+    with pytest.raises(PairError, match="not_a_pair"):
+        compare(image, face(seed + 50)[0], points, DEFAULT)
+
+
+def test_a_centre_crop_of_a_few_pixels_is_undone() -> None:
+    image, points = face(4)
+    assert forged(image, image[:, 4:-4], points) == set()
+    with pytest.raises(PairError, match="size_mismatch: real is 192x192, fake 96x192"):
+        compare(image, image[:, 48:-48], points, DEFAULT)
+
+
+def test_a_tiny_face_is_refused() -> None:
+    image, points = face(0)
+    with pytest.raises(PairError, match="tiny_face"):
+        compare(image, image, (points * 0.05 + 90).astype(np.float32), DEFAULT)
+
+
+def test_the_mask_shows_the_change_and_nothing_else() -> None:
+    image, points = face(5)
+    region = region_maps(points, SIZE, SIZE)["nose"]
+    fake = image.copy()
+    fake[region] = np.clip(fake[region].astype(int) + 40, 0, 255)
+    pair = compare(image, fake, points, DEFAULT)
+    mask = full_mask(pair, SIZE, SIZE)
+    assert mask.shape == (SIZE, SIZE)
+    inner = cv2.erode(region.astype(np.uint8), np.ones((7, 7))) > 0
+    far = cv2.dilate(region.astype(np.uint8), np.ones((13, 13))) == 0
+    assert mask[inner].min() > 10
+    assert mask[far].max() == 0
+    assert pair.mask.min() >= 0
+    assert pair.mask.max() <= 1
+
+
+def test_a_large_picture_is_reduced_around_the_face() -> None:
+    image, points = face(6, 640)
+    frame = np.full((900, 1200, 3), 90, np.uint8)
+    frame[100:740, 300:940] = image
+    pair = compare(frame, frame.copy(), np.add(points, (300, 100)), DEFAULT)
+    assert pair.size == pytest.approx(DEFAULT.largest_face, rel=0.01)
+    assert max(pair.real.shape) < 640
+    assert full_mask(pair, 900, 1200).shape == (900, 1200)
+
+
+def test_a_given_mask_is_taken_instead_of_the_difference() -> None:
+    image, points = face(7)
+    given_mask = np.where(region_maps(points, SIZE, SIZE)["eyes"], 255, 0).astype(np.uint8)
+    findings, pair = annotate_pair(image, image.copy(), points, mask=given_mask)
+    assert {name for name, finding in findings.items() if finding.forged} == {"eyes"}
+    assert findings["eyes"].score > 0.95
+    assert set(np.unique(pair.mask)) == {0.0, 1.0}
+
+
+def test_noise_over_the_whole_picture_raises_the_floor_and_not_the_regions() -> None:
+    image, points = face(8)
+    noise = np.random.default_rng(0).normal(0, 4, image.shape)
+    noisy = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+    assert forged(image, noisy, points) == set()
+    assert compare(image, noisy, points, DEFAULT).noise[0] > 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_quantile_orders(count: int, share: float) -> None:
+    values = np.random.default_rng(count).normal(size=count).astype(np.float32)
+    found = quantile(values, share)
+    assert (values < found).sum() <= share * count
+    assert (values <= found).sum() >= min(share * count, count)
