@@ -1,0 +1,214 @@
+"""Checkpoints: bitwise, the newest and the best, onto other meshes, and what a damaged one says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jax_vlffd.config import LossConfig, TuningConfig
+from jax_vlffd.errors import UserError
+from jax_vlffd.training.checkpoint import Checkpoints
+from jax_vlffd.training.mesh import to_devices
+from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.steps import make_train_step
+from tests import tiny
+
+IMAGE_ONLY = LossConfig(alignment=0, fusion=0)
+POSITION = {"data": {"step": 3, "seen": 12}, "clock": {"seconds": 1.5, "best": None}}
+
+
+def filled(plan: Plan, step: int) -> TrainState:
+    """A state with numbers of its own in every leaf."""
+    rng = np.random.default_rng(step)
+
+    def fill(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        value = rng.standard_normal(shape.shape) if shape.ndim else step
+        return jax.device_put(np.asarray(value, shape.dtype), shape.sharding)
+
+    return jax.tree.map(fill, plan.abstract)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    for (path, a), (_, b) in zip(
+        jax.tree_util.tree_leaves_with_path(ours),
+        jax.tree_util.tree_leaves_with_path(theirs),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return tiny.plan((2, 2, 2), loss=IMAGE_ONLY)
+
+
+@pytest.fixture(scope="module")
+def written(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoints 3 and 4."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(filled(plan, step), POSITION, {"auc": 0.5})
+    return folder
+
+
+@pytest.fixture
+def copied(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "checkpoints"))
+
+
+def test_what_is_saved_comes_back_bitwise_and_in_its_place(plan: Plan, written: Path) -> None:
+    with Checkpoints(written, read_only=True) as checkpoints:
+        assert checkpoints.latest == 4
+        state, position = checkpoints.restore(plan.abstract, 3)
+        parameters = checkpoints.restore_parameters(plan.abstract.parameters, 4)
+    assert position == POSITION
+    assert_same(state, filled(plan, 3))
+    assert_same(parameters, filled(plan, 4).parameters)
+    assert jax.tree.map(lambda x: x.sharding, state) == plan.sharding
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 1, 1), (1, 8, 1)])
+def test_a_checkpoint_comes_back_on_another_mesh(
+    mesh: tuple[int, int, int], plan: Plan, written: Path
+) -> None:
+    other = tiny.plan(mesh, loss=IMAGE_ONLY)
+    with Checkpoints(written, read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(other.abstract, 3)
+    assert_same(state, filled(plan, 3))
+    assert jax.tree.map(lambda x: x.sharding, state) == other.sharding
+
+
+def test_a_state_may_change_as_soon_as_save_returns(tmp_path: Path) -> None:
+    """The steps that follow take over the donated memory while the save still writes."""
+    plan = tiny.plan(loss=IMAGE_ONLY)
+    step, state = make_train_step(plan), tiny.state(plan)
+    batch = to_devices(tiny.batch(), plan.mesh)
+    expected = {}
+    with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
+        for n in range(1, 13):
+            state, _ = step(state, batch)
+            if n % 3 == 0:
+                expected[n] = tiny.host(state)
+                checkpoints.save(state, POSITION, None)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        for n, values in expected.items():
+            assert_same(checkpoints.restore(plan.abstract, n)[0], values)
+
+
+# --- which stay ---
+
+
+def save_all(
+    folder: Path, plan: Plan, metrics: list[dict[str, float] | None], **options: Any
+) -> Iterator[Checkpoints]:
+    with Checkpoints(folder, **options) as checkpoints:
+        for step, values in enumerate(metrics, 1):
+            checkpoints.save(filled(plan, step), POSITION, values)
+        checkpoints.wait()
+        yield checkpoints
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        yield checkpoints
+
+
+def steps_in(folder: Path) -> set[int]:
+    return {int(path.name) for path in folder.iterdir() if path.name.isdigit()}
+
+
+@pytest.mark.parametrize(
+    ("aucs", "keep", "best", "kept"),
+    [
+        ([0.9, 0.6, 0.7, 0.8], 2, 1, {1, 3, 4}),
+        ([0.6, 0.7, 0.8, 0.9], 1, 4, {4}),
+        ([0.8, 0.9, 0.9, None, None], 1, 3, {3, 5}),  # of equals the later
+        ([None, None, None], 2, 3, {2, 3}),
+        ([None, 0.2, None, None], 1, 2, {2, 4}),
+    ],
+)
+def test_the_newest_and_the_best_stay(
+    aucs: list[float | None], keep: int, best: int, kept: set[int], plan: Plan, tmp_path: Path
+) -> None:
+    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    metrics = [None if auc is None else {"auc": auc, "loss": 1.0} for auc in aucs]
+    for checkpoints in save_all(tmp_path / "checkpoints", small, metrics, keep=keep):
+        assert checkpoints.latest == len(aucs)
+        assert checkpoints.best == best
+    assert steps_in(tmp_path / "checkpoints") == kept
+
+
+def test_a_validation_without_an_auc_is_no_best(tmp_path: Path) -> None:
+    """Of one class alone there is no AUC."""
+    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    for checkpoints in save_all(
+        tmp_path / "checkpoints", small, [{"loss": 1.0}, {"auc": 0.1}, None]
+    ):
+        assert checkpoints.best == 2
+
+
+def test_an_empty_folder_has_none(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (None, None)
+
+
+def test_reading_changes_nothing(plan: Plan, copied: Path) -> None:
+    (copied / "9.orbax-checkpoint-tmp").mkdir()
+    before = sorted(copied.rglob("*"))
+    with Checkpoints(copied, keep=1, read_only=True) as checkpoints:
+        assert checkpoints.latest == 4
+        checkpoints.restore_parameters(plan.abstract.parameters, 3)
+    assert sorted(copied.rglob("*")) == before
+
+
+def test_what_a_killed_save_left_is_no_checkpoint(plan: Plan, copied: Path) -> None:
+    shutil.copytree(copied / "4", copied / "5.orbax-checkpoint-tmp")
+    with Checkpoints(copied) as checkpoints:
+        assert checkpoints.latest == 4
+        checkpoints.save(filled(plan, 5), POSITION, None)
+    with Checkpoints(copied, read_only=True) as checkpoints:
+        assert_same(checkpoints.restore(plan.abstract, 5)[0], filled(plan, 5))
+
+
+# --- what does not fit ---
+
+
+def message(folder: Path, plan: Plan, step: int = 4) -> str:
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        with pytest.raises(UserError) as caught:
+            checkpoints.restore(plan.abstract, step)
+        return " ".join(str(caught.value).split("\n"))
+
+
+def test_another_model_is_told_from_the_folder(written: Path) -> None:
+    text = message(written, tiny.plan(tuning=TuningConfig("lora", "full"), lora_rank=2))
+    assert f"{written / '4'}: the checkpoint is damaged or of another model" in text
+    assert "use another workdir" in text
+
+
+FILES = ("parameters", "rest", "position")
+
+
+@pytest.mark.parametrize("item", FILES)
+@pytest.mark.parametrize("how", ["missing", "emptied", "cut"])
+def test_every_damaged_item_is_told_in_one_line(
+    item: str, how: str, plan: Plan, copied: Path
+) -> None:
+    folder = copied / "4" / item
+    if how == "missing":
+        shutil.rmtree(folder)
+    else:
+        for file in [path for path in folder.rglob("*") if path.is_file()]:
+            data = file.read_bytes()
+            file.write_bytes(b"" if how == "emptied" else data[: len(data) // 2])
+    text = message(copied, plan)
+    assert f"{copied / '4'}: the checkpoint is damaged" in text
+    assert "remove that folder to go back to the one before" in text
+    shutil.rmtree(copied / "4")
+    with Checkpoints(copied) as checkpoints:
+        assert checkpoints.latest == 3
+        assert_same(checkpoints.restore(plan.abstract, 3)[0], filled(plan, 3))
