@@ -156,7 +156,9 @@ class Annotator:
         forged = {name: found.types for name, found in findings.items() if found.forged}
         line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
         if self._masks:
-            path = self._masks / f"{job.id}.png"
+            # An id is the user's text: it may not climb out of the folder.
+            steps = [step for step in job.id.split("/") if step not in ("", ".", "..")]
+            path = self._masks.joinpath(*steps[:-1], f"{steps[-1] if steps else 'mask'}.png")
             picture = full_mask(comparison, *real.shape[:2])
             atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
             line["mask"] = self._path(path)
