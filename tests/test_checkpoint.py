@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,10 +191,42 @@ def test_another_model_is_told_from_the_folder(written: Path) -> None:
     assert "use another workdir" in text
 
 
-FILES = ("parameters", "rest", "position")
+def test_a_model_of_other_widths_is_refused(monkeypatch: pytest.MonkeyPatch, written: Path) -> None:
+    wider = dataclasses.replace(tiny.VISION, mlp_width=128)
+    monkeypatch.setattr(tiny, "CLIP", dataclasses.replace(tiny.CLIP, vision=wider))
+    other = tiny.plan((2, 2, 2), loss=IMAGE_ONLY)
+    assert "not compatible with the stored shape" in message(written, other)
 
 
-@pytest.mark.parametrize("item", FILES)
+@pytest.mark.parametrize("content", [b"", b'{"auc"', b"\xff"])
+def test_damaged_metrics_are_told(content: bytes, copied: Path) -> None:
+    (copied / "4" / "metrics" / "metrics").write_bytes(content)
+    with pytest.raises(UserError, match=f"{copied / '4'}: the checkpoint is damaged"):
+        Checkpoints(copied)
+
+
+@pytest.mark.slow
+def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
+    """One file at a time, cut or missing: refused, or none the worse."""
+    expected = filled(plan, 4)
+    refused = 0
+    for file in [path for path in (copied / "4").rglob("*") if path.is_file()]:
+        sound = file.read_bytes()
+        for data in (sound[: len(sound) // 2], b"", None):
+            file.unlink() if data is None else file.write_bytes(data)
+            try:
+                with Checkpoints(copied, read_only=True) as checkpoints:
+                    state, position = checkpoints.restore(plan.abstract, 4)
+            except UserError:
+                refused += 1
+            else:
+                assert_same(state, expected)
+                assert position == POSITION
+        file.write_bytes(sound)
+    assert refused > 10
+
+
+@pytest.mark.parametrize("item", ["parameters", "rest", "position"])
 @pytest.mark.parametrize("how", ["missing", "emptied", "cut"])
 def test_every_damaged_item_is_told_in_one_line(
     item: str, how: str, plan: Plan, copied: Path

@@ -7,6 +7,7 @@ continues from the one before.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ class Checkpoints:
       folder: `WORKDIR/checkpoints`; made when missing, unless `read_only`.
       keep: how many of the newest stay; the best always does.
       read_only: open what is there and change nothing.
+
+    Raises:
+      UserError: the metrics beside a checkpoint are damaged.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
@@ -43,18 +47,25 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             best_fn=_best_metric,
+            # What a reader never saves has no interval; Orbax warns of any other value.
+            save_interval_steps=0 if read_only else 1,
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
         )
+        self.folder = folder
+        for file in sorted(folder.glob("*/metrics/metrics")):
+            try:
+                json.loads(file.read_text("utf-8"))
+            except (ValueError, OSError) as error:
+                raise _damaged(file.parents[1], error) from error
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=options,
             item_names=("parameters", "rest", "position"),
             item_handlers=None,
         )
-        self.folder = folder
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -132,12 +143,8 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            first = str(error).strip().split("\n")[0][:200]
-            raise UserError(
-                f"{self.folder / str(step)}: the checkpoint is damaged or of another model ({first}); "
-                "remove that folder to go back to the one before, or use another workdir"
-            ) from error
+        except Exception as error:  # TensorStore's own errors have no other base
+            raise _damaged(self.folder / str(step), error) from error
 
     def wait(self) -> None:
         """Waits until the last save is on disk."""
@@ -146,6 +153,14 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         self._manager.close()
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    first = str(error).strip().split("\n")[0][:200]
+    return UserError(
+        f"{folder}: the checkpoint is damaged or of another model ({first}); "
+        "remove that folder to go back to the one before, or use another workdir"
+    )
 
 
 def _best_metric(metrics: Mapping[str, float] | None) -> float:
