@@ -38,7 +38,7 @@ _EVERY: Final = 4
 _CRF: Final = 40
 #: The classes that `jax_vlffd.evaluation.svg` draws with, for a picture that stands alone.
 _STYLE: Final = (
-    "<style>text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
+    "<style>svg{background:#fff}text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
     ".grid{stroke:#ddd}.frame{fill:none;stroke:#888}.diagonal{stroke:#999;stroke-dasharray:4 3}"
     "path,polyline{fill:none;stroke-width:1.8}</style>"
 )

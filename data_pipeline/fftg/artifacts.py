@@ -60,7 +60,7 @@ _SLOPE_FLOOR: Final = 0.05
 _CHANGED: Final = 1.5
 #: Share of a difference that displacement explains by chance, and loss of SSIM that counts whole.
 _CHANCE: Final = 0.2
-_LARGE_LOSS: Final = 0.28
+_LARGE_LOSS: Final = 0.22
 #: What one cause feigns of another type. Octaves of texture that an octave of blur takes away, that a
 #: unit of structure adds, and that is left of a seam; structure for a unit of color; grey levels a
 #: pixel of boundary for a unit of color and for one of structure, which counts up to a limit.
@@ -70,7 +70,7 @@ _SEAM_FEIGNS: Final = 1.0
 _TONE_FEIGNS: Final = 0.004
 _TONE_SLOPES: Final = 0.2
 _MOVED_SLOPES: Final = 20.0
-_MOVED_MOST: Final = 0.4
+_MOVED_MOST: Final = 0.3
 
 
 class Movement(NamedTuple):

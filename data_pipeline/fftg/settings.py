@@ -58,9 +58,9 @@ class Settings:
     forged_given: float = 0.1
     color: float = 4.8
     blur: float = 0.27
-    structure: float = 0.02
-    texture: float = 0.62
-    boundary: float = 3.9
+    structure: float = 0.025
+    texture: float = 0.59
+    boundary: float = 3.8
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
