@@ -206,6 +206,7 @@ def test_damaged_metrics_are_told(content: bytes, copied: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore's, of what is cut
 def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
     """One file at a time, cut or missing: refused, or none the worse."""
     expected = filled(plan, 4)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from configs.base import recipe
+from data_pipeline.packing import pack
 from data_pipeline.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
 from jax_vlffd.config import (
@@ -28,6 +29,7 @@ from jax_vlffd.config import (
 from jax_vlffd.model import initial_parameters
 from jax_vlffd.training.mesh import make_mesh
 from jax_vlffd.training.state import Plan, StepSpec, TrainState, make_plan
+from tests.packed_sets import write_annotations
 
 ROOT = Path(__file__).resolve().parent.parent
 EOS = 599
@@ -129,20 +131,33 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
     return max(float(np.abs(np.asarray(ours[k]) - np.asarray(theirs[k])).max()) for k in ours)
 
 
+def pack_set(folder: Path, reals: int = 8, **changes: Any) -> Path:
+    """A packed set with a split `train` and a split `validation` of other faces."""
+    files = [
+        write_annotations(folder / "train", reals, split="train", **changes),
+        write_annotations(folder / "validation", 4, ("Face2Face",), split="validation"),
+    ]
+    pack(files, folder / "packed")
+    return folder / "packed"
+
+
 def settings(folder: Path, **changes: Any) -> tuple[RunConfig, DataSettings]:
-    """Settings of a run of the tiny model on a packed set; changes are of TrainConfig or DataSettings."""
-    own = {field.name for field in dataclasses.fields(TrainConfig)}
-    train = {"duration": "8 steps", "evaluate_every": "4 steps", "log_every": 1} | {
-        name: changes.pop(name) for name in own & changes.keys()
+    """Settings of a run of the tiny model on a packed set; changes are fields of any of them."""
+    train = {
+        "duration": "8 steps",
+        "evaluate_every": "4 steps",
+        "log_every": 1,
+        "tensorboard": False,
     }
-    data = {"batch_size": 8, "augment": AugmentSettings.none()} | changes
-    run = RunConfig(
-        model(),
-        mesh=MeshConfig(data=1),
-        optim=OptimConfig(learning_rate=1e-3),
-        train=TrainConfig(tensorboard=False, **train),
-    )
-    return run, DataSettings(train=((str(folder), 1.0),), validation=(str(folder),), **data)
+    data: dict[str, Any] = {"batch_size": 8, "augment": AugmentSettings.none()}
+    run: dict[str, Any] = {"optim": OptimConfig(learning_rate=1e-3), "model": model()}
+    for name, value in changes.items():
+        for kind, values in ((TrainConfig, train), (DataSettings, data), (RunConfig, run)):
+            if name in {field.name for field in dataclasses.fields(kind)}:  # the seed is of two
+                values[name] = value
+    data.setdefault("train", ((str(folder), 1.0),))
+    data.setdefault("validation", (str(folder),))
+    return RunConfig(train=TrainConfig(**train), **run), DataSettings(**data)
 
 
 def write_recipe(path: Path, run: RunConfig, data: DataSettings) -> Path:
