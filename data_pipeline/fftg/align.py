@@ -70,7 +70,7 @@ def estimate(real: Image, fake: Image, outside: Map, inside: Map) -> Alignment:
         return float(np.minimum(far, 4 * _SAME).mean()), Alignment(shift, gain, offset, agreement)
 
     residual, best = judged((0.0, 0.0), 1.0, 0.0)
-    if residual < 0.5:
+    if residual < 0.05:
         return best
     coarse = _phase_shift(a, b)
     starts = [(0.0, 0.0)] if np.hypot(*coarse) < 1.0 else [(0.0, 0.0), coarse]
