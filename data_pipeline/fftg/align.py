@@ -115,8 +115,8 @@ def undo(
 
 
 def _gray(image: Image) -> Gray:
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.GaussianBlur(gray, (0, 0), 1.2).astype(np.float32)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.GaussianBlur(gray, (7, 7), 1.2).astype(np.float32, copy=False)
 
 
 def _points(where: Map) -> tuple[Gray, Gray]:

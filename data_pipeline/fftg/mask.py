@@ -10,7 +10,7 @@ reaches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -201,10 +201,8 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 
 def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
-    red, green, blue = cv2.split(cv2.absdiff(real, fake))
-    largest = cv2.max(cv2.max(red, green), blue).astype(np.float32)
     side = _odd(_AVERAGED * size)
-    return cv2.blur(largest, (side, side)).astype(np.float32)
+    return cv2.blur(_largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
 
 
 def _detail(real: Image, size: float) -> Floats:
@@ -213,10 +211,13 @@ def _detail(real: Image, size: float) -> Floats:
     Of the channels, as JPEG and H.264 store color at half the resolution: lips and eyes lose most.
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
-    red, green, blue = cv2.split(cv2.absdiff(real, low))
-    high = cv2.max(cv2.max(red, green), blue).astype(np.float32)
     side = _odd(_DETAIL * size)
-    return cv2.blur(high, (side, side)).astype(np.float32)
+    return cv2.blur(_largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
+
+
+def _largest(image: NDArray[Any]) -> Floats:
+    """The largest of three channels; float32 [h, w]."""
+    return np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]).astype(np.float32)
 
 
 def _odd(length: float) -> int:
