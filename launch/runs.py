@@ -32,6 +32,12 @@ SUMMARY, CALIBRATION = "summary.json", "calibration.json"
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
+def is_begun(workdir: Path) -> bool:
+    """Whether a workdir holds a checkpoint: a run goes on from there, and before that nothing is lost."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def make_plan(
     run: RunConfig,
     data: DataSettings,
@@ -126,6 +132,7 @@ class Scorer:
             text_length=clip.text.context_length, batch_size=data.batch_size,
             process_index=jax.process_index(), process_count=jax.process_count(),
             workers=data.workers, prefetch=data.prefetch, corrupt=transform,
+            captions="label_only",  # the image branch reads none, so a set without captions serves too
         )  # fmt: skip
         found = evaluate(self._step, parameters, iter(loader), self._plan)
         records = list(loader.metadata(found["index"]))
@@ -142,7 +149,7 @@ class Scorer:
             probability=sigmoid(margin),
             logit=margin,
             regions=np.array([r.regions for r in records]),
-            caption=np.array([r.captions[0] for r in records]),
+            caption=np.array([r.captions[0] if r.captions else "" for r in records]),
         )
 
 

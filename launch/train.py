@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> None:
     run, data = configs.settings(_CONFIG.value)
     workdir = Path(_WORKDIR.value or "")  # required by its flag
     values = json.loads(_CONFIG.value.to_json())
-    configs.check_same(workdir, values)
     train(run, data, workdir, values)
 
 
@@ -76,14 +75,20 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     import jax
 
     from data_pipeline.loader import TrainLoader
+    from data_pipeline.records import PackedSplit
     from jax_vlffd.config import in_steps
     from jax_vlffd.training import trainer
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.telemetry import Telemetry
+    from launch import config as configs
     from launch import runs
 
     cli.use_compilation_cache()
     started = time.time()
+    if runs.is_begun(workdir):
+        configs.check_same(workdir, values)
+    for folder in data.validation:
+        PackedSplit(folder, "validation")  # what is wrong with it is told now, not after an epoch
     tokenizer = _tokenizer(run, data, workdir)
     run = runs.with_tokenizer(run, tokenizer)
     clip = run.model.clip
@@ -122,7 +127,6 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
                 f"{total} steps; give a longer one"
             )
         if main_process:
-            # The config comes last: a workdir that has one is whole, and is continued.
             tokenizer.save(workdir / runs.TOKENIZER)
             runs.save_config(workdir, values)
         with Telemetry(
@@ -197,8 +201,8 @@ def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
     from jax_vlffd.errors import UserError
     from launch import runs
 
-    for folder in (workdir, Path(run.init.resume) if run.init.resume else None):
-        if folder is not None and (folder / runs.CONFIG).exists():
+    for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
+        if runs.is_begun(folder):
             return Tokenizer.load(folder / runs.TOKENIZER)
     if data.tokenizer or run.init.clip:
         return Tokenizer.load(data.tokenizer or run.init.clip)

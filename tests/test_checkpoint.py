@@ -21,6 +21,8 @@ from jax_vlffd.training.steps import make_train_step
 from tests import tiny
 
 IMAGE_ONLY = LossConfig(alignment=0, fusion=0)
+#: TensorStore complains of its own when a read is broken off.
+DAMAGED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 POSITION = {"data": {"step": 3, "seen": 12}, "clock": {"seconds": 1.5, "best": None}}
 
 
@@ -206,7 +208,7 @@ def test_damaged_metrics_are_told(content: bytes, copied: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # TensorStore's, of what is cut
+@DAMAGED
 def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
     """One file at a time, cut or missing: refused, or none the worse."""
     expected = filled(plan, 4)
@@ -227,6 +229,7 @@ def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
     assert refused > 10
 
 
+@DAMAGED
 @pytest.mark.parametrize("item", ["parameters", "rest", "position"])
 @pytest.mark.parametrize("how", ["missing", "emptied", "cut"])
 def test_every_damaged_item_is_told_in_one_line(

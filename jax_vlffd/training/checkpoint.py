@@ -51,7 +51,9 @@ class Checkpoints:
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
             read_only=read_only,
-            cleanup_tmp_directories=not read_only,
+            # Orbax cleans up behind our back; when there is nothing to clean, a run that fails at its
+            # start would end before that, with a traceback.
+            cleanup_tmp_directories=not read_only and any(folder.glob("*.orbax-checkpoint-tmp*")),
             enable_async_checkpointing=not read_only,
         )
         self.folder = folder
@@ -108,7 +110,7 @@ class Checkpoints:
                 rest=ocp.args.StandardSave({"step": state.step, "optimizer": state.optimizer}),
                 position=ocp.args.JsonSave(dict(position)),
             ),
-            metrics=None if metrics is None else dict(metrics),
+            metrics=dict(metrics or {}),  # Orbax warns of none
             force=True,
         )
 
