@@ -6,6 +6,7 @@ TensorBoard events, tokenizer/, and at the end calibration.json and summary.json
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
@@ -118,8 +119,10 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     )  # fmt: skip
     main_process = jax.process_index() == 0
     scorer = runs.Scorer(plan, data, tokenizer)
-    iterator = iter(loader)
-    with Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints:
+    with (
+        contextlib.closing(iter(loader)) as iterator,
+        Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints,
+    ):
         state, clock = first_state(run, plan, checkpoints, iterator)
         if checkpoints.latest is None and int(state.step) >= total:
             raise UserError(
@@ -138,11 +141,12 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
                 lambda parameters: _validate(scorer, parameters, data.validation)[0],
                 checkpoints, telemetry, loop, clock,
             )  # fmt: skip
-        iterator.close()
+        iterator.close()  # its workers read ahead, and nothing more is trained
         parameters, best = _best(plan, checkpoints)
         metrics, scored = _validate(scorer, parameters, data.validation)
         if main_process:
-            _finish(workdir, plan, clock, best, metrics, scored, time.time() - started)
+            seconds = time.time() - started
+            _finish(workdir, plan, clock, best, metrics, scored, iterator.bad, seconds)
 
 
 def first_state(
@@ -256,6 +260,7 @@ def _finish(
     best: int,
     metrics: dict[str, float],
     scored: Scores,
+    skipped: int,
     seconds: float,
 ) -> None:
     """Calibrates the best checkpoint on the validation split and writes the summary."""
@@ -272,6 +277,7 @@ def _finish(
     summary = {
         "best_step": best,
         "validation": metrics,
+        "images_skipped": skipped,
         "training_seconds": round(clock.seconds, 1),
         "seconds_since_start": round(seconds, 1),
         "parameters": sum(shape.size for shape in plan.shapes.values()),

@@ -84,7 +84,14 @@ def test_the_whole_train_step_of_a_recipe_fits_together(name: str) -> None:
     state, metrics = jax.eval_shape(make_train_step(plan), plan.abstract, batch)
     shape_of = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert shape_of == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), plan.abstract)
-    expected = {"loss", "loss_image", "accuracy_image", "gradient_norm", "learning_rate"}
+    expected = {
+        "loss",
+        "loss_image",
+        "accuracy_image",
+        "gradient_norm",
+        "parameter_norm",
+        "learning_rate",
+    }
     if run.loss.alignment:
         expected |= {"loss_alignment", "logit_scale"}
     if run.loss.fusion:

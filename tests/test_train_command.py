@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -85,8 +86,8 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     """One line, status 1, with these parts."""
     assert done.returncode == 1, done.stderr
     # Progress is no error; nor are a skipped image and what libpng says of it.
-    usual = ("step ", "libpng error: ", "skipped an image")
-    told = [line for line in done.stderr.splitlines() if not any(word in line for word in usual)]
+    usual = re.compile(r"step \d+/|.*libpng error: |.*skipped an image|$")
+    told = [line for line in done.stderr.splitlines() if not usual.match(line)]
     assert len(told) == 1, done.stderr
     assert told[0].startswith("error: ")
     for part in parts:
@@ -209,7 +210,8 @@ def test_images_that_do_not_decode_are_skipped_counted_and_too_many_stop_the_run
     # The share is no part of the result: the same workdir goes on with another.
     done = train(workdir, **keys, data__max_bad_share=0.5)
     assert done.returncode == 0, done.stderr
-    assert "of " + str(packed) + " (train)" in done.stderr
+    assert f"of {packed} (train)" in done.stderr
+    assert json.loads((workdir / runs.SUMMARY).read_text())["images_skipped"] >= 4
 
 
 # --- weights that do not serve ---
@@ -259,6 +261,30 @@ def test_weights_that_do_not_serve_are_named_and_the_corrected_start_goes_on(
     (clip / "vocab.json").unlink()
     refused(train(workdir, init__clip=clip), "holds no tokenizer")
     assert not files(workdir)
+
+
+# --- a rate that blows the parameters up ---
+
+
+def test_parameters_that_are_not_finite_are_not_saved_and_the_remedy_works(
+    train: Train, tmp_path: Path
+) -> None:
+    keys = {"optim__schedule": "constant", "optim__clip": 0, "train__duration": "6 steps"}
+    assert train(tmp_path / "good", **keys, optim__learning_rate=1e-4).returncode == 0
+    keys["train__duration"] = "12 steps"
+    blown = tmp_path / "blown"
+    refused(
+        train(
+            blown, **keys, optim__learning_rate=1e25, init__resume=tmp_path / "good",
+            train__checkpoint_every="1 steps",
+        ),
+        "parameter_norm of step 7 is not finite; the last good checkpoint is kept: go on from it",
+    )  # fmt: skip
+    assert not runs.is_begun(blown)
+    # What was refused has left nothing that stands in the way.
+    done = train(blown, **keys, optim__learning_rate=1e-4, init__resume=tmp_path / "good")
+    assert done.returncode == 0, done.stderr
+    assert [x["step"] for x in history(blown) if "train/loss" in x] == [7, 8, 9, 10, 11, 12]
 
 
 # --- a workdir that does not serve ---

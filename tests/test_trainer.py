@@ -121,7 +121,8 @@ def test_every_step_is_logged_once_and_every_validation(whole: Whole) -> None:
         assert {
             "train/loss_image", "train/loss_alignment", "train/loss_fusion", "train/accuracy_image",
             "train/accuracy_fusion", "train/accuracy_fusion_without_image",
-            "train/auc_fusion_without_image", "train/gradient_norm", "train/learning_rate", *RATES,
+            "train/auc_fusion_without_image", "train/gradient_norm", "train/parameter_norm",
+            "train/learning_rate", *RATES,
         } <= line.keys()  # fmt: skip
 
 
@@ -394,7 +395,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "make_train_step", spoilt)
-        with pytest.raises(UserError, match=r"loss and gradient_norm of step 6 is not finite"):
+        with pytest.raises(
+            UserError, match=r"loss and gradient_norm and parameter_norm of step 6 is"
+        ):
             run(tmp_path, packed)
     with Checkpoints(tmp_path / runs.CHECKPOINTS, read_only=True) as checkpoints:
         assert checkpoints.latest == 4
@@ -417,7 +420,7 @@ class Recorder:
     def step(self, state: Any, batch: Any) -> Any:
         number = state.step + 1
         self.events.append(f"step {number}")
-        values = {"loss": self.losses.get(number, 1.0), "gradient_norm": 1.0}
+        values = dict.fromkeys(trainer.WATCHED, 1.0) | {"loss": self.losses.get(number, 1.0)}
         return SimpleNamespace(step=number, parameters={}), values
 
     def __next__(self) -> dict[str, np.ndarray]:

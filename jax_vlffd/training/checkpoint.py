@@ -47,10 +47,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             best_fn=_best_metric,
-            # What a reader never saves has no interval; Orbax warns of any other value.
-            save_interval_steps=0 if read_only else 1,
+            # Orbax's own `read_only` would warn that it is, on every use.
             create=not read_only,
-            read_only=read_only,
             # Orbax cleans up behind our back; when there is nothing to clean, a run that fails at its
             # start would end before that, with a traceback.
             cleanup_tmp_directories=not read_only and any(folder.glob("*.orbax-checkpoint-tmp*")),

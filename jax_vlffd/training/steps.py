@@ -81,8 +81,10 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
         updates, optimizer_state = plan.optimizer.update(gradient, state.optimizer, moving)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
-        parameters = {**fixed, **optax.apply_updates(moving, updates)}
-        return TrainState(state.step + 1, parameters, optimizer_state), metrics
+        moved = optax.apply_updates(moving, updates)
+        # A loss and a gradient can still be finite when the parameters that they lead to are not.
+        metrics["parameter_norm"] = optax.tree.norm(moved)
+        return TrainState(state.step + 1, {**fixed, **moved}, optimizer_state), metrics
 
     return jax.jit(
         step,

@@ -22,6 +22,9 @@ from jax_vlffd.training.telemetry import Telemetry
 #: Fields of a loaded batch that a train step reads.
 TRAIN_FIELDS = ("image", "label", "tokens", "fused_tokens", "caption_key")
 
+#: Metrics of a step that end the run when they are not finite.
+WATCHED = ("loss", "gradient_norm", "parameter_norm")
+
 
 class DataIterator(Protocol):
     """What the loop asks of the data: batches of NumPy arrays, and a position that can be restored."""
@@ -89,7 +92,7 @@ def train(
       The last state.
 
     Raises:
-      UserError: the loss is not finite; the last good checkpoint stays.
+      UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     step_fn = make_train_step(plan)
     step = int(state.step)
@@ -211,11 +214,11 @@ def _log(
 ) -> None:
     step, metrics = pending
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    wrong = [n for n in ("loss", "gradient_norm") if not math.isfinite(values[n])]
+    wrong = [name for name in WATCHED if not math.isfinite(values[name])]
     if wrong:
         raise UserError(
-            f"{' and '.join(wrong)} of step {step} is not finite; the last good checkpoint is kept: "
-            "lower optim.learning_rate, or set optim.clip, and start again in the same workdir"
+            f"{' and '.join(wrong)} of step {step} is not finite; the last good checkpoint is kept: go on "
+            "from it in another workdir by init.resume, with a lower optim.learning_rate or with optim.clip"
         )
     rates = meter.rates()
     if _due(step, config.log_every) or step == config.steps:
