@@ -170,6 +170,7 @@ def test_an_empty_split_is_told(train: Train, packed: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_set_without_captions_is_told_and_the_remedy_works(
     train: Train, packed: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def clip(tmp_path: Path, trained: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_pretrained_clip_is_taken_with_its_tokenizer(
     train: Train, clip: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +268,7 @@ def test_weights_that_do_not_serve_are_named_and_the_corrected_start_goes_on(
 # --- a rate that blows the parameters up ---
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_are_not_saved_and_the_remedy_works(
     train: Train, tmp_path: Path
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_workdir_of_another_config_is_left_as_it_is(train: Train, trained: Pat
     assert files(trained) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     train: Train, trained: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from jax_vlffd.config import (
     TrainConfig,
     TuningConfig,
 )
-from jax_vlffd.model import initial_parameters
+from jax_vlffd.model import graph_and_shapes
 from jax_vlffd.training.mesh import make_mesh
 from jax_vlffd.training.state import Plan, StepSpec, TrainState, make_plan
 from tests.packed_sets import write_annotations
@@ -69,22 +68,27 @@ def plan(
 
 
 def start(lora_rank: int = 0) -> dict[str, np.ndarray]:
-    """The tiny model's parameters from seed 0; compiled once for all plans."""
-    return dict(_start(lora_rank))
-
-
-@functools.cache
-def _start(lora_rank: int) -> dict[str, np.ndarray]:
-    make = jax.jit(lambda key: initial_parameters(model(lora_rank=lora_rank), key))
-    return host(make(jax.random.key(0)))
+    """Parameters of the tiny model, drawn by NumPy, so that nothing is compiled for them."""
+    rng = np.random.default_rng(0)
+    values = {}
+    for path, shape in graph_and_shapes(model(lora_rank=lora_rank))[1].items():
+        if path == "logit_scale":
+            value = np.full((), CLIP.logit_scale_init)
+        elif "layernorm" in path or "bias" in path:
+            value = np.full(shape.shape, float(path.endswith("scale")))
+        else:
+            spread = 0.02 if "embedding" in path else shape.shape[-1] ** -0.5
+            value = spread * rng.standard_normal(shape.shape)
+        values[path] = value.astype(np.float32)
+    return values
 
 
 def state(plan: Plan) -> TrainState:
-    """A state at step 0 of a plan, as `initial_state` gives it, without compiling anew."""
+    """A state at step 0 of a plan with these parameters; the optimizer's is all zeros."""
     values = start(plan.spec.model.compute.lora_rank)
-    optimizer = plan.optimizer.init({path: values[path] for path in plan.trainable})
-    fresh = TrainState(np.zeros((), np.int32), values, optimizer)
-    return jax.tree.map(lambda x, place: jax.device_put(np.asarray(x), place), fresh, plan.sharding)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), plan.abstract.optimizer)
+    fresh = TrainState(np.zeros((), np.int32), values, zeros)
+    return jax.tree.map(jax.device_put, fresh, plan.sharding)
 
 
 def batch(seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
@@ -178,7 +182,13 @@ def write_recipe(path: Path, run: RunConfig, data: DataSettings) -> Path:
 def environment(cache: Path | None = None) -> dict[str, str]:
     """Of a command: one device, few threads, compiled programs kept in `cache`."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "VIRTUAL_ENV")}
-    found = kept | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+    # What is compiled here runs for a second: it is not worth much optimization.
+    found = kept | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     if cache is not None:
         # Tiny programs compile too fast to be kept by default.
         found |= {
