@@ -197,6 +197,7 @@ def test_a_cut_shard_is_told(train: Train, packed: Path, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_images_that_do_not_decode_are_skipped_counted_and_too_many_stop_the_run(
     train: Train, tmp_path: Path
 ) -> None:
