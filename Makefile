@@ -6,13 +6,15 @@ VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.jax-vlffd
 
-.PHONY: demo test lint types clean
+.PHONY: demo test dev lint types clean
 
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
 
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest
+
+dev: $(STAMP)-dev
 
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .

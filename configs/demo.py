@@ -32,7 +32,12 @@ def get_config() -> config_dict.ConfigDict:
             batch_size=128,
             paired=True,
             augment=AugmentSettings(
-                resize_crop=0.5, resize_crop_side=(0.85, 1.0), jpeg=0.0, blur=0.0, noise=0.0, cutout=0.0
+                resize_crop=0.5,
+                resize_crop_side=(0.85, 1.0),
+                jpeg=0.0,
+                blur=0.0,
+                noise=0.0,
+                cutout=0.0,
             ),
         ),
     )

@@ -179,6 +179,7 @@ def photograph(canvas: Canvas, size: int, rng: np.random.Generator) -> NDArray[n
     lens = rng.uniform(0.0, 0.55) * np.sqrt(size / 64)
     if lens > 0.2:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), lens))
-    picture += rng.standard_normal((size, size, 1), np.float32) * np.float32(rng.uniform(0.5, 4.0))
-    picture += rng.standard_normal((size, size, 3), np.float32) * np.float32(rng.uniform(0.2, 1.2))
+    for channels, most in ((1, (0.5, 2.5)), (3, (0.2, 0.8))):  # of the light, then of each color
+        grain = rng.standard_normal((size, size, channels), np.float32)
+        picture = picture + grain * np.float32(rng.uniform(*most))
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

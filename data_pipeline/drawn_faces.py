@@ -126,7 +126,7 @@ def _skin(
     skin, age = identity.skin, identity.age
     tones = np.asarray((2.0, 3.5, 3.0), np.float32)
     blotches = smooth_noise(canvas.side, 9, marks)[..., None] * tones
-    pores = smooth_noise(canvas.side, 80, marks)[..., None] * np.float32(1.5 + 4 * age)
+    pores = smooth_noise(canvas.side, 80, marks)[..., None] * np.float32(1 + 2.5 * age)
     canvas.add(blotches + pores)
     for side, eye in ((-1, landmarks[36:42]), (1, landmarks[42:48])):
         canvas.fill(

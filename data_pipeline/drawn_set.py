@@ -30,8 +30,10 @@ from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES
 
 #: Shares of the identities; the rest is for testing.
 _TRAIN, _VALIDATION = 0.7, 0.1
-#: What cannot be seen: the skin has no shape of its own that a warp inside it would deform.
-_INVISIBLE: Final = frozenset({("face", "structure"), ("face", "ghost")})
+#: What cannot be seen: drawn skin has neither a shape nor the detail that these would take from it.
+_INVISIBLE: Final = frozenset(
+    {("face", "structure"), ("face", "ghost"), ("face", "blur"), ("nose", "structure")}
+)
 #: Share of the fakes that get a second kind.
 _MIXED: Final = 0.12
 #: Captions of each picture.
@@ -47,16 +49,18 @@ class DrawnSet:
     Attributes:
       identities: people, 10 or more; no person is in two splits.
       frames: pictures of each person.
+      fakes: forgeries of each picture, each of another kind; 5 at most.
       size: side of a picture in pixels.
       seed: equal seeds give equal files.
       strength: least and most strength of a forgery, in [0, 1].
     """
 
     identities: int = 300
-    frames: int = 4
+    frames: int = 2
+    fakes: int = 2
     size: int = 64
     seed: int = 0
-    strength: tuple[float, float] = (0.4, 1.0)
+    strength: tuple[float, float] = (0.75, 1.0)
 
 
 def write_drawn_set(
@@ -93,14 +97,16 @@ def write_drawn_set(
         person, number = divmod(order, settings.frames)
         split = split_of(person, settings.identities)
         frame = _Frame(aside, settings, person, number, split)
-        line = frame.forge("fake", TYPES, order)
-        lines["annotations"].append(json.dumps(line))
-        truth = {region: int(line["regions"][region]["forged"]) for region in REGIONS}
-        rows.append({key: line[key] for key in _TABLE} | truth)
-        counts[split] += 1
-        if split == "test":
-            lines["unseen"].append(json.dumps(frame.forge("unseen", tuple(UNSEEN_KINDS), order)))
-            counts["unseen"] += 1
+        for turn in range(order * settings.fakes, (order + 1) * settings.fakes):
+            line = frame.forge("fake", TYPES, turn)
+            lines["annotations"].append(json.dumps(line))
+            truth = {region: int(line["regions"][region]["forged"]) for region in REGIONS}
+            rows.append({key: line[key] for key in _TABLE} | truth)
+            counts[split] += 1
+            if split == "test":
+                line = frame.forge("unseen", tuple(UNSEEN_KINDS), turn)
+                lines["unseen"].append(json.dumps(line))
+                counts["unseen"] += 1
         progress(order + 1, total)
     for name, texts in lines.items():
         (aside / f"{name}.jsonl").write_text("\n".join(texts) + "\n")
@@ -144,7 +150,7 @@ class _Frame:
         identity = draw_identity(np.random.default_rng((settings.seed, person)))
         self.image, self.landmarks = draw_face(identity, self.rng, settings.size)
         self.maps = region_maps(self.landmarks, settings.size, settings.size)
-        self.quality = int(self.rng.integers(70, 98))
+        self.quality = int(self.rng.integers(80, 98))
         self.name = f"p{person:04d}_{number}"
         self.columns = {"video": f"p{person:04d}", "frame": str(number), "split": split}
         self.real = f"frames/real/{self.name}.jpg"
@@ -153,14 +159,14 @@ class _Frame:
         np.save(stored, self.landmarks)
         self._write(f"landmarks/real/{self.name}.npy", stored.getvalue())
 
-    def forge(self, folder: str, kinds: Sequence[str], order: int) -> dict[str, Any]:
+    def forge(self, folder: str, kinds: Sequence[str], turn: int) -> dict[str, Any]:
         """Writes a fake of this frame under `frames/<folder>` and gives its annotation line.
 
-        The kinds take turns by `order`; a few fakes with kinds of the vocabulary have two.
+        The kinds take turns; a few fakes with kinds of the vocabulary have two.
         """
         rng = self.rng
-        kind = kinds[order % len(kinds)]
-        steps = [(region, kind) for region in self._regions(kind, 1 + (rng.random() < 0.35))]
+        kind = kinds[turn % len(kinds)]
+        steps = [(region, kind) for region in self._regions(kind, 1 + (rng.random() < 0.5))]
         if kinds is TYPES and rng.random() < _MIXED:
             second = str(rng.choice([k for k in kinds if k != kind]))
             steps += [(region, second) for region in self._regions(second, 1)]
@@ -173,15 +179,15 @@ class _Frame:
             image = forge.plant(image, self.maps[region], step, strength, rng, donor)
             types.setdefault(region, []).extend(forge.types_of(step))
             strengths[region] = max(strength, strengths.get(region, 0.0))
-        fake, mask = f"frames/{folder}/{self.name}.jpg", f"masks/{folder}/{self.name}.png"
+        name = f"{self.name}_{kind}"
+        fake, mask = f"frames/{folder}/{name}.jpg", f"masks/{folder}/{name}.png"
         self._write(fake, forge.encode_jpeg(image, self.quality))
         changed = (image != self.image).any(axis=2).astype(np.uint8) * 255
         self._write(mask, cv2.imencode(".png", changed)[1].tobytes())
-        key = f"{self.name}_{folder}"
-        captions = paraphrases(FAKE, types, key, _CAPTIONS)
-        real_captions = paraphrases(REAL, {}, key, _CAPTIONS)
+        captions = paraphrases(FAKE, types, name, _CAPTIONS)
+        real_captions = paraphrases(REAL, {}, self.name, _CAPTIONS)
         return {
-            "id": key,
+            "id": name,
             "real": self.real,
             "fake": fake,
             "label": FAKE,

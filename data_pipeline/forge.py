@@ -150,25 +150,26 @@ def _structure(
     for part in _components(region):
         depth = _depth(part)
         reach = float(depth.max())
-        # A smoothstep over `reach` has slope 1.5 at most, so below 0.66 the map stays one-to-one.
-        push = (0.25 + 0.4 * strength) * reach * _smoothstep(depth / reach)
         radius = np.sqrt(part.sum() / np.pi)
         u, v = (x - x[part].mean()) / radius, (y - y[part].mean()) / radius
         sign = rng.choice((-1.0, 1.0))
-        warp = rng.choice(("radial", "swirl", "shear", "shift"))
-        if warp == "radial":
-            du, dv = sign * u, sign * v
-        elif warp == "swirl":
-            du, dv = -sign * v, sign * u
-        elif warp == "shear":
-            du, dv = sign * v, sign * u
-        else:
-            angle = rng.uniform(0, 2 * np.pi)
-            du, dv = np.full_like(u, np.cos(angle)), np.full_like(v, np.sin(angle))
-        map_x += push * np.clip(du, -1, 1)
-        map_y += push * np.clip(dv, -1, 1)
+        warp = rng.choice(("radial", "swirl", "shear"))
+        du, dv = {"radial": (u, v), "swirl": (-v, u), "shear": (v, u)}[str(warp)]
+        push = sign * (0.35 + 0.65 * strength) * reach * _smoothstep(depth / reach)
+        du, dv = push * np.clip(du, -1, 1), push * np.clip(dv, -1, 1)
+        while _folds(x + du, y + dv):
+            du, dv = 0.85 * du, 0.85 * dv
+        map_x += du
+        map_y += dv
     warped = cv2.remap(image, map_x, map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
     return warped.astype(np.float32), region.astype(np.float32)
+
+
+def _folds(map_x: Floats, map_y: Floats) -> bool:
+    """Whether a map squeezes some place to a tenth of its area, or turns it inside out."""
+    x_down, x_right = np.diff(map_x, axis=0)[:, :-1], np.diff(map_x, axis=1)[:-1]
+    y_down, y_right = np.diff(map_y, axis=0)[:, :-1], np.diff(map_y, axis=1)[:-1]
+    return bool((x_right * y_down - x_down * y_right).min() < 0.1)
 
 
 def _texture(
@@ -178,8 +179,9 @@ def _texture(
     fineness = _fineness(image)
     picture = image.astype(np.float32)
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    grain = np.abs(luma - cv2.medianBlur(luma, 3))[region].mean()
-    if grain > 4 and rng.random() < 0.4:
+    # The median over the region, so that edges do not pass for grain.
+    grain = np.median(np.abs(luma - cv2.medianBlur(luma, 3))[region])
+    if grain > 3 and rng.random() < 0.4:
         reach = 2 * round(2 * fineness) + 1
         smooth = picture
         for _ in range(2):
@@ -244,7 +246,8 @@ def _ghost(
     moved = cv2.warpAffine(
         image, shift, (region.shape[1], region.shape[0]), borderMode=cv2.BORDER_REFLECT_101
     )
-    return (image.astype(np.float32) + moved.astype(np.float32)) / 2, _soft_edge(region)
+    doubled = (image.astype(np.float32) + moved.astype(np.float32)) / 2
+    return doubled.astype(np.float32), _soft_edge(region)
 
 
 def _recompress(
@@ -295,7 +298,7 @@ _FORGERS: Final[
 def jpeg(image: Image, quality: int) -> Image:
     """Returns an RGB image, uint8 [H, W, 3], as it is after JPEG (4:2:0) of a quality of 1 to 100."""
     coded = np.frombuffer(encode_jpeg(image, quality), np.uint8)
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1].copy()
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

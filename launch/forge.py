@@ -19,7 +19,8 @@ from launch import cli
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
 flags.DEFINE_integer("identities", 300, "People to draw.", lower_bound=10)
-flags.DEFINE_integer("frames", 4, "Pictures of each person.", lower_bound=1)
+flags.DEFINE_integer("frames", 2, "Pictures of each person.", lower_bound=1)
+flags.DEFINE_integer("fakes", 2, "Forgeries of each picture.", lower_bound=1, upper_bound=5)
 flags.DEFINE_integer("size", 64, "Side of a picture in pixels.", lower_bound=32, upper_bound=1024)
 flags.DEFINE_integer("seed", 0, "Decides everything.", lower_bound=0)
 
@@ -30,7 +31,13 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.drawn_set import DrawnSet, write_drawn_set
 
     start = time.monotonic()
-    settings = DrawnSet(FLAGS.identities, FLAGS.frames, FLAGS.size, FLAGS.seed)
+    settings = DrawnSet(
+        identities=FLAGS.identities,
+        frames=FLAGS.frames,
+        fakes=FLAGS.fakes,
+        size=FLAGS.size,
+        seed=FLAGS.seed,
+    )
     counts = write_drawn_set(Path(FLAGS.out), settings, _say if sys.stdout.isatty() else _silent)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{FLAGS.out}: pairs of {pairs}; {time.monotonic() - start:.1f} s")

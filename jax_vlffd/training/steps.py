@@ -156,7 +156,9 @@ def _auc(logits: Array, labels: Array) -> Array:
     """
     margin = logits[:, 1] - logits[:, 0]
     ordered = jnp.sort(margin)
-    rank = 0.5 * (jnp.searchsorted(ordered, margin) + jnp.searchsorted(ordered, margin, side="right"))
+    rank = 0.5 * (
+        jnp.searchsorted(ordered, margin) + jnp.searchsorted(ordered, margin, side="right")
+    )
     fakes = labels.sum()
     above = jnp.sum(jnp.where(labels == 1, rank + 0.5, 0.0)) - fakes * (fakes + 1) / 2
     return above / (fakes * (labels.size - fakes))
