@@ -26,6 +26,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text
 from jax_vlffd.vocabulary import FAKE, REAL
 
+#: Videos that the summary names, of those that failed.
+_FAILURES_SHOWN: Final = 10
 #: Columns of `pairs.csv`; `mask` follows where the data set has masks.
 COLUMNS: Final = ("real", "fake", "dataset", "method", "video", "frame", "split")
 
@@ -177,7 +179,7 @@ def summary(
     outcomes: Mapping[str, Outcome],
     expected: Mapping[tuple[str, str], int],
 ) -> str:
-    """The summary table: per set and method the videos expected, found and done, and the frames."""
+    """The summary: videos expected, found and done by set and method, frames, reasons, failures."""
     head = ("data set", "method", "expected", "found", "done", "failed", "frames", "skipped")
     table = [head]
     named = {(video.dataset, video.method) for video in videos}
@@ -209,6 +211,10 @@ def summary(
     for title, counts in reasons(outcomes.values()).items():
         told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         lines.append(f"{title}: {told or 'none'}")
+    failed = [outcome for outcome in outcomes.values() if outcome.failed]
+    lines += [f"failed: {outcome.failed}" for outcome in failed[:_FAILURES_SHOWN]]
+    if len(failed) > _FAILURES_SHOWN:
+        lines.append(f"and {len(failed) - _FAILURES_SHOWN} more: see `failed` in .prepared/")
     return "\n".join(lines)
 
 

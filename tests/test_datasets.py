@@ -592,6 +592,18 @@ def test_json_may_lie_elsewhere(tree: Tree, tmp_path_factory: pytest.TempPathFac
         deepfakebench.find(file, "c23")
 
 
+def test_a_root_that_lies_too_deep_is_told(tree: Tree) -> None:
+    swap = bench("FF-FS", "183_253")
+    lay(tree, FAKE, swap)
+    labels = {"FF-DF": {"test": {"183_253": FAKE}}, "FF-FS": {"test": {"183_253": swap}}}
+    tree.text("FF.json", {"FaceForensics++": labels})
+    file = tree.root / "FF.json"
+    assert len(deepfakebench.read(file, tree.root, "c23").videos) == 2
+    deep = (tree.root / FAKE["frames"][0].removeprefix("data/")).parent.parent
+    with pytest.raises(UserError, match=r"'FF-DF' and '183_253' of 'FF-FS' would both be"):
+        deepfakebench.read(file, deep, "c23")
+
+
 def test_the_worst_split_wins_where_a_video_has_several(tree: Tree) -> None:
     entry = {"label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/0.png"]}
     tree.pictures(entry["frames"][0])

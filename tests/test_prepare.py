@@ -234,6 +234,7 @@ def test_videos_that_cannot_be_read_fail_alone(root: Path, out: Path) -> None:
     table = prepared.summary(PLAIN["folder"](root).videos, _keyed(outcomes), {})
     assert "videos failed: unreadable_video 2" in table
     assert "unpaired_real_unreadable 1" in table
+    assert f"failed: unreadable_video: {root / 'real/a.avi'} is damaged" in table
 
 
 def _keyed(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:

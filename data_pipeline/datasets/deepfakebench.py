@@ -71,7 +71,8 @@ def find(root: Path, compression: str) -> Collection:
 
     Raises:
       UserError: there is no JSON or several, it has another structure, a label that is neither real
-        nor fake, nothing of this compression, or none of its frames is under the root.
+        nor fake, nothing of this compression, two videos would be one file, or none of its frames
+        is under the root.
     """
     file = root if root.is_file() else _only_json(root)
     return read(file, file.parent, compression)
@@ -92,6 +93,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     left_out: Counter[str] = Counter()
     notes = []
     videos: dict[tuple[str, str], Video] = {}
+    owners: dict[Path, Video] = {}
     several = 0
     for entry in found:
         key = (entry.label, entry.name)
@@ -102,7 +104,17 @@ def read(file: Path, root: Path, compression: str) -> Collection:
             continue
         frames = locate.all(entry.frames, left_out)
         if frames:
-            videos[key] = _video(dataset, entry, frames, locate.all(entry.masks, left_out))
+            video = _video(dataset, entry, frames, locate.all(entry.masks, left_out))
+            # Under a root that lies too deep, paths that differ above it would be one file.
+            first = next(iter(frames.values()))
+            other = owners.setdefault(first, video)
+            if other is not video:
+                raise UserError(
+                    f"{file}: '{other.name}' of '{other.bench_label}' and '{entry.name}' of "
+                    f"'{entry.label}' would both be {first}; give the folder that the data sets "
+                    "lie in as --root"
+                )
+            videos[key] = video
         else:
             left_out["video without any frame on disk"] += 1
     if not videos:
