@@ -45,6 +45,7 @@ def write_card(
     files: Sequence[Path],
     skipped: Mapping[str, int],
     split_rule: str,
+    told_by_content: int,
 ) -> dict[str, Any]:
     """Writes the card, the README and the checksums into a finished set; returns the card.
 
@@ -54,6 +55,7 @@ def write_card(
         files: the annotation files, of which the card keeps name and digest.
         skipped: pairs left out, by the code of their error.
         split_rule: how the splits were made, in words.
+        told_by_content: reals whose video no line names, which only their content keeps apart.
     """
     splits = {}
     for split in SPLITS:
@@ -76,6 +78,7 @@ def write_card(
         "shards": len(shards),
         "splits": splits,
         "split_rule": split_rule,
+        "reals_told_by_content": told_by_content,
         "fakes_by_caption_source": dict(sorted(counts.sources.items())),
         "skipped": dict(sorted(skipped.items())),
         "annotations": [{"file": file.name, "sha256": _digest(file)} for file in files],

@@ -23,15 +23,14 @@ import numpy as np
 from data_pipeline.annotations import Annotation, parse_line
 from data_pipeline.data_card import Counts, write_card
 from data_pipeline.errors import UserError
+from data_pipeline.pair_records import fake_record, real_record
 from data_pipeline.records import SPLITS, Record, Shard, is_packed_set, write_packed_set
-from data_pipeline.splitting import Groups
-from data_pipeline.transforms import BadImageError, image_size
+from data_pipeline.splitting import SHARES, Groups
 
 #: A shard is closed once it holds so many bytes of images.
 SHARD_BYTES: Final = 256 << 20
 
 _FAULTS_SHOWN: Final = 3
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 class Plan:
@@ -43,12 +42,20 @@ class Plan:
         skipped: pairs that were never annotated, counted by their error's code.
         split_rule: how the splits were made, for the data card.
         counts: what has been written so far.
+        told_by_content: reals that only their content tells apart, so that one person may be in
+            several splits.
 
     Raises:
         UserError: files or lines are missing or faulty; the message names file and line.
     """
 
-    def __init__(self, files: Sequence[Path], split: str | None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        split: str | None,
+        shares: Sequence[float] = SHARES,
+        faces: Callable[[list[Path]], Sequence[int]] | None = None,
+    ) -> None:
         self.files = list(files)
         self._file, self._offset, self._line = array("H"), array("q"), array("q")
         self._real, self._bytes = array("q"), array("q")
@@ -83,10 +90,18 @@ class Plan:
         self.split_rule = (
             f"--split={split} where a line states none" if split
             else "as the lines state" if stated
-            else "80/10/10 by a hash of the people or videos, or of the real's content"
+            else f"{'/'.join(f'{share:g}' for share in shares)} by a hash of the people or videos, "
+            + ("and of the faces that are alike" if faces else "or of the real's content")
         )  # fmt: skip
+        if stated and faces:
+            raise UserError(
+                "the splits are stated, so --by_face would change nothing: leave it out"
+            )
+        self.told_by_content = 0 if stated or faces else self._groups.nameless
         if not stated:
-            self._splits = self._groups.splits(len(self._reals))
+            if faces:
+                self._groups.join_alike(faces(self._pictures()))
+            self._splits = self._groups.splits(len(self._reals), shares)
         self.total = sum(1 for size in (*self._real_bytes, *self._bytes) if size >= 0)
 
     def _add(
@@ -131,6 +146,18 @@ class Plan:
             return 1
         self._groups.join(real, pair)
         return 0
+
+    def _pictures(self) -> list[Path]:
+        """The picture that stands for each real: itself, or the fake where it is not known."""
+        found = [Path(name) for name in self._reals]
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(file.open("rb")) for file in self.files]
+            for line, real in enumerate(self._real):
+                if self._real_bytes[real] < 0:
+                    pair = self.annotation(line, streams)[0]
+                    assert pair.fake is not None
+                    found[real] = pair.fake
+        return found
 
     def shards(self, progress: Callable[[], None]) -> dict[str, list[Shard]]:
         """The shards of each split that has records; `progress` is called after each record."""
@@ -214,58 +241,6 @@ class _WriteShard:
         return record
 
 
-def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
-    """The record of a real, from all the lines it occurs in: its captions are merged.
-
-    It is called after the line that has it alone, else after the first pair: `<id>/real`.
-    """
-    pair, where = next((p for p in pairs if p[0].fake is None), pairs[0])
-    assert pair.real is not None
-    captions = dict.fromkeys(text for p, _ in pairs for text in p.real_captions)
-    name = pair.id if pair.fake is None else f"{pair.id}/real"
-    return Record(
-        id=name,
-        image=_image(pair.real, where),
-        label=0,
-        dataset=pair.dataset,
-        method="real",
-        video=pair.real_video or name,
-        frame=pair.frame,
-        pair="",
-        captions=tuple(captions),
-        raw_caption=next(iter(captions)),
-        caption_key=pair.real_caption_key,
-        regions=np.zeros_like(pair.regions),
-        types=np.zeros_like(pair.types),
-    )
-
-
-def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
-    """The record of a line's fake; `real_id` is "" where its real is not known."""
-    assert pair.fake is not None
-    mask = b""
-    if pair.mask is not None:
-        mask = pair.mask.read_bytes()
-        if not mask.startswith(_PNG):
-            raise UserError(f"{where}: the mask {pair.mask} is no PNG")
-    return Record(
-        id=pair.id,
-        image=_image(pair.fake, where),
-        label=1,
-        dataset=pair.dataset,
-        method=pair.method,
-        video=pair.video or pair.id,
-        frame=pair.frame,
-        pair=real_id,
-        captions=pair.captions,
-        raw_caption=pair.raw_caption,
-        caption_key=pair.caption_key,
-        regions=pair.regions,
-        types=pair.types,
-        mask=mask,
-    )
-
-
 def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
     """Yields (line number, offset, line) of the lines that are not blank."""
     if not file.is_file():
@@ -287,17 +262,6 @@ def _size(path: Path) -> int:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _image(path: Path, where: str) -> bytes:
-    try:
-        data = path.read_bytes()
-        image_size(data)
-    except OSError as error:
-        raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from error
-    except BadImageError as error:
-        raise UserError(f"{where}: {path}: {error}") from error
-    return data
-
-
 def pack(
     files: Sequence[Path],
     out: Path,
@@ -305,6 +269,8 @@ def pack(
     split: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    shares: Sequence[float] = SHARES,
+    faces: Callable[[list[Path]], Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Packs annotation files into a new folder and returns its data card.
 
@@ -316,12 +282,15 @@ def pack(
         split: split of the lines that state none.
         overwrite: replaces a packed set that is already there.
         progress: called with (records written, records in all).
+        shares: of train, validation and test in per cent, where no line states a split.
+        faces: groups pictures by the face that they show, as `same_face.same_face`; without it
+            pictures whose video is not named are told apart by their content alone.
 
     Raises:
         UserError: `out` is taken, or see `Plan`.
     """
     _check_free(out, overwrite)
-    plan = Plan(files, split)
+    plan = Plan(files, split, shares, faces)
     done = 0
 
     def step() -> None:
@@ -335,8 +304,9 @@ def pack(
         (aside / "work").mkdir()
         built = write_packed_set(aside / "work", plan.shards(step))
         card = write_card(
-            built, plan.counts, files=files, skipped=plan.skipped, split_rule=plan.split_rule
-        )
+            built, plan.counts, files=files, skipped=plan.skipped,
+            split_rule=plan.split_rule, told_by_content=plan.told_by_content,
+        )  # fmt: skip
         if out.exists():
             out.rename(aside / "old")
         built.rename(out)

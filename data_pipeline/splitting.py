@@ -1,13 +1,21 @@
-"""Splits that no person and no video crosses: reals that share one form a group."""
+"""Splits that no person and no video crosses: reals that share one form a group.
+
+People are known by the names of videos or, on request, by their faces.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from array import array
+from collections.abc import Sequence
+from typing import Final
 
 from data_pipeline.annotations import Annotation
 from data_pipeline.records import SPLITS
+
+#: Shares of train, validation and test in per cent, unless others are asked for.
+SHARES: Final = (80.0, 10.0, 10.0)
 
 
 class Groups:
@@ -17,6 +25,8 @@ class Groups:
         self._parent = array("q")
         self._names: dict[str, int] = {}
         self._node_of_real: dict[int, int] = {}
+        #: Reals of which no line names a video: their content alone tells them apart.
+        self.nameless = 0
 
     def join(self, real: int, pair: Annotation) -> None:
         """Joins a pair's real with the people its videos show, or with its own content."""
@@ -25,6 +35,7 @@ class Groups:
             image = pair.real or pair.fake
             assert image is not None
             names = {hashlib.sha256(image.read_bytes()).hexdigest()}
+            self.nameless += 1
         nodes = [self._names.setdefault(name, len(self._names)) for name in sorted(names)]
         self._parent.extend(range(len(self._parent), len(self._names)))
         if real in self._node_of_real:
@@ -33,13 +44,25 @@ class Groups:
             self._parent[self._find(node)] = self._find(nodes[0])
         self._node_of_real.setdefault(real, nodes[0])
 
-    def splits(self, reals: int) -> dict[int, int]:
-        """The split's number of each real: 80/10/10 by the hash of its group's first name."""
+    def join_alike(self, groups: Sequence[int]) -> None:
+        """Joins reals that are in one group: `groups` has the group of each real."""
+        first: dict[int, int] = {}
+        for real, group in enumerate(groups):
+            one = self._find(self._node_of_real[first.setdefault(group, real)])
+            self._parent[self._find(self._node_of_real[real])] = one
+
+    def splits(self, reals: int, shares: Sequence[float] = SHARES) -> dict[int, int]:
+        """The split's number of each real by the hash of its group's first name.
+
+        Args:
+          reals: how many there are.
+          shares: of train, validation and test, in per cent.
+        """
         first: dict[int, str] = {}
         for name, node in self._names.items():
             root = self._find(node)
             first[root] = min(name, first.get(root, name))
-        chosen = {root: _hash_split(name) for root, name in first.items()}
+        chosen = {root: _hash_split(name, shares) for root, name in first.items()}
         return {real: chosen[self._find(self._node_of_real[real])] for real in range(reals)}
 
     def _find(self, node: int) -> int:
@@ -62,6 +85,8 @@ def people(dataset: str, video: str) -> set[str]:
     return {f"{dataset}/{video}"} if video else set()
 
 
-def _hash_split(name: str) -> int:
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return SPLITS.index("train" if share < 0.8 else "validation" if share < 0.9 else "test")
+def _hash_split(name: str, shares: Sequence[float]) -> int:
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 * 100
+    if place < shares[0]:
+        return SPLITS.index("train")
+    return SPLITS.index("validation" if place < shares[0] + shares[1] else "test")

@@ -3,8 +3,9 @@
     python -m launch.pack --annotations=FILE[,FILE] --out=DIR [--split=NAME] [--overwrite]
 
 Every fake is stored once with its captions, regions and mask, every real once; images stay encoded
-as they are. The split is the line's own, else --split, else 80/10/10 by a hash that keeps each
-person and each video in one split.
+as they are. The split is the line's own, else --split, else --shares by a hash that keeps each
+person and each video in one split. Who is seen follows from the names of videos; where lines have
+none, --by_face looks at the faces.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ flags.DEFINE_string("out", None, "Folder of the packed set.")
 flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Split of the lines that state none."
 )
+flags.DEFINE_list(
+    "shares",
+    ["80", "10", "10"],
+    "Per cent of train, validation and test, where no split is stated.",
+)
+flags.DEFINE_bool("by_face", False, "Keep reals that show one face in one split (dlib).")
 flags.DEFINE_bool("overwrite", False, "Replace a packed set that is already at --out.")
 flags.mark_flags_as_required(["annotations", "out"])
 
@@ -34,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from data_pipeline.packing import pack
 
+    shares = _shares(FLAGS.shares)
     with _progress() as progress:
         card = pack(
             [Path(file) for file in FLAGS.annotations],
@@ -41,8 +49,33 @@ def main(argv: Sequence[str]) -> None:
             split=FLAGS.split,
             overwrite=FLAGS.overwrite,
             progress=progress,
+            shares=shares,
+            faces=_faces if FLAGS.by_face else None,
         )
     _print_card(card)
+
+
+def _shares(texts: Sequence[str]) -> tuple[float, ...]:
+    from data_pipeline.errors import UserError
+
+    try:
+        shares = tuple(float(text) for text in texts)
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or not all(share >= 0 for share in shares) or abs(sum(shares) - 100) > 1e-6:
+        raise UserError(f"--shares={','.join(texts)}: give three numbers that add up to 100")
+    return shares
+
+
+def _faces(pictures: list[Path]) -> Sequence[int]:
+    """Groups the reals by face and says what came of it."""
+    from data_pipeline.same_face import same_face
+
+    with _progress("comparing faces") as progress:
+        groups, unknown = same_face(pictures, progress)
+    told = f"; no face was found in {unknown}, which stay together" if unknown else ""
+    print(f"{len(pictures)} reals show {len(set(groups))} faces{told}")
+    return groups
 
 
 def _print_card(card: dict[str, Any]) -> None:
@@ -53,8 +86,13 @@ def _print_card(card: dict[str, Any]) -> None:
         )
     for code, count in card["skipped"].items():
         print(f"left out: {count} pairs with the error {code}")
+    if told := card["reals_told_by_content"]:
+        print(
+            f"note: no line names the video of {told} reals, so one person may be in several "
+            "splits; --by_face keeps each face in one"
+        )
     missing = {"train", "validation", "test"} - set(card["splits"])
-    if missing and len(card["splits"]) == 1 and card["split_rule"].startswith("80/10/10"):
+    if missing and len(card["splits"]) == 1 and "by a hash" in card["split_rule"]:
         print(
             "note: everything is in one split, because all videos are connected by shared people "
             "or there are too few; state a `split` in the lines or give --split"
@@ -63,12 +101,12 @@ def _print_card(card: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def _progress(work: str = "packing") -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; otherwise a line at every tenth."""
     if not sys.stderr.isatty():
         yield (
             lambda done, total: (
-                print(f"packed {done} of {total}", file=sys.stderr, flush=True)
+                print(f"{work}: {done} of {total}", file=sys.stderr, flush=True)
                 if done * 10 // total != (done - 1) * 10 // total
                 else None
             )
@@ -83,9 +121,9 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("packing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(work), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("packing", total=None)
+        task = bar.add_task(work, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

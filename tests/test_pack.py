@@ -179,6 +179,30 @@ def test_equal_reals_stay_in_one_split(tmp_path: Path) -> None:
                 assert seen.setdefault(record.image, name) == name
 
 
+def test_faces_that_are_alike_stay_in_one_split(tmp_path: Path) -> None:
+    """Without videos, reals that the eye takes for one person may be told by a grouping."""
+    file = write_annotations(tmp_path / "in", 30, ("Deepfakes",), split=None, video=None)
+    assert pack([file], tmp_path / "alone")["reals_told_by_content"] == 30
+    alone = _records(tmp_path / "alone")
+
+    def person(name: str) -> int:
+        return int(name.split("_")[1].split("/")[0].split(".")[0]) % 10
+
+    def faces(pictures: list[Path]) -> list[int]:
+        return [person(picture.name) for picture in pictures]
+
+    card = pack([file], tmp_path / "out", faces=faces, shares=(40, 30, 30))
+    assert card["reals_told_by_content"] == 0
+    assert card["split_rule"].startswith("40/30/30")
+    for splits, kept in ((_records(tmp_path / "out"), True), (alone, False)):
+        seen = {name: {person(record) for record in content} for name, content in splits.items()}
+        assert sum(map(len, seen.values())) == 10 or not kept
+        assert (len(set.union(*seen.values())) == sum(map(len, seen.values()))) == kept
+    stated = write_annotations(tmp_path / "stated", 2, split="test")
+    with pytest.raises(UserError, match="--by_face would change nothing"):
+        pack([stated], tmp_path / "no", faces=faces)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=40))
 def test_groups_never_cross_splits(swaps: list[tuple[int, int]]) -> None:
@@ -352,3 +376,6 @@ def test_command(tmp_path: Path) -> None:
     assert again.stderr.startswith("error: ")
     assert again.stderr.count("\n") == 1
     assert run(f"--annotations={file}", "--split=holdout").returncode == 2
+    shares = run(f"--annotations={file}", "--shares=80,30")
+    assert (shares.returncode, shares.stderr.count("\n")) == (1, 1)
+    assert "three numbers that add up to 100" in shares.stderr
