@@ -41,7 +41,7 @@ def test_pictures_without_a_face_stay_together_and_damage_is_told(tmp_path: Path
     paths = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     assert same_face(paths) == ([0, 0], 2)
     paths[1].write_bytes(b"no picture")
-    with pytest.raises(UserError, match="b.png is no picture"):
+    with pytest.raises(UserError, match=r"b\.png is no picture"):
         same_face(paths)
     with pytest.raises(UserError, match="too many to compare"):
         same_face([paths[0]] * (MOST + 1))
