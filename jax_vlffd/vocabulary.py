@@ -87,6 +87,22 @@ UNTYPED_PHRASES: Final = (
     Phrase("looks subtly wrong", "look subtly wrong"),
 )
 
+#: What is said of a picture without visible forgery, real or fake. Both labels draw from the same
+#: sentences: with the verdict taken out, such a fake reads as a real one does, and nothing leaks (ours).
+UNSUSPICIOUS: Final = (
+    "Nothing in the image looks out of place.",
+    "Everything looks natural and consistent.",
+    "Color, shape and texture are consistent throughout the image.",
+    "The features fit together naturally.",
+    "All parts of the image match in color and light.",
+    "The image looks natural throughout.",
+    "There are no visible seams or distortions.",
+    "Light, color and detail go together well.",
+    "Every part of the image looks natural.",
+    "There is nothing unusual to be seen.",
+    "All of the features look natural.",
+)  # fmt: skip
+
 #: The same types as things: 'A distorted shape and blur can be seen around the mouth' (ours).
 TYPE_NOUNS: Final[dict[str, tuple[str, ...]]] = {
     "color": ("an unnatural color", "a mismatch in tone"),

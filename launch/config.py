@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import config_dict
 
 from data_pipeline.settings import AugmentSettings, DataSettings
-from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
 from jax_vlffd.config import (
     InitConfig,
     LossConfig,
     MeshConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
     TrainConfig,
     TuningConfig,
 )
+from jax_vlffd.config_values import build, check_known, model_config
 from jax_vlffd.errors import UserError
 
 #: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
@@ -50,26 +46,20 @@ def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunCon
         "mesh": MeshConfig,
         "train": TrainConfig,
     }
-    _known("config", values, [*groups, "seed", "model", "compute", "data"])
-    model = dict(values["model"])
-    vision = _build(VisionConfig, model.pop("vision"), "model.vision")
-    text = _build(TextConfig, model.pop("text"), "model.text")
-    own = [f.name for f in dataclasses.fields(CLIPConfig) if f.name not in ("vision", "text")]
-    clip = CLIPConfig(vision, text, **{name: model.pop(name) for name in own if name in model})
-    compute = _build(Compute, values["compute"], "compute")
-    whole = _build(ModelConfig, {**model, "clip": clip, "compute": compute}, "model")
-    parts = {name: _build(kind, values[name], name) for name, kind in groups.items()}
+    check_known("config", values, [*groups, "seed", "model", "compute", "data"])
+    whole = model_config(values["model"], values["compute"])
+    parts = {name: build(kind, values[name], name) for name, kind in groups.items()}
     seed = values["seed"]
     return RunConfig(model=whole, seed=seed, **parts), _data(values["data"], seed)
 
 
 def _data(values: Mapping[str, Any], seed: int) -> DataSettings:
     fields = dict(values)
-    fields["augment"] = _build(AugmentSettings, fields["augment"], "data.augment")
+    fields["augment"] = build(AugmentSettings, fields["augment"], "data.augment")
     fields["train"] = tuple(_weighted(entry) for entry in _listed(fields["train"]))
     for name in ("validation", "methods"):
         fields[name] = _listed(fields[name])
-    return _build(DataSettings, {**fields, "seed": seed}, "data")
+    return build(DataSettings, {**fields, "seed": seed}, "data")
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -84,33 +74,6 @@ def _weighted(entry: str) -> tuple[str, float]:
         return folder, float(weight)
     except ValueError:
         raise UserError(f"data.train: {entry!r} does not end in a weight, as DIR@0.5") from None
-
-
-def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    _known(where, values, list(fields))
-    for name, value in values.items():
-        default = fields[name].default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UserError(f"{where}.{name} is {value!r}: it must be a number")
-        if number and not math.isfinite(value):
-            raise UserError(f"{where}.{name} is {value!r}: it must be finite")
-        if isinstance(default, int) and number and value != int(value):
-            raise UserError(f"{where}.{name} is {value!r}: it must be a whole number")
-    return kind(**values)
-
-
-def _known(where: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
-    for key in values:
-        if key not in names:
-            raise UserError(f"{where} has no key {key!r}{nearest(key, names)}")
-
-
-def nearest(key: str, names: Sequence[str]) -> str:
-    """'; did you mean X?' for the valid name closest to a wrong one, else the valid names."""
-    close = difflib.get_close_matches(key, names, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(names))}"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

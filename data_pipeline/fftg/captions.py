@@ -22,6 +22,7 @@ from jax_vlffd.vocabulary import (
     REGIONS,
     TYPE_NOUNS,
     TYPES,
+    UNSUSPICIOUS,
     UNTYPED_PHRASES,
     VERDICTS,
 )
@@ -29,21 +30,6 @@ from jax_vlffd.vocabulary import (
 # One group is said in one clause: regions that share all of their types.
 _Group = tuple[tuple[str, ...], tuple[str, ...]]
 
-#: What is said of a picture without visible forgery, real or fake. Both labels draw from the same
-#: sentences: with the verdict taken out, such a fake reads as a real one does, and nothing leaks.
-_UNSUSPICIOUS = (
-    "Nothing in the image looks out of place.",
-    "Everything looks natural and consistent.",
-    "Color, shape and texture are consistent throughout the image.",
-    "The features fit together naturally.",
-    "All parts of the image match in color and light.",
-    "The image looks natural throughout.",
-    "There are no visible seams or distortions.",
-    "Light, color and detail go together well.",
-    "Every part of the image looks natural.",
-    "There is nothing unusual to be seen.",
-    "All of the features look natural.",
-)  # fmt: skip
 _REAL_REMARKS = (
     "No sign of manipulation is visible.",
     "There is no trace of forgery.",
@@ -156,7 +142,7 @@ def _write(label: int, regions: Mapping[str, Sequence[str]], rng: random.Random)
         if _tokens([verdict, *body]) > _MAX_TOKENS:
             body = _shortest(regions, rng)
         return " ".join([verdict, *body] if rng.random() < 0.6 else [*body, verdict])
-    sentences = [rng.choice(_UNSUSPICIOUS)]
+    sentences = [rng.choice(UNSUSPICIOUS)]
     if label == FAKE or rng.random() < 0.6:
         remarks = _HIDDEN_FAKE_REMARKS if label == FAKE else _REAL_REMARKS
         # The remark leans on the verdict, so it follows it at once.
