@@ -30,7 +30,7 @@ from data_pipeline.face_crops import (
     onto_real,
     same_scene,
 )
-from data_pipeline.faces import Face, FaceFinder, Points, open_finder
+from data_pipeline.faces import Face, Finder, Points, open_finder
 from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
 from data_pipeline.video import Frames, VideoError, evenly_spaced, open_frames
 
@@ -47,7 +47,7 @@ class Cropper:
         frames: int,
         settings: CropSettings,
         detector: str,
-        finder: FaceFinder | None,
+        finder: Finder | None,
     ):
         self._out = out
         self._frames = frames
@@ -193,7 +193,7 @@ class Cropper:
         np.save(points, landmarks.astype(np.float32))
         return path
 
-    def _faces(self) -> FaceFinder:
+    def _faces(self) -> Finder:
         if self._finder is None:
             self._finder = open_finder(self._detector)
         return self._finder

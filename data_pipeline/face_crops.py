@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.faces import Face, FaceFinder, Points, align_crop
+from data_pipeline.faces import Face, Finder, Points, align_crop
 
 Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -46,7 +46,7 @@ class CropSettings:
     align: bool = True
 
 
-def find_faces(finder: FaceFinder, frame: Image) -> list[Face]:
+def find_faces(finder: Finder, frame: Image) -> list[Face]:
     """The faces of a frame, largest first, in its own pixels."""
     scale = max(frame.shape[:2]) / _SEARCH_SIDE
     if scale <= 1.0:
@@ -96,7 +96,7 @@ def move(points: Points, matrix: Matrix) -> Points:
     return (points.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def landmarks_on_crop(finder: FaceFinder, image: Image, expected: Points) -> tuple[Points, bool]:
+def landmarks_on_crop(finder: Finder, image: Image, expected: Points) -> tuple[Points, bool]:
     """Finds the landmarks of a crop again.
 
     Returns:

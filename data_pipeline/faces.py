@@ -9,6 +9,7 @@ commercial use.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -69,8 +70,8 @@ class Face:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
-class FaceFinder(Protocol):
-    """Finds the faces of an image."""
+class Finder(Protocol):
+    """Finds the faces of an image: what a detector of faces has to do."""
 
     def find(self, image: Image) -> list[Face]:
         """Returns the faces of `image` (uint8 [H, W, 3], RGB), largest first; maybe none."""
@@ -100,7 +101,7 @@ class DlibFaces:
         self._predictor: Any = dlib.shape_predictor(str(model))
 
     def find(self, image: Image) -> list[Face]:
-        """See `FaceFinder.find`."""
+        """See `Finder.find`."""
         faces = self._find(image, 0) or self._find(image, max(image.shape[:2]) // 4)
         return faces or self._find(_brighten(image), 0)
 
@@ -143,7 +144,7 @@ class MediapipeFaces:
         )
 
     def find(self, image: Image) -> list[Face]:
-        """See `FaceFinder.find`; the mesh gives no score, so the confidence is 1."""
+        """See `Finder.find`; the mesh gives no score, so the confidence is 1."""
         found = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
         scale = np.array([image.shape[1], image.shape[0]], np.float32)
         faces = []
@@ -154,7 +155,7 @@ class MediapipeFaces:
         return sorted(faces, key=lambda face: -face.size)
 
 
-def open_finder(name: str) -> FaceFinder:
+def open_finder(name: str) -> Finder:
     """The finder called `name`: 'dlib' or 'mediapipe'. Raises UserError when it cannot be had."""
     if name == "dlib":
         return DlibFaces()
@@ -256,3 +257,69 @@ def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
     factor = np.vdot(s, t) / max(float(np.vdot(s, s).real), 1e-12)
     linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
     return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """A face cut out of an image as the training's faces were.
+
+    Attributes:
+      image: uint8 [size, size, 3], black outside the image; None where the face is too small.
+      box: left, top, right, bottom of the face in the image, in pixels.
+      matrix: [2, 3], from points of the image to points of the crop.
+      confidence: see `Face`.
+    """
+
+    image: Image | None
+    box: tuple[float, float, float, float]
+    matrix: NDArray[np.float64]
+    confidence: float
+
+
+class FaceFinder:
+    """Finds the faces of an image and crops them, by the functions that `launch.prepare` crops by.
+
+    Args:
+      detector: 'dlib', 'mediapipe', or a `Finder`.
+      size: side of a crop in pixels.
+      margin: how much wider than ArcFace's template a crop is.
+      align: turned upright; False crops the same square without rotation.
+      smallest: a face whose longer side has fewer pixels is not cropped: enlarged, it would show the
+        resampling and nothing else.
+      most: faces of one image that are looked at, the largest.
+
+    Raises:
+      UserError: the detector is not installed.
+    """
+
+    def __init__(
+        self,
+        detector: str | Finder = "dlib",
+        size: int = 256,
+        margin: float = 1.3,
+        align: bool = True,
+        smallest: int = 40,
+        most: int = 32,
+    ):
+        from data_pipeline.face_crops import CropSettings  # it needs this module
+
+        self._finder = open_finder(detector) if isinstance(detector, str) else detector
+        self._settings = CropSettings(size, margin, align)
+        self._smallest, self._most = smallest, most
+
+    def find(self, image: Image) -> list[Face]:
+        """The faces of uint8 [H, W, 3], RGB, largest first."""
+        from data_pipeline.face_crops import find_faces
+
+        return find_faces(self._finder, image)
+
+    def crops(self, image: Image) -> Sequence[FaceCrop]:
+        """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
+        from data_pipeline.face_crops import crop, crop_matrix
+
+        found = []
+        for face in self.find(image)[: self._most]:
+            matrix = crop_matrix(image, face.landmarks, self._settings)
+            cut = None if face.size < self._smallest else crop(image, matrix, self._settings.size)
+            found.append(FaceCrop(cut, face.box, matrix, face.confidence))
+        return found

@@ -23,7 +23,7 @@ from data_pipeline.cropping import Cropper
 from data_pipeline.datasets.video_records import Video
 from data_pipeline.errors import UserError
 from data_pipeline.face_crops import CropSettings
-from data_pipeline.faces import FaceFinder
+from data_pipeline.faces import Finder
 from data_pipeline.prepared import Outcome
 
 #: Families waiting for each process.
@@ -82,7 +82,7 @@ class Preparer:
         frames: int = 32,
         settings: CropSettings | None = None,
         detector: str = "dlib",
-        finder: FaceFinder | None = None,
+        finder: Finder | None = None,
     ):
         self._out = out
         self._frames = frames

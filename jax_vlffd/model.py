@@ -78,11 +78,11 @@ class VLFFD(nnx.Module):
 
     def embed_image(self, pooled: Array) -> Array:
         """Pooled image features [B, D] as unit vectors [B, E]."""
-        return _unit(self.visual_projection(pooled.astype(jnp.float32)))
+        return unit(self.visual_projection(pooled.astype(jnp.float32)))
 
     def embed_text(self, pooled: Array) -> Array:
         """Pooled text features [B, D] as unit vectors [B, E]."""
-        return _unit(self.text_projection(pooled.astype(jnp.float32)))
+        return unit(self.text_projection(pooled.astype(jnp.float32)))
 
     def classify_image(self, pooled: Array) -> Array:
         """Branch 1: logits [B, 2] of (real, fake) from pooled image features [B, D]."""
@@ -98,7 +98,8 @@ class VLFFD(nnx.Module):
         return logits
 
 
-def _unit(x: Array) -> Array:
+def unit(x: Array) -> Array:
+    """Vectors [..., E] at length 1."""
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
 
 
@@ -117,13 +118,13 @@ def graph_and_shapes(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, jax.S
     """The model's static part, and the shape of every parameter by path; computes nothing."""
     model = nnx.eval_shape(lambda: VLFFD(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
-    return graph, _flat(state)
+    return graph, flat_parameters(state)
 
 
 def initial_parameters(config: ModelConfig, key: Array) -> Parameters:
     """Fresh fp32 parameters; traceable, so that it can be jitted into any sharding."""
     _, state = nnx.split(VLFFD(config, rngs=nnx.Rngs(params=key)))
-    return _flat(state)
+    return flat_parameters(state)
 
 
 def bind(graph: nnx.GraphDef, parameters: Mapping[str, Array]) -> VLFFD:
@@ -133,7 +134,8 @@ def bind(graph: nnx.GraphDef, parameters: Mapping[str, Array]) -> VLFFD:
     return model
 
 
-def _flat(state: nnx.State) -> dict:
+def flat_parameters(state: nnx.State) -> dict:
+    """A module's state as path -> array or shape."""
     return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 

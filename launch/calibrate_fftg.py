@@ -19,7 +19,7 @@ from absl import flags
 from launch import cli
 
 if TYPE_CHECKING:
-    from data_pipeline.faces import FaceFinder
+    from data_pipeline.faces import Finder
     from data_pipeline.fftg.calibration import Outcome, Portrait, Quiet
     from data_pipeline.fftg.settings import Settings
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"macro F1 on held-out faces: {calibration.figures(alone)['macro']['f1']:.3f}; {report}")
 
 
-def _encoded_again(video: Path, finder: FaceFinder) -> Iterator[tuple[str, Portrait, Any]]:
+def _encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Any]]:
     """Frames of a real video with the same frames from an H.264 encoding of it."""
     import io
 

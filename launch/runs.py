@@ -15,19 +15,23 @@ from data_pipeline.files import atomic_write_text
 from data_pipeline.loader import EvalLoader
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
+from jax_vlffd import pretrained
 from jax_vlffd.config import MeshConfig, RunConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
+from jax_vlffd.explain import Explainer
 from launch import config as configs
+from launch import reasons
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
     from jax_vlffd.training.state import Plan
 
 #: Names within a workdir.
-CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
-SUMMARY, CALIBRATION = "summary.json", "calibration.json"
+CONFIG, CHECKPOINTS = pretrained.CONFIG, pretrained.CHECKPOINTS
+CALIBRATION, EXPLANATION = pretrained.CALIBRATION, pretrained.EXPLANATION
+TOKENIZER, SUMMARY = "tokenizer", "summary.json"
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -150,6 +154,8 @@ class Scorer:
             logit=margin,
             regions=np.array([r.regions for r in records]),
             caption=np.array([r.captions[0] if r.captions else "" for r in records]),
+            types=np.array([r.types for r in records], dtype=bool),
+            embedding=found.get("embedding"),
         )
 
 
@@ -159,6 +165,7 @@ class Run:
 
     name: of its workdir. config: as resolved when it was trained. step: of the checkpoint. history: the
     lines of metrics.jsonl. calibration: fitted on the validation split, None where there was none.
+    explainer: its bank of sentences, None where the alignment branch was off.
     """
 
     name: str
@@ -168,10 +175,12 @@ class Run:
     step: int
     history: list[dict[str, float]]
     calibration: Calibration | None
+    explainer: Explainer | None = None
 
     def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
-        """Scores a packed set's split; see `Scorer.score`."""
-        return self.scorer.score(self.parameters, folder, split, transform)
+        """Scores a packed set's split, with reasons where it has a bank; see `Scorer.score`."""
+        scores = self.scorer.score(self.parameters, folder, split, transform)
+        return reasons.with_reasons(scores, self.explainer, self.calibration)
 
 
 def load_run(workdir: Path, step: str = "best") -> Run:
@@ -206,14 +215,9 @@ def load_run(workdir: Path, step: str = "best") -> Run:
         parameters = checkpoints.restore_parameters(plan.abstract.parameters, found)
     return Run(
         workdir.name, config, Scorer(plan, data, tokenizer), parameters, found,
-        read_history(workdir), read_calibration(workdir),
+        read_history(workdir), pretrained.read_calibration(workdir),
+        pretrained.read_explainer(workdir),
     )  # fmt: skip
-
-
-def read_calibration(workdir: Path) -> Calibration | None:
-    """The calibration of a workdir, None when it has none."""
-    path = workdir / CALIBRATION
-    return Calibration.from_json(path.read_text("utf-8"), str(path)) if path.exists() else None
 
 
 def save_config(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Trains a detector: python -m launch.train --config=configs/X.py --workdir=DIR [--config.key=value].
 
 The same command continues a run that was stopped. In WORKDIR: config.json, checkpoints/, metrics.jsonl,
-TensorBoard events, tokenizer/, and at the end calibration.json and summary.json.
+TensorBoard events, tokenizer/, and at the end calibration.json, summary.json and, with the alignment branch,
+explanation.safetensors: the sentences that reasons are made of.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from data_pipeline.tokenizer import Tokenizer
     from jax_vlffd.config import RunConfig
     from jax_vlffd.evaluation.scores import Scores
+    from jax_vlffd.explain import Explainer
     from jax_vlffd.model import Parameters
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.state import Plan, TrainState
@@ -82,7 +84,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.telemetry import Telemetry
     from launch import config as configs
-    from launch import runs
+    from launch import reasons, runs
 
     cli.use_compilation_cache()
     started = time.time()
@@ -144,9 +146,11 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         iterator.close()  # its workers read ahead, and nothing more is trained
         parameters, best = _best(plan, checkpoints)
         metrics, scored = _validate(scorer, parameters, data.validation)
+        sentences = reasons.embed_bank(plan, parameters, tokenizer)  # on every process
         if main_process:
             seconds = time.time() - started
-            _finish(workdir, plan, clock, best, metrics, scored, iterator.bad, seconds)
+            explainer = reasons.fit(sentences, scored)
+            _finish(workdir, plan, clock, best, metrics, scored, explainer, iterator.bad, seconds)
 
 
 def first_state(
@@ -260,13 +264,14 @@ def _finish(
     best: int,
     metrics: dict[str, float],
     scored: Scores,
+    explainer: Explainer | None,
     skipped: int,
     seconds: float,
 ) -> None:
-    """Calibrates the best checkpoint on the validation split and writes the summary."""
+    """Calibrates the best checkpoint on the validation split; writes that, the bank and the summary."""
     import jax
 
-    from data_pipeline.files import atomic_write_text
+    from data_pipeline.files import atomic_write_bytes, atomic_write_text
     from jax_vlffd.evaluation import calibration
     from launch import config as configs
     from launch import runs
@@ -274,6 +279,8 @@ def _finish(
     if "auc" in metrics:  # with one class only there is nothing to calibrate
         fitted = calibration.fit(scored.logits(), scored.label)
         atomic_write_text(workdir / runs.CALIBRATION, fitted.to_json())
+    if explainer is not None:
+        atomic_write_bytes(workdir / runs.EXPLANATION, explainer.to_bytes())
     summary = {
         "best_step": best,
         "validation": metrics,

@@ -31,13 +31,13 @@ def _read(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def finder() -> faces.FaceFinder:
+def finder() -> faces.Finder:
     return faces.open_finder("dlib")
 
 
 @needs_dlib
 def test_finds_nearly_all_annotated_faces_at_their_points(
-    finder: faces.FaceFinder, shared_dir: Path
+    finder: faces.Finder, shared_dir: Path
 ) -> None:
     folder = shared_dir / "data" / "landmark_faces"
     errors, missed = [], 0
@@ -63,25 +63,21 @@ def test_finds_nearly_all_annotated_faces_at_their_points(
 
 
 @needs_dlib
-def test_no_face_in_a_picture_of_dogs_nor_in_noise(
-    finder: faces.FaceFinder, shared_dir: Path
-) -> None:
+def test_no_face_in_a_picture_of_dogs_nor_in_noise(finder: faces.Finder, shared_dir: Path) -> None:
     assert finder.find(_read(shared_dir / "data" / "landmark_faces" / "dogs.jpg")) == []
     noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     assert finder.find(noise) == []
 
 
 @needs_dlib
-def test_several_faces_come_largest_first(finder: faces.FaceFinder, shared_dir: Path) -> None:
+def test_several_faces_come_largest_first(finder: faces.Finder, shared_dir: Path) -> None:
     found = finder.find(_read(shared_dir / "data" / "landmark_faces" / "2008_004176.jpg"))
     assert len(found) >= 5
     assert [face.size for face in found] == sorted((f.size for f in found), reverse=True)
 
 
 @needs_dlib
-def test_a_dark_face_that_fills_its_crop_is_found(
-    finder: faces.FaceFinder, shared_dir: Path
-) -> None:
+def test_a_dark_face_that_fills_its_crop_is_found(finder: faces.Finder, shared_dir: Path) -> None:
     pair = [
         shared_dir / "data" / "edited_faces" / kind / "easy_137_0001.png"
         for kind in ("real", "fake")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import UserError
-from data_pipeline.faces import Face, FaceFinder, landmark_paths, open_finder, stored_landmarks
+from data_pipeline.faces import Face, Finder, landmark_paths, open_finder, stored_landmarks
 from data_pipeline.fftg import artifacts, captions
 from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
@@ -96,7 +96,7 @@ class Annotator:
         masks: Path | None = None,
     ):
         self._detector = detector
-        self._finder: FaceFinder | None = None
+        self._finder: Finder | None = None
         self._settings = settings
         self._wordings = wordings
         self._root = os.path.join(os.path.abspath(root), "") if root else None

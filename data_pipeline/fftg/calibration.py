@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from data_pipeline import forge
 from data_pipeline.errors import UserError
-from data_pipeline.faces import FaceFinder, face_box
+from data_pipeline.faces import Finder, face_box
 from data_pipeline.fftg.annotate import annotate_pair
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.mask import PairError
@@ -80,7 +80,7 @@ class Outcome:
     scores: dict[str, float]
 
 
-def portraits(folders: Sequence[Path], finder: FaceFinder) -> list[Portrait]:
+def portraits(folders: Sequence[Path], finder: Finder) -> list[Portrait]:
     """Every face of the pictures in `folders` and below, each cut out with its surroundings.
 
     Raises:

@@ -43,6 +43,8 @@ class Scores:
       regions: bool [n, 4] in the order of vocabulary.REGIONS, the record's forged regions, or None.
       caption: the record's caption, or None.
       reasons: what the detector says in words, or None.
+      types: bool [n, 4, 5], the record's forgery types by region, or None. Not stored in `scores.csv`.
+      embedding: float32 [n, E], the detector's joint embedding of the frame, or None. Not stored either.
     """
 
     dataset: np.ndarray
@@ -58,6 +60,8 @@ class Scores:
     regions: np.ndarray | None = None
     caption: np.ndarray | None = None
     reasons: np.ndarray | None = None
+    types: np.ndarray | None = None
+    embedding: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Converts sequences to arrays and checks lengths and ranges (UserError names the row)."""

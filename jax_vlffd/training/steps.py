@@ -95,8 +95,9 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
 
 
 def make_eval_step(plan: Plan) -> Callable[[Parameters, Batch], dict[str, Array]]:
-    """The jitted detector: (parameters, batch) -> `logits` fp32 [B, 2] of (real, fake), and of the batch
-    `label`, `index` and `valid` [B], all of the global batch on every process.
+    """The jitted detector: (parameters, batch) -> `logits` fp32 [B, 2] of (real, fake), with the alignment
+    branch `embedding` fp32 [B, E], and of the batch `label`, `index` and `valid` [B], all of the global
+    batch on every process.
 
     Only the image branch runs: it is the detector (paper, section 3.2).
     """
@@ -104,8 +105,11 @@ def make_eval_step(plan: Plan) -> Callable[[Parameters, Batch], dict[str, Array]
     def step(parameters: Parameters, batch: Batch) -> dict[str, Array]:
         model = bind(plan.graph, parameters)
         images = normalise(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
-        logits = model.classify_image(model.encode_image(images).pooled)
-        return {"logits": logits, **{name: batch[name] for name in ("label", "index", "valid")}}
+        pooled = model.encode_image(images).pooled
+        out = {"logits": model.classify_image(pooled)}
+        if plan.spec.loss.alignment > 0:  # without it, the projection was never trained
+            out["embedding"] = model.embed_image(pooled)
+        return out | {name: batch[name] for name in ("label", "index", "valid")}
 
     return jax.jit(
         step,
