@@ -94,7 +94,8 @@ class DataSettings:
         balance: share of fakes among the examples, strictly between 0 and 1, or None for the set's
             own. A paired batch is half and half by construction, so it goes without.
         paired: a fake comes together with the real it was made from, in the same batch.
-        methods: forgery methods to train on; empty means all. Reals are always kept.
+        methods: forgery methods to train on, and to be judged by in validation; empty means all.
+            Reals are always kept.
         captions: `all` draws one of the record's captions at random, `raw` takes the caption before
             refinement, `label_only` takes the fixed verdict sentence alone.
         fused_caption: what the fusion branch reads: `full` the same caption, `no_verdict` the

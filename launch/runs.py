@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,7 @@ class Scorer:
         folder: str | Path,
         split: str,
         transform: Transform | None = None,
+        methods: Sequence[str] = (),
     ) -> Scores:
         """Scores every record of a split once; padding and images that do not decode never count.
 
@@ -120,9 +121,10 @@ class Scorer:
           folder: of the packed set.
           split: of it.
           transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
+          methods: of the fakes that are scored, beside all reals; all when empty.
 
         Raises:
-          UserError: the set or the split is missing or empty.
+          UserError: the set or the split is missing or empty, or lacks one of the methods.
         """
         import jax
 
@@ -135,7 +137,7 @@ class Scorer:
             image_size=clip.vision.image_size, tokenizer=self._tokenizer,
             text_length=clip.text.context_length, batch_size=data.batch_size,
             process_index=jax.process_index(), process_count=jax.process_count(),
-            workers=data.workers, prefetch=data.prefetch, corrupt=transform,
+            workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
             captions="label_only",  # the image branch reads none, so a set without captions serves too
         )  # fmt: skip
         found = evaluate(self._step, parameters, iter(loader), self._plan)

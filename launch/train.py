@@ -11,7 +11,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,6 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     import jax
 
     from data_pipeline.loader import TrainLoader
-    from data_pipeline.records import PackedSplit
     from jax_vlffd.config import in_steps
     from jax_vlffd.training import trainer
     from jax_vlffd.training.checkpoint import Checkpoints
@@ -90,8 +89,7 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
     started = time.time()
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
-    for folder in data.validation:
-        PackedSplit(folder, "validation")  # what is wrong with it is told now, not after an epoch
+    judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
     tokenizer = _tokenizer(run, data, workdir)
     run = runs.with_tokenizer(run, tokenizer)
     clip = run.model.clip
@@ -140,12 +138,12 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         ) as telemetry:  # fmt: skip
             state = trainer.train(
                 plan, state, iterator,
-                lambda parameters: _validate(scorer, parameters, data.validation)[0],
+                lambda parameters: _validate(scorer, parameters, judged)[0],
                 checkpoints, telemetry, loop, clock,
             )  # fmt: skip
         iterator.close()  # its workers read ahead, and nothing more is trained
         parameters, best = _best(plan, checkpoints)
-        metrics, scored = _validate(scorer, parameters, data.validation)
+        metrics, scored = _validate(scorer, parameters, judged)
         sentences = reasons.embed_bank(plan, parameters, tokenizer)  # on every process
         if main_process:
             seconds = time.time() - started
@@ -231,16 +229,49 @@ def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
         return train_tokenizer(captions(), size, aside)
 
 
+def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
+    """The validation sets, and of each the methods that a run is judged by: those it trains on.
+
+    A method that was never trained on must not choose the checkpoint either, or a table of unseen
+    methods would be untrue.
+    """
+    from data_pipeline.records import PackedSplit
+    from jax_vlffd.errors import UserError
+
+    judged = {}
+    for folder in data.validation:
+        split = PackedSplit(folder, "validation")
+        there = {split.methods[number] for number in set(split.index["method"].tolist())}
+        judged[folder] = tuple(name for name in data.methods if name in there)
+        if data.methods and not judged[folder]:
+            raise UserError(
+                f"data.validation: {folder} has no fakes of {', '.join(data.methods)} (data.methods) "
+                "in split 'validation'; name another set"
+            )
+    return judged
+
+
 def _validate(
-    scorer: Scorer, parameters: Parameters, folders: Sequence[str]
+    scorer: Scorer, parameters: Parameters, sets: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, float], Scores]:
-    """Metrics of the validation split over all its sets, and the scores behind them."""
+    """Metrics of the validation split over all its sets, and the scores behind them.
+
+    Args:
+      scorer: of the run.
+      parameters: in the plan's shardings.
+      sets: packed set -> the methods whose fakes count, all when empty.
+    """
     import numpy as np
 
     from jax_vlffd.evaluation import metrics
     from jax_vlffd.evaluation.scores import concatenate
 
-    scores = concatenate([scorer.score(parameters, folder, "validation") for folder in folders])
+    scores = concatenate(
+        [
+            scorer.score(parameters, folder, "validation", methods=methods)
+            for folder, methods in sets.items()
+        ]
+    )
     logits = scores.logits()
     # log(1 + e^-z) for a fake, log(1 + e^z) for a real
     loss = float(np.logaddexp(0.0, np.where(scores.label == 1, -logits, logits)).mean())

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,6 +23,8 @@ from data_pipeline.records import PackedSplit, write_packed_set
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd.clip.weights import save_hf
 from jax_vlffd.config import LossConfig
+from jax_vlffd.evaluation import metrics
+from jax_vlffd.evaluation.scores import from_csv
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.telemetry import read_history
 from launch import runs
@@ -319,6 +322,36 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
     shutil.rmtree(newest)
     assert train(workdir).returncode == 0
     assert history(workdir) == history(trained)
+
+
+def test_methods_that_are_not_trained_on_do_not_judge(train: Train, tmp_path: Path) -> None:
+    """The validation split has Face2Face alone."""
+    done = train(tmp_path / "run", data__methods="Deepfakes")
+    refused(done, "data.validation: ", "has no fakes of Deepfakes (data.methods)")
+    assert not files(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_give_the_same_scores(
+    trained: Path, packed: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = tiny.command(
+        "launch.evaluate", f"--workdir={trained}", f"--data=set={packed}", "--split=train",
+        f"--out={tmp_path}", "--bootstrap=0", env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (one,) = from_csv((tmp_path / "scores.csv").read_text(), "scores.csv").values()
+    assert jax.device_count() == 8
+    run = runs.load_run(trained)
+    eight = run.score(packed, "train")
+    assert len(one) == len(eight) == 24
+    assert one.id.tolist() == eight.id.tolist()
+    np.testing.assert_allclose(one.logits(), eight.logits(), atol=1e-5)
+    told = json.loads((tmp_path / "metrics.json").read_text())["sets"]["set"]
+    for name, value in metrics.measure(eight, run.calibration, resamples=0).values.items():
+        assert told[name] == pytest.approx(value, abs=1e-6), name
+    swaps = run.scorer.score(run.parameters, packed, "train", methods=("FaceSwap",))
+    assert set(swaps.method.tolist()) == {"real", "FaceSwap"}
 
 
 def test_a_broken_config_is_named(train: Train, trained: Path, tmp_path: Path) -> None:
