@@ -362,6 +362,8 @@ def test_dfdc_preview(tree: Tree) -> None:
     assert [found[name].split for name in ("11_A_001", "22_11_A_001")] == ["train", "train"]
     assert sum(collection.left_out.values()) == 1
     assert "1 of the 3" in collection.notes[0]
+    expected = {("DFDCP", "real"): 1131, ("DFDCP", "method_A"): 1, ("DFDCP", "method_B"): 1}
+    assert collection.expected == expected
 
 
 @pytest.mark.parametrize(
@@ -643,6 +645,8 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
         "frame outside the root": 1,
         "video without any frame on disk": 1,
     }
+    methods = ("real", "Deepfakes")
+    assert found.expected == {("FaceForensics++", method): 1 for method in methods}
 
 
 @pytest.mark.parametrize(

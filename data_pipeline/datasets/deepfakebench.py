@@ -94,9 +94,11 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     notes = []
     videos: dict[tuple[str, str], Video] = {}
     owners: dict[Path, Video] = {}
+    listed: set[tuple[str, str]] = set()
     several = 0
     for entry in found:
         key = (entry.label, entry.name)
+        listed.add(key)
         if key in videos:
             several += 1
             if _RANK[entry.split] > _RANK[videos[key].split]:
@@ -126,7 +128,8 @@ def read(file: Path, root: Path, compression: str) -> Collection:
         notes.append(
             f"{several} videos are listed under several splits; they count as test, else validation"
         )
-    return collect(_with_reals(videos), left_out=left_out, notes=notes)
+    expected = Counter((dataset, _method(dataset, label, file)) for label, _ in listed)
+    return collect(_with_reals(videos), expected, left_out, notes)
 
 
 def document(videos: Iterable[tuple[Video, list[str], list[str]]]) -> dict[str, Any]:
@@ -241,14 +244,13 @@ class _Locator:
 
 def _video(dataset: str, entry: _Entry, frames: dict[int, Path], masks: dict[int, Path]) -> Video:
     label = read_label(entry.label, Path(dataset))
-    fake_method = re.sub(r"_fake", "", entry.label, flags=re.IGNORECASE) or dataset
     return Video(
         dataset=dataset,
         group="/".join(part for part in (entry.label, entry.compression) if part),
         name=entry.name,
         path=next(iter(frames.values())).parent,
         label=label,
-        method=REAL_METHOD if label == REAL else _METHODS.get(entry.label, fake_method),
+        method=_method(dataset, entry.label, Path(dataset)),
         bench_label=entry.label,
         split=entry.split,
         compression=entry.compression,
@@ -256,6 +258,13 @@ def _video(dataset: str, entry: _Entry, frames: dict[int, Path], masks: dict[int
         frames=frames,
         masks=(masks or _beside(frames)) if label == FAKE else {},
     )
+
+
+def _method(dataset: str, label: str, file: Path) -> str:
+    if read_label(label, file) == REAL:
+        return REAL_METHOD
+    plain = re.sub(r"_fake", "", label, flags=re.IGNORECASE) or dataset
+    return _METHODS.get(label, plain)
 
 
 def _beside(frames: Mapping[int, Path]) -> dict[int, Path]:
