@@ -71,6 +71,13 @@ def main(argv: Sequence[str]) -> None:
         detectors, robustness = _from_runs(sets)
     else:
         detectors = _from_scores([_pair(text, "--from_scores") for text in FLAGS.from_scores])
+        known = detectors[0].sets
+        unknown = [name for name in sets if name not in known]
+        if unknown:  # pictures would be missing and nobody would know why
+            raise UserError(
+                f"--data={unknown[0]}=...: {detectors[0].name} has no scores of a set of this name, "
+                f"it has {', '.join(known)}"
+            )
     _write(Path(FLAGS.out), detectors, sets, robustness)
 
 
@@ -119,6 +126,7 @@ def _from_scores(files: Sequence[tuple[str, Path]]) -> list[Detector]:
     given = _given_calibrations(parts)
     detectors = []
     for label, found_parts in parts.items():
+        tables.refuse_shared_videos(found_parts, label)
         everything = tables.concatenate(found_parts)
         tables.refuse_repeats(everything, label)
         tested = everything.select((everything.split == FLAGS.split) | (everything.split == ""))

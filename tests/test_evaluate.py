@@ -138,6 +138,8 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
         (["--from_scores=none.csv", "--out=o"], 1, "none.csv cannot be read"),
         (["--from_scores=s.csv", "--from_scores=s.csv", "--out=o"], 1, "another file holds"),
         (["--from_scores=a=s.csv", "--from_scores=a=s.csv", "--out=o"], 1, "scored twice"),
+        (["--from_scores=a=t.csv", "--from_scores=a=t.csv", "--out=o"], 1, "scores of video '000'"),
+        (["--from_scores=s.csv", "--out=o", "--data=x=d"], 1, "no scores of a set of this name"),
         (["--from_scores=s.csv", "--out=o", "--split=val"], 1, "no scores of split 'val'"),
         (["--from_scores=s.csv", "--out=o", "--robustness"], 1, "need models"),
         (["--from_scores=s.csv", "--out=o", "--data=x"], 1, "--data=x: write NAME=PATH"),
@@ -151,6 +153,8 @@ def test_mistakes_are_one_line(
     tmp_path: Path, arguments: list[str], status: int, says: str
 ) -> None:
     (tmp_path / "s.csv").write_text(to_csv({"": table(videos=2)}))
+    lines = ["dataset,method,video,label,probability", "FF,real,000,0,0.5", "FF,F2F,000,1,0.5"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
     done = evaluate(*arguments, cwd=tmp_path)
     assert done.returncode == status, done.stderr
     assert says in done.stderr

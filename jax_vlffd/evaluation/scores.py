@@ -196,6 +196,26 @@ def refuse_repeats(scores: Scores, source: str) -> None:
         seen.add(key)
 
 
+def refuse_shared_videos(tables: Sequence[Scores], source: str) -> None:
+    """Raises UserError when two tables of one detector have rows of one video, and no ids.
+
+    With ids, `refuse_repeats` tells frames apart; without, nothing says that they are not the same.
+    """
+    names = ("set_name", "split", "dataset", "method", "video", "label")
+    seen: set[tuple[Any, ...]] = set()
+    for table in tables:
+        rows = np.flatnonzero((table.id == "") & (table.video != ""))
+        own = set(zip(*(getattr(table, name)[rows].tolist() for name in names), strict=True))
+        if shared := own & seen:
+            found = dict(zip(names, min(shared), strict=True))
+            raise UserError(
+                f"{source}: two files have scores of video {found['video']!r} of "
+                f"{found['set_name']}, {found['method']}; give different detectors different names, "
+                "different sets another `dataset` or `set`, or the frames an `id`"
+            )
+        seen |= own
+
+
 def to_csv(tables: Mapping[str, Scores]) -> str:
     """The text of `scores.csv`: COLUMNS, then `set`, `detector` and what else the tables have.
 
