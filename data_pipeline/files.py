@@ -6,13 +6,25 @@ import os
 import tempfile
 from pathlib import Path
 
+from data_pipeline.errors import UserError
+
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` by writing aside, syncing and renaming.
 
     Makes the parent folder when it is missing. On failure the old file stays and no temporary is left.
+
+    Raises:
+      UserError: it cannot be written there.
     """
     target = Path(path)
+    try:
+        _write(target, data)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror or error})") from error
+
+
+def _write(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

@@ -298,8 +298,11 @@ def pack(
         done += 1
         progress(done, plan.total)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
     try:
         (aside / "work").mkdir()
         built = write_packed_set(aside / "work", plan.shards(step))

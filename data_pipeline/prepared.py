@@ -124,8 +124,10 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     except FileNotFoundError:
         atomic_write_text(path, json.dumps(settings, indent=2) + "\n")
         return
+    except NotADirectoryError as error:
+        raise UserError(f"--out={out} is a file; name a folder") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove --out={out}") from error
+        raise UserError(f"{path} cannot be read ({error}); take another --out") from error
     for name, value in settings.items():
         if before.get(name) != value:
             raise UserError(

@@ -376,6 +376,13 @@ def test_command(tmp_path: Path) -> None:
     assert again.stderr.startswith("error: ")
     assert again.stderr.count("\n") == 1
     assert run(f"--annotations={file}", "--split=holdout").returncode == 2
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [*command[:-1], f"--annotations={file}", f"--out={tmp_path / 'file/out'}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "file/out cannot be written" in done.stderr
     shares = run(f"--annotations={file}", "--shares=80,30")
     assert (shares.returncode, shares.stderr.count("\n")) == (1, 1)
     assert "three numbers that add up to 100" in shares.stderr
