@@ -196,9 +196,8 @@ def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]
             parts.append(run.score(str(set_dir), FLAGS.split).named(set_name))
         scores = tables.concatenate(parts)
         measured = _measure(scores, run.calibration)
-        trained_on = tuple(run.config["data"]["methods"])
         detectors.append(
-            Detector(name, scores, measured, run.calibration, run.history, trained_on, group)
+            Detector(name, scores, measured, run.calibration, run.history, run.methods, group)
         )
         if FLAGS.robustness:
             robustness[name] = {

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_pipeline.errors import UserError as DataError
 from data_pipeline.files import atomic_write_text
 from data_pipeline.loader import EvalLoader
+from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import pretrained
@@ -167,7 +169,8 @@ class Run:
 
     name: of its workdir. config: as resolved when it was trained. step: of the checkpoint. history: the
     lines of metrics.jsonl. calibration: fitted on the validation split, None where there was none.
-    explainer: its bank of sentences, None where the alignment branch was off.
+    explainer: its bank of sentences, None where the alignment branch was off. methods: of forgery, that it
+    was trained on; empty where they are not known any more.
     """
 
     name: str
@@ -178,6 +181,7 @@ class Run:
     history: list[dict[str, float]]
     calibration: Calibration | None
     explainer: Explainer | None = None
+    methods: tuple[str, ...] = ()
 
     def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
         """Scores a packed set's split, with reasons where it has a bank; see `Scorer.score`."""
@@ -218,8 +222,25 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     return Run(
         workdir.name, config, Scorer(plan, data, tokenizer), parameters, found,
         read_history(workdir), pretrained.read_calibration(workdir),
-        pretrained.read_explainer(workdir),
+        pretrained.read_explainer(workdir), trained_methods(data),
     )  # fmt: skip
+
+
+def trained_methods(data: DataSettings) -> tuple[str, ...]:
+    """The methods that a run of these settings trains on: those it names, else all of its sets.
+
+    Empty where it names none and its sets are not there any more.
+    """
+    if data.methods:
+        return data.methods
+    found: set[str] = set()
+    for folder, _ in data.train:
+        try:
+            split = PackedSplit(folder, "train")
+        except DataError:
+            return ()
+        found |= {split.methods[number] for number in set(split.index["method"].tolist())}
+    return tuple(sorted(found - {"real"}))
 
 
 def save_config(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -173,7 +173,7 @@ class FakeRun:
         self.name = folder.name
         self.history = [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": 0.5}]
         self.calibration = calibration.Calibration(1.5, 0.5, 0.4, 0.6, 0.05, 10)
-        self.config = {"data": {"methods": ("Deepfakes",)}}
+        self.methods = ("Deepfakes",)
 
     def score(self, folder: str, split: str, transform=None) -> Scores:
         packed = records.PackedSplit(folder, split)
@@ -227,6 +227,11 @@ def packed_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    # Other tests import other commands, whose flags have the same names, or are required.
+    for module, found in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("launch.") and module != "launch.evaluate":
+            for flag in list(found):
+                delattr(flags.FLAGS, flag.name)
     from launch import evaluate as command
 
     stand_in = types.ModuleType("launch.runs")

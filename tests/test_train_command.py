@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.records import PackedSplit, write_packed_set
+from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd.clip.weights import save_hf
 from jax_vlffd.config import LossConfig
@@ -331,13 +332,23 @@ def test_methods_that_are_not_trained_on_do_not_judge(train: Train, tmp_path: Pa
     assert not files(tmp_path / "run")
 
 
+def test_the_methods_of_a_run_are_those_named_or_all_of_its_sets(packed: Path) -> None:
+    def methods(**keys: Any) -> tuple[str, ...]:
+        return runs.trained_methods(DataSettings(**keys))
+
+    train = ((str(packed), 1.0),)
+    assert methods(train=train) == ("Deepfakes", "FaceSwap")
+    assert methods(train=train, methods=("FaceSwap",)) == ("FaceSwap",)
+    assert methods(train=((str(packed / "gone"), 1.0),)) == ()
+
+
 @pytest.mark.slow
 def test_one_device_and_eight_give_the_same_scores(
     trained: Path, packed: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     done = tiny.command(
         "launch.evaluate", f"--workdir={trained}", f"--data=set={packed}", "--split=train",
-        f"--out={tmp_path}", "--bootstrap=0", env=environment,
+        f"--out={tmp_path}", "--bootstrap=0", "--matrix", env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (one,) = from_csv((tmp_path / "scores.csv").read_text(), "scores.csv").values()
@@ -347,7 +358,9 @@ def test_one_device_and_eight_give_the_same_scores(
     assert len(one) == len(eight) == 24
     assert one.id.tolist() == eight.id.tolist()
     np.testing.assert_allclose(one.logits(), eight.logits(), atol=1e-5)
-    told = json.loads((tmp_path / "metrics.json").read_text())["sets"]["set"]
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["matrix"][0]["trained_on"] == ["Deepfakes", "FaceSwap"]
+    told = report["sets"]["set"]
     for name, value in metrics.measure(eight, run.calibration, resamples=0).values.items():
         assert told[name] == pytest.approx(value, abs=1e-6), name
     swaps = run.scorer.score(run.parameters, packed, "train", methods=("FaceSwap",))
