@@ -195,6 +195,26 @@ def test_matrix_averages_the_runs_of_a_row() -> None:
     assert row["cells"]["Celeb"][HOSTILE]["seen"] is False
 
 
+def test_matrix_compares_rows_that_were_trained_alike() -> None:
+    def row(name: str, shift: float, trained: str) -> list[Detector]:
+        return [detector(f"{name}{i}", shift + i / 4, (trained,), group=name) for i in range(2)]
+
+    runs = [*row("three", 1.5, "Deepfakes"), *row("image", 0.5, "Deepfakes"), *row("x", 1, "other")]
+    three, image, other = (found["cells"]["FF"]["Deepfakes"] for found in comparison.matrix(runs))
+    assert three["difference"] is None
+    assert other["difference"] is None
+    found = image["difference"]
+    assert found["value"] == pytest.approx(image["frame_auc"] - three["frame_auc"])
+    assert found["interval"][0] < found["value"] < found["interval"][1] < 0
+    # The runs saw the same noise: paired, the interval is narrower than those of both terms.
+    width = found["interval"][1] - found["interval"][0]
+    assert width < sum(cell["interval"][1] - cell["interval"][0] for cell in (three, image))
+    shown = report.render("t", {}, runs, matrix=comparison.matrix(runs))
+    assert f"Δ \u2212{-found['value']:.3f}" in shown
+    html = parse(shown)
+    assert html.tags
+
+
 def test_training_keys_are_grouped_by_what_they_measure() -> None:
     history = [
         {"step": 1, "train/loss": 1.0, "train/loss_fusion": 2.0, "train/images_per_second": 5},

@@ -104,15 +104,19 @@ def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
 
     Returns:
       Rows {"name", "trained_on", "runs", "cells": {set: {method: cell}}}. A cell is
-      {"frame_auc", "video_auc", "interval", "spread", "seen"}: means over the row's runs; the
-      bootstrap interval of that mean frame AUC (None where the runs' videos differ); the standard
-      deviation over the runs (None for one); and whether the method was trained on (None when
-      unknown).
+      {"frame_auc", "video_auc", "interval", "spread", "seen", "difference"}: means over the row's
+      runs; the bootstrap interval of that mean frame AUC (None where the runs' videos differ); the
+      standard deviation over the runs (None for one); whether the method was trained on (None when
+      unknown); and the mean frame AUC less that of the first row that was trained on the same
+      methods, {"value", "interval" from paired resamples} (None in that row itself).
     """
     rows: dict[tuple[str, tuple[str, ...]], list[Detector]] = {}
     for detector in detectors:
         trained_on = tuple(sorted(detector.trained_on))
         rows.setdefault((detector.group or detector.name, trained_on), []).append(detector)
+    first: dict[tuple[str, ...], list[Detector]] = {}
+    for (_, trained_on), runs in rows.items():
+        first.setdefault(trained_on, runs)
     return [
         {
             "name": name,
@@ -120,7 +124,7 @@ def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
             "runs": len(runs),
             "cells": {
                 tested: {
-                    method: _cell(runs, tested, method, trained_on)
+                    method: _cell(runs, first[trained_on], tested, method, trained_on)
                     for method in sorted({m for run in runs for m in _methods(run, tested)})
                 }
                 for tested in dict.fromkeys(name for run in runs for name in run.sets)
@@ -135,17 +139,51 @@ def _methods(detector: Detector, tested: str) -> Sequence[str]:
 
 
 def _cell(
-    runs: Sequence[Detector], tested: str, method: str, trained_on: Sequence[str]
+    runs: Sequence[Detector],
+    first: Sequence[Detector],
+    tested: str,
+    method: str,
+    trained_on: Sequence[str],
 ) -> dict[str, Any]:
-    found = [run.sets[tested].methods[method] for run in runs if method in _methods(run, tested)]
-    frame = [m.values["frame_auc"] for m in found if m.values["frame_auc"] is not None]
-    video = [m.values["video_auc"] for m in found if m.values["video_auc"] is not None]
-    drawn = [m.replicates["frame_auc"] for m in found if "frame_auc" in m.replicates]
-    pairs = len(drawn) == len(found) and len({m.videos for m in found}) == 1
+    found = _measured(runs, tested, method)
+    frame = _known(found, "frame_auc")
+    video = _known(found, "video_auc")
+    drawn = _mean_replicates(found)
     return {
         "frame_auc": float(np.mean(frame)) if frame else None,
         "video_auc": float(np.mean(video)) if video else None,
-        "interval": list(bootstrap.interval(np.mean(drawn, axis=0))) if pairs else None,
+        "interval": None if drawn is None else list(bootstrap.interval(drawn)),
         "spread": float(np.std(frame, ddof=1)) if len(frame) > 1 else None,
         "seen": method in trained_on if trained_on else None,
+        "difference": None if runs is first else _difference(found, first, tested, method),
     }
+
+
+def _difference(
+    found: Sequence[Metrics], first: Sequence[Detector], tested: str, method: str
+) -> dict[str, Any] | None:
+    base = _measured(first, tested, method)
+    ours, theirs = _known(found, "frame_auc"), _known(base, "frame_auc")
+    if not ours or not theirs:
+        return None
+    entry: dict[str, Any] = {"value": float(np.mean(ours) - np.mean(theirs))}
+    drawn, base_drawn = _mean_replicates(found), _mean_replicates(base)
+    if drawn is not None and base_drawn is not None and found[0].videos == base[0].videos:
+        entry["interval"] = list(bootstrap.interval(drawn - base_drawn))
+    return entry
+
+
+def _measured(runs: Sequence[Detector], tested: str, method: str) -> list[Metrics]:
+    return [run.sets[tested].methods[method] for run in runs if method in _methods(run, tested)]
+
+
+def _known(found: Sequence[Metrics], name: str) -> list[float]:
+    return [value for m in found if (value := m.values[name]) is not None]
+
+
+def _mean_replicates(found: Sequence[Metrics]) -> np.ndarray | None:
+    """The mean frame AUC of every resample; None unless all were measured on the same videos."""
+    drawn = [m.replicates["frame_auc"] for m in found if "frame_auc" in m.replicates]
+    if not drawn or len(drawn) != len(found) or len({m.videos for m in found}) > 1:
+        return None
+    return np.asarray(np.mean(drawn, axis=0))

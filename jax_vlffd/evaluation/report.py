@@ -267,7 +267,9 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
         body.append(page.table(["Detector", "Trained on", "Runs", *methods], lines, names=2))
     note = (
         "Frame AUC of a method's fakes against all reals; shaded where the method was trained on. "
-        "With several runs: their mean, its bootstrap interval, and the runs' standard deviation."
+        "With several runs: their mean, its bootstrap interval, and the runs' standard deviation. "
+        "Δ is the difference from the first row that was trained on the same methods, its interval "
+        "of paired resamples."
     )
     return [*body, element("p", note, class_="note")]
 
@@ -278,6 +280,10 @@ def _matrix_cell(cell: Mapping[str, Any] | None) -> Markup:
     shown = _number(cell["frame_auc"], cell["interval"])
     if cell["spread"] is not None:
         shown = page.join([shown, element("small", f"runs ± {cell['spread']:.3f}")])
+    if cell["difference"] is not None:
+        found = cell["difference"]
+        less = _number(found["value"], found.get("interval"), signed=True)
+        shown = page.join([shown, element("small", page.join(["Δ ", less]))])
     return Cell.of(shown, "seen") if cell["seen"] else shown
 
 
