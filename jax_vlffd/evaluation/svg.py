@@ -51,6 +51,15 @@ class Bar:
     interval: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval, if any, and what is told when it is pointed at."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    label: str = ""
+
+
 def color(index: int) -> str:
     """The colour of the index-th series of a chart."""
     return COLORS[index % len(COLORS)]
@@ -149,6 +158,61 @@ def bar_chart(
         legend = _legend(names, left, height + 8, solid=True)
         height += 8 + _LINE * len(names)
     return _svg(title, width, height, "".join(parts) + legend)
+
+
+def dot_chart(
+    title: str,
+    columns: Sequence[tuple[str, Sequence[Dot]]],
+    axis: Axis,
+    width: int = 352,
+    height: int = 290,
+) -> str:
+    """Dots with their intervals in columns of equal width, and a line through the columns' means.
+
+    Args:
+      title: for readers who do not see the picture.
+      columns: the label of each and its dots.
+      axis: of the values.
+      width, height: of the picture.
+    """
+    left, top, right, bottom = 52, 10, 12, 30
+    ends = [
+        end for _, dots in columns for dot in dots for end in (dot.value, *(dot.interval or ()))
+    ]
+    low, high, ticks = _scale(axis, ends)
+    step = (width - left - right) / max(len(columns), 1)
+
+    def py(value: float) -> float:
+        return height - bottom - (value - low) / (high - low) * (height - top - bottom)
+
+    parts = [_frame(left, top, width - right, height - bottom)]
+    for value, text in ticks:
+        parts.append(_line(left, py(value), width - right, py(value), "grid"))
+        parts.append(_text(left - 6, py(value) + 4, text, "end"))
+    means = []
+    room = max(4, int(step / 6.5))  # letters
+    for index, (label, dots) in enumerate(columns):
+        middle = left + step * (index + 0.5)
+        shown = label if len(label) <= room else label[: room - 1] + "…"
+        parts.append(_text(middle, height - bottom + 16, shown, "middle"))
+        if dots:
+            means.append((middle, py(sum(dot.value for dot in dots) / len(dots))))
+        for number, dot in enumerate(dots):
+            x = middle + step * 0.7 * ((number + 0.5) / len(dots) - 0.5)
+            if dot.interval is not None:
+                parts.append(_line(x, py(dot.interval[0]), x, py(dot.interval[1]), "whisker"))
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{py(dot.value):.1f}" r="4" fill="{color(0)}">'
+                f"<title>{escape(dot.label)}: {dot.value:.3f}</title></circle>"
+            )
+    if len(means) > 1:
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
+        parts.append(f'<path d="M{path}" stroke="{color(1)}" stroke-dasharray="{_DASHES[1]}"/>')
+    parts.append(
+        f'<text class="axis" text-anchor="middle" transform="translate(13 {height / 2 - 15:.1f}) '
+        f'rotate(-90)">{escape(axis.label)}</text>'
+    )
+    return _svg(title, width, height, "".join(parts))
 
 
 def _bar(bar: Bar, number: int, px: _Scale, low: float, y: float, thick: int) -> str:

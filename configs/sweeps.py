@@ -1,0 +1,83 @@
+"""Sweeps: lists of overrides ({dotted key: value}), and the four functions that build them.
+
+A recipe with a sweep has `get_sweep()`, which returns such a list; `launch.sweep` makes a run of each:
+
+    def get_sweep() -> Sweep:
+        return product(each("optim.learning_rate", [1e-4, 3e-4]), each("seed", range(3)))
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+Overrides = dict[str, Any]
+Sweep = list[Overrides]
+
+
+def each(key: str, values: Iterable[Any]) -> Sweep:
+    """One run for each value of one key."""
+    return [{key: value} for value in values]
+
+
+def product(*sweeps: Iterable[Overrides]) -> Sweep:
+    """Every combination; the first sweep changes slowest."""
+    return [_join(parts) for parts in itertools.product(*sweeps)]
+
+
+def zip_(*sweeps: Iterable[Overrides]) -> Sweep:
+    """The first of each together, then the second of each, and so on; all are of one length."""
+    parts = [list(sweep) for sweep in sweeps]
+    lengths = {len(part) for part in parts}
+    if len(lengths) > 1:
+        raise ValueError(f"zip_ of sweeps of different lengths: {sorted(lengths)}")
+    return [_join(row) for row in zip(*parts, strict=True)]
+
+
+def chain(*sweeps: Iterable[Overrides]) -> Sweep:
+    """One sweep after the other; what was there before is not repeated."""
+    found: Sweep = []
+    for overrides in itertools.chain(*sweeps):
+        if overrides not in found:
+            found.append(dict(overrides))
+    return found
+
+
+def ablation(lora_rank: int = 8) -> Sweep:
+    """The method's parts, one changed at a time: branches, captions, tuning modes.
+
+    The recipe as it is comes first. Branches (the paper's three): image and alignment, image and fusion,
+    image alone. Captions: as annotated before refinement, and the verdict's sentence alone, where the recipe
+    itself reads the refined ones. Tuning modes of both towers; they mean something from pretrained weights
+    only. Which runs make up the list is ours.
+
+    Args:
+      lora_rank: of the adapters in the 'lora' run.
+    """
+
+    def tuned(mode: str, **more: Any) -> Overrides:
+        return {"tuning.vision": mode, "tuning.text": mode, **more}
+
+    branches = [
+        {},
+        {"loss.fusion": 0.0},
+        {"loss.alignment": 0.0},
+        {"loss.alignment": 0.0, "loss.fusion": 0.0},
+    ]
+    captions = each("data.captions", ["raw", "label_only"])
+    modes = [
+        tuned("layernorm"),
+        tuned("lora", **{"compute.lora_rank": lora_rank}),
+        tuned("linear"),
+    ]
+    return chain(branches, captions, modes)
+
+
+def _join(parts: Iterable[Overrides]) -> Overrides:
+    result: Overrides = {}
+    for part in parts:
+        if twice := result.keys() & part.keys():
+            raise ValueError(f"two sweeps that are joined both set {', '.join(sorted(twice))}")
+        result |= part
+    return result
