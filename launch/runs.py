@@ -18,7 +18,7 @@ from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import pretrained
-from jax_vlffd.config import MeshConfig, RunConfig
+from jax_vlffd.config import MeshConfig, ModelConfig, RunConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
@@ -167,14 +167,17 @@ class Scorer:
 class Run:
     """A trained detector, ready to score.
 
-    name: of its workdir. config: as resolved when it was trained. step: of the checkpoint. history: the
-    lines of metrics.jsonl. calibration: fitted on the validation split, None where there was none.
-    explainer: its bank of sentences, None where the alignment branch was off. methods: of forgery, that it
-    was trained on; empty where they are not known any more.
+    name: of its workdir. config: as resolved when it was trained. model: the settings of the model, its end
+    token that of the tokenizer. step: of the checkpoint. history: the lines of metrics.jsonl. calibration:
+    fitted on the validation split, None where there was none. explainer: its bank of sentences, None where
+    the alignment branch was off. methods: of forgery, that it was trained on; empty where they are not known
+    any more.
     """
 
     name: str
     config: Mapping[str, Any]
+    model: ModelConfig
+    tokenizer: Tokenizer
     scorer: Scorer
     parameters: Parameters
     step: int
@@ -190,19 +193,23 @@ class Run:
 
 
 def load_run(workdir: Path, step: str = "best") -> Run:
-    """Reads a workdir's `best` or `latest` checkpoint onto the devices there are.
+    """Reads a workdir's `best` or `latest` checkpoint, or an exported folder, onto the devices there are.
 
     Raises:
-      UserError: it is no workdir, has no checkpoint yet, or the checkpoint is damaged.
+      UserError: it is neither, has no checkpoint yet, or is damaged.
     """
     import jax
 
-    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.export import folder as exported
     from jax_vlffd.training.telemetry import read_history
 
+    manifest = exported.read_manifest(workdir) if exported.is_export(workdir) else None
     config = configs.read_saved(workdir)
-    if config is None or not (workdir / CHECKPOINTS).is_dir():
-        raise UserError(f"{workdir} is no trained workdir; give the --workdir of launch.train")
+    if config is None or (manifest is None and not (workdir / CHECKPOINTS).is_dir()):
+        raise UserError(
+            f"{workdir} is no trained workdir and no export; give the --workdir of launch.train, or the "
+            "--out of launch.export"
+        )
     run, data = configs.settings(config)
     tokenizer = Tokenizer.load(workdir / TOKENIZER)
     run = with_tokenizer(run, tokenizer)
@@ -214,16 +221,27 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     size = max(data.batch_size // ways, 1) * ways
     data = dataclasses.replace(data, batch_size=size, paired=False)
     plan = make_plan(run, data, steps=1)
+    name = workdir.name
+    if manifest is None:
+        parameters, found = _from_checkpoint(workdir, plan, step)
+    else:
+        parameters = exported.load_parameters(workdir, plan.abstract.parameters)
+        found, name = manifest["step"], str(manifest.get("name", name))
+    return Run(
+        name, config, run.model, tokenizer, Scorer(plan, data, tokenizer), parameters, found,
+        read_history(workdir), pretrained.read_calibration(workdir),
+        pretrained.read_explainer(workdir),
+    )  # fmt: skip
+
+
+def _from_checkpoint(workdir: Path, plan: Plan, step: str) -> tuple[Parameters, int]:
+    from jax_vlffd.training.checkpoint import Checkpoints
+
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
             raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
-        parameters = checkpoints.restore_parameters(plan.abstract.parameters, found)
-    return Run(
-        workdir.name, config, Scorer(plan, data, tokenizer), parameters, found,
-        read_history(workdir), pretrained.read_calibration(workdir),
-        pretrained.read_explainer(workdir), trained_methods(data),
-    )  # fmt: skip
+        return checkpoints.restore_parameters(plan.abstract.parameters, found), found
 
 
 def trained_methods(data: DataSettings) -> tuple[str, ...]:

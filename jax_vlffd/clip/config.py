@@ -280,6 +280,19 @@ def clip_to_hf(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
+def vit_to_hf(vision: VisionConfig) -> dict[str, Any]:
+    """The Hugging Face `config.json` of a plain ViT of this shape (`ViTModel`).
+
+    Raises:
+      UserError: the image tower is CLIP's, which a ViTModel cannot express.
+    """
+    if vision.pre_layernorm:
+        raise UserError("an image tower with a pre-LayerNorm has no ViTModel form")
+    return {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True} | {
+        theirs: getattr(vision, ours) for theirs, (ours, _) in _HF_VISION.items()
+    }
+
+
 def difference(ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfig) -> list[str]:
     """The fields in which two towers differ, as 'field ours != theirs'; empty when weights fit.
 

@@ -342,14 +342,21 @@ def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
     return np.concatenate([positions[:1], np.asarray(resized).reshape(new * new, -1)])
 
 
-def to_hf(parameters: Mapping[str, np.ndarray], config: CLIPConfig) -> dict[str, np.ndarray]:
-    """Our parameters under Hugging Face's names, layer by layer; other parameters are left out."""
+def to_hf(
+    parameters: Mapping[str, np.ndarray], config: CLIPConfig, table: Table = CLIP_TABLE
+) -> dict[str, np.ndarray]:
+    """Our parameters under Hugging Face's names, layer by layer; those in no row are left out."""
     patch = config.vision.patch_size
     result: dict[str, np.ndarray] = {}
-    for ours, theirs in CLIP_TABLE:
+    for ours, theirs in table:
         value = np.asarray(parameters[ours])
         if ours == "vision/patch_embedding/weight":
             value = value.reshape(-1, 3, patch, patch)
+        # A plain ViT keeps these as a batch of one.
+        if theirs == "embeddings.cls_token":
+            value = value[None, None]
+        elif theirs == "embeddings.position_embeddings":
+            value = value[None]
         if "{}" in theirs:
             result |= {theirs.format(n): layer for n, layer in enumerate(value)}
         else:

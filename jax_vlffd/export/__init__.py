@@ -1,0 +1,1 @@
+"""A trained detector as files for elsewhere: transformers, PEFT, StableHLO, a model card."""

@@ -1,0 +1,49 @@
+"""The detector as one StableHLO program with its weights inside, for CPU, CUDA and TPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax import export
+
+from jax_vlffd.config import ModelConfig
+from jax_vlffd.errors import UserError
+from jax_vlffd.model import Array, bind, graph_and_shapes, normalise
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+#: The serialised form addresses its bytes by 31 bits; the rest is room for the program.
+MOST_BYTES = 2**31 - 2**26
+
+
+def build(parameters: Mapping[str, np.ndarray], config: ModelConfig) -> bytes:
+    """Serialises (images uint8 [b, S, S, 3]) -> (logits fp32 [b, 2], embedding fp32 [b, E]).
+
+    Any batch size b goes in. Logits are of (real, fake), not calibrated; the embedding is the unit vector of
+    the alignment branch. `jax.export.deserialize` reads it back.
+
+    Args:
+      parameters: fp32, path -> value.
+      config: of them; its compute dtype is the program's.
+
+    Raises:
+      UserError: the image branch is larger than the format can hold.
+    """
+    used = ("vision/", "image_head/", "visual_projection/")
+    size = sum(v.nbytes for path, v in parameters.items() if path.startswith(used))
+    if size > MOST_BYTES:
+        raise UserError(
+            f"the image branch takes {size / 2**30:.1f} GiB, and a serialised program holds less than 2"
+        )
+    graph, _ = graph_and_shapes(config)
+
+    def detect(images: Array) -> tuple[Array, Array]:
+        model = bind(graph, parameters)  # constants; those of the other branches are left out
+        pooled = model.encode_image(normalise(images, config.image_mean, config.image_std)).pooled
+        return model.classify_image(pooled), model.embed_image(pooled)
+
+    side = config.clip.vision.image_size
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+    return bytes(export.export(jax.jit(detect), platforms=PLATFORMS)(images).serialize())
