@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,12 +21,18 @@ from jax_vlffd.config_values import model_config
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explain import Explainer
+from jax_vlffd.export import folder as exported
+
+if TYPE_CHECKING:
+    import jax
 
 #: Names within a workdir.
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
 #: Parameters that a verdict and its reasons rest on.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
+
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,57 @@ class TrainedModel:
 
 
 def open_trained(source: str | Path) -> TrainedModel:
-    """Reads a detector from a folder.
+    """Reads a detector from a folder, or from a hub id that is downloaded first.
 
     Raises:
       UserError: there is none, or it is damaged or of another architecture.
     """
     folder = Path(source)
+    if not folder.exists():
+        folder = _from_hub(str(source))
+    if exported.is_export(folder):
+        return load_export(folder)
     if (folder / CONFIG).is_file() and (folder / CHECKPOINTS).is_dir():
         return load_workdir(folder)
-    if not folder.exists():
-        raise UserError(f"{source}: there is no such folder; give the --workdir of launch.train")
-    raise UserError(f"{source}: holds no trained detector; give the --workdir of launch.train")
+    raise UserError(
+        f"{source}: holds no trained detector; give the --workdir of launch.train, or the --out of "
+        "launch.export"
+    )
+
+
+def _from_hub(source: str) -> Path:
+    """Downloads what an answer needs of an export on the Hugging Face hub."""
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(
+            f"{source}: there is no such folder; give the --workdir of launch.train, the --out of "
+            "launch.export, or a hub id such as someone/detector"
+        )
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    others = [f"{name}*" if name.endswith("/") else name for name in exported.FOR_OTHERS]
+    try:
+        return Path(huggingface_hub.snapshot_download(source, ignore_patterns=others))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{source}: neither a folder nor a hub id that could be downloaded ({type(error).__name__}); "
+            "download it elsewhere and give the folder"
+        ) from None
+
+
+def load_export(folder: Path) -> TrainedModel:
+    """Reads an export of `launch.export`.
+
+    Raises:
+      UserError: a file is missing, it is damaged, or its parameters are not those of its config.
+    """
+    manifest = exported.read_manifest(folder)
+    model = _workdir_model(folder)
+    parameters = exported.load_parameters(folder, _abstract(model))
+    return TrainedModel(
+        str(manifest.get("name", folder.name)), model, _image_parts(parameters),
+        read_calibration(folder), read_explainer(folder), manifest["step"],
+    )  # fmt: skip
 
 
 def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
@@ -83,28 +130,35 @@ def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
     Raises:
       UserError: it is no workdir, has no checkpoint yet, or the checkpoint is damaged or of another model.
     """
-    import jax
-
-    from jax_vlffd.model import graph_and_shapes
     from jax_vlffd.training.checkpoint import Checkpoints
 
     model = _workdir_model(workdir)
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    _, shapes = graph_and_shapes(model)
-    abstract = {
-        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
-        for path, shape in shapes.items()
-    }
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
             raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
-        parameters = checkpoints.restore_parameters(abstract, found)
-    image = {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
+        parameters = checkpoints.restore_parameters(_abstract(model), found)
     return TrainedModel(
-        workdir.resolve().name, model, image,
+        workdir.resolve().name, model, _image_parts(parameters),
         read_calibration(workdir), read_explainer(workdir), found,
     )  # fmt: skip
+
+
+def _abstract(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Every parameter's shape, on one device."""
+    import jax
+
+    from jax_vlffd.model import graph_and_shapes
+
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return {
+        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+        for path, shape in graph_and_shapes(model)[1].items()
+    }
+
+
+def _image_parts(parameters: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+    return {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
 
 
 def read_calibration(folder: Path) -> Calibration | None:

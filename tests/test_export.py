@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from configs.base import recipe
 from data_pipeline.loader import EvalLoader
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
+from jax_vlffd import Detector
 from jax_vlffd.clip import weights
 from jax_vlffd.config import ModelConfig, TuningConfig
 from jax_vlffd.errors import UserError
@@ -29,7 +30,7 @@ from jax_vlffd.model import bind, graph_and_shapes, normalise
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import TrainState
 from launch import export, runs
-from tests import tiny
+from tests import tiny, tiny_workdir
 
 STEP = 3
 
@@ -75,6 +76,7 @@ def make_workdir(workdir: Path, packed: Path, **settings: Any) -> Path:
         checkpoints.save(state, {}, {"auc": 0.75})
     calibration = Calibration(1.3, 0.5, 0.4, 0.6, 0.05, 24)
     (workdir / runs.CALIBRATION).write_text(calibration.to_json())
+    (workdir / runs.EXPLANATION).write_bytes(tiny_workdir.explainer().to_bytes())
     (workdir / runs.SUMMARY).write_text(json.dumps({"validation": {"auc": 0.75}, "parameters": 5}))
     return workdir
 
@@ -300,6 +302,33 @@ def test_an_export_scores_as_its_run_to_the_bit(made: Made, packed: Path, name: 
     wanted, found = (run.score(packed, "validation") for run in (before, after))
     assert wanted.id.tolist() == found.id.tolist()
     assert wanted.logit.tobytes() == found.logit.tobytes()
+
+
+@pytest.mark.parametrize("name", ["lora", "vit"])
+def test_the_detector_of_an_export_answers_as_that_of_its_run(made: Made, name: str) -> None:
+    workdir, out = made(name)
+    before, after = (Detector.from_pretrained(path) for path in (workdir, out))
+    wanted, found = (detector.answer(list(images(3))) for detector in (before, after))
+    assert found == wanted
+    assert found[0].regions is not None
+    assert np.array_equal(found[0].classifier_map, wanted[0].classifier_map)
+    assert after.trained.hash() == before.trained.hash()
+
+
+def test_the_detector_refuses_what_is_no_export(copy: Path, tmp_path: Path) -> None:
+    (copy / "heads.safetensors").unlink()
+    with pytest.raises(UserError, match=r"heads.safetensors of the export is missing"):
+        Detector.from_pretrained(copy)
+    with pytest.raises(UserError, match=r"or a hub id such as"):
+        Detector.from_pretrained(tmp_path / "none")
+    with pytest.raises(UserError, match=r"give the --workdir of launch.train, or the --out"):
+        Detector.from_pretrained(tmp_path)
+
+
+def test_what_is_for_other_libraries_may_be_left_behind(copy: Path) -> None:
+    shutil.rmtree(copy / "hf")
+    (copy / "model.stablehlo").unlink()
+    assert runs.load_run(copy).step == STEP
 
 
 @pytest.mark.slow

@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jax_vlffd.errors import UserError
+
+if TYPE_CHECKING:  # JAX is imported when parameters are read or written
+    import jax
 
 MANIFEST: Final = "export.json"
 HF, HEADS, ADAPTER, PROGRAM = "hf", "heads.safetensors", "adapter", "model.stablehlo"
@@ -83,6 +84,8 @@ def _small_text(path: Path) -> str:
 
 def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
     """Writes the parameters by Orbax into `folder/orbax`."""
+    import orbax.checkpoint as ocp
+
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / PARAMETERS).absolute(), dict(parameters))
 
@@ -95,6 +98,8 @@ def load_parameters(
     Raises:
       UserError: the export is damaged, or its parameters are not those that its config describes.
     """
+    import orbax.checkpoint as ocp
+
     path = folder / PARAMETERS
     try:
         with ocp.StandardCheckpointer() as checkpointer:
