@@ -130,6 +130,7 @@ def _write(
         "name": name,
         "step": run.step,
         "hf": form,
+        "methods": list(run.methods),
         "versions": configs.versions(),
     }
     (folder / exported.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")

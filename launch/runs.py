@@ -221,16 +221,18 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     size = max(data.batch_size // ways, 1) * ways
     data = dataclasses.replace(data, batch_size=size, paired=False)
     plan = make_plan(run, data, steps=1)
-    name = workdir.name
+    name, methods = workdir.name, trained_methods(data)
     if manifest is None:
         parameters, found = _from_checkpoint(workdir, plan, step)
     else:
         parameters = exported.load_parameters(workdir, plan.abstract.parameters)
         found, name = manifest["step"], str(manifest.get("name", name))
+        # Where an export is read, the sets that it was trained on need not be.
+        methods = methods or tuple(map(str, manifest.get("methods") or ()))
     return Run(
         name, config, run.model, tokenizer, Scorer(plan, data, tokenizer), parameters, found,
         read_history(workdir), pretrained.read_calibration(workdir),
-        pretrained.read_explainer(workdir),
+        pretrained.read_explainer(workdir), methods,
     )  # fmt: skip
 
 

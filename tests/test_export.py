@@ -306,6 +306,7 @@ def test_an_export_scores_as_its_run_to_the_bit(made: Made, packed: Path, name: 
     assert after.step == before.step == STEP
     assert after.calibration == before.calibration is not None
     assert after.name == before.name
+    assert after.methods == before.methods == ("Deepfakes", "FaceSwap")
     wanted, found = (run.score(packed, "validation") for run in (before, after))
     assert wanted.id.tolist() == found.id.tolist()
     assert wanted.logit.tobytes() == found.logit.tobytes()
