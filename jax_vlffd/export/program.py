@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -37,9 +38,11 @@ def build(parameters: Mapping[str, np.ndarray], config: ModelConfig) -> bytes:
             f"the image branch takes {size / 2**30:.1f} GiB, and a serialised program holds less than 2"
         )
     graph, _ = graph_and_shapes(config)
+    # Constants of the program; those of the other branches are left out, being used by nothing.
+    inside = {path: jnp.asarray(value) for path, value in parameters.items()}
 
     def detect(images: Array) -> tuple[Array, Array]:
-        model = bind(graph, parameters)  # constants; those of the other branches are left out
+        model = bind(graph, inside)
         pooled = model.encode_image(normalise(images, config.image_mean, config.image_std)).pooled
         return model.classify_image(pooled), model.embed_image(pooled)
 
