@@ -399,14 +399,27 @@ def test_parameters_that_lack_a_head_are_refused(copy: Path) -> None:
     shutil.rmtree(copy / "orbax")
     folder.save_parameters(copy, {k: v for k, v in values.items() if "image_head" not in k})
     folder.write_checksums(copy)
-    refused(copy, str(copy / "orbax"), "not of the model that", "config.json")
+    refused(
+        copy, str(copy / "orbax"), "not the parameters of the model that", "config.json describes: ",
+        "image_head/bias is missing; image_head/weight is missing; copy the whole",
+    )  # fmt: skip
 
 
 def test_an_export_of_another_architecture_is_refused(copy: Path) -> None:
     settings = json.loads((copy / "config.json").read_text())
     settings["config"]["model"]["vision"]["layers"] = 3
     (copy / "config.json").write_text(json.dumps(settings))
-    refused(copy, str(copy / "orbax"), "damaged, or not of the model")
+    refused(
+        copy, str(copy / "orbax"), "not the parameters of the model that", "config.json describes: ",
+        "vision/blocks/attention/key/bias is [2, 32], not [3, 32]", " more; ",
+    )  # fmt: skip
+
+
+def test_cut_parameters_are_told(copy: Path) -> None:
+    for file in (copy / "orbax").rglob("*"):
+        if file.is_file() and file.stat().st_size > 4096:
+            file.write_bytes(file.read_bytes()[:2048])
+    refused(copy, str(copy / "orbax"), "damaged (", "copy the whole export again")
 
 
 @pytest.mark.parametrize(

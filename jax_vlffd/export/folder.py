@@ -103,14 +103,34 @@ def load_parameters(
     path = folder / PARAMETERS
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            found: dict[str, jax.Array] = checkpointer.restore(path.absolute(), dict(abstract))
+            # Orbax itself would start to read before it finds a shape that does not fit.
+            stored = checkpointer.metadata(path.absolute()).item_metadata.tree
+            faults = _faults({name: tuple(leaf.shape) for name, leaf in stored.items()}, abstract)
+            if not faults:
+                found: dict[str, jax.Array] = checkpointer.restore(path.absolute(), dict(abstract))
+                return found
     except Exception as error:  # TensorStore's own errors have no other base
         first = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: damaged, or not of the model that {folder / 'config.json'} describes ({first}); "
-            "copy the whole export again"
-        ) from error
-    return found
+        raise UserError(f"{path}: damaged ({first}); copy the whole export again") from error
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    raise UserError(
+        f"{path}: not the parameters of the model that {folder / 'config.json'} describes: "
+        f"{'; '.join(faults[:3])}{more}; copy the whole export again"
+    )
+
+
+def _faults(
+    stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> list[str]:
+    """What keeps stored parameters from being those wanted, in words."""
+    faults = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
+    faults += [f"{name} has no place" for name in sorted(stored.keys() - wanted.keys())]
+    faults += [
+        f"{name} is {list(stored[name])}, not {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & stored.keys())
+        if stored[name] != wanted[name].shape
+    ]
+    return faults
 
 
 def write_checksums(folder: Path) -> None:
