@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_vlffd.clip.config import Compute
-from jax_vlffd.clip.layers import MLP, Array, Attention, LayerNorm, Linear
+from jax_vlffd.clip.layers import MLP, REMAT_POLICIES, Array, Attention, LayerNorm, Linear
 from jax_vlffd.clip.towers import Features, ImageTower, TextTower
 from jax_vlffd.config import ModelConfig
 
@@ -36,13 +36,20 @@ class Fusion(nnx.Module):
             vision.width, config.fusion_mlp_width, vision.activation, rngs=rngs, compute=compute
         )
         self.layernorm3 = LayerNorm(vision.width, vision.layernorm_eps)
+        self.remat = compute.remat
 
     def __call__(self, image_tokens: Array, text_tokens: Array, text_mask: Array) -> Array:
         """Maps [B, N, D], [B, T, D'] and a mask [B, T] (True = a word) to the pooled [B, D]."""
-        x = image_tokens
-        x = x + self.attention(self.layernorm1(x), text_tokens, context_mask=text_mask)
-        x = x + self.mlp(self.layernorm2(x))
-        return self.layernorm3(x).mean(axis=1)
+
+        def block(x: Array, text_tokens: Array) -> Array:
+            x = x + self.attention(self.layernorm1(x), text_tokens, context_mask=text_mask)
+            x = x + self.mlp(self.layernorm2(x))
+            return self.layernorm3(x).mean(axis=1)
+
+        # Outside a scan nothing but this keeps XLA from holding on to every intermediate.
+        policy = REMAT_POLICIES["dots" if self.remat == "none" else self.remat]
+        pooled: Array = jax.checkpoint(block, policy=policy)(image_tokens, text_tokens)
+        return pooled
 
 
 class VLFFD(nnx.Module):

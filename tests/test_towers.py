@@ -132,11 +132,12 @@ def test_remat_and_unrolling_are_in_the_program() -> None:
     def text_of(**compute: Any) -> str:
         return str(jax.make_jaxpr(text_gradient(config_of(**compute)))(shapes, tokens))
 
-    dots, full = text_of(remat="dots"), text_of(remat="full")
-    assert "policy=" not in text_of()
-    assert "DotsSaveable" in dots or "dots_with_no_batch_dims_saveable" in dots
-    assert "nothing_saveable" in full
-    assert "unroll=1" in text_of()
+    plain, dots, full = text_of(), text_of(remat="dots"), text_of(remat="full")
+    policies = ("DotsSaveable", "dots_with_no_batch_dims_saveable")
+    assert any(policy in dots for policy in policies)
+    assert not any(policy in plain + full for policy in policies)
+    assert full.count("nothing_saveable") > plain.count("nothing_saveable")
+    assert "unroll=1" in plain
     assert "unroll=4" in text_of(unroll=4)
 
 

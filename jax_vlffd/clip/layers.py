@@ -26,6 +26,33 @@ REMAT_POLICIES: dict[str, Any] = {
 }
 
 
+def recomputed(function: Callable[..., Array], *arguments: Any) -> Array:
+    """`function(*arguments)`, of which only the arguments are kept for the backward pass.
+
+    For what is cheap to compute and dear to keep: the fp32 intermediates of a LayerNorm, of an activation
+    and of the softmax are most of what a layer would keep otherwise, and of the matrix products only the
+    scores of the attention are computed twice, which is under 1 % of a step.
+    """
+    # Layers run within a scan, whose loop keeps the two computations apart without a barrier.
+    again = jax.checkpoint(
+        function, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False
+    )
+    result: Array = again(*arguments)
+    return result
+
+
+@jax.custom_vjp
+def gradient_once(x: Array) -> Array:
+    """`x`, whose gradient is written to memory before it is used.
+
+    XLA would fuse the product that it comes from into each of its uses, and so compute it twice.
+    """
+    return x
+
+
+gradient_once.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
+
+
 def gelu_quick(x: Array) -> Array:
     """OpenAI CLIP's activation, x * sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
@@ -94,11 +121,15 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Normalises [..., D]."""
-        y = x.astype(jnp.float32)
-        centred = y - y.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+        def normalised(x: Array, scale: Array, bias: Array) -> Array:
+            y = x.astype(jnp.float32)
+            centred = y - y.mean(-1, keepdims=True)
+            variance = jnp.square(centred).mean(-1, keepdims=True)
+            y = centred * jax.lax.rsqrt(variance + self.eps)
+            return (y * scale + bias).astype(x.dtype)
+
+        return recomputed(normalised, x, self.scale[...], self.bias[...])
 
 
 class Attention(nnx.Module):
@@ -136,11 +167,15 @@ class Attention(nnx.Module):
 
         mask = None if context_mask is None else context_mask[:, None, None, :]
         query, key, value = self.query(x), self.key(context), self.value(context)
-        with jax.default_matmul_precision(_precision(query.dtype)):
-            mixed = jax.nn.dot_product_attention(
-                split(query), split(key), split(value), mask=mask, is_causal=causal
-            )
-        return self.out(mixed.reshape(*x.shape[:-1], -1))
+
+        def mix(query: Array, key: Array, value: Array) -> Array:
+            with jax.default_matmul_precision(_precision(query.dtype)):
+                mixed = jax.nn.dot_product_attention(
+                    split(query), split(key), split(value), mask=mask, is_causal=causal
+                )
+            return mixed.reshape(query.shape)
+
+        return self.out(recomputed(mix, query, key, value))
 
 
 class MLP(nnx.Module):
@@ -155,7 +190,11 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """Maps [..., D] to [..., D]."""
-        return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
+
+        def second(hidden: Array) -> Array:  # its product is not needed again, only what goes in
+            return self.fc2(_ACTIVATIONS[self.activation](hidden))
+
+        return recomputed(second, gradient_once(self.fc1(x)))
 
 
 class Block(nnx.Module):
