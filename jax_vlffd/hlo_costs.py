@@ -86,6 +86,7 @@ def costs(text: str, *, devices: int = 1, scopes: tuple[str, ...] = ()) -> Costs
     scoped: dict[str, float] = dict.fromkeys((*scopes, ""), 0.0)
     kinds: dict[str, Collective] = {}
     uncounted: set[str] = set()
+    seen: set[str] = set()
     arrays: set[Array] = set()
     for at in program.running():
         instruction = at.instruction
@@ -95,7 +96,8 @@ def costs(text: str, *, devices: int = 1, scopes: tuple[str, ...] = ()) -> Costs
             scope = next((s for s in scopes if s in instruction.scope), None)
             scoped[scope or ""] += found
         kind = instruction.opcode.removesuffix("-start")
-        if kind in WIRE:
+        if kind in WIRE and not (at.fused and _origin(instruction) in seen):
+            seen.add(_origin(instruction))
             kinds[kind] = _add(kinds.get(kind, Collective()), at, kind, devices)
         if target := _PRODUCT_CALLS.search(instruction.attributes):
             uncounted.add(target[1])
@@ -207,6 +209,12 @@ def _add(before: Collective, at: Running, kind: str, devices: int) -> Collective
     )
 
 
+def _origin(instruction: Instruction) -> str:
+    """What the parts of one collective share: a TPU threads it through several fusions, each names it."""
+    found = re.findall(r"channel_id=\d+|stack_frame_id=\d+", instruction.attributes)
+    return f"{instruction.opcode} {found} {instruction.scope}"
+
+
 def _group(attributes: str, devices: int) -> int:
     """How many devices take part together."""
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
@@ -273,7 +281,7 @@ def _needed(n: int, callee: Computation, program: Program) -> float | None:
                 names.append(user.name)
             elif user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
                 total += user.bytes
-            elif user.opcode == "dynamic-update-slice" and place == 0:
+            elif (user.opcode == "dynamic-update-slice" and place == 0) or user.opcode in WIRE:
                 continue
             elif user.opcode == "fusion":
                 inner = program.computations[user.called["calls"]]
@@ -300,6 +308,6 @@ def _written(instruction: Instruction, callee: Computation) -> float:
             made = callee[made.operands[0]]
         if made.opcode == "dynamic-update-slice":
             total += min(callee[made.operands[1]].bytes, shape.bytes) if shape.space == 0 else 0.0
-        else:
+        elif made.opcode not in WIRE:
             total += _in_memory((shape,))
     return total

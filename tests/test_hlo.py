@@ -188,6 +188,11 @@ TPU = """HloModule jit_f, is_scheduled=true
   ROOT %less = pred[]{:T(512)} compare(%n.1, %end), direction=LT
 }
 
+%part (q.2: bf16[2,128,4,64]) -> f32[256,64] {
+  %q.2 = bf16[2,128,4,64]{1,3,2,0:T(8,128)(2,1)} parameter(0)
+  ROOT %r = f32[256,64]{1,0} all-reduce(%q.2), channel_id=7, replica_groups={{0,1,2,3}}, to_apply=%body
+}
+
 ENTRY %main (x.1: bf16[5,64,32], q.1: bf16[2,128,4,64]) -> f32[2,4,128,128] {
   %x.1 = bf16[5,64,32]{2,1,0:T(8,128)(2,1)} parameter(0)
   %q.1 = bf16[2,128,4,64]{1,3,2,0:T(8,128)(2,1)} parameter(1)
@@ -195,6 +200,8 @@ ENTRY %main (x.1: bf16[5,64,32], q.1: bf16[2,128,4,64]) -> f32[2,4,128,128] {
   %t = (s32[]{:T(128)}, /*index=1*/bf16[5,64,32]{2,1,0:T(8,128)(2,1)S(1)}) tuple(%zero, %x.1)
   %loop = (s32[]{:T(128)}, bf16[5,64,32]{2,1,0:T(8,128)(2,1)S(1)}) while(%t), condition=%condition, body=%body
   %f = f32[256,64]{1,0} all-gather-start(%q.1), channel_id=1, replica_groups=[4,8]<=[32], dimensions={0}
+  %g = f32[256,64]{1,0} fusion(%q.1), kind=kCustom, calls=%part
+  %h = f32[256,64]{1,0} fusion(%q.1), kind=kCustom, calls=%part
   ROOT %s = f32[2,4,128,128]{2,3,1,0:T(8,128)} convolution(%q.1, %q.1), window={size=2x4 stride=1x3 lhs_dilate=2x4}, dim_labels=0b1f_0o1i->01bf, operand_precision={highest,highest}
 }
 """  # noqa: E501
@@ -204,6 +211,9 @@ def test_a_tpu_program_with_batched_products_and_unlabelled_loops() -> None:
     found = costs(TPU)
     assert found.flops == 5 * 2 * 64 * 64 * 32 + 2 * 2 * 4 * 128 * 128 * 64
     assert found.collectives["all-gather"].wire_bytes == 7 / 8 * 256 * 64 * 4
+    # One sum, threaded through two fusions.
+    assert found.collectives["all-reduce"].count == 1
+    assert found.collectives["all-reduce"].wire_bytes == 2 * 3 / 4 * 256 * 64 * 4
 
 
 def test_shapes_with_layouts_and_tuples() -> None:
