@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final, Protocol
 
 import cv2
@@ -25,6 +26,12 @@ Points = NDArray[np.float32]
 
 #: Longest side that dlib searches at twice its size; a larger picture is searched as it is.
 _UPSAMPLED_SIDE: Final = 800
+#: dlib's score (0 is its own threshold) of a doubtful face, and the share of the picture's shorter
+#: side that such a one must fill.
+_DOUBTFUL: Final = -0.5
+_FILLS: Final = 0.4
+#: A file of landmarks is a kilobyte or two; a larger one is something else.
+_LARGEST_FILE: Final = 1 << 16
 #: The 112 px template of ArcFace (Deng et al. 2019): eyes, nose tip, corners of the mouth.
 _ARCFACE: Final = np.array(
     [
@@ -73,8 +80,12 @@ class Face:
 class Finder(Protocol):
     """Finds the faces of an image: what a detector of faces has to do."""
 
-    def find(self, image: Image) -> list[Face]:
-        """Returns the faces of `image` (uint8 [H, W, 3], RGB), largest first; maybe none."""
+    def find(self, image: Image, unsure: bool = False) -> list[Face]:
+        """Returns the faces of `image` (uint8 [H, W, 3], RGB), largest first; maybe none.
+
+        With `unsure`, what would else be too doubtful counts where it fills the picture as a face
+        fills its crop: for those who know that there is one.
+        """
         ...
 
 
@@ -100,19 +111,28 @@ class DlibFaces:
         self._detector: Any = dlib.get_frontal_face_detector()
         self._predictor: Any = dlib.shape_predictor(str(model))
 
-    def find(self, image: Image) -> list[Face]:
+    def find(self, image: Image, unsure: bool = False) -> list[Face]:
         """See `Finder.find`."""
-        faces = self._find(image, 0) or self._find(image, max(image.shape[:2]) // 4)
-        return faces or self._find(_brighten(image), 0)
+        margin = max(image.shape[:2]) // 4
+        faces = self._find(image, 0) or self._find(image, margin) or self._find(_brighten(image), 0)
+        if faces or not unsure:
+            return faces
+        guesses = [
+            face
+            for picture in (image, _brighten(image))
+            for face in self._find(picture, margin, _DOUBTFUL)
+            if face.size > _FILLS * min(image.shape[:2])
+        ]
+        return [max(guesses, key=lambda face: face.confidence)] if guesses else []
 
-    def _find(self, image: Image, pad: int) -> list[Face]:
+    def _find(self, image: Image, pad: int, least: float = 0.0) -> list[Face]:
         if pad:
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(
                 np.uint8
             )
         image = np.ascontiguousarray(image)
         boxes, scores, _ = self._detector.run(
-            image, int(max(image.shape[:2]) <= _UPSAMPLED_SIDE), 0.0
+            image, int(max(image.shape[:2]) <= _UPSAMPLED_SIDE), least
         )
         faces = []
         for box, score in zip(boxes, scores, strict=True):
@@ -143,7 +163,7 @@ class MediapipeFaces:
             static_image_mode=True, max_num_faces=16, min_detection_confidence=0.5
         )
 
-    def find(self, image: Image) -> list[Face]:
+    def find(self, image: Image, unsure: bool = False) -> list[Face]:
         """See `Finder.find`; the mesh gives no score, so the confidence is 1."""
         found = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
         scale = np.array([image.shape[1], image.shape[0]], np.float32)
@@ -208,18 +228,24 @@ def stored_landmarks(image_path: Path) -> Points | None:
     """
     for path in landmark_paths(image_path):
         if path.is_file():
-            try:
-                points = np.load(path, allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
-                raise UserError(
-                    f"{path}: landmarks cannot be read ({error}); remove the file"
-                ) from error
-            if points.shape not in {(68, 2), (81, 2)} or not np.isfinite(points).all():
-                raise UserError(
-                    f"{path}: landmarks must be [68, 2] or [81, 2] numbers, not {points.shape}"
-                )
-            return points.astype(np.float32)
+            return _read_points(path)
     return None
+
+
+def _read_points(path: Path) -> Points:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError("it is too large for 81 points")
+        points = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TokenError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: landmarks cannot be read ({reason}); remove the file") from error
+    shape, kind = getattr(points, "shape", "an archive"), getattr(points, "dtype", np.dtype(object))
+    if shape not in {(68, 2), (81, 2)} or kind.kind not in "fiu":
+        raise UserError(f"{path}: landmarks must be [68, 2] or [81, 2] numbers, not {shape} {kind}")
+    if not (np.abs(points) < 1e6).all():  # nor for NaN
+        raise UserError(f"{path}: landmarks must be pixels; one is not finite or far off")
+    return np.asarray(points, np.float32)
 
 
 def align_crop(
@@ -276,7 +302,7 @@ class FaceCrop:
     confidence: float
 
 
-class FaceFinder:
+class Finder:
     """Finds the faces of an image and crops them, by the functions that `launch.prepare` crops by.
 
     Args:

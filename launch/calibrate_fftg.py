@@ -10,6 +10,7 @@ values for `data_pipeline/fftg/settings.py`; nothing is changed by itself.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -47,10 +48,16 @@ _STYLE: Final = (
 def main(argv: Sequence[str]) -> None:
     """Fits, measures on held-out faces and writes the report."""
     del argv
+    from data_pipeline.errors import UserError
     from data_pipeline.faces import open_finder
     from data_pipeline.fftg import calibration
     from data_pipeline.fftg.settings import DEFAULT
 
+    if FLAGS.videos and importlib.util.find_spec("av") is None:
+        raise UserError("--videos needs PyAV; run: pip install av")
+    for video in FLAGS.videos:
+        if not Path(video).is_file():
+            raise UserError(f"--videos: {video} is no file")
     finder = open_finder("dlib")
     faces = calibration.portraits([Path(name) for name in FLAGS.faces], finder)
     others = calibration.portraits([Path(name) for name in FLAGS.heldout], finder)
@@ -66,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     )
     quiet = calibration.measure_noise(calibration.reencoded(others), DEFAULT)
     for video in FLAGS.videos:
-        quiet += calibration.measure_noise(_encoded_again(Path(video), finder), DEFAULT)
+        quiet += calibration.measure_noise(encoded_again(Path(video), finder), DEFAULT)
     report = Path(FLAGS.report)
     _write_plots(report, alone, quiet, DEFAULT)
     from data_pipeline.files import atomic_write_text
@@ -76,20 +83,17 @@ def main(argv: Sequence[str]) -> None:
     print(f"macro F1 on held-out faces: {calibration.figures(alone)['macro']['f1']:.3f}; {report}")
 
 
-def _encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Any]]:
+def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Any]]:
     """Frames of a real video with the same frames from an H.264 encoding of it."""
     import io
 
+    import av
     import cv2
     import numpy as np
 
     from data_pipeline.errors import UserError
     from data_pipeline.fftg.calibration import Portrait
 
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("--videos needs PyAV; run: pip install av") from error
     capture = cv2.VideoCapture(str(video))
     frames: list[Any] = []
     while len(frames) < _FRAMES and (read := capture.read())[0]:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.files import atomic_write_text
 
     path = Path(FLAGS.annotations)
-    lines = read_lines(path)
+    lines = read_lines(path, ("id", "fake"))
     report: dict[str, Any] = {"words_match_flags": words_match(lines)}
     if FLAGS.truth:
         report |= score(lines, read_truth(Path(FLAGS.truth)), path.parent)

@@ -198,7 +198,11 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
     np.save(tmp_path / "tiny.npy", 100 + 0.05 * points)
     write(tmp_path / "points.png", image)
     np.save(tmp_path / "points.npy", points[:5])
+    write(tmp_path / "beside.png", image)
+    np.save(tmp_path / "beside.npy", points + SIZE)
     write(tmp_path / "mask.png", np.zeros((9, 9), np.uint8))
+    cv2.imwrite(str(tmp_path / "whole.jpg"), fake)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-900])
     (tmp_path.parent / "outside.png").write_bytes(cut)
     rows = [
         {"id": "good", "real": "real/0.png", "fake": "fake/0.png"},
@@ -206,13 +210,17 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
         {"id": "unreadable_image", "real": "real/0.png", "fake": "text.png"},
         {"id": "unreadable_image 2", "real": "real/0.png", "fake": "empty.png"},
         {"id": "unreadable_image 3", "real": "real/0.png", "fake": "cut.png"},
+        {"id": "unreadable_image 4", "real": "real/0.png", "fake": "cut.jpg"},
+        {"id": "missing_file 2", "real": "real/0.png", "fake": "real"},
         {"id": "size_mismatch", "real": "real/0.png", "fake": "small.png"},
         {"id": "not_a_pair", "real": "real/0.png", "fake": "fake/1.png"},
         {"id": "tiny_face", "real": "tiny.png", "fake": "fake/0.png"},
         {"id": "bad_landmarks", "real": "points.png", "fake": "fake/0.png"},
+        {"id": "bad_landmarks 2", "real": "beside.png", "fake": "fake/0.png"},
         {"id": "bad_mask", "real": "real/0.png", "fake": "fake/0.png", "mask": "mask.png"},
         {"id": "path_outside", "real": "real/0.png", "fake": "../outside.png"},
         {"id": "path_outside 2", "real": "/etc/hostname", "fake": "fake/0.png"},
+        {"id": "path_outside 3", "real": "real/0.png", "fake": "a\0.png"},
         {"id": "missing_value", "real": "", "fake": ""},
         {"id": "good", "real": "real/1.png", "fake": "fake/1.png"},
         {"id": "last", "real": "real/2.png", "fake": "fake/2.png"},
@@ -224,12 +232,44 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
             assert line["error"] is None
             assert line["caption"]
             continue
-        code = "duplicate_id" if name == "good#row15" else name.split(" ")[0]
+        code = "duplicate_id" if name == "good#row19" else name.split(" ")[0]
         assert line["error"].startswith(code + ": "), (name, line["error"])
         assert line["caption"] == ""
         assert code in done.stdout
     assert "2 annotated" in done.stdout
     assert f"{len(rows) - 2} failed" in done.stdout
+
+
+def test_masks_of_strange_ids_stay_in_their_folder_and_apart(tmp_path: Path) -> None:
+    make_pairs(tmp_path, 1)
+    ids = ("../../up", "up", "a/../up", "x" * 400, "/", "a/b")
+    rows = [{"id": name, "real": "real/0.png", "fake": "fake/0.png"} for name in ids]
+    table, masks = write_table(tmp_path / "p.csv", rows), tmp_path / "masks"
+    _, lines = annotate_rows(table, tmp_path / "out.jsonl", f"--masks={masks}")
+    paths = {(tmp_path / line["mask"]).resolve() for line in lines.values()}
+    assert len(paths) == len(ids)
+    assert all(path.is_file() and path.is_relative_to(masks) for path in paths)
+    assert masks / "a" / "b.png" in paths
+
+
+def test_moved_pictures_get_new_lines(tmp_path: Path) -> None:
+    table, out = make_pairs(tmp_path / "a", 1), tmp_path / "out.jsonl"
+    annotate_rows(table, out)
+    (tmp_path / "a").rename(tmp_path / "b")
+    _, lines = annotate_rows(tmp_path / "b" / table.name, out)
+    assert [line["fake"] for line in lines.values()] == ["b/fake/0.png"]
+
+
+def test_a_full_disk_ends_the_run_with_one_line() -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    writer = LineWriter.__new__(LineWriter)
+    writer.keys, writer._stale, writer._path = {}, False, Path("/dev/full")
+    with (
+        open("/dev/full", "wb", buffering=0) as writer._file,
+        pytest.raises(UserError, match="No space"),
+    ):
+        writer.write({"id": "a"})
 
 
 @pytest.mark.parametrize("detected", [False, True])

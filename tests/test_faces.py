@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def test_a_dark_face_that_fills_its_crop_is_found(finder: faces.Finder, shared_d
     assert any(finder.find(_read(path)) for path in pair)
 
 
+@needs_dlib
+def test_a_doubtful_face_counts_only_for_those_who_know_of_one(
+    finder: faces.FaceFinder, shared_dir: Path
+) -> None:
+    image = _read(shared_dir / "data" / "edited_faces" / "fake" / "easy_137_0001.png")
+    small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
+    assert finder.find(small) == []
+    (face,) = finder.find(small, unsure=True)
+    assert face.size > 0.4 * len(small)
+    noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    dogs = _read(shared_dir / "data" / "landmark_faces" / "dogs.jpg")
+    for picture in (noise, dogs, np.full((160, 160, 3), 128, np.uint8)):
+        assert finder.find(picture, unsure=True) == []
+
+
 def test_unknown_detector_is_a_users_error() -> None:
     with pytest.raises(UserError, match="dlib or mediapipe"):
         faces.open_finder("haar")
@@ -119,13 +135,37 @@ def test_only_the_last_folder_called_frames_is_swapped(tmp_path: Path) -> None:
     assert faces.landmark_paths(path)[1] == Path("/frames/set/landmarks/v/0.npy")
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", None])
-def test_bad_landmark_files_are_told(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "a.npy"
-    if content is None:
-        np.save(path, np.zeros((5, 2)))
-    else:
-        path.write_bytes(content)
+def _saved(points: object) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(points))
+    return file.getvalue()
+
+
+def _archive() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, np.zeros((68, 2)))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        _saved(np.zeros((5, 2))),
+        _saved(np.full((68, 2), "x")),
+        _saved(np.full((68, 2), None)),
+        _saved(np.full((68, 2), 1j)),
+        _saved(np.full((68, 2), np.nan)),
+        _saved(np.full((68, 2), 1e30)),
+        _saved(np.zeros((500, 500))),
+        _saved(np.zeros((68, 2)))[:300],
+        _saved(np.zeros((68, 2))).replace(b"(68, 2), }          ", b"(68000000000000, 2), }"[:20]),
+        _archive(),
+    ],
+)
+def test_bad_landmark_files_are_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npy"):
         faces.stored_landmarks(tmp_path / "a.png")
 

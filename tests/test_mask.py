@@ -15,6 +15,7 @@ from data_pipeline.drawn_faces import draw_face
 from data_pipeline.drawn_geometry import draw_identity
 from data_pipeline.fftg import align
 from data_pipeline.fftg.annotate import annotate_pair
+from data_pipeline.fftg.images import read_mask
 from data_pipeline.fftg.mask import PairError, compare, full_mask, quantile
 from data_pipeline.fftg.regions import region_maps
 from data_pipeline.fftg.settings import DEFAULT
@@ -62,6 +63,20 @@ def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
     assert len(pairs) >= 100
     wrong = [pair[0].name for pair in pairs if any(region.forged for region in pair)]
     assert len(wrong) <= 0.01 * len(pairs), wrong
+
+
+def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
+    pytest.importorskip("dlib")
+    pytest.importorskip("av")
+    from data_pipeline.faces import open_finder
+    from data_pipeline.fftg.calibration import measure_noise
+    from launch.calibrate_fftg import encoded_again
+
+    originals = shared_dir / "data" / "FaceForensics++" / "original_sequences" / "youtube"
+    video = originals / "c40" / "videos" / "183.mp4"
+    pairs = measure_noise(encoded_again(video, open_finder("dlib")), DEFAULT)
+    assert len(pairs) >= 20
+    assert not [pair for pair in pairs if any(region.forged for region in pair)]
 
 
 @settings(max_examples=25, deadline=None)
@@ -141,7 +156,7 @@ def test_the_mask_shows_the_change_and_nothing_else() -> None:
     fake = image.copy()
     fake[region] = np.clip(fake[region].astype(int) + 40, 0, 255)
     pair = compare(image, fake, points, DEFAULT)
-    mask = full_mask(pair, SIZE, SIZE)
+    mask = full_mask(pair, image, fake)
     assert mask.shape == (SIZE, SIZE)
     inner = cv2.erode(region.astype(np.uint8), np.ones((7, 7))) > 0
     far = cv2.dilate(region.astype(np.uint8), np.ones((13, 13))) == 0
@@ -151,6 +166,33 @@ def test_the_mask_shows_the_change_and_nothing_else() -> None:
     assert pair.mask.max() <= 1
 
 
+@pytest.mark.parametrize("cut", [0, 4])
+def test_the_mask_lies_where_the_fake_shows_the_change(cut: int) -> None:
+    image, points = face(5)
+    region = region_maps(points, SIZE, SIZE)["nose"]
+    fake = forge.plant(image, region, "color", 1.0, np.random.default_rng(0))
+    where = region.astype(np.uint8)
+    fake, where = (moved(picture, 3, -2)[cut : SIZE - cut] for picture in (fake, where))
+    mask = full_mask(compare(image, fake, points, DEFAULT), image, fake)
+    assert mask.shape == fake.shape[:2]
+    rows, columns = np.nonzero(mask > 10)
+    expected = np.argwhere(where).mean(axis=0)
+    assert (rows.mean(), columns.mean()) == pytest.approx(expected, abs=1.0)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_given_mask_may_have_the_size_of_either_image(tmp_path: Path, whole: bool) -> None:
+    image, points = face(7)
+    where = np.where(region_maps(points, SIZE, SIZE)["eyes"], 255, 0).astype(np.uint8)
+    fake = image[:, 4:-4]
+    cv2.imwrite(str(tmp_path / "mask.png"), where if whole else where[:, 4:-4])
+    mask = read_mask(tmp_path / "mask.png", image, fake)
+    findings, _ = annotate_pair(image, fake, points, mask=mask)
+    assert findings["eyes"].score > 0.95
+    with pytest.raises(PairError, match="bad_mask"):
+        read_mask(tmp_path / "mask.png", image[1:], image[2:])
+
+
 def test_a_large_picture_is_reduced_around_the_face() -> None:
     image, points = face(6, 640)
     frame = np.full((900, 1200, 3), 90, np.uint8)
@@ -158,7 +200,7 @@ def test_a_large_picture_is_reduced_around_the_face() -> None:
     pair = compare(frame, frame.copy(), np.add(points, (300, 100)), DEFAULT)
     assert pair.size == pytest.approx(DEFAULT.largest_face, rel=0.01)
     assert max(pair.real.shape) < 640
-    assert full_mask(pair, 900, 1200).shape == (900, 1200)
+    assert full_mask(pair, frame, frame).shape == (900, 1200)
 
 
 def test_a_given_mask_is_taken_instead_of_the_difference() -> None:

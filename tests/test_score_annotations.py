@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.fftg import captions, scoring
+from data_pipeline.fftg.lines import read_lines
 from jax_vlffd.vocabulary import FAKE, REGIONS, TYPES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,6 +87,27 @@ def test_words_are_scored_by_synonyms_and_without_flags(tmp_path: Path) -> None:
     assert report["words"]["eyes"]["f1"] == report["words"]["mouth"]["f1"] == 1.0
     assert report["words"]["face"]["recall"] == 0.0
     assert report["words"]["exact"] == 0.5
+
+
+def test_lines_of_other_annotators_need_no_id(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"fake": f"fake/{name}.png", "caption": text}) + "\n"
+            for name, text in (("a", "The nose is blurry."), ("b", "Her lips look odd."))
+        )
+    )
+    lines = read_lines(path, ("id", "fake"))
+    truth = table(tmp_path / "t.csv", "fake,mouth,nose", "fake/a.png,0,1", "fake/b.png,1,0")
+    assert scoring.score(lines, scoring.read_truth(truth), tmp_path)["words"]["exact"] == 1.0
+    with pytest.raises(UserError, match="line 1: is no annotation with id"):
+        read_lines(path)
+
+
+@pytest.mark.parametrize("regions", [["mouth"], {"mouth": True}, {"mouth": {}}])
+def test_regions_of_another_form_are_told(regions: object) -> None:
+    with pytest.raises(UserError, match="'a': `regions` is not"):
+        scoring.words_match([{"id": "a", "caption": "x", "regions": regions}])
 
 
 def test_a_refused_pair_counts_as_nothing_found(tmp_path: Path) -> None:

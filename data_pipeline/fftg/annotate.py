@@ -135,7 +135,7 @@ class Annotator:
         if job.real is None or job.fake is None:
             raise PairError("missing_value", "it takes a real and a fake to compare")
         real, fake = read_image(job.real)[0], read_image(job.fake)[0]
-        mask = read_mask(job.mask, real.shape[:2]) if job.mask else None
+        mask = read_mask(job.mask, real, fake) if job.mask else None
         return compare(real, fake, self._landmarks(job, real, fake), self._settings, mask)
 
     def _describe(self, job: Job) -> Line:
@@ -150,17 +150,18 @@ class Annotator:
         remark = real_remark or fake_remark
         if _is_grey(real_remark) != _is_grey(fake_remark):
             raise PairError("grey_image", "one of the pair is grey and the other is not")
-        mask = read_mask(job.mask, real.shape[:2]) if job.mask else None
+        mask = read_mask(job.mask, real, fake) if job.mask else None
         landmarks = self._landmarks(job, real, fake)
         findings, comparison = annotate_pair(real, fake, landmarks, self._settings, mask)
         forged = {name: found.types for name, found in findings.items() if found.forged}
         line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
         if self._masks:
-            # An id is the user's text: it may not climb out of the folder.
-            steps = [step for step in job.id.split("/") if step not in ("", ".", "..")]
-            path = self._masks.joinpath(*steps[:-1], f"{steps[-1] if steps else 'mask'}.png")
-            picture = full_mask(comparison, *real.shape[:2])
-            atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+            path = self._masks / _file_name(job.id)
+            picture = full_mask(comparison, real, fake)
+            try:
+                atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
             line["mask"] = self._path(path)
         return line
 
@@ -195,32 +196,42 @@ class Annotator:
         }
 
     def _landmarks(self, job: Job, real: Image, fake: Image) -> Points:
-        """Stored with the real or the fake, else found on the real or the fake."""
-        for path in (job.real, job.fake):
+        """Stored with the real or the fake, else found on the real or the fake.
+
+        Only where neither shows a sure face is a doubtful one taken: that there is a face is what
+        the table says.
+        """
+        for path, image in ((job.real, real), (job.fake, fake)):
             stored = _landmarks(path) if path else None
             if stored is not None:
+                if not _in_view(stored, image):
+                    raise PairError(
+                        "bad_landmarks", f"most landmarks stored with {path} lie outside of it"
+                    )
                 return stored
-        for image in (real, fake):
-            faces = self._find(image)
-            if faces:
-                return _where_they_differ(faces, real, fake).landmarks
+        for unsure in (False, True):
+            for image in (real, fake):
+                faces = self._find(image, unsure)
+                if faces:
+                    return _where_they_differ(faces, real, fake).landmarks
         raise PairError("no_face", "no face was found in the real image or in the fake")
 
     def _faces(self, image: Image) -> list[Face]:
-        faces = self._find(image)
+        faces = self._find(image, unsure=True)
         if not faces:
             raise PairError("no_face", "no face was found")
         return faces
 
-    def _find(self, image: Image) -> list[Face]:
+    def _find(self, image: Image, unsure: bool) -> list[Face]:
         if self._finder is None:
             self._finder = open_finder(self._detector)
-        return self._finder.find(image)
+        return self._finder.find(image, unsure)
 
     def _key(self, job: Job) -> str:
         """A hash of everything that the annotation follows from."""
         how = (VERSION, self._settings, self._detector, self._wordings, self._masks is None)
-        what = (job.id, job.refused, sorted(job.columns.items()))
+        paths = [self._path(path) if path else None for path in (job.real, job.fake, job.mask)]
+        what = (job.id, job.refused, sorted(job.columns.items()), paths)
         digest = hashlib.sha256(repr((how, what)).encode())
         pictures = [path for path in (job.real, job.fake) if path]
         for path in (
@@ -335,6 +346,23 @@ def _landmarks(path: Path) -> Points | None:
         return stored_landmarks(path)
     except UserError as error:
         raise PairError("bad_landmarks", str(error)) from error
+
+
+def _file_name(id_: str) -> str:
+    """A path below a folder for an id, which is the user's text: it may not climb out of it.
+
+    Ids that are no such path as they stand are told apart by a hash.
+    """
+    steps = [step for step in id_.split("/") if step not in ("", ".", "..")]
+    name = "/".join(step.encode()[:100].decode(errors="ignore") for step in steps).replace("\0", "")
+    if name != id_:
+        name = f"{name or 'mask'}-{hashlib.sha256(id_.encode()).hexdigest()[:12]}"
+    return f"{name}.png"
+
+
+def _in_view(points: Points, image: Image) -> bool:
+    """Whether most of the points lie within an image."""
+    return bool(np.mean((points >= 0) & (points < (image.shape[1], image.shape[0]))) > 0.5)
 
 
 def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:

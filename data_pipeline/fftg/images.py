@@ -16,6 +16,7 @@ from data_pipeline.fftg.mask import PairError
 Image = NDArray[np.uint8]
 
 _ORIENTATION: Final = 0x0112
+_BITS_PER_SAMPLE: Final = 0x0102
 
 
 def read_image(path: Path) -> tuple[Image, str | None]:
@@ -39,15 +40,22 @@ def read_image(path: Path) -> tuple[Image, str | None]:
         raise PairError("unreadable_image", f"{path} is no picture ({reason})") from error
     if pixels is None:
         raise PairError("unreadable_image", f"{path} is damaged or of an unknown format")
+    if _cut_off(data):
+        raise PairError("unreadable_image", f"{path} is cut off: the end of the JPEG is missing")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8), remark
 
 
-def read_mask(path: Path, shape: tuple[int, ...]) -> Image:
-    """Reads a forgery mask, uint8 [H, W]; PairError `bad_mask` where it does not fit `shape`."""
-    pixels = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None or pixels.shape != tuple(shape):
+def read_mask(path: Path, real: Image, fake: Image) -> Image:
+    """Reads a forgery mask, uint8 [H, W]; PairError `bad_mask` where it fits neither image."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # larger than OpenCV reads
+        pixels = None
+    if pixels is None or pixels.shape not in (real.shape[:2], fake.shape[:2]):
         found = "no picture" if pixels is None else f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise PairError("bad_mask", f"{path} is {found}; the images are {shape[1]}x{shape[0]}")
+        raise PairError(
+            "bad_mask", f"{path} is {found}; the images are {real.shape[1]}x{real.shape[0]}"
+        )
     return pixels.astype(np.uint8)
 
 
@@ -64,14 +72,25 @@ def _bytes(path: Path) -> bytes:
 def _remark(header: PIL.Image.Image, data: bytes, path: Path) -> str | None:
     if header.mode in ("L", "LA", "1"):
         return f"grey_image: {path.name} is grey; read as RGB"
-    if header.mode.startswith("I") or _png_depth(data) == 16:
+    if header.mode.startswith("I") or _png_depth(data) == 16 or _tiff_depth(header) == 16:
         return f"deep_image: {path.name} has 16 bits; reduced to 8"
     if header.mode in ("RGBA", "PA"):
         return f"alpha_image: {path.name} is transparent; its alpha was ignored"
     # Asking a PNG for its EXIF would decode all of it.
-    if (header.format != "PNG" or b"eXIf" in data) and header.getexif().get(_ORIENTATION, 1) != 1:
+    read_exif = header.format != "PNG" or b"eXIf" in data
+    if read_exif and header.getexif().get(_ORIENTATION, 1) in range(2, 9):
         return f"rotated_image: {path.name} is rotated by its EXIF; turned upright"
     return None
+
+
+def _cut_off(data: bytes) -> bool:
+    """Whether a JPEG lacks its end, of which OpenCV makes grey; scans hold neither mark."""
+    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
+def _tiff_depth(header: PIL.Image.Image) -> int:
+    bits = getattr(header, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
+    return int(max(bits)) if isinstance(bits, tuple) else 8
 
 
 def _png_depth(data: bytes) -> int:

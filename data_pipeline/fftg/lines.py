@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,10 +20,14 @@ Line = dict[str, Any]
 _SYNC_SECONDS: Final = 2.0
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path, names: Sequence[str] = ("id",)) -> list[Line]:
     """The lines of an annotation file; of several with one id, the last.
 
     A torn last line, as a kill leaves it, is passed over.
+
+    Args:
+      path: the file.
+      names: fields that tell lines apart; the first of them that a line holds is its id.
 
     Raises:
       UserError: the file cannot be read, or a line inside it is no JSON object with an id.
@@ -37,11 +42,13 @@ def read_lines(path: Path) -> list[Line]:
             continue
         try:
             line = json.loads(text)
-            found[line["id"]] = line
-        except (ValueError, KeyError, TypeError) as error:
+            found[next(str(line[name]) for name in names if line.get(name))] = line
+        except (ValueError, StopIteration, AttributeError, RecursionError) as error:
             if number == len(raw):  # no newline behind it: torn
                 continue
-            raise UserError(f"{path}, line {number}: is no annotation; remove the line") from error
+            raise UserError(
+                f"{path}, line {number}: is no annotation with {' or '.join(names)}; remove the line"
+            ) from error
     return list(found.values())
 
 
@@ -77,11 +84,16 @@ class LineWriter:
     def write(self, line: Line) -> None:
         """Appends one line; a line of an earlier run with the same id is dropped in the end."""
         self._stale = self._stale or line["id"] in self.keys
-        self._file.write(_encode(line))
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        try:
+            self._file.write(_encode(line))
+            self._file.flush()
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); run again to go on"
+            ) from error
 
     def __enter__(self) -> LineWriter:
         return self

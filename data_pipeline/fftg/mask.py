@@ -79,12 +79,14 @@ def compare(
       fake: uint8 [H, W, 3]; may be a few pixels smaller or larger where one is a centre crop.
       landmarks: float32 [68 or 81, 2] on the real.
       settings: thresholds.
-      mask: uint8 [H, W], a mask of the data set's own to take instead of the difference.
+      mask: uint8 [H, W], a mask of the data set's own to take instead of the difference; of the
+        size of either image.
 
     Raises:
       PairError: `size_mismatch`, `tiny_face`, `misaligned` or `not_a_pair`.
     """
     real, fake, landmarks = _same_size(real, fake, landmarks, settings)
+    shared = real.shape[:2]
     size = face_size(landmarks)
     if size < settings.smallest_face:
         raise PairError(
@@ -124,19 +126,25 @@ def compare(
         values = np.clip((difference - floor) / 255.0, 0.0, 1.0).astype(np.float32)
     else:
         noise = (0.0, 0.0)
-        values = _cut(mask, box, scale).astype(np.float32) / 255.0
+        values = _cut(_centre(mask, *shared), box, scale).astype(np.float32) / 255.0
     return Comparison(
         real, fake, landmarks, labels, outside, values, detail, noise, alignment, box, size
     )
 
 
-def full_mask(comparison: Comparison, height: int, width: int) -> Image:
-    """The mask laid back into its image: uint8 [height, width], 255 for a difference of 1."""
+def full_mask(comparison: Comparison, real: Image, fake: Image) -> Image:
+    """The mask laid over the whole fake, where that lies: uint8 [H, W], 255 for a difference of 1."""
     left, top, right, bottom = comparison.box
     cut = cv2.resize(comparison.mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-    whole = np.zeros((height, width), np.uint8)
-    whole[top:bottom, left:right] = np.rint(255 * cut).astype(np.uint8)
-    return whole
+    height, width = fake.shape[:2]
+    # From what both images share to the fake, which may be the larger one and lie aside.
+    scale = (right - left) / comparison.mask.shape[1]
+    x, y = (round(moved * scale) for moved in comparison.alignment.shift)
+    x += left + max(0, width - real.shape[1]) // 2
+    y += top + max(0, height - real.shape[0]) // 2
+    place = np.array([[1, 0, x], [0, 1, y]], np.float64)
+    whole = cv2.warpAffine(np.rint(255 * cut).astype(np.uint8), place, (width, height))
+    return whole.astype(np.uint8)
 
 
 def quantile(values: NDArray[np.float32], share: float) -> float:
@@ -157,10 +165,13 @@ def _same_size(
             f"real is {real.shape[1]}x{real.shape[0]}, fake {fake.shape[1]}x{fake.shape[0]}",
         )
     top, left = (sizes[0] - (height, width)) // 2
-    fake_top, fake_left = (sizes[1] - (height, width)) // 2
-    real = real[top : top + height, left : left + width]
-    fake = fake[fake_top : fake_top + height, fake_left : fake_left + width]
-    return real, fake, landmarks - np.array([left, top], np.float32)
+    moved = landmarks - np.array([left, top], np.float32)
+    return _centre(real, height, width), _centre(fake, height, width), moved
+
+
+def _centre(image: Image, height: int, width: int) -> Image:
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def _surroundings(

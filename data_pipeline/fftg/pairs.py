@@ -75,6 +75,9 @@ def _job(path: Path, number: int, row: dict[str, str]) -> Job:
         whole = Path(os.path.abspath(folder / values[name])) if values[name] else None
         if whole and not whole.is_relative_to(folder):
             refused = f"path_outside: {name} '{values[name]}' of row {number} leaves {folder}"
+        if "\0" in values[name]:
+            refused = f"path_outside: {name} of row {number} holds a character no path may hold"
+            whole = None
         files[name] = whole
     if not values["real"] and not values["fake"]:
         refused = f"missing_value: row {number} of {path.name} names no image"

@@ -72,11 +72,21 @@ def read_truth(path: Path) -> Truth:
 
 
 def flagged(line: Line) -> Regions | None:
-    """The regions that a line's flags call forged; None for an annotation without flags."""
+    """The regions that a line's flags call forged; None for an annotation without flags.
+
+    Raises:
+      UserError: `regions` are there and are not {name: {"forged": ...}}.
+    """
     regions = line.get("regions")
     if not regions:
         return None
-    return frozenset(name for name, found in regions.items() if found["forged"])
+    try:
+        return frozenset(name for name, found in regions.items() if found["forged"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"annotation '{line.get('id') or line.get('fake')}': `regions` is not "
+            '{name: {"forged": true or false}}; leave it out to score the words alone'
+        ) from error
 
 
 def score(lines: Iterable[Line], truth: Truth, folder: Path) -> dict[str, Any]:

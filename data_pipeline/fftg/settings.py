@@ -56,11 +56,11 @@ class Settings:
     noisy: float = 1.75
     fringe: float = 0.08
     forged_given: float = 0.1
-    color: float = 4.8
-    blur: float = 0.27
-    structure: float = 0.025
-    texture: float = 0.59
-    boundary: float = 3.8
+    color: float = 4.4
+    blur: float = 0.22
+    structure: float = 0.029
+    texture: float = 0.63
+    boundary: float = 4.1
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
