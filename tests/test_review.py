@@ -160,3 +160,13 @@ def test_outlines_are_red_where_forged() -> None:
     assert not red[:20].any()
     assert set(np.unique(pictures.labels[changed & ~red])) == {1 + REGIONS.index("eyes")}
     assert (pictures.real == 120).all()
+
+
+def test_an_untouched_organ_in_a_forged_face_keeps_its_own_line() -> None:
+    labels = np.zeros((60, 60), np.uint8)
+    labels[5:55, 5:55] = 1 + REGIONS.index("face")
+    labels[20:30, 20:40] = 1 + REGIONS.index("eyes")
+    drawn = outlined(np.full((60, 60, 3), 120, np.uint8), labels, {"face"})
+    red = (drawn == (255, 40, 40)).all(axis=2)
+    assert red[5, 5:55].all()
+    assert not red[10:50, 10:50].any()

@@ -94,9 +94,12 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
       forged: names of forged regions.
     """
     drawn = image.copy()
-    for name in sorted(REGIONS, key=lambda name: name in forged):  # the forged ones on top
-        inside = (labels == 1 + REGIONS.index(name)).astype(np.uint8)
-        contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    # The face by its outer line alone: around an organ, the line says what the organ is.
+    for name in sorted(REGIONS, key=lambda name: (name != "face", name in forged)):
+        inside = labels > 0 if name == "face" else labels == 1 + REGIONS.index(name)
+        contours, _ = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
         color, width = (_FORGED, 2) if name in forged else (_UNTOUCHED, 1)
         cv2.drawContours(drawn, contours, -1, color, width)
     return drawn
