@@ -413,6 +413,30 @@ def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(
         list(annotate_all(annotate.Annotator(), jobs, {}, 1))
 
 
+@pytest.mark.parametrize("count", [68, 81])
+def test_stored_landmarks_are_used_and_no_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError("a detector was opened")
+
+    monkeypatch.setattr(annotate, "open_finder", refuse)
+    image, points = draw(0)
+    brows, tip = points[17:27].mean(axis=0), points[30]
+    forehead = brows + 0.9 * (brows - tip) + np.linspace((-30, 9), (30, 9), 13)
+    fake = forge.plant(
+        image, region_maps(points, SIZE, SIZE)["nose"], "color", 1.0, np.random.default_rng(0)
+    )
+    real = write(tmp_path / "youtube" / "frames" / "000" / "0.png", image)
+    other = write(tmp_path / "Deepfakes" / "frames" / "000_003" / "0.png", fake)
+    stored = tmp_path / "youtube" / "landmarks" / "000" / "0.npy"
+    stored.parent.mkdir(parents=True)
+    np.save(stored, np.concatenate([points, forehead])[:count])
+    line = annotate.Annotator().annotate(annotate.Job("x", real, other))
+    assert line is not None
+    assert [name for name, found in line["regions"].items() if found["forged"]] == ["nose"]
+
+
 def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces import open_finder

@@ -67,5 +67,6 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def _state(self, failed: int, violations: int, spent: float) -> str:
-        money = f", ${spent:.4f} spent" if self._priced else ""
+        # With the estimates of requests that ended without an answer, which may be billed.
+        money = f", at most ${spent:.4f} spent" if self._priced else ""
         return f"{failed} failed, {violations} violations{money}"

@@ -62,8 +62,10 @@ def region_maps(
 
 def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> list[float]:
     """The mean of `values` ([H, W]) in each region, in the order of REGIONS; 0 for one not in view."""
-    masks = [(labels == 1 + index).astype(np.uint8) for index in range(len(REGIONS))]
-    return [float(cv2.mean(values, mask)[0]) for mask in masks]
+    # Taking the pixels out is faster than OpenCV's mean under a mask.
+    flat, found = values.ravel(), labels.ravel()
+    parts = [flat[np.flatnonzero(found == 1 + index)] for index in range(len(REGIONS))]
+    return [float(part.mean(dtype=np.float64)) if part.size else 0.0 for part in parts]
 
 
 def region_threshold(noise: tuple[float, float], strongest: float, settings: Settings) -> float:
