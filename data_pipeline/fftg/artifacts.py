@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.mask import Comparison, quantile
+from data_pipeline.fftg.mask import Comparison, largest, quantile
 from jax_vlffd.vocabulary import TYPES
 
 Image = NDArray[np.uint8]
@@ -63,13 +63,14 @@ _CHANCE: Final = 0.2
 _LARGE_LOSS: Final = 0.22
 #: What one cause feigns of another type. Octaves of texture that an octave of blur takes away, that a
 #: unit of structure adds, and that is left of a seam; structure for a unit of color; grey levels a
-#: pixel of boundary for a unit of color and for one of structure, which counts up to a limit.
+#: pixel of boundary for a unit of color in a face of one pixel, and for a unit of structure, which
+#: counts up to a limit.
 _BLUR_TAKES: Final = 3.0
 _MOVED_GRAINS: Final = 1.5
 _SEAM_FEIGNS: Final = 1.0
 _TONE_FEIGNS: Final = 0.004
-_TONE_SLOPES: Final = 0.2
-_MOVED_SLOPES: Final = 20.0
+_TONE_SLOPES: Final = 50.0
+_MOVED_SLOPES: Final = 30.0
 _MOVED_MOST: Final = 0.3
 
 
@@ -101,6 +102,7 @@ class Planes(NamedTuple):
       seam: by how much the fake's gradient exceeds the real's, the largest within reach.
       depth: distance to the edge of the filled mask, positive inside, negative outside.
       reach: how far from that edge a seam may lie, in pixels.
+      size: of the face, in pixels.
       moving: the bands at two scales, fine first.
     """
 
@@ -112,6 +114,7 @@ class Planes(NamedTuple):
     seam: Floats
     depth: Floats
     reach: int
+    size: float
     moving: tuple[Movement, Movement]
 
 
@@ -129,7 +132,8 @@ def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
     fine = [_smooth(gray, max(0.5, _FINE * pair.size)) for gray in luma]
     coarse = [_smooth(gray, max(0.8, _COARSE * pair.size)) for gray in luma]
     # A seam is steeper than what was there; a blur leaves a difference too, but never a steeper one.
-    steeper = np.maximum(_gradient(fine[1]) - _gradient(fine[0]), 0.0)
+    steep = [_steepest(image, max(0.5, _FINE * pair.size)) for image in images]
+    steeper = np.maximum(steep[1] - steep[0], 0.0)
     laplacian = [np.abs(cv2.Laplacian(smooth, cv2.CV_32F)) for smooth in fine]
     # Whole grey levels of the high-pass band are the levels of the co-occurrence matrix.
     grain = [np.rint(gray - smooth) for gray, smooth in zip(luma, coarse, strict=True)]
@@ -142,6 +146,7 @@ def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
         seam=_grown(steeper, reach).astype(np.float32, copy=False),
         depth=depth.astype(np.float32, copy=False),
         reach=reach,
+        size=pair.size,
         moving=(
             _movement(coarse[0], coarse[1], _MOVING_SIZES[0] / pair.size),
             _movement(coarse[0], coarse[1], _MOVING_SIZES[1] / pair.size),
@@ -164,8 +169,9 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     inside = part.labels == 1 + region
     color = _color(part, inside)
     structure = _structure(shared, box, inside, color)
-    # A change of tone slopes where it fades out, and moved edges are steep where nothing was.
-    feigned = _TONE_SLOPES * color + _MOVED_SLOPES * min(structure, _MOVED_MOST)
+    # A change of tone slopes where it fades out, less so over more pixels; a hard seam is steeper.
+    # Moved edges are steep where nothing was.
+    feigned = _TONE_SLOPES * color / part.size + _MOVED_SLOPES * min(structure, _MOVED_MOST)
     boundary = max(0.0, _boundary(part, inside) - feigned)
     where, seam_feigns = inside, 0.0
     if boundary > seam:
@@ -350,6 +356,14 @@ def _gradient(image: Floats) -> Floats:
     x = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=0.125)
     y = cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=0.125)
     return cv2.magnitude(x, y).astype(np.float32, copy=False)
+
+
+def _steepest(image: Image, sigma: float) -> Floats:
+    """The gradient of the channel that is steepest: a seam between colors may show in no luma."""
+    smooth = cv2.GaussianBlur(image, (0, 0), sigma)
+    x = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125)
+    y = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125)
+    return largest(cv2.magnitude(x, y))
 
 
 def _box(where: Map, margin: int = 0) -> tuple[slice, slice]:

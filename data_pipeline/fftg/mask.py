@@ -109,7 +109,8 @@ def compare(
     if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.largest_shift * size:
         raise PairError(
             "misaligned",
-            f"the fake lies ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px beside the real",
+            f"not a pair as it lies: the fake is ({alignment.shift[0]:.0f}, "
+            f"{alignment.shift[1]:.0f}) px beside the real",
         )
     real, fake, moved = align.undo(real, fake, alignment)
     if moved != (0.0, 0.0):
@@ -120,7 +121,7 @@ def compare(
         difference = _difference(real, fake, size)
         a, b = _noise(difference, detail, outside, settings)
         expected = a + b * detail
-        factor = _motion(difference / expected, labels, settings)
+        factor = _motion(difference, expected, labels, settings)
         noise = (factor * a, factor * b)
         floor = settings.noise_margin * factor * expected
         values = np.clip((difference - floor) / 255.0, 0.0, 1.0).astype(np.float32)
@@ -213,7 +214,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     side = _odd(_AVERAGED * size)
-    return cv2.blur(_largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
+    return cv2.blur(largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
 
 
 def _detail(real: Image, size: float) -> Floats:
@@ -223,12 +224,13 @@ def _detail(real: Image, size: float) -> Floats:
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
     side = _odd(_DETAIL * size)
-    return cv2.blur(_largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
+    return cv2.blur(largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
 
 
-def _largest(image: NDArray[Any]) -> Floats:
+def largest(image: NDArray[Any]) -> Floats:
     """The largest of three channels; float32 [h, w]."""
-    return np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]).astype(np.float32)
+    first, second, third = cv2.split(image)
+    return cv2.max(cv2.max(first, second), third).astype(np.float32, copy=False)
 
 
 def _odd(length: float) -> int:
@@ -259,15 +261,16 @@ def _noise(
     return a, b
 
 
-def _motion(ratio: Floats, labels: Labels, settings: Settings) -> float:
+def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Settings) -> float:
     """How much noisier the face is than what lies around it, from 1 to `largest_motion`.
 
     A codec spends its errors where things move, and a face moves more than a background. What
     counts is the region that changed least, by the median of difference over expected noise, so
     that a forgery of some regions is no motion; one of all regions is held by the limit.
     """
-    step = 1 + int(np.sqrt(ratio.size / (4 * _SAMPLES)))
-    ratio, labels = ratio[::step, ::step], labels[::step, ::step]
+    step = 1 + int(np.sqrt(labels.size / (4 * _SAMPLES)))
+    ratio = difference[::step, ::step] / expected[::step, ::step]
+    labels = labels[::step, ::step]
     regions = [ratio[labels == value] for value in range(1, 5)]
     least = min((quantile(found, 0.5) for found in regions if found.size), default=1.0)
     return float(np.clip(least, 1.0, settings.largest_motion))

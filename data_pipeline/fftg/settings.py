@@ -60,7 +60,7 @@ class Settings:
     blur: float = 0.22
     structure: float = 0.029
     texture: float = 0.63
-    boundary: float = 4.1
+    boundary: float = 2.6
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
