@@ -161,13 +161,16 @@ def fit_types(plants: Sequence[Plant], settings: Settings) -> Settings:
     """The settings with each type's threshold fitted on plants.
 
     `boundary` comes first, as the others are measured away from a seam. A threshold is the middle,
-    in logarithm, of the stretch on which F1 is within a hundredth of its best.
+    in logarithm, of the stretch on which F1 is within a hundredth of its best. That of `boundary` is
+    the stretch's lower end: the seams that are planted are lines, and the tone that steps at the
+    edge of a patch is a weaker seam.
     """
     for kinds in (("boundary",), tuple(kind for kind in TYPES if kind != "boundary")):
         scores, truth = _scores(plants, settings)
         for kind in kinds:
             column = TYPES.index(kind)
-            best = _best_threshold(scores[:, column], truth == column)
+            low, high = _good_thresholds(scores[:, column], truth == column)
+            best = float(f"{low if kind == 'boundary' else np.sqrt(low * high):.2g}")
             settings = replace(settings, **{kind: best})
     return settings
 
@@ -184,13 +187,16 @@ def _scores(
     return np.array(rows), np.array(truth)
 
 
-def _best_threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+def _good_thresholds(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """The ends of the stretch on which F1 is within a hundredth of its best."""
     grid = np.geomspace(1e-3, 30.0, 400)
     hits = np.array([(scores[positive] > level).sum() for level in grid])
     alarms = np.array([(scores[~positive] > level).sum() for level in grid])
     f1 = 2 * hits / (hits + alarms + positive.sum())
     good = grid[f1 >= f1.max() - 0.01]
-    return float(f"{np.sqrt(good[0] * good[-1]):.2g}")
+    return float(good[0]), float(good[-1])
 
 
 def figures(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:

@@ -58,9 +58,9 @@ class Settings:
     forged_given: float = 0.1
     color: float = 4.4
     blur: float = 0.22
-    structure: float = 0.029
-    texture: float = 0.63
-    boundary: float = 2.6
+    structure: float = 0.031
+    texture: float = 0.66
+    boundary: float = 2.9
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""
