@@ -302,7 +302,7 @@ class FaceCrop:
     confidence: float
 
 
-class Finder:
+class FaceFinder:
     """Finds the faces of an image and crops them, by the functions that `launch.prepare` crops by.
 
     Args:

@@ -88,7 +88,7 @@ def test_a_dark_face_that_fills_its_crop_is_found(finder: faces.Finder, shared_d
 
 @needs_dlib
 def test_a_doubtful_face_counts_only_for_those_who_know_of_one(
-    finder: faces.FaceFinder, shared_dir: Path
+    finder: faces.Finder, shared_dir: Path
 ) -> None:
     image = _read(shared_dir / "data" / "edited_faces" / "fake" / "easy_137_0001.png")
     small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
