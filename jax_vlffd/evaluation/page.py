@@ -55,7 +55,7 @@ svg .diagonal { stroke: #77838d; stroke-dasharray: 3 3; } svg .whisker { stroke:
 .card img, .card .blank { display: block; width: 100%; aspect-ratio: 1; object-fit: cover;
   background: #eef2f4; }
 .card .blank { display: grid; place-items: center; color: #77838d; }
-.card div.text { padding: 8px 10px 10px; } .card p { margin: 4px 0 0; overflow-wrap: anywhere; }
+.card div.text { padding: 8px 10px 10px; overflow-wrap: anywhere; } .card p { margin: 4px 0 0; }
 .card .where { color: #55606a; font-size: 11.5px; }
 .tag { display: inline-block; padding: 0 6px; border-radius: 3px; font-weight: 600; color: #fff; }
 .tag.real { background: #00577f; } .tag.fake { background: #a84300; }
