@@ -174,12 +174,18 @@ def _read(path: Path) -> str:
 
 def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]]:
     """Scores every set by the run and by those it is compared with."""
+    from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import Detector
-    from launch.runs import load_run
+    from launch.runs import load_run, require_run
 
     wanted = [(FLAGS.name, Path(FLAGS.workdir))]
     wanted += [_pair(text, "--compare") for text in FLAGS.compare]
+    # What is missing is told now, not when the others have been scored.
+    for _, folder in wanted:
+        require_run(folder)
+    for set_dir in sets.values():
+        PackedSplit(set_dir, FLAGS.split)
     detectors: list[Detector] = []
     robustness: dict[str, Any] = {}
     for given, folder in wanted:

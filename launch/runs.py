@@ -192,6 +192,25 @@ class Run:
         return reasons.with_reasons(scores, self.explainer, self.calibration)
 
 
+def require_run(workdir: Path) -> dict[str, Any]:
+    """The config of a trained workdir or an exported folder; nothing large is read.
+
+    Raises:
+      UserError: it is neither, or has no checkpoint yet.
+    """
+    from jax_vlffd.export import folder as exported
+
+    config, is_export = configs.read_saved(workdir), exported.is_export(workdir)
+    if config is None or not (is_export or (workdir / CHECKPOINTS).is_dir()):
+        raise UserError(
+            f"{workdir} is no trained workdir and no export; give the --workdir of launch.train, or the "
+            "--out of launch.export"
+        )
+    if not is_export and not is_begun(workdir):
+        raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
+    return config
+
+
 def load_run(workdir: Path, step: str = "best") -> Run:
     """Reads a workdir's `best` or `latest` checkpoint, or an exported folder, onto the devices there are.
 
@@ -203,13 +222,8 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     from jax_vlffd.export import folder as exported
     from jax_vlffd.training.telemetry import read_history
 
+    config = require_run(workdir)
     manifest = exported.read_manifest(workdir) if exported.is_export(workdir) else None
-    config = configs.read_saved(workdir)
-    if config is None or (manifest is None and not (workdir / CHECKPOINTS).is_dir()):
-        raise UserError(
-            f"{workdir} is no trained workdir and no export; give the --workdir of launch.train, or the "
-            "--out of launch.export"
-        )
     run, data = configs.settings(config)
     tokenizer = Tokenizer.load(workdir / TOKENIZER)
     run = with_tokenizer(run, tokenizer)

@@ -147,6 +147,7 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
         (["--from_scores=s.csv", "--out=o", "--data=x=1", "--data=x=2"], 1, "'x' is given twice"),
         (["--from_scores=s.csv", "--out=o", "--calibration=y=c.json"], 1, "c.json cannot be read"),
         (["--workdir=w", "--out=o"], 1, "no set to test on"),
+        (["--workdir=w", "--data=x=d", "--out=o"], 1, "w is no trained workdir and no export"),
         (["--workdir=w", "--out=o", "--from_scores=s.csv"], 1, "give either"),
     ],
 )
@@ -236,6 +237,7 @@ def run_evaluate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     stand_in = types.ModuleType("launch.runs")
     stand_in.load_run = FakeRun
+    stand_in.require_run = lambda folder: None
     monkeypatch.setitem(sys.modules, "launch.runs", stand_in)
     monkeypatch.chdir(tmp_path)
 
@@ -293,6 +295,16 @@ def test_robustness_scores_every_kind_and_strength(run_evaluate, packed_set: Pat
 def test_two_runs_of_one_name_are_refused_without_a_matrix(run_evaluate, packed_set: Path) -> None:
     with pytest.raises(UserError, match="two runs are named 'one'"):
         run_evaluate("--workdir=a/one", f"--data=d={packed_set}", "--compare=one=b/one")
+
+
+def test_what_is_missing_is_told_before_anything_is_scored(
+    run_evaluate, packed_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="no records in split 'validation'"):
+        run_evaluate("--workdir=a/one", f"--data=d={packed_set}", "--split=validation")
+    with pytest.raises(UserError, match="gone does not exist"):
+        run_evaluate("--workdir=a/one", f"--data=d={packed_set}", "--data=e=gone", "--split=test")
+    assert not capsys.readouterr().out
 
 
 # --- corruptions ---
