@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.mask import Comparison, largest, quantile
+from data_pipeline.fftg.mask import Comparison, quantile
 from jax_vlffd.vocabulary import TYPES
 
 Image = NDArray[np.uint8]
@@ -352,7 +352,7 @@ def _smooth(image: Floats, sigma: float) -> Floats:
     return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32, copy=False)
 
 
-def _gradient(image: Floats) -> Floats:
+def _gradient(image: NDArray[Any]) -> Floats:
     x = cv2.Sobel(image, cv2.CV_32F, 1, 0, scale=0.125)
     y = cv2.Sobel(image, cv2.CV_32F, 0, 1, scale=0.125)
     return cv2.magnitude(x, y).astype(np.float32, copy=False)
@@ -360,10 +360,10 @@ def _gradient(image: Floats) -> Floats:
 
 def _steepest(image: Image, sigma: float) -> Floats:
     """The gradient of the channel that is steepest: a seam between colors may show in no luma."""
-    smooth = cv2.GaussianBlur(image, (0, 0), sigma)
-    x = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.125)
-    y = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.125)
-    return largest(cv2.magnitude(x, y))
+    first, second, third = (
+        _gradient(channel) for channel in cv2.split(cv2.GaussianBlur(image, (0, 0), sigma))
+    )
+    return cv2.max(cv2.max(first, second), third).astype(np.float32, copy=False)
 
 
 def _box(where: Map, margin: int = 0) -> tuple[slice, slice]:

@@ -214,7 +214,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     side = _odd(_AVERAGED * size)
-    return cv2.blur(largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
+    return cv2.blur(_largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
 
 
 def _detail(real: Image, size: float) -> Floats:
@@ -224,10 +224,10 @@ def _detail(real: Image, size: float) -> Floats:
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
     side = _odd(_DETAIL * size)
-    return cv2.blur(largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
+    return cv2.blur(_largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
 
 
-def largest(image: NDArray[Any]) -> Floats:
+def _largest(image: NDArray[Any]) -> Floats:
     """The largest of three channels; float32 [h, w]."""
     first, second, third = cv2.split(image)
     return cv2.max(cv2.max(first, second), third).astype(np.float32, copy=False)
