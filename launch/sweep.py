@@ -219,7 +219,9 @@ def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> s
         [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
     )
     try:
-        status = process.wait()
+        # Not `wait`: a signal that another thread receives would not end it.
+        while (status := process.poll()) is None:
+            time.sleep(0.2)
     except BaseException:
         process.terminate()
         process.wait()
