@@ -28,7 +28,9 @@ from jax_vlffd.training.state import Plan
 from jax_vlffd.training.steps import ALIGNMENT_SCOPE, make_eval_step, make_loss, make_train_step
 
 _SIZES = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
-_REFUSED = re.compile(r"\(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \()([\d.]+)([KMGT]?)")
+_REFUSED = re.compile(
+    r"\(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \(?)([\d.]+)([KMGT]?)"
+)
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,16 @@ class Memory:
 
     peak: at most in use at once, arguments included. parameters, optimizer, batch: the step's arguments.
     activations: what the forward pass keeps for the backward pass, as traced; XLA may keep less.
-    temporaries: all else that the program allocates (gradients, working copies of weights, scratch).
+    temporaries: all else that the program allocates (gradients, working copies of weights, scratch). peak
+    and temporaries are None where a program was refused and XLA does not say.
     """
 
-    peak: float
+    peak: float | None
     parameters: float
     optimizer: float
     batch: float
     activations: float
-    temporaries: float
+    temporaries: float | None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def summary(
     verdicts = [step.fits for step in (proof, evaluation) if step is not None]
     found: dict[str, Any] = {
         "fits": None if None in verdicts else all(verdicts),
-        "hbm_bytes_per_chip": proof.memory.peak * per_chip,
+        "hbm_bytes_per_chip": _times(proof.memory.peak, per_chip),
         "hbm_available_per_chip": chip.hbm if chip else None,
         "model_flops_per_chip": model.total.train * images,
         "images_per_chip": images,
@@ -139,7 +142,8 @@ def summary(
         "devices": devices,
         "compile_s": round(proof.compile_s, 1),
         "hbm_split_per_chip": {
-            name: value * per_chip for name, value in dataclasses.asdict(proof.memory).items()
+            name: _times(value, per_chip)
+            for name, value in dataclasses.asdict(proof.memory).items()
         },
         "refusal": proof.refusal,
         "collectives_least": least_collectives(plan, batch_size),
@@ -152,7 +156,7 @@ def summary(
     if evaluation is not None:
         found["eval"] = {
             "fits": evaluation.fits,
-            "hbm_bytes_per_chip": evaluation.memory.peak * per_chip,
+            "hbm_bytes_per_chip": _times(evaluation.memory.peak, per_chip),
             "compile_s": round(evaluation.compile_s, 1),
             "model_flops_per_chip": model.detector * images,
             "refusal": evaluation.refusal,
@@ -160,6 +164,10 @@ def summary(
         if evaluation.costs is not None:
             found["eval"] |= _program(evaluation.costs, model.detector * images, per_chip, chip)
     return found
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
 
 
 def _program(found: Costs, model_flops: float, per_chip: int, chip: Chip | None) -> dict[str, Any]:
@@ -191,8 +199,8 @@ def _prove(
             raise
         refusal = " ".join(str(error).split("\n")[0].split())[:300]
         size = _REFUSED.search(refusal)
-        peak = float(size[1]) * _SIZES[size[2]] if size else math.nan
-        memory = Memory(peak, parameters, optimizer, batch, kept, math.nan)
+        wanted = float(size[1]) * _SIZES[size[2]] if size else None
+        memory = Memory(wanted, parameters, optimizer, batch, kept, None)
         return Proof(False, memory, time.perf_counter() - started, None, refusal)
     seconds = time.perf_counter() - started
     stats = compiled.memory_analysis()

@@ -44,7 +44,7 @@ def _memory(report: Mapping[str, Any]) -> Iterator[str]:
         f"{verdict[report['fits']]}"
     )
     for name, size in report["hbm_split_per_chip"].items():
-        if name != "peak" and size == size:
+        if name != "peak" and size is not None:
             yield f"  {name:<26}{_bytes(size)}"
     if report["refusal"]:
         yield f"  XLA says: {report['refusal']}"
@@ -87,5 +87,7 @@ def tried(entry: Mapping[str, Any]) -> str:
     return f"{start}{verdict}, {_bytes(entry['hbm_bytes_per_chip'])}{more}"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: float | None) -> str:
+    if size is None:
+        return "unknown"
     return f"{size / _GIB:.3f} GiB" if size >= _GIB / 100 else f"{size / 2**20:.3f} MiB"

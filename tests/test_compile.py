@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.settings import DataSettings
 from jax_vlffd import proof, roofline
 from jax_vlffd.chips import CHIPS
-from jax_vlffd.config import MeshConfig, RunConfig
+from jax_vlffd.config import MeshConfig, RunConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.flops import model_flops
 from jax_vlffd.hlo import Array
@@ -151,34 +151,37 @@ def test_what_is_kept_between_the_passes_shrinks_with_remat() -> None:
     assert kept("full") < kept("dots") < kept("none")
 
 
-def test_a_step_that_does_not_fit_is_read_from_the_refusal() -> None:
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (51.90G) exceeds "
+            "available HBM (15.75G).\nmore", 51.9 * 2**30,
+        ),
+        ("Ran out of memory in memory space hbm. Used 900.5M of 15.75G hbm.", 900.5 * 2**20),
+        ("no size is told", None),
+    ],
+)  # fmt: skip
+def test_a_step_that_does_not_fit_is_read_from_the_refusal(
+    words: str, wanted: float | None
+) -> None:
     class Refused:
         def compile(self) -> None:
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-                "temporaries (51.90G) exceeds available HBM (15.75G).\nmore"
-            )
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {words}")
 
     plan = tiny.plan((2, 1, 1))
     parts = (plan.abstract.parameters, plan.abstract.optimizer, proof.batch_of(plan, tiny.BATCH))
     found = proof._prove(Refused(), plan, parts, 0.0, CHIPS[1])
     assert found.fits is False
-    assert found.memory.peak == 51.9 * 2**30
-    model = model_flops(
-        plan.spec.model, plan.spec.loss, tiny.settings(Path())[0].tuning, batch_size=tiny.BATCH
-    )
-    report = proof.summary(plan, tiny.BATCH, model, found, None, CHIPS[1])
+    assert found.memory.peak == wanted
+    model = model_flops(plan.spec.model, plan.spec.loss, TuningConfig(), batch_size=tiny.BATCH)
+    report = proof.summary(plan, tiny.BATCH, model, found, found, CHIPS[1])
     assert report["fits"] is False
-    text = compile_table.render(
-        report
-        | {
-            "topology": "v5e:1x2",
-            "batch_size": tiny.BATCH,
-            "remat": "none",
-            "eval": {"compile_s": 0},
-        }
-    )
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    named = {"topology": "v5e:1x2", "batch_size": tiny.BATCH, "remat": "none"}
+    text = compile_table.render(report | named)
     assert "DOES NOT FIT" in text
+    assert words.split("\n")[0] in text
 
 
 def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
