@@ -61,13 +61,14 @@ def main(argv: Sequence[str]) -> None:
         "config": json.loads(_CONFIG.value.to_json()),
         "versions": configs.versions() | _libtpu(),
     }
-    if _OUT.value:
-        from data_pipeline.files import atomic_write_text
-
-        atomic_write_text(_OUT.value, json.dumps(report, indent=2) + "\n")
+    from data_pipeline.files import atomic_write_text
     from launch import compile_table
 
-    print(compile_table.render(report))
+    print(
+        compile_table.render(report), flush=True
+    )  # first: it took minutes, whatever becomes of the file
+    if _OUT.value:
+        atomic_write_text(_OUT.value, json.dumps(report, indent=2) + "\n")
     if found["fits"] is False:
         sys.exit(DOES_NOT_FIT)
 
