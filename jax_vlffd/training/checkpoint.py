@@ -2,12 +2,14 @@
 
 A checkpoint `checkpoints/<step>` holds the parameters, the rest of the state, the position in the data and
 the clock. It is written aside by Orbax and renamed when whole, so a run that is killed while saving
-continues from the one before.
+continues from the one before. Of a run of many processes each one has a `Checkpoints`, and all of them do
+the same; the folder lies on storage that all of them share.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.training.peers import Alone
 from jax_vlffd.training.state import TrainState
 
 #: The metric by which `best` is chosen, on the validation split.
 BEST_METRIC = "auc"
+#: Beside the folder of checkpoints: where damaged ones are put.
+DAMAGED = "damaged_checkpoints"
 
 
 class Checkpoints:
@@ -30,12 +35,21 @@ class Checkpoints:
       folder: `WORKDIR/checkpoints`; made when missing, unless `read_only`.
       keep: how many of the newest stay; the best always does.
       read_only: open what is there and change nothing.
+      peers: the other processes of the run.
 
     Raises:
-      UserError: the metrics beside a checkpoint are damaged.
+      UserError: the metrics beside a checkpoint are damaged, and it is read only.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self, folder: Path, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
+    ):
+        self.folder = folder
+        self._peers = peers or Alone()
+        broken = self._broken_metrics()
+        if broken and read_only:
+            raise _damaged(*next(iter(broken.items())))
+        self._put_aside({path: str(_damaged(path, error)) for path, error in broken.items()})
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -51,15 +65,10 @@ class Checkpoints:
             create=not read_only,
             # Orbax cleans up behind our back; when there is nothing to clean, a run that fails at its
             # start would end before that, with a traceback.
-            cleanup_tmp_directories=not read_only and any(folder.glob("*.orbax-checkpoint-tmp*")),
+            cleanup_tmp_directories=not read_only
+            and self._peers.exchange(any(folder.glob("*.orbax-checkpoint-tmp*")))[0],
             enable_async_checkpointing=not read_only,
         )
-        self.folder = folder
-        for file in sorted(folder.glob("*/metrics/metrics")):
-            try:
-                json.loads(file.read_text("utf-8"))
-            except (ValueError, OSError) as error:
-                raise _damaged(file.parents[1], error) from error
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=options,
@@ -100,17 +109,55 @@ class Checkpoints:
           state: with concrete arrays.
           position: JSON-able: where the data iterator is, and the clock.
           metrics: validation metrics of this step, None when it was not validated.
+
+        Raises:
+          UserError: this or the save before could not be written.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                parameters=ocp.args.StandardSave(state.parameters),
-                rest=ocp.args.StandardSave({"step": state.step, "optimizer": state.optimizer}),
-                position=ocp.args.JsonSave(dict(position)),
-            ),
-            metrics=dict(metrics or {}),  # Orbax warns of none
-            force=True,
-        )
+        step = int(state.step)
+        try:
+            if (
+                step in self._manager.all_steps()
+            ):  # saved when the run was stopped in its validation
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    parameters=ocp.args.StandardSave(state.parameters),
+                    rest=ocp.args.StandardSave({"step": state.step, "optimizer": state.optimizer}),
+                    position=ocp.args.JsonSave(dict(position)),
+                ),
+                metrics=dict(metrics or {}),  # Orbax warns of none
+                force=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._unsaved(error) from error
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the platform gave notice by Orbax that this is the step to save and go; on all alike."""
+        return bool(self._manager.reached_preemption(step))
+
+    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest state that is whole. Damaged ones after it are put aside, and that is said aloud.
+
+        Raises:
+          UserError: none is whole.
+        """
+        told: dict[Path, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problem, found = "", None
+            try:
+                found = self.restore(abstract, step)
+            except UserError as error:
+                problem = str(error)
+            problems = [text for text in self._peers.exchange(problem) if text]
+            if found is not None and not problems:
+                if told:
+                    self._put_aside(told)
+                    self._manager.reload()
+                    self._say(f"going on from step {step}")
+                return found
+            told[self.folder / str(step)] = problems[0]
+        raise UserError(next(iter(told.values()), f"{self.folder}: holds no checkpoint"))
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state, laid out as `abstract` says, and the position.
@@ -147,12 +194,51 @@ class Checkpoints:
             raise _damaged(self.folder / str(step), error) from error
 
     def wait(self) -> None:
-        """Waits until the last save is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until the last save is on disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._unsaved(error) from error
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         self._manager.close()
+
+    def _unsaved(self, error: Exception) -> UserError:
+        first = str(error).strip().split("\n")[0][:300]
+        return UserError(
+            f"{self.folder}: a checkpoint could not be written ({first}); the last whole one is kept: make "
+            "room or mend the storage, start again, and the run goes on from there"
+        )
+
+    def _broken_metrics(self) -> dict[Path, Exception]:
+        broken: dict[Path, Exception] = {}
+        for file in sorted(self.folder.glob("*/metrics/metrics")):
+            try:
+                json.loads(file.read_text("utf-8"))
+            except (ValueError, OSError) as error:
+                broken[file.parents[1]] = error
+        return broken
+
+    def _put_aside(self, damaged: Mapping[Path, str]) -> None:
+        """Moves checkpoints out of the way, so that their steps can be saved anew."""
+        self._peers.exchange(None)  # nobody still looks at what is moved
+        for path, problem in damaged.items():
+            place = self.folder.parent / DAMAGED
+            self._say(f"{problem.split('; ')[0]}; moved to {place}")
+            if self._peers.index == 0:
+                place.mkdir(exist_ok=True)
+                count = sum(1 for _ in place.iterdir())
+                path.rename(place / f"{path.name}.{count}")
+        self._peers.exchange(None)
+
+    def _say(self, text: str) -> None:
+        if self._peers.index == 0:
+            sys.stderr.write(f"warning: {text}\n")
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:

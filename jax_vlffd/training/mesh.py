@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,7 +37,22 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
             f"{len(devices)} devices there are; set one of them to -1"
         )
     shape = [len(devices) // known if size == -1 else size for size in sizes]
-    return Mesh(np.asarray(devices).reshape(shape), AXES)
+    return Mesh(_laid_out(shape, devices), AXES)
+
+
+def _laid_out(shape: list[int], devices: list[jax.Device]) -> np.ndarray:
+    """Devices in an order that suits their wiring: the inner axes on near neighbours, `data` over slices."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if devices[0].platform == "tpu" and slices > 1 and shape[0] % slices == 0:
+        inner = (shape[0] // slices, *shape[1:])
+        return mesh_utils.create_hybrid_device_mesh(
+            inner, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    if devices[0].platform == "tpu" and slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(
+        shape
+    )  # by process, so that the inner axes stay within a host
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -64,10 +81,35 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
+@functools.lru_cache
+def data_share(mesh: Mesh) -> tuple[int, int]:
+    """Which share of each batch this process reads, and into how many a batch is cut: (index, count).
+
+    Processes whose devices hold the same rows, as where `tensor` reaches over hosts, read the same share.
+
+    Raises:
+      UserError: the rows of some processes overlap in part.
+    """
+    rows: dict[int, set[int]] = {}
+    for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
+        rows.setdefault(device.process_index, set()).add(data * mesh.shape["fsdp"] + fsdp)
+    shares = sorted({tuple(sorted(found)) for found in rows.values()})
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if sum(map(len, shares)) != ways or len({len(share) for share in shares}) > 1:
+        raise UserError(
+            f"mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']} tensor={mesh.shape['tensor']} cuts a "
+            f"batch in {ways} parts, which the {len(rows)} processes would hold unevenly; let `tensor` "
+            "divide the devices of a process, or be a multiple of them"
+        )
+    return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """This process's share of a batch as global arrays, split over the mesh."""
-    sharding = batch_sharding(mesh)
+    sharding, (_, count) = batch_sharding(mesh), data_share(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, value)
+        name: jax.make_array_from_process_local_data(
+            sharding, value, (len(value) * count, *value.shape[1:])
+        )
         for name, value in batch.items()
     }

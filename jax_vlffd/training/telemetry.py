@@ -36,6 +36,7 @@ class Telemetry:
         enabled: bool = True,
         tensorboard: bool = True,
     ):
+        self.workdir = workdir
         self._enabled, self._total = enabled, total
         self._file: TextIO | None = None
         self._events: Any = None
@@ -81,6 +82,13 @@ class Telemetry:
         if self._events:
             for name, value in rounded.items():
                 self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Sees that what was written outlives the machine."""
+        if self._file:
+            os.fsync(self._file.fileno())
+        if self._events:
+            self._events.flush()
 
     def show(self, step: int, text: str, *, force: bool = False) -> None:
         """Moves the progress bar; without a terminal, prints a plain line every ten seconds at most."""

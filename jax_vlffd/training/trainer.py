@@ -1,4 +1,8 @@
-"""The training loop: step, log one step late, validate, save, and only then take the next batch."""
+"""The training loop: step, log one step late, validate, save, and only then take the next batch.
+
+A run that is asked to stop does so after a step, or between two batches of a validation, and saves first. A
+validation that was cut short is made up before the next step, so that a stopped run ends as another does.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,12 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters
 from jax_vlffd.training.checkpoint import BEST_METRIC, Checkpoints
 from jax_vlffd.training.mesh import to_devices
+from jax_vlffd.training.peers import Alone
+from jax_vlffd.training.preemption import Stopped
 from jax_vlffd.training.state import Plan, TrainState
 from jax_vlffd.training.steps import make_train_step
 from jax_vlffd.training.telemetry import Telemetry
+from jax_vlffd.training.watch import Watch
 
 #: Fields of a loaded batch that a train step reads.
 TRAIN_FIELDS = ("image", "label", "tokens", "fused_tokens", "caption_key")
@@ -47,7 +54,9 @@ class LoopConfig:
     """When the loop does what, in steps; 0 means only at the end.
 
     steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
-    always followed by a save. log_every: steps between logged lines.
+    always followed by a save. log_every: steps between logged lines. peak_share: the share of the devices'
+    peak arithmetic that one image a second takes, by the model's FLOPs; 0 where the peak is not known.
+    profile: first and last step of a trace; (0, 0) takes none.
     """
 
     steps: int
@@ -55,15 +64,21 @@ class LoopConfig:
     evaluate_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 1
+    peak_share: float = 0.0
+    profile: tuple[int, int] = (0, 0)
 
 
 @dataclass
 class Clock:
-    """What a run has spent and reached; saved with every checkpoint."""
+    """What a run has spent and reached; saved with every checkpoint.
+
+    due: the validation of the saved step was cut short, and is made up when the run goes on.
+    """
 
     seconds: float = 0.0
     best: float | None = None
     best_step: int | None = None
+    due: bool = False
 
 
 def train(
@@ -75,6 +90,8 @@ def train(
     telemetry: Telemetry,
     config: LoopConfig,
     clock: Clock,
+    peers: Alone | None = None,
+    watch: Watch | None = None,
 ) -> TrainState:
     """Trains from `state.step` to `config.steps`.
 
@@ -82,27 +99,61 @@ def train(
       plan: the run's static side.
       state: fresh or restored; donated.
       data: standing at the batch that comes after `state.step`.
-      validate: parameters -> metrics of the validation split, among them 'auc'.
+      validate: parameters -> metrics of the validation split, among them 'auc'; may raise Stopped.
       checkpoints: where to save.
       telemetry: where to log.
       config: when to do what.
       clock: brought up to date in place.
+      peers: the other processes, and whether to stop.
+      watch: is told what the loop does.
 
     Returns:
       The last state.
 
     Raises:
+      Stopped: the run was asked to stop, and is saved.
       UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
+    peers = peers or Alone()
+    watch = watch or Watch(None, total=config.steps, stall=0)
     step_fn = make_train_step(plan)
     step = int(state.step)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    meter = _Meter(config.batch_size)
+    meter = _Meter(config.batch_size, config.peak_share)
+    trace = _Trace(config.profile, telemetry)
     validated: Mapping[str, float] | None = None
 
-    while step < config.steps:
+    def save(evaluate: bool, stopping: bool) -> bool:
+        """Validates where it is due, and saves; returns whether the run is to stop."""
+        nonlocal validated
+        found = None
+        if evaluate and not stopping:
+            watch.beat("validating", step)
+            try:
+                validated = found = validate(state.parameters)
+            except Stopped:
+                stopping = True
+            else:
+                _keep_best(clock, found, step)
+                telemetry.write(step, {f"validation/{k}": v for k, v in found.items()})
+                telemetry.show(step, _summary(found), force=True)
+        clock.due = evaluate and found is None
+        watch.beat("saving", step)
+        position = {"data": data.get_state(), "clock": vars(clock)}
+        telemetry.sync()  # a line of a saved step is on disk before the step is
+        checkpoints.save(state, position, found)
+        return stopping
+
+    stopping = peers.reached()
+    if clock.due and not stopping:
+        stopping = save(True, False)
+    meter.restart()
+    while step < config.steps and not stopping:
+        watch.beat("waiting for data", step)
         with meter.waiting():
             batch = next(data)
+        watch.beat("training", step)
+        trace.before(step + 1)
         batch = to_devices({name: batch[name] for name in TRAIN_FIELDS}, plan.mesh)
         state, metrics = step_fn(state, batch)
         step += 1
@@ -110,22 +161,21 @@ def train(
         if pending is not None:
             _log(pending, telemetry, config, meter, validated)
         pending = (step, metrics)
+        trace.after(step, metrics)
 
         last = step == config.steps
         evaluate = last or _due(step, config.evaluate_every)
-        if evaluate or _due(step, config.checkpoint_every):
+        stopping = peers.reached() | checkpoints.reached_preemption(step)
+        if evaluate or stopping or _due(step, config.checkpoint_every):
             _log(pending, telemetry, config, meter, validated)
             pending = None
             clock.seconds += meter.lap()
-            if evaluate:
-                validated = validate(state.parameters)
-                _keep_best(clock, validated, step)
-                telemetry.write(step, {f"validation/{k}": v for k, v in validated.items()})
-                telemetry.show(step, _summary(validated), force=True)
-            position = {"data": data.get_state(), "clock": vars(clock)}
-            checkpoints.save(state, position, validated if evaluate else None)
+            stopping = save(evaluate, stopping)
             meter.restart()
+    trace.stop()
     checkpoints.wait()
+    if stopping:
+        raise Stopped(f"stopped at step {step} of {config.steps}")
     return state
 
 
@@ -134,6 +184,7 @@ def evaluate(
     parameters: Parameters,
     batches: Iterator[Mapping[str, np.ndarray]],
     plan: Plan,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Scores every record once, on every process the same.
 
@@ -142,6 +193,7 @@ def evaluate(
       parameters: in the plan's shardings.
       batches: of this process, the same number on each; padding has `valid` False.
       plan: the run's static side.
+      tick: called before each batch, on every process equally often; may raise.
 
     Returns:
       `logits` fp32 [n, 2], `label` and `index` int32 [n] of the valid records, ordered by index.
@@ -149,6 +201,7 @@ def evaluate(
     parts: list[dict[str, np.ndarray]] = []
     pending: dict[str, jax.Array] | None = None
     for batch in batches:
+        tick()
         fields = {
             "image": batch["image"],
             "label": batch["label"],
@@ -170,10 +223,13 @@ def evaluate(
 
 
 class _Meter:
-    """Images a second, and the share of time spent waiting for data, since the last restart."""
+    """Speed, the share of time spent waiting for data, and the use of the devices, since the last restart.
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    The use (`mfu`) is of the model's own FLOPs, recomputation not counted.
+    """
+
+    def __init__(self, batch_size: int, peak_share: float):
+        self._batch_size, self._peak_share = batch_size, peak_share
         self.restart()
 
     def restart(self) -> None:
@@ -195,10 +251,32 @@ class _Meter:
 
     def rates(self) -> dict[str, float]:
         passed = max(self.lap(), 1e-9)
-        return {
-            "images_per_second": self._steps * self._batch_size / passed,
-            "data_wait": self._waited / passed,
-        }
+        speed = self._steps * self._batch_size / passed
+        use = {"mfu": speed * self._peak_share} if self._peak_share else {}
+        return {"images_per_second": speed, "data_wait": self._waited / passed, **use}
+
+
+class _Trace:
+    """A trace of a span of steps, by JAX's profiler."""
+
+    def __init__(self, span: tuple[int, int], telemetry: Telemetry):
+        self._span, self._telemetry, self._runs = span, telemetry, False
+
+    def before(self, step: int) -> None:
+        if self._span[0] <= step <= self._span[1] and not self._runs:
+            jax.profiler.start_trace(str(self._telemetry.workdir / "profile"))
+            self._runs = True
+
+    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        if self._runs and step >= self._span[1]:
+            jax.block_until_ready(metrics)  # else the trace would end before the step does
+            self.stop()
+            self._telemetry.show(step, "wrote the trace to profile/", force=True)
+
+    def stop(self) -> None:
+        if self._runs:
+            jax.profiler.stop_trace()
+            self._runs = False
 
 
 def _due(step: int, every: int) -> bool:

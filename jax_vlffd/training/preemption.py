@@ -1,0 +1,64 @@
+"""A run that is asked to go: SIGTERM, which is also how clouds and schedulers give notice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from jax_vlffd.training.peers import Alone, end
+
+
+class Stopped(Exception):
+    """The run was asked to stop; everything that is needed to go on is saved."""
+
+
+@contextlib.contextmanager
+def stops_on_sigterm(peers: Alone, grace: float) -> Iterator[None]:
+    """Within it, SIGTERM asks all processes to stop; a second one changes nothing.
+
+    A thread of its own reads the signal, so that it is heard while the main thread waits for a compiler or a
+    device.
+
+    Args:
+      peers: of the run.
+      grace: seconds after the first SIGTERM at which this process ends, saved or not: whoever sent it sends
+        SIGKILL soon.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets the main thread alone take signals
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    timer = threading.Timer(grace, end, [
+        f"the run could not be saved within {grace:g} s of SIGTERM; start it again, and it goes on from its "
+        "last checkpoint"
+    ])  # fmt: skip
+    timer.daemon = True
+
+    def listen() -> None:
+        heard = False
+        with ours:
+            while numbers := ours.recv(16):
+                if signal.SIGTERM in numbers and not heard:
+                    heard = True
+                    timer.start()
+                    sys.stderr.write(f"SIGTERM: saving and stopping, within {grace:g} s\n")
+                    peers.request_stop("SIGTERM")
+
+    # The handler's only use is that the default one does not end the process.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(OSError):
+            os.close(theirs.detach())

@@ -1,0 +1,175 @@
+"""What a run is doing right now: a heartbeat file, a warning when nothing moves, and one run to a workdir."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from jax_vlffd.errors import UserError
+from jax_vlffd.training.preemption import Stopped
+
+HEARTBEAT, LOCK = "heartbeat.json", "lock"
+#: Seconds between two writings of the heartbeat.
+BEAT = 10.0
+#: `doing` of a run that has ended; anything else is a run that lives, or died.
+ENDED = ("finished", "stopped", "failed")
+
+
+class Watch:
+    """Keeps `heartbeat.json` fresh and warns when a run stands still; a thread of its own does both.
+
+    The file holds `host`, `pid`, `step`, `total`, `doing`, `since` (seconds since it last moved) and `time`
+    (Unix). Every process warns; process 0 alone writes.
+
+    Args:
+      workdir: of the run; None writes no file.
+      total: the last step.
+      stall: seconds without movement after which it warns; 0 never does.
+      every: seconds between two beats.
+    """
+
+    def __init__(self, workdir: Path | None, *, total: int, stall: float, every: float = BEAT):
+        self._path = None if workdir is None else workdir / HEARTBEAT
+        self._total, self._stall, self._every = total, stall, every
+        self._step, self._doing, self._moved = 0, "starting", time.monotonic()
+        self._warned = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        stopped = kind is not None and issubclass(kind, Stopped)
+        self._doing = "finished" if kind is None else "stopped" if stopped else "failed"
+        self._write()
+
+    def beat(self, doing: str, step: int | None = None) -> None:
+        """Tells that the run moves, and what it does from now on."""
+        self._doing, self._moved = doing, time.monotonic()
+        self._step = self._step if step is None else step
+        if self._warned:
+            self._warned = False
+            sys.stderr.write(f"step {self._step}/{self._total}  goes on\n")
+
+    def _run(self) -> None:
+        while not self._done.wait(min(self._every, self._stall or self._every)):
+            self._write()
+            still = time.monotonic() - self._moved
+            if self._stall and still > self._stall and not self._warned:
+                self._warned = True
+                sys.stderr.write(
+                    f"warning: nothing has moved for {still:.0f} s at step {self._step}/{self._total} "
+                    f"({self._doing}); see docs/operations.md\n"
+                )
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        content = {
+            "host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "total": self._total,
+            "doing": self._doing, "since": round(time.monotonic() - self._moved, 1), "time": time.time(),
+        }  # fmt: skip
+        # What ails the disk is told by what is saved there, not by the heartbeat.
+        with contextlib.suppress(OSError):
+            replace_text(self._path, json.dumps(content) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes aside and renames, so that no reader sees half of it."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, "utf-8")
+    aside.replace(path)
+
+
+@contextlib.contextmanager
+def lock(workdir: Path, *, patience: float = 2.5 * BEAT) -> Iterator[None]:
+    """Lets no second run into a workdir.
+
+    On one machine, and on shared storage whose locks work, the operating system's lock decides, which ends
+    with the process that holds it, however that ended. The heartbeat of a run on another host is looked at
+    besides: while it moves the workdir is taken.
+
+    Args:
+      workdir: made when missing.
+      patience: seconds for which another host's heartbeat is watched.
+
+    Raises:
+      UserError: another run is in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / LOCK
+    file = _locked(path)
+    if file is None:
+        beat = _read(workdir)
+        who = f"{beat['host']}, pid {beat['pid']}" if beat else "another process"
+        raise UserError(
+            f"{workdir}: another run is in it ({who}); end that one, or use another --workdir"
+        )
+    try:
+        _see_that_it_is_quiet(workdir, patience)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _locked(path: Path) -> TextIO | None:
+    """The lock's file, held until it is closed; None when another process holds it."""
+    import fcntl  # not on Windows, where JAX trains on nothing either
+
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
+                return None
+            return file  # storage without locks: the heartbeat alone has to tell
+        # The holder removes the file when it ends, and then a lock on it is worth nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _see_that_it_is_quiet(workdir: Path, patience: float) -> None:
+    first = _read(workdir)
+    if first is None or first["doing"] in ENDED or first["host"] == socket.gethostname():
+        return
+    sys.stderr.write(
+        f"{workdir} was left by a run on {first['host']}; seeing for {patience:.0f} s that it has ended\n"
+    )
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        time.sleep(min(1.0, patience / 5))
+        now = _read(workdir)
+        if now is not None and now["time"] != first["time"]:
+            if now["doing"] in ENDED:
+                return
+            raise UserError(
+                f"{workdir}: another run is in it ({first['host']}, pid {first['pid']}); end that one, or "
+                "use another --workdir"
+            )
+
+
+def _read(workdir: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((workdir / HEARTBEAT).read_text("utf-8"))
+        return {name: found[name] for name in ("host", "pid", "doing", "time")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
