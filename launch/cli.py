@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from data_pipeline.errors import UserError as DataError
 from jax_vlffd.errors import UserError as ModelError
+
+#: What storage says when it cannot take more, or may not be written.
+OF_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -56,12 +61,29 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
         logging.set_verbosity(logging.WARNING)  # Orbax tells each save in a dozen lines
     try:
         main(argv)
-    except (DataError, ModelError) as error:
-        _say(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
+    except (DataError, ModelError, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+    except OSError as error:
+        if error.errno not in OF_STORAGE:
+            raise
+        sys.exit(report(error))
+
+
+def report(error: BaseException) -> int:
+    """Says what ended a command, a user's mistake in one line; returns the exit status."""
+    if isinstance(error, KeyboardInterrupt):
         _say("interrupted")
-        sys.exit(130)
+        return 130
+    if isinstance(error, OSError) and error.errno in OF_STORAGE:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(
+            f"{where}{error.strerror}; make room there, or let this user write there, and start again"
+        )
+    elif isinstance(error, (DataError, ModelError)):
+        _say(str(error))
+    else:
+        traceback.print_exception(error)
+    return 1
 
 
 def _plain(error: Exception) -> str:

@@ -76,6 +76,23 @@ def make_plan(
     )
 
 
+def peak_share(run: RunConfig, data: DataSettings) -> float:
+    """The share of all devices' peak arithmetic that one image a second takes; 0 for unknown devices."""
+    import jax
+
+    from jax_vlffd.chips import chip_of
+    from jax_vlffd.flops import model_flops
+
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return 0.0
+    cost = model_flops(
+        run.model, run.loss, run.tuning,
+        batch_size=data.batch_size, separate_captions=data.fused_caption != "full",
+    )  # fmt: skip
+    return cost.total.train / (chip.per_device().peak_flops * jax.device_count())
+
+
 def with_tokenizer(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """The settings with the text tower's end token set to the tokenizer's.
 
@@ -115,6 +132,7 @@ class Scorer:
         split: str,
         transform: Transform | None = None,
         methods: Sequence[str] = (),
+        tick: Callable[[], None] = lambda: None,
     ) -> Scores:
         """Scores every record of a split once; padding and images that do not decode never count.
 
@@ -124,25 +142,26 @@ class Scorer:
           split: of it.
           transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
           methods: of the fakes that are scored, beside all reals; all when empty.
+          tick: called before each batch; may raise.
 
         Raises:
           UserError: the set or the split is missing or empty, or lacks one of the methods.
         """
-        import jax
-
         from jax_vlffd.evaluation.calibration import sigmoid
+        from jax_vlffd.training.mesh import data_share
         from jax_vlffd.training.trainer import evaluate
 
         clip, data = self._plan.spec.model.clip, self._data
+        index, count = data_share(self._plan.mesh)
         loader = EvalLoader(
             folder, split,
             image_size=clip.vision.image_size, tokenizer=self._tokenizer,
             text_length=clip.text.context_length, batch_size=data.batch_size,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            process_index=index, process_count=count,
             workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
             captions="label_only",  # the image branch reads none, so a set without captions serves too
         )  # fmt: skip
-        found = evaluate(self._step, parameters, iter(loader), self._plan)
+        found = evaluate(self._step, parameters, iter(loader), self._plan, tick)
         records = list(loader.metadata(found["index"]))
         logits = found["logits"].astype(np.float64)
         margin = logits[:, 1] - logits[:, 0]

@@ -1,49 +1,70 @@
 """Trains a detector: python -m launch.train --config=configs/X.py --workdir=DIR [--config.key=value].
 
 The same command continues a run that was stopped. In WORKDIR: config.json, checkpoints/, metrics.jsonl,
-TensorBoard events, tokenizer/, and at the end calibration.json, summary.json and, with the alignment branch,
-explanation.safetensors: the sentences that reasons are made of.
+TensorBoard events, tokenizer/, heartbeat.json, and at the end calibration.json, summary.json and, with the
+alignment branch, explanation.safetensors: the sentences that reasons are made of.
+
+On a TPU pod and under SLURM the processes find each other; elsewhere each is told by --coordinator,
+--num_processes and --process_id. SIGTERM saves and ends the run with status 0. See docs/operations.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
+from launch import cli, hosts
 
 if TYPE_CHECKING:
-    from data_pipeline.loader import TrainIterator
     from data_pipeline.settings import DataSettings
-    from data_pipeline.tokenizer import Tokenizer
     from jax_vlffd.config import RunConfig
     from jax_vlffd.evaluation.scores import Scores
     from jax_vlffd.explain import Explainer
     from jax_vlffd.model import Parameters
     from jax_vlffd.training.checkpoint import Checkpoints
-    from jax_vlffd.training.state import Plan, TrainState
+    from jax_vlffd.training.peers import Alone
+    from jax_vlffd.training.state import Plan
     from jax_vlffd.training.trainer import Clock
     from launch.runs import Scorer
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when missing.")
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "START:STOP: trace these steps for TensorBoard's profiler, into WORKDIR/profile."
+)
+_GRACE = flags.DEFINE_float(
+    "grace", 25.0, "Seconds from SIGTERM to the end, at most; less than the scheduler waits.", 1.0
+)
+_STALL = flags.DEFINE_float(
+    "stall", 300.0, "Seconds without movement after which the run warns; 0 never does.", 0.0
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
-#: Records whose captions a tokenizer is trained on, when the run has none.
-_TOKENIZER_RECORDS = 20_000
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run is watched, which is no part of its config.
+
+    profile: first and last step of a trace; (0, 0) takes none. stall: seconds without movement after which
+    it warns; 0 never does.
+    """
+
+    profile: tuple[int, int] = (0, 0)
+    stall: float = 0.0
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains or continues the run that the flags name."""
     from jax_vlffd.errors import UserError
+    from jax_vlffd.training.preemption import Stopped, stops_on_sigterm
     from launch import config as configs
 
     if len(argv) > 1:
@@ -51,10 +72,25 @@ def main(argv: Sequence[str]) -> None:
     run, data = configs.settings(_CONFIG.value)
     workdir = Path(_WORKDIR.value or "")  # required by its flag
     values = json.loads(_CONFIG.value.to_json())
-    train(run, data, workdir, values)
+    manner = Manner(_span(_PROFILE.value), _STALL.value)
+    with hosts.joined(values, preemption=True) as peers:
+        try:
+            with stops_on_sigterm(peers, _GRACE.value):
+                train(run, data, workdir, values, peers, manner)
+        except Stopped as stopped:
+            if peers.index == 0:
+                why = peers.reason or "a notice of the platform"
+                print(f"{stopped}: {why}; the same command goes on from there; {workdir}")
 
 
-def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> None:
+def train(
+    run: RunConfig,
+    data: DataSettings,
+    workdir: Path,
+    values: dict,
+    peers: Alone | None = None,
+    manner: Manner | None = None,
+) -> None:
     """Trains or continues a run.
 
     Args:
@@ -62,8 +98,11 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
       data: the settings of the data.
       workdir: of the run.
       values: the config that both were made from, to be saved.
+      peers: the other processes of the run; all of them train.
+      manner: how it is watched.
 
     Raises:
+      Stopped: it was asked to stop, and is saved.
       UserError: the data, the checkpoint or the workdir does not fit; nothing is lost.
     """
     from jax_vlffd.errors import UserError
@@ -75,28 +114,30 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
             "no validation set: give a packed set by --config.data.validation=DIR; its split "
             "'validation' chooses the best checkpoint and calibrates the detector"
         )
-    import jax
-
     from data_pipeline.loader import TrainLoader
     from jax_vlffd.config import in_steps
-    from jax_vlffd.training import trainer
+    from jax_vlffd.training import mesh, trainer
     from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.peers import Alone
+    from jax_vlffd.training.preemption import Stopped
     from jax_vlffd.training.telemetry import Telemetry
+    from jax_vlffd.training.watch import Watch, lock
+    from launch import beginning, reasons, runs
     from launch import config as configs
-    from launch import reasons, runs
 
+    peers, manner = peers or Alone(), manner or Manner()
     cli.use_compilation_cache()
     started = time.time()
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
     judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
-    tokenizer = _tokenizer(run, data, workdir)
+    tokenizer = beginning.tokenizer_of(run, data, workdir, peers)
     run = runs.with_tokenizer(run, tokenizer)
     clip = run.model.clip
+    index, count = mesh.data_share(mesh.make_mesh(run.mesh))
     loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=tokenizer,
-        text_length=clip.text.context_length,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        text_length=clip.text.context_length, process_index=index, process_count=count,
     )  # fmt: skip
 
     def steps(duration: str, total: int | None = None) -> int:
@@ -115,15 +156,22 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         steps=total, batch_size=data.batch_size,
         evaluate_every=steps(run.train.evaluate_every, total),
         checkpoint_every=steps(run.train.checkpoint_every, total),
-        log_every=run.train.log_every,
+        log_every=run.train.log_every, profile=manner.profile,
+        peak_share=runs.peak_share(run, data),
     )  # fmt: skip
-    main_process = jax.process_index() == 0
+    main_process = peers.index == 0
     scorer = runs.Scorer(plan, data, tokenizer)
-    with (
-        contextlib.closing(iter(loader)) as iterator,
-        Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep) as checkpoints,
-    ):
-        state, clock = first_state(run, plan, checkpoints, iterator)
+    with contextlib.ExitStack() as stack:
+        if main_process:
+            stack.enter_context(lock(workdir))
+            if runs.is_begun(workdir):  # by a run that ended meanwhile
+                configs.check_same(workdir, values)
+        peers.exchange("locked")
+        iterator = stack.enter_context(contextlib.closing(iter(loader)))
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
+        )
+        state, clock = beginning.first_state(run, plan, checkpoints, iterator)
         if checkpoints.latest is None and int(state.step) >= total:
             raise UserError(
                 f"init.resume: that run is at step {int(state.step)} already, and train.duration is "
@@ -132,101 +180,47 @@ def train(run: RunConfig, data: DataSettings, workdir: Path, values: dict) -> No
         if main_process:
             tokenizer.save(workdir / runs.TOKENIZER)
             runs.save_config(workdir, values)
+        watch = stack.enter_context(
+            Watch(workdir if main_process else None, total=total, stall=manner.stall)
+        )
+
+        def tick() -> None:
+            watch.beat("validating")
+            if peers.reached():
+                raise Stopped(f"stopped in the last validation, after step {total} of {total}")
+
+        def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
+            return _validate(scorer, parameters, judged, tick)
+
+        together = beginning.Gathered(iterator, peers)
         with Telemetry(
             workdir, start=int(state.step), total=total, enabled=main_process,
             tensorboard=run.train.tensorboard,
         ) as telemetry:  # fmt: skip
             state = trainer.train(
-                plan, state, iterator,
-                lambda parameters: _validate(scorer, parameters, judged)[0],
-                checkpoints, telemetry, loop, clock,
+                plan, state, together, lambda parameters: validate(parameters)[0],
+                checkpoints, telemetry, loop, clock, peers, watch,
             )  # fmt: skip
         iterator.close()  # its workers read ahead, and nothing more is trained
         parameters, best = _best(plan, checkpoints)
-        metrics, scored = _validate(scorer, parameters, judged)
+        metrics, scored = validate(parameters)
+        skipped = together.get_state()["bad"]
         sentences = reasons.embed_bank(plan, parameters, tokenizer)  # on every process
         if main_process:
             seconds = time.time() - started
             explainer = reasons.fit(sentences, scored)
-            _finish(workdir, plan, clock, best, metrics, scored, explainer, iterator.bad, seconds)
+            _finish(workdir, plan, clock, best, metrics, scored, explainer, skipped, seconds)
 
 
-def first_state(
-    run: RunConfig, plan: Plan, checkpoints: Checkpoints, iterator: TrainIterator
-) -> tuple[TrainState, Clock]:
-    """Where a run starts: own run > resume > pretrained > random, decided here alone.
-
-    Args:
-      run: the settings.
-      plan: its static side.
-      checkpoints: of its own workdir.
-      iterator: brought to the position that belongs to the state.
-
-    Raises:
-      UserError: a checkpoint is missing, damaged, or of another model or other data.
-    """
-    from jax_vlffd.clip import weights
+def _span(text: str) -> tuple[int, int]:
     from jax_vlffd.errors import UserError
-    from jax_vlffd.training.checkpoint import Checkpoints
-    from jax_vlffd.training.state import initial_state, load_pretrained
-    from jax_vlffd.training.trainer import Clock
-    from launch import runs
 
-    if checkpoints.latest is not None:
-        state, position = checkpoints.restore(plan.abstract, checkpoints.latest)
-        iterator.set_state(position["data"])
-        return state, Clock(**position["clock"])
-    if run.init.resume:
-        folder = Path(run.init.resume) / runs.CHECKPOINTS
-        if not folder.is_dir():
-            raise UserError(f"init.resume: {run.init.resume} is no trained workdir")
-        with Checkpoints(folder, read_only=True) as others:
-            if others.latest is None:
-                raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
-            state, position = others.restore(plan.abstract, others.latest)
-        iterator.set_state(position["data"])
-        return state, Clock(**position["clock"])
-    source = run.init.clip or run.init.vit
-    if not source:
-        return initial_state(plan, run.seed), Clock()
-    checkpoint = weights.open_checkpoint(source)
-    if (checkpoint.clip is None) != bool(run.init.vit):
-        kind, key = ("plain ViT", "init.vit") if checkpoint.clip is None else ("CLIP", "init.clip")
-        raise UserError(f"{source} is a {kind}; give it as {key}")
-    return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
-
-
-def _tokenizer(run: RunConfig, data: DataSettings, workdir: Path) -> Tokenizer:
-    """The run's own; else that of the run it resumes; else the config's; else the checkpoint's; else one
-    trained on the captions.
-
-    Nothing is written: a start that fails must not decide the words of the next one.
-    """
-    from data_pipeline.records import PackedSplit
-    from data_pipeline.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
-    from jax_vlffd.errors import UserError
-    from launch import runs
-
-    for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
-        if runs.is_begun(folder):
-            return Tokenizer.load(folder / runs.TOKENIZER)
-    if data.tokenizer or run.init.clip:
-        return Tokenizer.load(data.tokenizer or run.init.clip)
-
-    def captions() -> Iterator[str]:
-        for folder, _ in data.train:
-            split = PackedSplit(folder, "train")
-            for row in range(min(len(split), _TOKENIZER_RECORDS)):
-                yield from split[row].captions
-
-    size = run.model.clip.text.vocab_size
-    if size < LEAST_VOCABULARY:
-        raise UserError(
-            f"model.text.vocab_size is {size}, and a tokenizer of its own wants {LEAST_VOCABULARY} at "
-            "least; raise it, or name a tokenizer by data.tokenizer"
-        )
-    with tempfile.TemporaryDirectory() as aside:
-        return train_tokenizer(captions(), size, aside)
+    if not text:
+        return 0, 0
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile={text}: give the first and the last step, as 10:20")
+    return int(first), int(last)
 
 
 def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
@@ -252,7 +246,10 @@ def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
 
 
 def _validate(
-    scorer: Scorer, parameters: Parameters, sets: Mapping[str, Sequence[str]]
+    scorer: Scorer,
+    parameters: Parameters,
+    sets: Mapping[str, Sequence[str]],
+    tick: Callable[[], None],
 ) -> tuple[dict[str, float], Scores]:
     """Metrics of the validation split over all its sets, and the scores behind them.
 
@@ -268,7 +265,7 @@ def _validate(
 
     scores = concatenate(
         [
-            scorer.score(parameters, folder, "validation", methods=methods)
+            scorer.score(parameters, folder, "validation", methods=methods, tick=tick)
             for folder, methods in sets.items()
         ]
     )
