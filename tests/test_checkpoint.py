@@ -205,10 +205,16 @@ def test_a_model_of_other_widths_is_refused(monkeypatch: pytest.MonkeyPatch, wri
 
 
 @pytest.mark.parametrize("content", [b"", b'{"auc"', b"\xff"])
-def test_damaged_metrics_are_told(content: bytes, copied: Path) -> None:
+def test_damaged_metrics_are_told_and_their_checkpoint_put_aside(
+    content: bytes, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (copied / "4" / "metrics" / "metrics").write_bytes(content)
     with pytest.raises(UserError, match=f"{copied / '4'}: the checkpoint is damaged"):
-        Checkpoints(copied)
+        Checkpoints(copied, read_only=True)
+    with Checkpoints(copied) as checkpoints:
+        assert checkpoints.latest == 3
+    assert f"{copied / '4'}: the checkpoint is damaged" in capsys.readouterr().err
+    assert (copied.parent / "damaged_checkpoints" / "4.0").is_dir()
 
 
 @pytest.mark.slow

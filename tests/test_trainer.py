@@ -24,10 +24,11 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.training import steps, trainer
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.mesh import make_mesh
+from jax_vlffd.training.preemption import Stopped
 from jax_vlffd.training.state import Plan, TrainState, initial_state
 from jax_vlffd.training.telemetry import read_history
+from launch import beginning, runs
 from launch import config as configs
-from launch import runs
 from launch import train as command
 from tests import tiny
 from tests.test_checkpoint import assert_same
@@ -128,7 +129,8 @@ def test_every_step_is_logged_once_and_every_validation(whole: Whole) -> None:
 
 def test_a_run_leaves_what_it_promises(whole: Whole) -> None:
     assert {path.name for path in whole.workdir.iterdir()} == {
-        "calibration.json", "checkpoints", "config.json", "metrics.jsonl", "summary.json", "tokenizer",
+        "calibration.json", "checkpoints", "config.json", "explanation.safetensors", "heartbeat.json",
+        "metrics.jsonl", "summary.json", "tokenizer",
     }  # fmt: skip
     summary = json.loads((whole.workdir / "summary.json").read_text())
     scored = {
@@ -244,7 +246,7 @@ def first(
     settings, _ = tiny.settings(Path("/set"), init=init, seed=0)
     data = Standing()
     with Checkpoints(workdir / runs.CHECKPOINTS) as checkpoints:
-        state, clock = command.first_state(settings, plan or whole.plan, checkpoints, data)  # type: ignore[arg-type]
+        state, clock = beginning.first_state(settings, plan or whole.plan, checkpoints, data)  # type: ignore[arg-type]
     return state, data, clock
 
 
@@ -416,6 +418,8 @@ class Recorder:
     def __init__(self, losses: dict[int, float] | None = None):
         self.events: list[str] = []
         self.losses = losses or {}
+        self.notice: int | None = None
+        self.workdir = Path("/nowhere")
 
     def step(self, state: Any, batch: Any) -> Any:
         number = state.step + 1
@@ -436,6 +440,12 @@ class Recorder:
     def save(self, state: Any, position: Any, metrics: Any) -> None:
         assert position["data"]["step"] == state.step
         self.events.append(f"save {state.step}" + (" with metrics" if metrics else ""))
+
+    def reached_preemption(self, step: int) -> bool:
+        return step == self.notice
+
+    def sync(self) -> None:
+        """Nothing is on a disk."""
 
     def wait(self) -> None:
         self.events.append("wait")
@@ -487,6 +497,23 @@ def test_the_last_step_is_always_validated_saved_and_logged(
 
 def test_a_run_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Recorder().run(monkeypatch, start=5, steps=5) == ["wait"]
+
+
+def test_a_notice_of_the_platform_saves_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    recorder.notice = 2
+    with pytest.raises(Stopped, match="stopped at step 2 of 5"):
+        recorder.run(monkeypatch, steps=5)
+    assert recorder.events == [
+        "read",
+        "step 1",
+        "read",
+        "step 2",
+        "log 1",
+        "log 2",
+        "save 2",
+        "wait",
+    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,0 +1,85 @@
+"""Real processes of `launch.train` for the tests, forked from one that has imported everything.
+
+An import of JAX and all the rest costs seconds; a fork costs none of them. Nothing is computed before the
+fork, so each process starts its own devices.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOAD = [
+    "tests.processes", "jax", "optax", "orbax.checkpoint", "grain", "tensorflow_datasets", "cv2",
+    "sklearn.linear_model", "launch.config", "launch.beginning", "launch.reasons",
+    "launch.runs", "data_pipeline.loader", "jax_vlffd.evaluation.metrics", "jax_vlffd.training.trainer",
+    "jax_vlffd.training.steps",
+]  # fmt: skip
+
+
+def start(
+    module: str, arguments: list[str], log: Path, cache: Path, devices: int = 1
+) -> ForkServerProcess:
+    """Runs `python -m MODULE ARGUMENTS`, in effect; what it prints goes to `log`."""
+    _CONTEXT.set_forkserver_preload(_PRELOAD)
+    process = _CONTEXT.Process(target=_run, args=(module, arguments, log, cache, devices))
+    process.start()
+    return process
+
+
+def start_hosts(
+    count: int, module: str, arguments: list[str], logs: Path, cache: Path, devices: int = 1
+) -> list[ForkServerProcess]:
+    """The same command by `count` processes that find each other; `logs`/0, /1, ... are what they print."""
+    logs.mkdir(parents=True, exist_ok=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
+    return [
+        start(
+            module,
+            [*arguments, *together, f"--process_id={number}"],
+            logs / str(number),
+            cache,
+            devices,
+        )
+        for number in range(count)
+    ]
+
+
+def status(process: ForkServerProcess, timeout: float = 100.0) -> int:
+    """Waits for its exit status; negative is a signal's number."""
+    process.join(timeout)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        raise AssertionError(f"process {process.pid} has not ended within {timeout:.0f} s")
+    return code
+
+
+def _run(module: str, arguments: list[str], log: Path, cache: Path, devices: int) -> None:
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # What is compiled here runs for a second: it is not worth much optimization.
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    )
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    sys.argv = [module, *arguments]
+    import importlib
+
+    import jax
+
+    from launch import cli
+
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    main: Any = importlib.import_module(module).main
+    cli.run(main)
