@@ -123,6 +123,8 @@ TEXT = CLIPConfig.b16().text
         (Compute(), {"dtype": "float16"}, "compute.dtype 'float16' is none of"),
         (Compute(), {"remat": "some"}, "compute.remat 'some' is none of"),
         (Compute(), {"unroll": 0}, "unroll"),
+        (Compute(), {"attention": "flash"}, "compute.attention 'flash' is none of xla, cudnn"),
+        (Compute(), {"attention": "cudnn"}, "wants compute.dtype 'bfloat16'"),
     ],
 )
 def test_values_out_of_range_are_told(config: Any, changes: dict[str, Any], fault: str) -> None:

@@ -17,6 +17,7 @@ from jax_vlffd.errors import UserError
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "dots", "full")
+ATTENTION = ("xla", "cudnn")
 
 _LARGEST = 2**20  # no width, depth or vocabulary comes near it
 
@@ -183,7 +184,8 @@ class Compute:
 
     dtype: of the matrix products, 'float32' (in full, also where a device would round the factors) or
     'bfloat16'. remat: 'none', 'dots' (keep the outputs of matrix products) or 'full' (keep nothing
-    within a layer). unroll: layers per turn of the scan.
+    within a layer). unroll: layers per turn of the scan. attention: 'xla', or 'cudnn' for NVIDIA's flash
+    attention within the towers, which wants bfloat16 and an NVIDIA GPU.
     lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
     is scaled by lora_alpha / lora_rank (Hu et al. 2021).
     """
@@ -191,6 +193,7 @@ class Compute:
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "xla"
     lora_rank: int = 0
     lora_alpha: float = 16.0
 
@@ -199,6 +202,12 @@ class Compute:
             raise UserError(f"compute.dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
         if self.remat not in REMAT:
             raise UserError(f"compute.remat {self.remat!r} is none of {', '.join(REMAT)}")
+        if self.attention not in ATTENTION:
+            raise UserError(
+                f"compute.attention {self.attention!r} is none of {', '.join(ATTENTION)}"
+            )
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise UserError("compute.attention 'cudnn' wants compute.dtype 'bfloat16'")
         if self.unroll < 1 or self.lora_rank < 0 or self.lora_alpha <= 0:
             raise UserError("compute wants unroll >= 1, lora_rank >= 0 and lora_alpha > 0")
 

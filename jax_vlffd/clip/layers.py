@@ -150,6 +150,7 @@ class Attention(nnx.Module):
         self.value = Linear(context_width, width, rngs=rngs, compute=compute, lora=True)
         self.out = Linear(width, width, rngs=rngs, compute=compute, lora=True)
         self.heads = heads
+        self.implementation = compute.attention
 
     def __call__(
         self,
@@ -168,14 +169,21 @@ class Attention(nnx.Module):
         mask = None if context_mask is None else context_mask[:, None, None, :]
         query, key, value = self.query(x), self.key(context), self.value(context)
 
+        # cuDNN would turn a mask that differs by example into a bias of the scores' full size.
+        implementation: Any = self.implementation if context_mask is None else "xla"
+
         def mix(query: Array, key: Array, value: Array) -> Array:
             with jax.default_matmul_precision(_precision(query.dtype)):
                 mixed = jax.nn.dot_product_attention(
-                    split(query), split(key), split(value), mask=mask, is_causal=causal
-                )
+                    split(query), split(key), split(value),
+                    mask=mask, is_causal=causal, implementation=implementation,
+                )  # fmt: skip
             return mixed.reshape(query.shape)
 
-        return self.out(recomputed(mix, query, key, value))
+        # cuDNN's keeps no scores by itself.
+        keeps_little = implementation == "cudnn"
+        mixed = mix(query, key, value) if keeps_little else recomputed(mix, query, key, value)
+        return self.out(mixed)
 
 
 class MLP(nnx.Module):
