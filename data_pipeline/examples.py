@@ -133,7 +133,7 @@ class LoadRow:
     def __init__(
         self,
         split: PackedSplit,
-        rows: np.ndarray,
+        rows: Sequence[int] | np.ndarray,
         image_size: int,
         captions: str,
         fused_caption: str,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import grain
@@ -46,12 +47,12 @@ class Stream:
         self.kind = kind
         self.weight = weight
         self._methods = methods
-        self._rows: np.ndarray | None = None
+        self._rows: Sequence[int] | np.ndarray | None = None
         self._length = len(self.rows)
 
     @property
-    def rows(self) -> np.ndarray:
-        """The row that each unit is named by, int [n]; of a pair, the fake's."""
+    def rows(self) -> Sequence[int] | np.ndarray:
+        """The row that each unit is named by, [n]; of a pair, the fake's."""
         if self._rows is None:
             self._rows = _rows(self.split, self.kind, self._methods)
         return self._rows
@@ -144,8 +145,8 @@ class _Numbered:
         return self._stream, unit
 
 
-def select_rows(split: PackedSplit, methods: tuple[str, ...]) -> np.ndarray:
-    """Rows, int [n], of the reals and of the fakes of the given methods (all when empty), in order.
+def select_rows(split: PackedSplit, methods: tuple[str, ...]) -> Sequence[int] | np.ndarray:
+    """Rows, [n], of the reals and of the fakes of the given methods (all when empty), in order.
 
     Raises:
         UserError: a method that the split does not have, or nothing is left.
@@ -157,10 +158,10 @@ def select_rows(split: PackedSplit, methods: tuple[str, ...]) -> np.ndarray:
     return rows
 
 
-def _rows(split: PackedSplit, kind: Kind, methods: tuple[str, ...]) -> np.ndarray:
+def _rows(split: PackedSplit, kind: Kind, methods: tuple[str, ...]) -> Sequence[int] | np.ndarray:
     index = split.index
     if kind == "all" and not methods:
-        return np.arange(len(index), dtype=np.int32)
+        return range(len(index))  # costs nothing to make, to hold and to send to a worker
     label = index["label"]
     chosen = label == (REAL if kind == "real" else FAKE)
     if methods and kind != "real":
