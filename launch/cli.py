@@ -31,6 +31,9 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs in a folder of the user's, so that a second start need not compile."""
     import jax
 
+    # By default only programs of a second and more are kept, yet a start compiles dozens of small ones.
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "jax_vlffd", "xla"))
