@@ -1,23 +1,50 @@
 """Measures speed against a peer, both in one run, and writes JSON.
 
-python -m launch.bench fftg [--pairs=48] [--out=FILE.json]
+python -m launch.bench step --config=configs/X.py [--task=train|tower|detect] [--repeats=5]
+python -m launch.bench tuning --config=configs/X.py [--repeats=5]
+python -m launch.bench data [--jpegs=DIR]
+python -m launch.bench records
+python -m launch.bench growth --config=configs/X.py [--plots=DIR]
+python -m launch.bench start
+python -m launch.bench device --config=configs/X.py
+python -m launch.bench fftg [--pairs=48]
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from absl import flags
 
-from launch import bench_fftg, cli
+from launch import (
+    bench_data,
+    bench_device,
+    bench_fftg,
+    bench_growth,
+    bench_start,
+    bench_step,
+    cli,
+)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
-flags.adopt_module_key_flags(bench_fftg)
+for _module in (bench_data, bench_device, bench_fftg, bench_growth, bench_start, bench_step):
+    flags.adopt_module_key_flags(_module)
 
 #: What can be measured.
-_BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {"fftg": bench_fftg.measure}
+_BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
+    "step": bench_step.measure,
+    "tuning": bench_step.measure_tuning,
+    "data": bench_data.measure,
+    "records": bench_growth.measure_records,
+    "growth": bench_growth.measure,
+    "start": bench_start.measure,
+    "device": bench_device.measure,
+    "fftg": bench_fftg.measure,
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,10 +56,43 @@ def main(argv: Sequence[str]) -> None:
 
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")
-    text = json.dumps(_BENCHES[argv[1]](), indent=2)
+    found = _BENCHES[argv[1]]()
+    text = json.dumps(found | {"made_by": _made_by()}, indent=2)
     if FLAGS.out:
         atomic_write_text(FLAGS.out, text + "\n")
     print(text)
+
+
+def _made_by() -> dict[str, Any]:
+    """The command, the versions and the machine: without them a figure says little."""
+    import os
+    import platform
+    from importlib import metadata
+
+    from launch import config as configs
+
+    versions = configs.versions()
+    for name in ("torch", "transformers", "opencv-python-headless", "pillow"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    arguments = [a for a in sys.argv[1:] if not a.startswith("--out")]
+    return {
+        "command": f"python -m launch.bench {shlex.join(arguments)}",
+        "versions": versions,
+        "cpu": _cpu() or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        return ""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""Everything that a GPU (or any one device) is measured for, in one run of at most ten minutes.
+
+Correctness comes first: bf16 against fp32, and ours against the peer. Then the step against the peer, at the
+batch asked for and at the largest that fits; memory policies and attention; tuning modes; the detector. A
+part that would start too late is left out and named; what is done is written after every part, so that a
+run that is cut off keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from launch import bench_step
+from launch.bench_sides import Job, SideProcess, alternate, summary
+
+if TYPE_CHECKING:
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_float(
+    "minutes", 9.5, "device: no part starts later than this less its share.", lower_bound=0.1
+)
+flags.DEFINE_integer(
+    "largest", 2048, "device: largest batch that is tried, by doubling.", lower_bound=1
+)
+
+#: How far the loss and the gradient norm in bf16 may lie from those in fp32, relative.
+BF16_TOLERANCE: Final = 3e-2
+
+
+class Parts:
+    """Runs parts against a clock; a part that fails is told of and does not end the others."""
+
+    def __init__(self, minutes: float, save: Callable[[Mapping[str, Any]], None]):
+        self._end = time.monotonic() + 60 * minutes
+        self._save = save
+        self.found: dict[str, Any] = {}
+        self.left_out: dict[str, str] = {}
+
+    def do(self, name: str, needs: float, part: Callable[[], Any]) -> None:
+        """Runs a part that takes about `needs` seconds."""
+        from jax_vlffd.errors import UserError
+
+        left = self._end - time.monotonic()
+        if left < needs:
+            self.left_out[name] = f"wants {needs:.0f} s, and {max(left, 0):.0f} s were left"
+        else:
+            start = time.monotonic()
+            try:
+                self.found[name] = {
+                    "value": part(),
+                    "seconds": round(time.monotonic() - start, 1),
+                }
+            except UserError as error:
+                self.left_out[name] = str(error)
+        self._save({"bench": "device", "left_out": self.left_out, **self.found})
+
+
+def measure() -> dict[str, Any]:
+    """All parts, in order of weight."""
+    run, size = bench_step.settings()
+    parts = Parts(FLAGS.minutes, _keep)
+    parts.do("bf16_against_fp32", 40, lambda: precision(run, min(size, 8)))
+    if "bf16_against_fp32" in parts.found and not parts.found["bf16_against_fp32"]["value"]["ok"]:
+        parts.left_out["everything else"] = "bf16 is too far from fp32: speed means nothing"
+        return {"bench": "device", "left_out": parts.left_out, **parts.found}
+    steps = {"rounds": FLAGS.repeats, "steps": FLAGS.steps}
+    parts.do("step", 150, lambda: bench_step.compare(run, size, "train", apart=True, **steps))
+    parts.do("variants", 120, lambda: variants(run, size))
+    parts.do("tuning", 60, lambda: bench_step.compare_tuning(run, max(size // 4, 1), **steps))
+    for batch in (1, 64):
+        detect = functools.partial(bench_step.compare, run, batch, "detect", **steps)
+        parts.do(f"detect_{batch}", 30, detect)
+    parts.do("largest_batch", 90, lambda: largest(run, size, FLAGS.largest))
+    return {"bench": "device", "left_out": parts.left_out, **parts.found}
+
+
+def _keep(found: Mapping[str, Any]) -> None:
+    from data_pipeline.files import atomic_write_text
+
+    if FLAGS.out:
+        atomic_write_text(FLAGS.out, json.dumps(found, indent=2) + "\n")
+
+
+def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
+    """Losses and gradient norms of two steps in both precisions, and whether they are near enough."""
+    from launch import bench_ours
+
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        attention = "xla" if dtype == "float32" else run.model.compute.attention
+        job = Job(_with(run, dtype=dtype, attention=attention), batch_size)
+        with SideProcess(bench_ours.make, job, _SHARED) as side:
+            found[dtype] = side.call("check")
+    names = ("loss_1", "gradient_norm_1")  # the second step's follow from different updates
+    apart = max(
+        abs(found["bfloat16"][n] - found["float32"][n]) / found["float32"][n] for n in names
+    )
+    return {**found, "apart": apart, "tolerance": BF16_TOLERANCE, "ok": apart <= BF16_TOLERANCE}
+
+
+def variants(run: RunConfig, batch_size: int) -> dict[str, Any]:
+    """Our step with other memory policies, attention and unrolling; one at a time."""
+    from launch import bench_ours
+
+    layers = run.model.clip.vision.layers
+    changes: dict[str, dict[str, Any]] = {
+        "remat none": {"remat": "none"},
+        "remat dots": {"remat": "dots"},
+        "remat full": {"remat": "full"},
+        "unrolled": {"unroll": layers},
+    }
+    if run.model.compute.dtype == "bfloat16" and bench_step.has_gpu():
+        changes |= {
+            "cudnn attention": {"attention": "cudnn"},
+            "xla attention": {"attention": "xla"},
+        }
+    found: dict[str, Any] = {}
+    for name, change in changes.items():
+        found[name] = _one(bench_ours.make, _with(run, **change), batch_size)
+    return found
+
+
+def largest(run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
+    """The rate of each side at the largest batch that fits, found by doubling."""
+    from launch import bench_ours
+
+    found: dict[str, Any] = {}
+    for name, make in (("ours", bench_ours.make), ("peer", bench_step.peer_maker())):
+        size = batch_size
+        while size <= most:
+            one = _one(make, run, size, name == "peer")
+            if "failed" in one:
+                found.setdefault(name, {})["did_not_fit"] = {"batch_size": size, **one}
+                break
+            found[name] = {"batch_size": size, **one}
+            size *= 2
+    return found
+
+
+_SHARED: Final = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def _one(make: Any, run: RunConfig, batch_size: int, peer: bool = False) -> dict[str, Any]:
+    from jax_vlffd.errors import UserError
+
+    environment = _SHARED | ({"JAX_PLATFORMS": "cpu"} if peer else {})
+    job = Job(run, batch_size, peer_compile=peer and bench_step.has_gpu())
+    try:
+        with SideProcess(make, job, environment) as side:
+            seconds = alternate({"one": side}, 2, max(FLAGS.steps, 2))["one"]
+            about = {n: side.about.get(n) for n in ("compile_s", "program_bytes")}
+            return summary(seconds, batch_size) | about | {"peak": side.call("peak")}
+    except UserError as error:
+        return {"failed": str(error)[:300]}
+
+
+def _with(run: RunConfig, **compute: Any) -> RunConfig:
+    changed = dataclasses.replace(run.model.compute, **compute)
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, compute=changed))

@@ -1,0 +1,240 @@
+"""How the cost of an image grows: with the batch, the image's size, the depth, and the number of records.
+
+One of them is changed at a time, from the config's own. The cost of a step is ours, a training step; that of
+the records is opening a packed set and reading from it, at sizes up to what is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from launch.bench_sets import multiply, pack_small
+from launch.bench_sides import Job, SideProcess
+
+if TYPE_CHECKING:
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("batches", ["1", "4", "16", "64"], "growth: images of a batch.")
+flags.DEFINE_list("sizes", ["112", "224", "336"], "growth: sides of the image, by the patch.")
+flags.DEFINE_list("depths", ["3", "6", "12"], "growth: layers of the image tower.")
+flags.DEFINE_integer("records", 10_000_000, "growth, records: most records.", lower_bound=1000)
+flags.DEFINE_integer("read", 200_000, "records: records read in a row.", lower_bound=200)
+flags.DEFINE_string("plots", None, "growth: folder for the plots, growth_*.svg.")
+
+#: Records of the one shard that larger sets hold many times over.
+SHARD: Final = 50_000
+#: Records between two looks at the memory.
+LOOKS: Final = 10
+
+
+def measure() -> dict[str, Any]:
+    """All four tables, and their plots where a folder is given."""
+    from launch import bench_step
+
+    run, size = bench_step.settings()
+    steps = step_growth(
+        run, size,
+        batches=_whole(FLAGS.batches), sizes=_whole(FLAGS.sizes), depths=_whole(FLAGS.depths),
+        repeats=FLAGS.repeats,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        records = records_growth(Path(folder), FLAGS.records)
+    found = {"bench": "growth", "model": bench_step.describe(run), **steps, "records": records}
+    if FLAGS.plots:
+        plot(found, Path(FLAGS.plots))
+    return found
+
+
+def step_growth(
+    run: RunConfig,
+    batch_size: int,
+    *,
+    batches: Sequence[int],
+    sizes: Sequence[int],
+    depths: Sequence[int],
+    repeats: int,
+) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds an image of a training step: by batch, by image size, by depth.
+
+    Raises:
+      UserError: a size is not a multiple of the patch.
+    """
+    clip = run.model.clip
+
+    def with_vision(**changes: Any) -> RunConfig:
+        vision = dataclasses.replace(clip.vision, **changes)
+        model = dataclasses.replace(run.model, clip=dataclasses.replace(clip, vision=vision))
+        return dataclasses.replace(run, model=model)
+
+    return {
+        "batch": [_cost(run, n, n, repeats) for n in batches],
+        "image_size": [_cost(with_vision(image_size=n), batch_size, n, repeats) for n in sizes],
+        "depth": [_cost(with_vision(layers=n), batch_size, n, repeats) for n in depths],
+    }
+
+
+def _cost(run: RunConfig, batch_size: int, value: int, repeats: int) -> dict[str, float]:
+    from launch import bench_ours, bench_step
+
+    job = Job(run, batch_size)
+    with SideProcess(bench_ours.make, job) as side:
+        side.call("run", 1)
+        seconds = statistics.median(side.call("run", repeats))
+        flops = bench_step.flops_per_image(job)
+        return {
+            "value": value,
+            "ms_per_image": round(1e3 * seconds / batch_size, 3),
+            "gflops_per_image": round(flops / 1e9, 4),
+            "gflops_per_second": round(flops * batch_size / seconds / 1e9, 2),
+            "program_mb": round((side.about["program_bytes"] or 0) / 1e6, 1),
+            "compile_s": side.about["compile_s"],
+        }
+
+
+def records_growth(folder: Path, most: int) -> list[dict[str, float]]:
+    """Seconds to open a set and to its first batch, and bytes held, for sets of growing size."""
+    shard = pack_small(folder / "one", min(SHARD, most))
+    found = []
+    for copies in sorted({max(most // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
+        large = multiply(shard, folder / f"of_{copies}", copies)
+        with SideProcess(make_reading, large) as side:
+            found.append(side.call("open"))
+    return found
+
+
+def measure_records() -> dict[str, Any]:
+    """Whether memory stays flat over many records, read in order of training; opening large sets."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        opened = records_growth(folder, FLAGS.records)
+        shard = folder / "one"
+        large = multiply(shard, folder / "read", max(FLAGS.read // SHARD, 1))
+        with SideProcess(make_reading, large) as side:
+            read = side.call("read", FLAGS.read)
+    return {"bench": "records", "opening": opened, "reading": read}
+
+
+class Reading:
+    """Opens a packed set and reads from it, in a process of its own."""
+
+    def __init__(self, folder: Path):
+        from data_pipeline.loader import TrainLoader  # noqa: F401 - what is imported is no opening
+        from data_pipeline.tokenizer import train_tokenizer
+
+        self._folder = folder
+        with tempfile.TemporaryDirectory() as aside:
+            self._tokenizer = train_tokenizer(["This is a real face."], 600, Path(aside))
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def _loader(self) -> Any:
+        from data_pipeline.loader import TrainLoader
+        from data_pipeline.settings import AugmentSettings, DataSettings
+
+        settings = DataSettings(
+            train=((str(self._folder), 1.0),), batch_size=200, paired=True,
+            augment=AugmentSettings.none(),
+        )  # fmt: skip
+        return TrainLoader(settings, image_size=16, tokenizer=self._tokenizer, text_length=16)
+
+    def open(self) -> dict[str, float]:
+        """Seconds and bytes."""
+        before, start = _resident(), time.perf_counter()
+        loader = self._loader()
+        opened = time.perf_counter() - start
+        iterator = iter(loader)
+        next(iterator)
+        first = time.perf_counter() - start
+        found = {
+            "records": loader.records_per_epoch,
+            "shards": len(list(self._folder.glob("*.array_record*"))),
+            "open_s": round(opened, 3),
+            "first_batch_s": round(first, 3),
+            "resident_mb": round((_resident() - before) / 1e6, 1),
+        }
+        iterator.close()
+        return found
+
+    def read(self, records: int) -> dict[str, Any]:
+        """Resident memory at equal distances over so many records."""
+        iterator, start = iter(self._loader()), time.perf_counter()
+        looks = []
+        for number in range(records // 200):
+            next(iterator)
+            if (number + 1) % max(records // 200 // LOOKS, 1) == 0:
+                looks.append(round(_resident() / 1e6, 1))
+        return {
+            "records": records,
+            "records_per_second": round(records / (time.perf_counter() - start), 1),
+            "resident_mb": looks,
+        }
+
+
+def make_reading(folder: Any) -> Any:
+    """Makes the reading process."""
+    return Reading(folder)
+
+
+def _resident() -> float:
+    """Bytes of the process's own memory; pages of files that are mapped can be dropped at any time."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(float(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
+def plot(found: dict[str, Any], folder: Path) -> None:
+    """Writes growth_batch.svg, growth_image_size.svg, growth_depth.svg and growth_records.svg."""
+    from data_pipeline.files import atomic_write_text
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+
+    for name, label in (
+        ("batch", "images of a batch"),
+        ("image_size", "side of the image, pixels"),
+        ("depth", "layers of the image tower"),
+    ):
+        points = found[name]
+        x, y = ([point[key] for point in points] for key in ("value", "ms_per_image"))
+        # What it would cost at the rate of the largest point, by FLOPs alone.
+        last = points[-1]["ms_per_image"] / points[-1]["gflops_per_image"]
+        even = [point["gflops_per_image"] * last for point in points]
+        chart = line_chart(
+            f"Cost of an image by {label}",
+            [Series("measured", x, y, marks=True), Series("by FLOPs alone", x, even)],
+            Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *even))),
+        )  # fmt: skip
+        atomic_write_text(folder / f"growth_{name}.svg", chart + "\n")
+    import math
+
+    points = found["records"]
+    x = [math.log10(point["records"]) for point in points]
+    ticks = [(n, f"10^{n}") for n in range(math.floor(min(x)), math.ceil(max(x)) + 1)]
+    lines = [
+        Series("open", x, [p["open_s"] for p in points], marks=True),
+        Series("first batch", x, [p["first_batch_s"] for p in points], marks=True),
+    ]
+    chart = line_chart(
+        "Opening a set by its records", lines, Axis("records", None, ticks), Axis("seconds")
+    )
+    atomic_write_text(folder / "growth_records.svg", chart + "\n")
+
+
+def _whole(values: Sequence[str]) -> list[int]:
+    from jax_vlffd.errors import UserError
+
+    try:
+        found = [int(value) for value in values]
+    except ValueError:
+        raise UserError(f"{','.join(values)}: whole numbers are wanted") from None
+    if not found or min(found) < 1:
+        raise UserError(f"{','.join(values)}: numbers of at least 1 are wanted")
+    return found

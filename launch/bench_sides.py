@@ -1,0 +1,224 @@
+"""A side of a comparison: a model that does one kind of step, in a process of its own.
+
+Processes keep memory, threads and compiled programs apart; the two sides take turns, so that another
+load on the machine meets both. Both draw the same parameters and the same batch from the same seed.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jax_vlffd.config import ModelConfig, RunConfig
+
+#: What can be measured: a whole training step, the image tower forward and backward, the detector.
+TASKS = ("train", "tower", "detect")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a side does in a step.
+
+    run: model, losses, tuning, optimizer. batch_size: images. task: one of TASKS. peer_compile: whether
+    the peer goes through torch.compile.
+    """
+
+    run: RunConfig
+    batch_size: int
+    task: str = "train"
+    peer_compile: bool = False
+
+
+class Side(Protocol):
+    """What a process of a comparison answers to; every value is plain, so that it goes through a pipe."""
+
+    def describe(self) -> dict[str, Any]:
+        """Device, versions, seconds of compilation, and bytes that the program itself asks for."""
+
+    def check(self) -> dict[str, float]:
+        """What the first steps give, to be held against the other side; the state moves on."""
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of each of so many steps, from a batch on the host to a finished result."""
+
+    def peak(self) -> dict[str, float]:
+        """Most bytes held so far, on the device or, on the CPU, by the process."""
+
+    def matmul(self) -> float:
+        """FLOP/s of the best plain product of two matrices in the job's dtype."""
+
+
+class SideProcess(AbstractContextManager["SideProcess"]):
+    """A side in a process of its own, made there by `make(job)`; use it as a context.
+
+    Args:
+      make: a function at the top of a module.
+      job: what it is to do; picklable.
+      environment: set in the child before anything is imported.
+      daemon: False where the child starts processes of its own.
+
+    Raises:
+      UserError: the side could not be made or failed; the message is its own last line.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Any], Any],
+        job: Any,
+        environment: Mapping[str, str] | None = None,
+        daemon: bool = True,
+    ):
+        import multiprocessing
+
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, job, dict(environment or {})), daemon=daemon
+        )
+        self._process.start()
+        theirs.close()
+        self.about: dict[str, Any] = self._answer()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a method of the side."""
+        self._pipe.send((name, arguments))
+        return self._answer()
+
+    def _answer(self) -> Any:
+        from jax_vlffd.errors import UserError
+
+        try:
+            fault, value = self._pipe.recv()
+        except EOFError:
+            fault, value = "its process ended, killed for memory perhaps", None
+        if fault:
+            raise UserError(f"one side of the bench failed: {fault}")
+        return value
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(20)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _serve(pipe: Any, make: Callable[[Any], Any], job: Any, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    try:
+        side = make(job)
+        pipe.send(("", side.describe()))
+        while True:
+            name, arguments = pipe.recv()
+            pipe.send(("", getattr(side, name)(*arguments)))
+    except (EOFError, KeyboardInterrupt):
+        return
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())[:500] or type(error).__name__
+        pipe.send((f"{text} ({os.path.basename(last.filename)}:{last.lineno})", None))
+
+
+def alternate(sides: Mapping[str, SideProcess], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of every step of each side, taken in turn; the first turn warms up and is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            taken = side.call("run", steps if number else 1)
+            if number:
+                seconds[name] += taken
+    return seconds
+
+
+def summary(seconds: Sequence[float], images: int) -> dict[str, Any]:
+    """Median, spread and rate of a side's steps."""
+    median = statistics.median(seconds)
+    return {
+        "ms": round(1e3 * median, 2),
+        "ms_least": round(1e3 * min(seconds), 2),
+        "ms_most": round(1e3 * max(seconds), 2),
+        "images_per_second": round(images / median, 3),
+        "steps": len(seconds),
+    }
+
+
+def draw_parameters(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters of our model, drawn by NumPy, so that both sides have the same: path -> fp32."""
+    import numpy as np
+
+    from jax_vlffd.model import graph_and_shapes
+
+    rng = np.random.default_rng(seed)
+    values: dict[str, np.ndarray] = {}
+    for path, shape in sorted(graph_and_shapes(config)[1].items()):
+        if path == "logit_scale":
+            value = np.full((), config.clip.logit_scale_init, np.float32)
+        elif "layernorm" in path or path.endswith("bias") or "lora_b" in path:
+            value = np.full(shape.shape, float(path.endswith("scale")), np.float32)
+        else:
+            spread = 0.02 if "embedding" in path else shape.shape[-1] ** -0.5
+            value = np.float32(spread) * rng.standard_normal(shape.shape, dtype=np.float32)
+        values[path] = value
+    return values
+
+
+def draw_batch(config: ModelConfig, size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A training batch on the host: noise over blots, texts of many lengths, few caption keys."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    side, text = config.clip.vision.image_size, config.clip.text
+    tokens = np.full((size, text.context_length), text.eos_id, np.int32)
+    for row, end in zip(tokens, rng.integers(2, text.context_length, size), strict=True):
+        row[:end] = rng.integers(0, text.eos_id, end)
+    blots = rng.integers(0, 256, (size, 4, 4, 3)).repeat(side // 4 + 1, 1).repeat(side // 4 + 1, 2)
+    noise = rng.integers(-40, 40, (size, side, side, 3))
+    label = np.arange(size, dtype=np.int32) % 2
+    return {
+        "image": np.clip(blots[:, :side, :side] + noise, 0, 255).astype(np.uint8),
+        "label": label,
+        "tokens": tokens,
+        "fused_tokens": tokens.copy(),
+        "caption_key": (label * rng.integers(1, 4, size)).astype(np.int32),
+    }
+
+
+def best_rate(once: Callable[[], Any], flops: float, seconds: float = 1.0) -> float:
+    """The best FLOP/s of a call within about so many seconds."""
+    once()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        once()
+        best = min(best, time.perf_counter() - start)
+    return flops / best
+
+
+def forget_peak() -> None:
+    """Sets the process's peak of resident memory back to what it holds now, where Linux allows it."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        return
+
+
+def process_peak() -> float:
+    """The most bytes that the process has held in memory since `forget_peak`."""
+    import resource
+
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            kilobytes = next(line.split()[1] for line in file if line.startswith("VmHWM"))
+        return float(kilobytes) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

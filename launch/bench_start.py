@@ -1,0 +1,183 @@
+"""What a user waits for besides the steps: help, the first step, a checkpoint, a validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("people", 60, "start: people drawn for the demo's set.", lower_bound=10)
+
+
+def measure() -> dict[str, Any]:
+    """Seconds of every command's help, of two starts of the demo, of a save, and evaluation's rate."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        packed = _packed(folder)
+        found = {
+            "bench": "start",
+            "help_s": help_seconds(commands()),
+            **first_steps(folder, packed),
+            **saving_and_evaluating(folder, packed),
+        }
+    found["help_most_s"] = max(found["help_s"].values())
+    return found
+
+
+def commands() -> list[str]:
+    """The modules of `launch` that are commands."""
+    here = Path(__file__).parent
+    return sorted(
+        f"launch.{file.stem}"
+        for file in here.glob("*.py")
+        if re.search("^if __name__ == .__main__.:", file.read_text("utf-8"), re.MULTILINE)
+    )
+
+
+def help_seconds(names: Sequence[str], repeats: int = 3) -> dict[str, float]:
+    """The median wall time of `--help` of each command."""
+    found = {}
+    for name in names:
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", name, "--help"], check=True, stdout=subprocess.DEVNULL
+            )
+            seconds.append(time.perf_counter() - start)
+        found[name] = round(statistics.median(seconds), 3)
+    return found
+
+
+def first_steps(folder: Path, packed: Path) -> dict[str, float]:
+    """Seconds from the command to the first logged step of the demo, without and with a cache."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    found = {}
+    for name in ("first_start_s", "second_start_s"):
+        command = [
+            sys.executable, "-m", "launch.train", "--config=configs/demo.py",
+            f"--workdir={folder / name}", f"--config.data.train={packed}",
+            f"--config.data.validation={packed}", "--config.train.duration=3 steps",
+        ]  # fmt: skip
+        start = time.perf_counter()
+        with subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if line.startswith("step 1/"):
+                    found[name] = round(time.perf_counter() - start, 2)
+            status = process.wait()
+        if status or name not in found:
+            from jax_vlffd.errors import UserError
+
+            raise UserError(f"the demo did not start: {' '.join(lines[-3:])}")
+    return found
+
+
+def saving_and_evaluating(folder: Path, packed: Path) -> dict[str, Any]:
+    """How long a save holds the loop, in steps; evaluation's rate over that of its step alone."""
+    import jax
+
+    from configs.demo import get_config
+    from data_pipeline.loader import EvalLoader, TrainLoader
+    from data_pipeline.tokenizer import Tokenizer
+    from jax_vlffd.training.checkpoint import Checkpoints
+    from jax_vlffd.training.mesh import to_devices
+    from jax_vlffd.training.state import initial_state
+    from jax_vlffd.training.steps import make_eval_step, make_train_step
+    from jax_vlffd.training.trainer import TRAIN_FIELDS, evaluate
+    from launch import config as configs
+    from launch import runs
+
+    config = get_config()
+    config.data.train = config.data.validation = str(packed)
+    run, data = configs.settings(config)
+    tokenizer = Tokenizer.load(folder / "second_start_s" / runs.TOKENIZER)
+    run = runs.with_tokenizer(run, tokenizer)
+    data = dataclasses.replace(data, batch_size=min(data.batch_size, 32))
+    clip = run.model.clip
+    reading: dict[str, Any] = {
+        "image_size": clip.vision.image_size, "tokenizer": tokenizer,
+        "text_length": clip.text.context_length,
+    }  # fmt: skip
+    plan = runs.make_plan(run, data, steps=1000)
+    state = initial_state(plan, run.seed)
+    iterator = iter(TrainLoader(data, **reading))
+    batch = next(iterator)
+    fields = {name: batch[name] for name in TRAIN_FIELDS}
+    step = make_train_step(plan)
+    seconds: list[float] = []
+    saving: list[float] = []
+    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+        for number in range(12):
+            start = time.perf_counter()
+            state, metrics = step(state, to_devices(fields, plan.mesh))
+            jax.block_until_ready((state, metrics))
+            if number:
+                seconds.append(time.perf_counter() - start)
+            if number in (4, 8):
+                checkpoints.wait()  # as in training, where the one before is long written
+                start = time.perf_counter()
+                checkpoints.save(state, {"data": iterator.get_state(), "clock": {}}, None)
+                saving.append(time.perf_counter() - start)
+    iterator.close()
+    eval_step = make_eval_step(plan)
+
+    def batches() -> Any:
+        for _ in range(8):
+            yield from EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)
+
+    def fixed(count: int) -> Any:
+        one = next(iter(EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)))
+        for _ in range(count):
+            yield one
+
+    rates = {}
+    evaluate(eval_step, state.parameters, fixed(1), plan)
+    count = len(EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)) * 8
+    for name, source in (("real", batches), ("fixed", lambda: fixed(count))) * 2:
+        start = time.perf_counter()
+        evaluate(eval_step, state.parameters, source(), plan)
+        rates[name] = count * data.batch_size / (time.perf_counter() - start)
+    median = statistics.median(seconds)
+    return {
+        "step_ms": round(1e3 * median, 2),
+        "save_holds_ms": round(1e3 * statistics.median(saving), 2),
+        "save_holds_steps": round(statistics.median(saving) / median, 2),
+        "evaluation_images_per_second": round(rates["real"], 1),
+        "evaluation_over_fixed_batch": round(rates["real"] / rates["fixed"], 3),
+    }
+
+
+def _packed(folder: Path) -> Path:
+    """The demo's own drawn set, packed, small."""
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL}
+    drawn, packed = folder / "drawn", folder / "packed"
+    command = [
+        sys.executable,
+        "-m",
+        "launch.forge",
+        f"--out={drawn}",
+        f"--identities={FLAGS.people}",
+    ]
+    subprocess.run(command, **quiet)
+    command = [
+        sys.executable, "-m", "launch.pack", f"--annotations={drawn / 'annotations.jsonl'}",
+        f"--out={packed}",
+    ]  # fmt: skip
+    subprocess.run(command, **quiet)
+    return packed

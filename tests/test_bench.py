@@ -1,0 +1,261 @@
+"""The benches run at tiny size, give what they promise, and compare like with like. No test asserts a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.settings import AugmentSettings
+from jax_vlffd.config import LossConfig, OptimConfig, RunConfig, TuningConfig
+from jax_vlffd.errors import UserError
+from launch import (
+    bench_data,
+    bench_device,
+    bench_growth,
+    bench_ours,
+    bench_sets,
+    bench_start,
+    bench_step,
+)
+from launch.bench_sides import Job, SideProcess, summary
+from tests import tiny
+
+SIZE = 8
+IMAGE_ONLY = LossConfig(alignment=0.0, fusion=0.0)
+
+
+def job(task: str = "train", **changes: Any) -> Job:
+    run: dict[str, Any] = {
+        "model": tiny.model(),
+        "optim": OptimConfig(learning_rate=1e-3, head_scale=3.0, weight_decay=0.1, clip=1.0),
+    }
+    return Job(RunConfig(**(run | changes)), SIZE, task)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compiles() -> Iterator[None]:
+    """What is compiled here runs for a moment: it is not worth much optimization."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the sides' processes
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def peer() -> Any:
+    pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
+    from launch import bench_peer
+
+    return bench_peer
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("train", {}),
+        ("train", {"tuning": TuningConfig("layernorm", "layernorm")}),
+        ("train", {"loss": IMAGE_ONLY}),
+        ("tower", {}),
+        ("detect", {}),
+    ],
+    ids=str,
+)
+def test_the_peer_computes_the_same(peer: Any, task: str, changes: dict[str, Any]) -> None:
+    work = job(task, **changes)
+    ours, theirs = bench_ours.make(work), peer.make(work)
+    first, second = ours.check(), theirs.check()
+    assert first.keys() == second.keys()
+    assert bench_step.check_agreement(first, second, 1e-4) <= 1e-4
+    if task == "train":
+        # After a step: clipping, rates, decay and the choice of what trains agree as well.
+        assert first["loss_2"] != first["loss_1"]
+        if "loss" not in changes:  # the peer leaves what no loss reads to AdamW, which skips it
+            assert ours.describe()["trainable"] == theirs.describe()["trainable"]
+    assert len(ours.run(2)) == len(theirs.run(2)) == 2
+    assert min(*ours.peak().values(), *theirs.peak().values()) > 0
+
+
+@pytest.mark.slow
+def test_the_peer_computes_the_same_in_bf16(peer: Any) -> None:
+    work = job(model=tiny.model(dtype="bfloat16"))
+    ours, theirs = bench_ours.make(work).check(), peer.make(work).check()
+    assert bench_step.check_agreement(ours, theirs, bench_step.TOLERANCE["bfloat16"]) > 0
+
+
+def test_sides_that_differ_are_refused() -> None:
+    assert bench_step.check_agreement({"loss": 1.0001}, {"loss": 1.0}, 1e-3) == pytest.approx(1e-4)
+    with pytest.raises(UserError, match=r"loss is 1\.1 with us and 1 with the peer"):
+        bench_step.check_agreement({"loss": 1.1}, {"loss": 1.0}, 1e-3)
+    with pytest.raises(UserError, match="the sides differ"):
+        bench_step.check_agreement({"loss": float("nan")}, {"loss": 1.0}, 1e-3)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    """What is not trained costs nothing: the program of fewer gradients has fewer products."""
+
+    def flops(mode: str) -> float:
+        tuning = TuningConfig(mode, mode)
+        changes = {"model": tiny.model(lora_rank=2)} if mode == "lora" else {}
+        side = bench_ours.make(job(tuning=tuning, loss=IMAGE_ONLY, **changes))
+        return float(side._step.cost_analysis()["flops"])
+
+    full, layernorm, lora = flops("full"), flops("layernorm"), flops("lora")
+    assert layernorm < 0.9 * full
+    assert lora < 0.95 * full
+
+
+def test_what_a_side_cannot_do_is_told_in_one_line() -> None:
+    work = dataclasses.replace(job(), task="nothing", batch_size=0)
+    with (
+        pytest.raises(UserError, match="one side of the bench failed"),
+        SideProcess(bench_ours.make, work),
+    ):
+        raise AssertionError("it was made")
+
+
+def test_the_summary_is_of_the_median() -> None:
+    found = summary([0.1, 0.4, 0.2], 8)
+    assert (found["ms"], found["ms_least"], found["ms_most"]) == (200.0, 100.0, 400.0)
+    assert found["images_per_second"] == 40.0
+
+
+@pytest.mark.slow
+def test_the_step_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> None:
+    run, data = tiny.settings(tmp_path)
+    recipe = tiny.write_recipe(tmp_path / "tiny.py", run, data)
+    out = tmp_path / "step.json"
+    done = tiny.command(
+        "launch.bench", "step", f"--config={recipe}", "--repeats=2", f"--out={out}"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert json.loads(done.stdout) == found
+    for side in ("ours", "peer"):
+        assert {"ms", "images_per_second", "peak", "compile_s", "first"} <= found[side].keys()
+        assert 0 < found[side]["share_of_matmul_peak"] < 1
+    assert found["agreement"] < 1e-4
+    assert found["time_over_peer"] == pytest.approx(1 / found["rate_over_peer"], rel=0.1)
+    assert found["made_by"]["command"].startswith("python -m launch.bench step")
+    assert "torch" in found["made_by"]["versions"]
+
+
+def test_a_bench_without_a_recipe_is_told(tmp_path: Path) -> None:
+    done = tiny.command("launch.bench", "step", cwd=tiny.ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--config=configs/" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    bench_sets.pack_files(folder, bench_sets.draw_files(folder / "files", 8, 64))
+    bench_sets.multiply(folder / "packed", folder / "large", 3)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["decode", "ours", "peer"])
+def test_loading_counts_images(
+    peer: Any, files: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # this process is the tests'
+    load = bench_data.Load(files, kind, True, 32, 4, (0,))
+    rates = bench_data.make(load).rate(0.05)
+    assert rates.keys() == {"images_per_second", "per_core_second"}
+    assert min(rates.values()) > 0
+
+
+def test_the_peers_augmentations_are_drawn_by_their_probabilities(peer: Any, files: Path) -> None:
+    paths = sorted((files / "files").glob("*.jpg"))
+    plain = bench_data.PillowFiles(paths, 32, AugmentSettings.none())
+    always = AugmentSettings(
+        flip=1, resize_crop=1, jpeg=1, blur=1, noise=1, color=1, cutout=1
+    )  # fmt: skip
+    changed = bench_data.PillowFiles(paths, 32, always)
+    for number in range(4):
+        before, label = plain[number]
+        after, _ = changed[number]
+        assert before.shape == after.shape == (32, 32, 3)
+        assert label == number % 2
+        assert np.abs(before.numpy().astype(int) - after.numpy()).mean() > 2
+    np.testing.assert_array_equal(plain[0][0], plain[8][0])  # the same file, a later epoch
+
+
+@pytest.mark.slow
+def test_the_data_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> None:
+    out = tmp_path / "data.json"
+    done = tiny.command(
+        "launch.bench", "data", "--files=8", "--side=64", "--image_size=32", "--batch=4",
+        "--least_records=16", "--seconds=0.1", "--turns=1", "--noall_cores", f"--out={out}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["one_core"].keys() == {
+        "decode", "ours_plain", "peer_plain", "ours_augmented", "peer_augmented",
+    }  # fmt: skip
+    assert found["share_of_decoding"] > 0
+
+
+def test_a_set_of_links_reads_like_any_other(tmp_path: Path) -> None:
+    one = bench_sets.pack_small(tmp_path / "one", 400)
+    large = bench_sets.multiply(one, tmp_path / "large", 3)
+    reading = bench_growth.make_reading(large)
+    opened = reading.open()
+    assert (opened["records"], opened["shards"]) == (1200, 3)
+    read = reading.read(4000)
+    assert read["records"] == 4000
+    assert len(read["resident_mb"]) == bench_growth.LOOKS
+
+
+@pytest.mark.slow
+def test_growth_has_a_point_for_each_size_and_a_plot(tmp_path: Path) -> None:
+    run = dataclasses.replace(tiny.settings(tmp_path)[0], loss=IMAGE_ONLY)
+    found = bench_growth.step_growth(
+        run, 2, batches=(1,), sizes=(24,), depths=(1,), repeats=1
+    )  # fmt: skip
+    assert {name: [point["value"] for point in points] for name, points in found.items()} == {
+        "batch": [1], "image_size": [24], "depth": [1],
+    }  # fmt: skip
+    assert all(point["ms_per_image"] > 0 for points in found.values() for point in points)
+    records = [{"records": n, "open_s": 0.1, "first_batch_s": 0.2} for n in (1000, 100000)]
+    bench_growth.plot({**found, "records": records}, tmp_path / "plots")
+    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert plots == [f"growth_{n}.svg" for n in ("batch", "depth", "image_size", "records")]
+
+
+def test_help_is_timed_for_every_command() -> None:
+    assert {"launch.bench", "launch.train"} <= set(bench_start.commands())
+    found = bench_start.help_seconds(["launch.pack"], repeats=1)
+    assert found["launch.pack"] > 0
+
+
+def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:
+    saved: list[dict[str, Any]] = []
+    parts = bench_device.Parts(1.0, lambda found: saved.append(json.loads(json.dumps(found))))
+
+    def fails() -> None:
+        raise UserError("no memory")
+
+    parts.do("first", 1, lambda: 7)
+    parts.do("failing", 1, fails)
+    parts.do("too long", 1000, lambda: pytest.fail("there was no time"))
+    assert parts.found["first"]["value"] == 7
+    assert parts.left_out["failing"] == "no memory"
+    assert "were left" in parts.left_out["too long"]
+    assert saved[-1]["first"]["value"] == 7
+    assert saved[-1]["left_out"].keys() == {"failing", "too long"}
+
+
+@pytest.mark.slow
+def test_bf16_is_held_against_fp32() -> None:
+    found = bench_device.precision(job().run, 4)
+    assert found["ok"]
+    assert 0 < found["apart"] <= found["tolerance"]
+    assert found["float32"].keys() == found["bfloat16"].keys()
