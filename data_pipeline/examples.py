@@ -112,12 +112,21 @@ class LoadUnit:
         for record, record_number, image in zip(records, numbers, images, strict=True):
             view = square_view(image, self._size, geometry)
             view = degrade(view, self._settings.augment, rng)
-            caption, key = choose_caption(record, self._settings.captions, rng)
+            caption, key = self._caption(record, rng)
             examples.append(
                 Example(view, caption, self._fused(caption, rng), record.label, key, record_number)
             )
         examples[0] = examples[0]._replace(bad=skipped, bad_number=last_bad)
         return examples
+
+    def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, int]:
+        choice = self._settings.captions
+        if choice == "shuffled":
+            choice, label = "all", record.label
+            record = self._mixture.draw(rng)
+            while record.label != label:  # it has records of this label: here is one
+                record = self._mixture.draw(rng)
+        return choose_caption(record, choice, rng)
 
     def _fused(self, caption: str, rng: np.random.Generator) -> str:
         if self._settings.fused_caption == "no_verdict":

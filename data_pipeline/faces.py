@@ -291,13 +291,13 @@ class FaceCrop:
 
     Attributes:
       image: uint8 [size, size, 3], black outside the image; None where the face is too small.
-      box: left, top, right, bottom of the face in the image, in pixels.
+      box: left, top, right, bottom of the face in the image, in pixels; None where the image is the crop.
       matrix: [2, 3], from points of the image to points of the crop.
       confidence: see `Face`.
     """
 
     image: Image | None
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     matrix: NDArray[np.float64]
     confidence: float
 

@@ -17,7 +17,7 @@ from data_pipeline.errors import UserError
 FUSED_CAPTIONS: Final = ("full", "no_verdict", "shuffled")
 
 #: Which captions of a record are drawn from.
-CAPTION_CHOICES: Final = ("all", "raw", "label_only")
+CAPTION_CHOICES: Final = ("all", "raw", "label_only", "shuffled")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,9 @@ class DataSettings:
         methods: forgery methods to train on, and to be judged by in validation; empty means all.
             Reals are always kept.
         captions: `all` draws one of the record's captions at random, `raw` takes the caption before
-            refinement, `label_only` takes the fixed verdict sentence alone.
+            refinement, `label_only` takes the fixed verdict sentence alone, `shuffled` takes one of
+            another record with the same label: a control, whose verdict is true and whose regions
+            and types are another face's.
         fused_caption: what the fusion branch reads: `full` the same caption, `no_verdict` the
         caption
             without the sentences that state the verdict, `shuffled` that of another record.

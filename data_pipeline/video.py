@@ -41,11 +41,13 @@ class Frames(Protocol):
 
     Attributes:
       count: frames that the video says it has; fewer may be readable.
+      rate: frames a second, 0 where that is not known.
       lost_start: frames before the first that can be decoded, for want of a key frame. They do not
         count: frame 0 is the first that can be decoded.
     """
 
     count: int
+    rate: float
     lost_start: int
 
     def read(self, index: int) -> Image | None:
@@ -81,6 +83,7 @@ class PictureFrames:
 
     def __init__(self, files: list[Path]):
         self.count = len(files)
+        self.rate = 0.0
         self.lost_start = 0
         self._files = files
 
@@ -118,6 +121,8 @@ class FileFrames:
         if not self._advance():
             raise VideoError("no_frames", f"{path} has no frame that can be decoded")
         self._at, self.lost_start = 0, self._clock()
+        rate = video.get(cv2.CAP_PROP_FPS)
+        self.rate = float(rate) if np.isfinite(rate) and 0 < rate < 1000 else 0.0
         stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = stated - self.lost_start if stated > self.lost_start else _count(path)
 

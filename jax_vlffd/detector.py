@@ -13,7 +13,7 @@ Without `faces` a picture is one face crop, as a packed set holds them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -50,7 +50,7 @@ class Crop(Protocol):
     @property
     def image(self) -> np.ndarray | None: ...  # noqa: D102
     @property
-    def box(self) -> Box: ...  # noqa: D102
+    def box(self) -> Box | None: ...  # noqa: D102
 
 
 class Faces(Protocol):
@@ -142,6 +142,11 @@ class Look(NamedTuple):
 class Detector:
     """A trained detector.
 
+    Attributes:
+      trained: the model that answers.
+      faces: what finds faces, or None.
+      calibration: the model's; without one, probabilities are the raw ones and the threshold is 0.5.
+
     Args:
       trained: as `pretrained.open_trained` reads it.
       faces: finds and crops the faces of a picture; None takes every picture for a face crop.
@@ -162,7 +167,7 @@ class Detector:
         width = trained.model.clip.embed_dim
         found = np.zeros((len(ENTRIES), width)) if explainer is None else explainer.directions
         self._directions = jnp.asarray(found, jnp.float32)
-        self._calibration = trained.calibration or Calibration()
+        self.calibration = trained.calibration or Calibration()
         self._look = jax.jit(lambda values, images, rows: bind(graph, values)(images, rows))
 
     @classmethod
@@ -218,8 +223,8 @@ class Detector:
         grid = self.trained.model.clip.vision.grid
         for row in range(len(views)):
             logit = float(logits[row, 1]) - float(logits[row, 0])
-            probability = float(self._calibration.probability(logit))
-            verdict = self._calibration.verdict(probability)
+            probability = float(self.calibration.probability(logit))
+            verdict = self.calibration.verdict(probability)
             classifier = margins[row].reshape(grid, grid)
             explainer = self.trained.explainer
             if explainer is None:
@@ -234,9 +239,8 @@ class Detector:
             )  # fmt: skip
 
 
-def placed(answer: Answer | None, box: Box) -> Answer:
+def placed(answer: Answer | None, box: Box | None) -> Answer:
     """An answer with its box; that the face is too small where there is none."""
     if answer is None:
         return Answer(FACE_TOO_SMALL, box=box)
-    values = {name: getattr(answer, name) for name in answer.__dataclass_fields__}
-    return Answer(**{**values, "box": box})
+    return replace(answer, box=box)

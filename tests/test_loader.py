@@ -15,7 +15,7 @@ import pytest
 from packed_sets import METHODS, make_set
 
 from data_pipeline.errors import UserError
-from data_pipeline.examples import Batch, caption_key_number
+from data_pipeline.examples import Batch, LoadUnit, caption_key_number
 from data_pipeline.loader import EvalLoader, TrainIterator, TrainLoader, train_loader
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import PackedSplit, write_packed_set
@@ -303,6 +303,27 @@ def test_caption_choices_and_fused_views(folder: Path, tokenizer: Tokenizer) -> 
     batch = next(iter(_loader(tokenizer, _settings(folder, fused_caption="no_verdict"))))
     neutral = [without_verdict(text) for text in _texts(batch["tokens"], tokenizer, every)]
     np.testing.assert_array_equal(batch["fused_tokens"], tokenizer.encode(neutral, LENGTH))
+
+
+def test_shuffled_captions_tell_the_label_and_nothing_else(
+    folder: Path, tokenizer: Tokenizer
+) -> None:
+    """The control of the alignment: the verdict is the record's, the rest is another's."""
+    settings = _settings(folder, batch_size=32, paired=True, captions="shuffled")
+    split = PackedSplit(folder, "train")
+    records = [split[row] for row in range(len(split))]
+    fakes = {record.id: record.captions for record in records if record.label}
+    reals = {text for record in records if not record.label for text in record.captions}
+    mixture = Mixture(settings)
+    load = LoadUnit(mixture, settings, SIZE)
+    strangers = 0
+    for number in range(40):
+        fake, real = load((0, number), np.random.default_rng(number))
+        assert real.caption in reals
+        owner = next(name for name, captions in fakes.items() if fake.caption in captions)
+        strangers += owner != records[fake.number].id
+        assert fake.fused == fake.caption
+    assert strangers > 20
 
 
 def test_shuffled_view_does_not_tell_the_label(folder: Path, tokenizer: Tokenizer) -> None:
