@@ -10,6 +10,7 @@ import glob
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ def sha256(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe might never end
+            raise InputError("unreadable", f"{path} is no ordinary file")
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)

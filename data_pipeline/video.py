@@ -124,7 +124,7 @@ class FileFrames:
         rate = video.get(cv2.CAP_PROP_FPS)
         self.rate = float(rate) if np.isfinite(rate) and 0 < rate < 1000 else 0.0
         stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = stated - self.lost_start if stated > self.lost_start else _count(path)
+        self.count = stated - self.lost_start if stated > self.lost_start else count_frames(path)
 
     def _advance(self) -> bool:
         """Goes to the next frame that can be decoded."""
@@ -162,8 +162,8 @@ def _open(path: Path) -> Any:
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
 
 
-def _count(path: Path) -> int:
-    """Counts the frames of a file whose header does not."""
+def count_frames(path: Path) -> int:
+    """Counts the frames that a file really holds; its header may state none, or others."""
     video = _open(path)
     count = 0
     while video.grab():

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipeline import inputs
 from data_pipeline.faces import FaceCrop, FaceFinder
-from data_pipeline.video import VideoError, evenly_spaced, open_frames
+from data_pipeline.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
 from jax_vlffd.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
 from jax_vlffd.explain import Reason
 
@@ -170,39 +170,52 @@ def _faces(image: np.ndarray, finder: FaceFinder | None) -> list[Seen]:
 def _look_at_video(case: Case, finder: FaceFinder | None, settings: Looking) -> None:
     frames = open_frames(case.path)
     try:
-        case.count = frames.count
-        within = min(frames.count, settings.most_frames)
-        notes = []
-        if frames.count > within:
-            notes.append(f"long: only the first {within} of {frames.count} frames were looked at")
-        if frames.lost_start:
-            notes.append(
-                f"lost_start: {frames.lost_start} frames before the first key frame are lost"
-            )
-        wanted = evenly_spaced(within, settings.frames)
-        people: list[tuple[int, np.ndarray]] = []
-        for index in wanted:
-            image = frames.read(index)
-            if image is None:
-                continue
-            case.looked_at.append(index)
-            case.height, case.width = image.shape[:2]
-            if case.picture is None and settings.thumbnail:
-                case.picture = _reduced(image, settings.thumbnail)
-            seen = _faces(image, finder)
-            people = _follow(seen, people)
-            for face in seen:
-                face.frame = index
-                face.second = round(index / frames.rate, 3) if frames.rate else None
-            case.faces += seen
-        missing = len(wanted) - len(case.looked_at)
-        if missing:
-            notes.append(f"unreadable_frames: {missing} of {len(wanted)} frames could not be read")
-        if not case.looked_at:
-            raise VideoError("no_frames", f"{case.path} has no frame that can be decoded")
-        case.notes = tuple(notes)
+        stated = frames.count
+        _look_at_frames(case, frames, min(stated, settings.most_frames), finder, settings)
     finally:
         frames.close()
+    notes = []
+    wanted = min(settings.frames, stated, settings.most_frames)
+    if 2 * len(case.looked_at) < wanted and not case.path.is_dir():
+        # The header states frames that are not there: those that are there are spread anew.
+        held = count_frames(case.path)
+        notes.append(f"cut: it states {stated} frames and holds {held}")
+        case.looked_at, case.faces = [], []
+        frames = open_frames(case.path)
+        try:
+            _look_at_frames(case, frames, min(held, settings.most_frames), finder, settings)
+        finally:
+            frames.close()
+    elif len(case.looked_at) < wanted:
+        missing = wanted - len(case.looked_at)
+        notes.append(f"unreadable_frames: {missing} of {wanted} could not be read")
+    if stated > settings.most_frames:
+        notes.append(f"long: only the first {settings.most_frames} frames were looked at")
+    if frames.lost_start:
+        notes.append(f"lost_start: {frames.lost_start} frames before the first key frame are lost")
+    if not case.looked_at:
+        raise VideoError("no_frames", f"{case.path} has no frame that can be decoded")
+    case.count, case.notes = stated, tuple(notes)
+
+
+def _look_at_frames(
+    case: Case, frames: Frames, within: int, finder: FaceFinder | None, settings: Looking
+) -> None:
+    people: list[tuple[int, np.ndarray]] = []
+    for index in evenly_spaced(within, settings.frames):
+        image = frames.read(index)
+        if image is None:
+            continue
+        case.looked_at.append(index)
+        case.height, case.width = image.shape[:2]
+        if case.picture is None and settings.thumbnail:
+            case.picture = _reduced(image, settings.thumbnail)
+        seen = _faces(image, finder)
+        people = _follow(seen, people)
+        for face in seen:
+            face.frame = index
+            face.second = round(index / frames.rate, 3) if frames.rate else None
+        case.faces += seen
 
 
 def _follow(

@@ -181,7 +181,7 @@ def _item(case: Case, lines: Sequence[dict[str, Any]]) -> Item:
     from jax_vlffd.evaluation.case import Item, Shown
 
     picture = b""
-    if case.picture is not None:
+    if case.picture is not None and case.faces:
         first = [face for face in case.faces if face.frame == case.faces[0].frame]
         boxes = [face.crop.box if face.crop else None for face in first]
         scale = case.picture.shape[1] / case.width

@@ -9,9 +9,14 @@ import numpy as np
 
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import explain
+from jax_vlffd.config import RunConfig
+from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.explain import Explainer
+
+#: Parameters that a sentence's embedding rests on.
+_TEXT = ("text/", "text_projection/")
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
@@ -45,6 +50,29 @@ def embed_bank(plan: Plan, parameters: Parameters, tokenizer: Tokenizer) -> np.n
     whole = replicated(plan.mesh)
     step = jax.jit(embed, in_shardings=(plan.sharding.parameters, whole), out_shardings=whole)
     return np.asarray(step(parameters, jax.device_put(tokens, whole)))
+
+
+def untuned_text(plan: Plan, run: RunConfig, parameters: Parameters) -> Parameters:
+    """The parameters with the text tower and its projection as they were before training: a control.
+
+    Args:
+      plan: the run's static side.
+      run: its settings; where it started says what the text tower was.
+      parameters: as trained.
+
+    Raises:
+      UserError: the run continued another, so that its start is not known; or the checkpoint that it
+        started from is gone.
+    """
+    from jax_vlffd.clip import weights
+    from jax_vlffd.training.state import initial_state, load_pretrained
+
+    if run.init.resume:
+        raise UserError("the run continued another one; score that of init.resume's own start")
+    source = run.init.clip or run.init.vit
+    loaded = load_pretrained(plan, weights.open_checkpoint(source)) if source else None
+    start = initial_state(plan, run.seed, loaded).parameters
+    return {k: start[k] if k.startswith(_TEXT) else v for k, v in parameters.items()}
 
 
 def fit(embedded: np.ndarray | None, validation: Scores) -> Explainer | None:

@@ -122,7 +122,7 @@ class Scorer:
     def __init__(self, plan: Plan, data: DataSettings, tokenizer: Tokenizer):
         from jax_vlffd.training.steps import make_eval_step
 
-        self._plan, self._data, self._tokenizer = plan, data, tokenizer
+        self.plan, self.tokenizer, self._data = plan, tokenizer, data
         self._step = make_eval_step(plan)
 
     def score(
@@ -151,17 +151,17 @@ class Scorer:
         from jax_vlffd.training.mesh import data_share
         from jax_vlffd.training.trainer import evaluate
 
-        clip, data = self._plan.spec.model.clip, self._data
-        index, count = data_share(self._plan.mesh)
+        clip, data = self.plan.spec.model.clip, self._data
+        index, count = data_share(self.plan.mesh)
         loader = EvalLoader(
             folder, split,
-            image_size=clip.vision.image_size, tokenizer=self._tokenizer,
+            image_size=clip.vision.image_size, tokenizer=self.tokenizer,
             text_length=clip.text.context_length, batch_size=data.batch_size,
             process_index=index, process_count=count,
             workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
             captions="label_only",  # the image branch reads none, so a set without captions serves too
         )  # fmt: skip
-        found = evaluate(self._step, parameters, iter(loader), self._plan, tick)
+        found = evaluate(self._step, parameters, iter(loader), self.plan, tick)
         records = list(loader.metadata(found["index"]))
         logits = found["logits"].astype(np.float64)
         margin = logits[:, 1] - logits[:, 0]

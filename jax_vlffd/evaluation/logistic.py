@@ -33,14 +33,29 @@ class Curve:
         return sigmoid(self.slope * np.asarray(raw, np.float64) + self.offset)
 
 
-def fit_curve(raw: np.ndarray, truth: np.ndarray) -> Curve:
-    """The curve of a raw score, float [n], against what is true, 0/1 [n]."""
+def fit_curve(
+    raw: np.ndarray, truth: np.ndarray, sound: np.ndarray | None = None, most: float = 0.1
+) -> Curve:
+    """The curve of a raw score, and its threshold.
+
+    Args:
+      raw: float [n].
+      truth: 0/1 [n].
+      sound: bool [n], the examples of which nothing should be named; None for none.
+      most: at most this share of them lies at or above the threshold.
+    """
     truth = np.asarray(truth) > 0
     examples = int(truth.sum())
     if min(examples, len(truth) - examples) < LEAST_EXAMPLES:
         return Curve(examples=examples)
     slope, offset = fit_logistic(raw, truth)
-    threshold = best_threshold(sigmoid(slope * raw + offset), truth)
+    score = sigmoid(slope * raw + offset)
+    threshold = best_threshold(score, truth)
+    if sound is not None and sound.any():
+        ordered = np.sort(score[sound])[::-1]
+        threshold = max(threshold, float(np.nextafter(ordered[int(most * len(ordered))], 2.0)))
+    if slope == 0:  # one score for all: it names nothing
+        threshold = 1.0
     return Curve(slope, offset, threshold, examples, True)
 
 

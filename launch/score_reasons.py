@@ -1,0 +1,177 @@
+"""Scores the regions that a run's reasons name against the records' annotated regions, beside controls.
+
+  python -m launch.score_reasons --workdir=DIR --data=NAME=DIR [--compare=NAME=WORKDIR] [--out=FILE.json]
+
+Controls: the same run with its text tower as it was before training, calibrated alike; naming the same
+regions for every fake, those that do best on validation; and other runs by --compare, such as one trained with
+--config.data.captions=shuffled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from launch import cli
+
+if TYPE_CHECKING:
+    from jax_vlffd.evaluation.scores import Scores
+    from jax_vlffd.explain import Explainer
+    from launch.runs import Run
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "A trained workdir.", required=True)
+flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to score on; repeat for several.")
+flags.DEFINE_multi_string("compare", [], "NAME=WORKDIR: a further run.")
+flags.DEFINE_string("split", "test", "The split that is scored.")
+flags.DEFINE_string("out", "", "JSON file for the figures.")
+
+UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Scores and prints the table."""
+    from data_pipeline.errors import UserError
+
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag; sets are given as --data=NAME=DIR")
+    sets = dict(_named("--data", text) for text in FLAGS.data)
+    if not sets:
+        raise UserError("no set to score on; add --data=NAME=DIR, DIR being a packed set")
+    others = [_named("--compare", text) for text in FLAGS.compare]
+    cli.use_compilation_cache()
+    from launch.runs import load_run
+
+    found: dict[str, dict[str, Any]] = {name: {} for name in sets}
+    run = load_run(Path(FLAGS.workdir))
+    _score(run, run.name, sets, found, controls=True)
+    for name, folder in others:
+        _score(load_run(folder), name, sets, found, controls=False)
+    for name, rows in found.items():
+        print(_table(name, rows))
+    if FLAGS.out:
+        from data_pipeline.files import atomic_write_text
+
+        content = {"version": 1, "split": FLAGS.split, "sets": found}
+        atomic_write_text(Path(FLAGS.out), json.dumps(content, indent=2) + "\n")
+
+
+def _named(flag: str, text: str) -> tuple[str, Path]:
+    from data_pipeline.errors import UserError
+
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise UserError(f"{flag}={text}: write NAME=PATH")
+    return name, Path(path)
+
+
+def _score(
+    run: Run, name: str, sets: dict[str, Path], found: dict[str, dict[str, Any]], controls: bool
+) -> None:
+    from data_pipeline.errors import UserError
+    from launch import config as configs
+    from launch import reasons
+
+    if run.explainer is None:
+        raise UserError(
+            f"{name} has no bank of sentences: it was trained without the alignment branch"
+        )
+    tested = {
+        key: run.scorer.score(run.parameters, folder, FLAGS.split) for key, folder in sets.items()
+    }
+    explainers: dict[str, Explainer] = {name: run.explainer}
+    if controls:
+        validation = _validation(run)
+        settings, _ = configs.settings(run.config)
+        mixed = reasons.untuned_text(run.scorer.plan, settings, run.parameters)
+        embedded = reasons.embed_bank(run.scorer.plan, mixed, run.scorer.tokenizer)
+        untuned = reasons.fit(embedded, validation)
+        assert untuned is not None  # as the run itself has a bank
+        explainers[UNTUNED] = untuned
+        constant = _best_constant(validation)
+    for key, scores in tested.items():
+        for label, explainer in explainers.items():
+            said = reasons.with_reasons(scores, explainer, run.calibration)
+            found[key][label] = _figures(said, said.regions_in_reasons())
+        if controls:
+            import numpy as np
+
+            found[key][CONSTANT] = _figures(scores, np.tile(constant, (len(scores), 1)))
+
+
+def _validation(run: Run) -> Scores:
+    from jax_vlffd.evaluation.scores import concatenate
+
+    folders = [entry.strip() for entry in run.config["data"]["validation"].split(",")]
+    return concatenate([run.scorer.score(run.parameters, f, "validation") for f in folders])
+
+
+def _best_constant(validation: Scores) -> Any:
+    """The regions, bool [4], that named for every fake give the best F1 per image on validation."""
+    import numpy as np
+
+    from jax_vlffd.evaluation.metrics import region_scores
+
+    fake = validation.label == 1
+    assert validation.regions is not None
+    truth = validation.regions[fake]
+    choices = [np.array(flags) for flags in itertools.product((False, True), repeat=4)]
+    scored = [
+        region_scores(np.tile(flags, (len(truth), 1)), truth)["mean_per_image"]["f1"]
+        for flags in choices
+    ]
+    return choices[int(np.argmax(scored))]
+
+
+def _figures(scores: Scores, named: Any) -> dict[str, Any]:
+    """`metrics.region_scores` over the fakes, and the share of reals of which any region is named."""
+    from data_pipeline.errors import UserError
+    from jax_vlffd.evaluation.metrics import region_scores
+
+    fake = scores.label == 1
+    assert scores.regions is not None
+    if not fake.any():
+        raise UserError(f"split {FLAGS.split!r} holds no fakes")
+    found = region_scores(named[fake], scores.regions[fake])
+    found["reals_named"] = float(named[~fake].any(axis=1).mean()) if (~fake).any() else None
+    return found
+
+
+def _table(name: str, rows: dict[str, Any]) -> str:
+    from jax_vlffd.vocabulary import REGIONS
+
+    width = max(map(len, rows))
+    fakes = next(iter(rows.values()))["images"]
+    lines = [
+        f"{name}: {fakes} fakes of split {FLAGS.split}",
+        f"{'':{width}}  per image: P     R     F1   all: P     R     F1   reals named   "
+        + "  ".join(f"{region} P/R" for region in REGIONS),
+    ]
+    for label, found in rows.items():
+        parts = [
+            found[kind][key]
+            for kind in ("mean_per_image", "micro")
+            for key in ("precision", "recall", "f1")
+        ]
+        each = [
+            f"{_number(found['regions'][r]['precision'])}/{_number(found['regions'][r]['recall'])}"
+            for r in REGIONS
+        ]
+        lines.append(
+            f"{label:{width}}        {'  '.join(map(_number, parts[:3]))}      "
+            f"{'  '.join(map(_number, parts[3:]))}         {_number(found['reals_named'])}   {'  '.join(each)}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return " -- " if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    cli.run(main)
