@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_pipeline.errors import UserError
-from launch import cli
+from launch import cli, hosts
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
@@ -66,19 +66,27 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.workdir and not sets:
         raise UserError("no set to test on; add --data=NAME=DIR, DIR being a packed set")
 
-    robustness: dict[str, Any] = {}
     if FLAGS.workdir:
-        detectors, robustness = _from_runs(sets)
-    else:
-        detectors = _from_scores([_pair(text, "--from_scores") for text in FLAGS.from_scores])
-        known = detectors[0].sets
-        unknown = [name for name in sets if name not in known]
-        if unknown:  # pictures would be missing and nobody would know why
-            raise UserError(
-                f"--data={unknown[0]}=...: {detectors[0].name} has no scores of a set of this name, "
-                f"it has {', '.join(known)}"
-            )
-    _write(Path(FLAGS.out), detectors, sets, robustness)
+        asked = {
+            name: FLAGS[name].value
+            for name in ("workdir", "data", "compare", "split", "robustness")
+        }
+        with hosts.joined(
+            asked
+        ) as peers:  # every process scores its share, and knows all the scores
+            detectors, robustness = _from_runs(sets)
+            if peers.index == 0:
+                _write(Path(FLAGS.out), detectors, sets, robustness)
+        return
+    detectors = _from_scores([_pair(text, "--from_scores") for text in FLAGS.from_scores])
+    known = detectors[0].sets
+    unknown = [name for name in sets if name not in known]
+    if unknown:  # pictures would be missing and nobody would know why
+        raise UserError(
+            f"--data={unknown[0]}=...: {detectors[0].name} has no scores of a set of this name, "
+            f"it has {', '.join(known)}"
+        )
+    _write(Path(FLAGS.out), detectors, sets, {})
 
 
 def _pair(text: str, flag: str) -> tuple[str, Path]:

@@ -72,6 +72,10 @@ def main(argv: Sequence[str]) -> None:
     run, data = configs.settings(_CONFIG.value)
     workdir = Path(_WORKDIR.value or "")  # required by its flag
     values = json.loads(_CONFIG.value.to_json())
+    if "://" in (_WORKDIR.value or ""):
+        raise UserError(
+            f"--workdir={_WORKDIR.value}: not a folder; mount the bucket (Cloud Storage FUSE) and give its path"
+        )
     manner = Manner(_span(_PROFILE.value), _STALL.value)
     with hosts.joined(values, preemption=True) as peers:
         try:
