@@ -6,10 +6,12 @@ fork, so each process starts its own devices.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,8 @@ def start_hosts(
 ) -> list[ForkServerProcess]:
     """The same command by `count` processes that find each other; `logs`/0, /1, ... are what they print."""
     logs.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with free_port() as port:
+        pass
     together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
     return [
         start(
@@ -51,6 +53,13 @@ def start_hosts(
         )
         for number in range(count)
     ]
+
+
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """A port of this machine that nobody has; free when the context ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 def status(process: ForkServerProcess, timeout: float = 100.0) -> int:
