@@ -60,7 +60,7 @@ class DrawnSet:
     fakes: int = 2
     size: int = 64
     seed: int = 0
-    strength: tuple[float, float] = (0.75, 1.0)
+    strength: tuple[float, float] = (0.85, 1.0)
 
 
 def write_drawn_set(
@@ -166,7 +166,7 @@ class _Frame:
         """
         rng = self.rng
         kind = kinds[turn % len(kinds)]
-        steps = [(region, kind) for region in self._regions(kind, 1 + (rng.random() < 0.5))]
+        steps = [(region, kind) for region in self._regions(kind, int(rng.integers(1, 4)))]
         if kinds is TYPES and rng.random() < _MIXED:
             second = str(rng.choice([k for k in kinds if k != kind]))
             steps += [(region, second) for region in self._regions(second, 1)]
@@ -216,6 +216,7 @@ class _Frame:
 
     def _regions(self, kind: str, count: int) -> list[str]:
         visible = [name for name in REGIONS if (name, kind) not in _INVISIBLE]
+        count = min(count, len(visible))
         return [str(name) for name in self.rng.choice(visible, count, replace=False)]
 
     def _donor(self) -> NDArray[np.uint8]:

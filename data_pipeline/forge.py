@@ -229,7 +229,7 @@ def _mosaic(
 ) -> tuple[Floats, Floats]:
     """Pixelate: down by a factor and up again without interpolation."""
     height, width = region.shape
-    block = (2.5 + 2 * strength) * _fineness(image)
+    block = (3 + 3 * strength) * _fineness(image)
     size = (max(1, round(width / block)), max(1, round(height / block)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     coarse = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -241,7 +241,7 @@ def _ghost(
 ) -> tuple[Floats, Floats]:
     """Double the image: the mean of the picture and of itself a little aside."""
     angle = rng.uniform(0, 2 * np.pi)
-    reach = (0.03 + 0.03 * strength) * min(region.shape)
+    reach = (0.05 + 0.05 * strength) * min(region.shape)
     shift = np.asarray([[1, 0, reach * np.cos(angle)], [0, 1, reach * np.sin(angle)]])
     moved = cv2.warpAffine(
         image, shift, (region.shape[1], region.shape[0]), borderMode=cv2.BORDER_REFLECT_101
@@ -254,7 +254,7 @@ def _recompress(
     image: Image, region: Mask, strength: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Put the region through a much stronger JPEG than the rest."""
-    return jpeg(image, round(20 - 14 * strength)).astype(np.float32), _soft_edge(region)
+    return jpeg(image, round(12 - 9 * strength)).astype(np.float32), _soft_edge(region)
 
 
 def _sharpen(
