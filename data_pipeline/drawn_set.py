@@ -1,18 +1,22 @@
 """The demo's data set: drawn people, forged, captioned and split by identity.
 
-Every frame of a person is forged once; a test frame is forged a second time by a kind that training
-never shows. A real and its fakes come from one picture, noise included, and are compressed at one
+Every frame of a person is forged in ways of the vocabulary; a test frame is forged again by kinds that
+training never shows. A real and its fakes come from one picture, noise included, and are compressed at one
 quality after the forging, so that neither noise nor compression tells them apart.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,16 +59,20 @@ class DrawnSet:
       strength: least and most strength of a forgery, in [0, 1].
     """
 
-    identities: int = 300
-    frames: int = 2
+    identities: int = 1000
+    frames: int = 1
     fakes: int = 2
     size: int = 64
     seed: int = 0
-    strength: tuple[float, float] = (0.85, 1.0)
+    strength: tuple[float, float] = (0.9, 1.0)
 
 
 def write_drawn_set(
-    out: Path, settings: DrawnSet, progress: Callable[[int, int], None] = lambda done, total: None
+    out: Path,
+    settings: DrawnSet,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    workers: int = 1,
 ) -> dict[str, int]:
     """Draws, forges and writes the set.
 
@@ -77,6 +85,7 @@ def write_drawn_set(
       out: folder that does not exist yet or is empty; it appears only when it is whole.
       settings: what to draw.
       progress: called with the number of frames done and in all.
+      workers: processes that draw; their number changes no file.
 
     Returns:
       The number of pairs by split, and under `unseen`.
@@ -93,21 +102,24 @@ def write_drawn_set(
     rows: list[dict[str, object]] = []
     counts = dict.fromkeys(("train", "validation", "test", "unseen"), 0)
     total = settings.identities * settings.frames
-    for order in range(total):
-        person, number = divmod(order, settings.frames)
-        split = split_of(person, settings.identities)
-        frame = _Frame(aside, settings, person, number, split)
-        for turn in range(order * settings.fakes, (order + 1) * settings.fakes):
-            line = frame.forge("fake", TYPES, turn)
-            lines["annotations"].append(json.dumps(line))
-            truth = {region: int(line["regions"][region]["forged"]) for region in REGIONS}
-            rows.append({key: line[key] for key in _TABLE} | truth)
-            counts[split] += 1
-            if split == "test":
-                line = frame.forge("unseen", tuple(UNSEEN_KINDS), turn)
-                lines["unseen"].append(json.dumps(line))
-                counts["unseen"] += 1
-        progress(order + 1, total)
+    draw = functools.partial(_draw_frame, aside, settings)
+    with contextlib.ExitStack() as stack:
+        if workers > 1:
+            # Spawned: a fork of a process with threads, as OpenCV's or a test's, may hang.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(min(workers, total), context))
+            drawn = pool.map(draw, range(total), chunksize=8)
+        else:
+            drawn = map(draw, range(total))
+        for done, (split, fakes, unseen) in enumerate(drawn, 1):
+            for line in fakes:
+                lines["annotations"].append(json.dumps(line))
+                truth = {region: int(line["regions"][region]["forged"]) for region in REGIONS}
+                rows.append({key: line[key] for key in _TABLE} | truth)
+            lines["unseen"] += map(json.dumps, unseen)
+            counts[split] += len(fakes)
+            counts["unseen"] += len(unseen)
+            progress(done, total)
     for name, texts in lines.items():
         (aside / f"{name}.jsonl").write_text("\n".join(texts) + "\n")
     with (aside / "pairs.csv").open("w", newline="") as file:
@@ -118,6 +130,21 @@ def write_drawn_set(
         out.rmdir()
     aside.rename(out)
     return counts
+
+
+def _draw_frame(
+    folder: Path, settings: DrawnSet, order: int
+) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Draws and forges the picture of this number: its split, the lines of its fakes, of the unseen."""
+    person, number = divmod(order, settings.frames)
+    split = split_of(person, settings.identities)
+    frame = _Frame(folder, settings, person, number, split)
+    fakes, unseen = [], []
+    for turn in range(order * settings.fakes, (order + 1) * settings.fakes):
+        fakes.append(frame.forge("fake", TYPES, turn))
+        if split == "test":
+            unseen.append(frame.forge("unseen", tuple(UNSEEN_KINDS), turn))
+    return split, fakes, unseen
 
 
 def _check(settings: DrawnSet) -> None:
@@ -166,7 +193,7 @@ class _Frame:
         """
         rng = self.rng
         kind = kinds[turn % len(kinds)]
-        steps = [(region, kind) for region in self._regions(kind, int(rng.integers(1, 4)))]
+        steps = [(region, kind) for region in self._regions(kind, int(rng.integers(1, 5)))]
         if kinds is TYPES and rng.random() < _MIXED:
             second = str(rng.choice([k for k in kinds if k != kind]))
             steps += [(region, second) for region in self._regions(second, 1)]

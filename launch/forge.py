@@ -7,6 +7,7 @@ their landmarks and masks. The same flags give the same files.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from launch import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
-flags.DEFINE_integer("identities", 300, "People to draw.", lower_bound=10)
-flags.DEFINE_integer("frames", 2, "Pictures of each person.", lower_bound=1)
+flags.DEFINE_integer("identities", 1000, "People to draw.", lower_bound=10)
+flags.DEFINE_integer("frames", 1, "Pictures of each person.", lower_bound=1)
 flags.DEFINE_integer("fakes", 2, "Forgeries of each picture.", lower_bound=1, upper_bound=5)
 flags.DEFINE_integer("size", 64, "Side of a picture in pixels.", lower_bound=32, upper_bound=1024)
+flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that draw.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Decides everything.", lower_bound=0)
 
 
@@ -38,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
         size=FLAGS.size,
         seed=FLAGS.seed,
     )
-    counts = write_drawn_set(Path(FLAGS.out), settings, _say if sys.stdout.isatty() else _silent)
+    say = _say if sys.stdout.isatty() else _silent
+    counts = write_drawn_set(Path(FLAGS.out), settings, say, workers=FLAGS.workers)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{FLAGS.out}: pairs of {pairs}; {time.monotonic() - start:.1f} s")
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jax_vlffd.clip import init
 from jax_vlffd.clip.config import Compute, TextConfig, VisionConfig
 from jax_vlffd.clip.layers import Array, LayerNorm, Linear, run_blocks, stacked_blocks
 
@@ -32,11 +33,10 @@ class ImageTower(nnx.Module):
         self.patch_embedding = Linear(
             3 * patch * patch, width, rngs=rngs, bias=config.patch_bias, compute=compute
         )
+        self.patch_embedding.weight[...] = init.patch_filters(rngs.params(), width, patch)
         scale = width**-0.5
         self.class_embedding = nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
-        self.position_embedding = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (config.tokens, width))
-        )
+        self.position_embedding = nnx.Param(init.positions(width, config.grid))
         if config.pre_layernorm:
             self.pre_layernorm = LayerNorm(width, config.layernorm_eps)
         self.blocks = stacked_blocks(config, rngs=rngs, compute=compute)
