@@ -56,8 +56,9 @@ def main(argv: Sequence[str]) -> None:
 
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")
+    made_by = _made_by()
     found = _BENCHES[argv[1]]()
-    text = json.dumps(found | {"made_by": _made_by()}, indent=2)
+    text = json.dumps(found | {"made_by": made_by}, indent=2)
     if FLAGS.out:
         atomic_write_text(FLAGS.out, text + "\n")
     print(text)
@@ -83,6 +84,8 @@ def _made_by() -> dict[str, Any]:
         "versions": versions,
         "cpu": _cpu() or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
+        # Above the number of cores, others were at work too, and only ratios say something.
+        "load_before": [round(load, 2) for load in os.getloadavg()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
 

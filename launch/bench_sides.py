@@ -123,9 +123,11 @@ def _serve(pipe: Any, make: Callable[[Any], Any], job: Any, environment: Mapping
     except (EOFError, KeyboardInterrupt):
         return
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())[:500] or type(error).__name__
-        pipe.send((f"{text} ({os.path.basename(last.filename)}:{last.lineno})", None))
+        if type(error).__name__ != "UserError":  # a fault of ours, or no memory: say where
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            text += f" ({os.path.basename(last.filename)}:{last.lineno})"
+        pipe.send((text, None))
 
 
 def alternate(sides: Mapping[str, SideProcess], rounds: int, steps: int) -> dict[str, list[float]]:

@@ -82,14 +82,17 @@ def compare(
       apart: one side at a time holds the device, for batches of which only one fits.
 
     Raises:
-      UserError: torch is missing, or the sides do not agree.
+      UserError: torch is missing, the model is no CLIP, or the sides do not agree.
     """
+    from jax_vlffd.errors import UserError
     from launch import bench_ours
 
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     found: dict[str, dict[str, Any]] = {}
     if peer_compile is None:
         peer_compile = has_gpu()
+    if run.model.clip.vision.patch_bias or not run.model.clip.vision.pre_layernorm:
+        raise UserError("the peer is a CLIP; this recipe's image tower is a plain ViT")
     job = Job(run, batch_size, task, peer_compile)
     makers = {"ours": (bench_ours.make, {}), "peer": (peer_maker(), {"JAX_PLATFORMS": "cpu"})}
     groups = [["ours"], ["peer"]] if apart else [["ours", "peer"]]
