@@ -3,6 +3,7 @@
 python -m launch.bench step --config=configs/X.py [--task=train|tower|detect] [--repeats=5]
 python -m launch.bench tuning --config=configs/X.py [--repeats=5]
 python -m launch.bench data [--jpegs=DIR]
+python -m launch.bench feed --config=configs/X.py
 python -m launch.bench records
 python -m launch.bench growth --config=configs/X.py [--plots=DIR]
 python -m launch.bench start
@@ -22,6 +23,7 @@ from absl import flags
 from launch import (
     bench_data,
     bench_device,
+    bench_feed,
     bench_fftg,
     bench_growth,
     bench_start,
@@ -31,7 +33,9 @@ from launch import (
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
-for _module in (bench_data, bench_device, bench_fftg, bench_growth, bench_start, bench_step):
+for _module in (
+    bench_data, bench_device, bench_feed, bench_fftg, bench_growth, bench_start, bench_step,
+):  # fmt: skip
     flags.adopt_module_key_flags(_module)
 
 #: What can be measured.
@@ -39,6 +43,7 @@ _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "step": bench_step.measure,
     "tuning": bench_step.measure_tuning,
     "data": bench_data.measure,
+    "feed": bench_feed.measure,
     "records": bench_growth.measure_records,
     "growth": bench_growth.measure,
     "start": bench_start.measure,

@@ -18,6 +18,7 @@ from jax_vlffd.errors import UserError
 from launch import (
     bench_data,
     bench_device,
+    bench_feed,
     bench_growth,
     bench_ours,
     bench_sets,
@@ -201,6 +202,14 @@ def test_the_data_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
         "decode", "ours_plain", "peer_plain", "ours_augmented", "peer_augmented",
     }  # fmt: skip
     assert found["share_of_decoding"] > 0
+
+
+def test_training_on_real_data_is_held_against_a_fixed_batch(files: Path) -> None:
+    run, data = tiny.settings(files, batch_size=4)
+    run = dataclasses.replace(run, loss=IMAGE_ONLY)
+    found = bench_feed.compare(run, data, files, turns=2, steps=2)
+    assert found["rate_over_fixed"] == pytest.approx(found["fixed_ms"] / found["real_ms"], rel=0.02)
+    assert 0 <= found["waiting_for_data"] < 1
 
 
 def test_a_set_of_links_reads_like_any_other(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Whether training on real data is as fast as on one batch that is always at hand, on one device.
+
+The steps follow each other as in training: the host prepares the next batch while the device works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if TYPE_CHECKING:
+    from data_pipeline.settings import DataSettings
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("in_a_row", 10, "feed: steps in a row of each turn.", lower_bound=1)
+
+
+def measure() -> dict[str, Any]:
+    """The rate with the loader over that with one fixed batch; the set is that of `bench data`."""
+    from launch import bench_step
+    from launch import config as configs
+    from launch.bench_sets import draw_files, multiply, pack_files
+
+    bench_step.settings()  # tells what is wrong with the config
+    run, data = configs.settings(FLAGS.config)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = draw_files(folder / "files", FLAGS.files // 2 * 2, FLAGS.side)
+        pack_files(folder, files)
+        multiply(folder / "packed", folder / "large", -(-FLAGS.least_records // len(files)))
+        found = compare(run, data, folder, turns=FLAGS.turns, steps=FLAGS.in_a_row)
+    return {"bench": "feed", "model": bench_step.describe(run), **found}
+
+
+def compare(
+    run: RunConfig, data: DataSettings, folder: Path, *, turns: int, steps: int
+) -> dict[str, Any]:
+    """Both in turn; `folder` as `bench_sets.pack_files` and `multiply` leave it."""
+    import jax
+
+    from data_pipeline.loader import TrainLoader
+    from jax_vlffd.training.mesh import to_devices
+    from jax_vlffd.training.state import initial_state
+    from jax_vlffd.training.steps import make_train_step
+    from jax_vlffd.training.trainer import TRAIN_FIELDS
+    from launch import runs
+    from launch.bench_sets import tokenizer
+
+    words = tokenizer(folder)
+    run = runs.with_tokenizer(run, words)
+    data = dataclasses.replace(data, train=((str(folder / "large"), 1.0),))
+    clip = run.model.clip
+    loader = TrainLoader(
+        data, image_size=clip.vision.image_size, tokenizer=words,
+        text_length=clip.text.context_length,
+    )  # fmt: skip
+    plan = runs.make_plan(run, data, steps=1_000_000, devices=jax.devices()[:1])
+    step = make_train_step(plan)
+    state = initial_state(plan, run.seed)
+    real = iter(loader)
+    one = {name: value.copy() for name, value in next(real).items()}
+
+    def fixed() -> Iterator[dict[str, Any]]:
+        while True:
+            yield one
+
+    sources: dict[str, Iterator[Any]] = {"real": real, "fixed": fixed()}
+    seconds: dict[str, list[float]] = {name: [] for name in sources}
+    waited: list[float] = []
+    for turn in range(turns + 1):  # the first warms up
+        for name, source in sources.items():
+            start, waits = time.perf_counter(), 0.0
+            for _ in range(steps if turn else 2):
+                asked = time.perf_counter()
+                batch = next(source)
+                waits += time.perf_counter() - asked
+                fields = {field: batch[field] for field in TRAIN_FIELDS}
+                state, metrics = step(state, to_devices(fields, plan.mesh))
+            jax.block_until_ready(metrics)
+            if turn:
+                seconds[name].append((time.perf_counter() - start) / steps)
+                if name == "real":
+                    waited.append(waits / steps / seconds[name][-1])
+    real.close()
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {
+        "batch_size": data.batch_size,
+        "workers": data.workers,
+        "real_ms": round(1e3 * medians["real"], 2),
+        "fixed_ms": round(1e3 * medians["fixed"], 2),
+        "rate_over_fixed": round(medians["fixed"] / medians["real"], 4),
+        "waiting_for_data": round(statistics.median(waited), 4),
+    }
