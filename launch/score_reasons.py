@@ -21,7 +21,6 @@ from launch import cli
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.scores import Scores
-    from jax_vlffd.explain import Explainer
     from launch.runs import Run
 
 FLAGS = flags.FLAGS
@@ -77,23 +76,27 @@ def _score(
     from launch import config as configs
     from launch import reasons
 
-    if run.explainer is None:
+    scorer = run.scorer
+    if scorer.plan.spec.loss.alignment <= 0:
         raise UserError(
             f"{name} has no bank of sentences: it was trained without the alignment branch"
         )
     tested = {
-        key: run.scorer.score(run.parameters, folder, FLAGS.split) for key, folder in sets.items()
+        key: scorer.score(run.parameters, folder, FLAGS.split) for key, folder in sets.items()
     }
-    explainers: dict[str, Explainer] = {name: run.explainer}
+    validation = _validation(run)
+    banks = {name: run.parameters}
     if controls:
-        validation = _validation(run)
         settings, _ = configs.settings(run.config)
-        mixed = reasons.untuned_text(run.scorer.plan, settings, run.parameters)
-        embedded = reasons.embed_bank(run.scorer.plan, mixed, run.scorer.tokenizer)
-        untuned = reasons.fit(embedded, validation)
-        assert untuned is not None  # as the run itself has a bank
-        explainers[UNTUNED] = untuned
+        banks[UNTUNED] = reasons.untuned_text(scorer.plan, settings, run.parameters)
         constant = _best_constant(validation)
+    # Fitted anew, that of the run too: so all rows are made alike, whatever version trained the run.
+    explainers = {
+        label: reasons.fit(
+            reasons.embed_bank(scorer.plan, parameters, scorer.tokenizer), validation
+        )
+        for label, parameters in banks.items()
+    }
     for key, scores in tested.items():
         for label, explainer in explainers.items():
             said = reasons.with_reasons(scores, explainer, run.calibration)
