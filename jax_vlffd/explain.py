@@ -40,8 +40,9 @@ VERSION: Final = 1
 #: The entries in order: every (region, type), then the real face.
 ENTRIES: Final = (*((region, kind) for region in REGIONS for kind in TYPES), ("", "real"))
 _FORGED: Final = len(ENTRIES) - 1
-#: A threshold is that of the best F1 on the validation split, but never so low that more than this share
-#: of its reals would be named (of the fakes, for the real face's sentences): a reason has to be defended.
+#: A threshold is that of the best F1 on the validation split, but at least 0.5, and never so low that more
+#: than this share of its reals would be named (of the fakes, for the real face's sentences): a reason has to
+#: be defended.
 NAMED_ON_REALS: Final = 0.1
 #: Types named for one region, the surest first.
 _TYPES_NAMED: Final = 2

@@ -14,6 +14,9 @@ from jax_vlffd.evaluation.calibration import sigmoid
 #: With fewer examples (or counterexamples) nothing is fitted: a curve through so few points says nothing.
 LEAST_EXAMPLES: Final = 5
 
+#: A threshold is never lower: what is more likely false than true is not said.
+LEAST_BELIEVED: Final = 0.5
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -50,7 +53,7 @@ def fit_curve(
         return Curve(examples=examples)
     slope, offset = fit_logistic(raw, truth)
     score = sigmoid(slope * raw + offset)
-    threshold = best_threshold(score, truth)
+    threshold = max(best_threshold(score, truth), LEAST_BELIEVED)
     if sound is not None and sound.any():
         ordered = np.sort(score[sound])[::-1]
         threshold = max(threshold, float(np.nextafter(ordered[int(most * len(ordered))], 2.0)))

@@ -1,0 +1,51 @@
+"""`python -m launch.score_reasons`: a run's reasons beside its controls, on a tiny run that learned nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.tokenizer import train_tokenizer
+from jax_vlffd.config import LossConfig
+from launch import runs
+from tests import tiny, tiny_workdir
+
+
+def make_run(folder: Path, packed: Path, loss: LossConfig) -> Path:
+    tiny_workdir.write(folder, loss)
+    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
+    config = json.loads((folder / runs.CONFIG).read_text())
+    config["config"]["data"]["validation"] = str(packed)
+    (folder / runs.CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.pack_set(tmp_path_factory.mktemp("set"))
+
+
+def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mine", packed, LossConfig())
+    done = tiny.command(
+        "launch.score_reasons", f"--workdir={run}", f"--data=own={packed}", "--split=validation",
+        f"--compare=again={run}", f"--out={tmp_path / 'r.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r.json").read_text())["sets"]["own"]
+    assert list(rows) == ["mine", "untuned text tower", "the same regions for all", "again"]
+    assert rows["again"] == rows["mine"]
+    # Every fake of the set has a forged mouth and nothing else.
+    assert rows["the same regions for all"]["micro"] == {"precision": 1, "recall": 1, "f1": 1}
+    assert rows["the same regions for all"]["reals_named"] == 1
+    assert "own: 4 fakes of split validation" in done.stdout
+
+
+def test_a_run_without_alignment_is_told_of(packed: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "plain", packed, LossConfig(alignment=0, fusion=0))
+    done = tiny.command("launch.score_reasons", f"--workdir={run}", f"--data=own={packed}")
+    assert done.returncode == 1
+    assert "trained without the alignment branch" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
