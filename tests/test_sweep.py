@@ -202,7 +202,7 @@ def tiny_recipe(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("a") as file:
         file.write(
             "\n\ndef get_sweep():\n"
-            "    return [{'data.methods': 'None such'}, {'seed': 1}, {'data.methods': 'FaceSwap'}]\n"
+            "    return [{'data.methods': 'None such'}, {'seed': 1}, {'seed': 2}]\n"
         )
     return path
 
@@ -273,7 +273,7 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     )
     found = table(workdir)
     assert [found[n]["status"] for n in "012"] == ["failed", "new", "done"]
-    assert "no fakes of method 'None such'" in found["0"]["message"]
+    assert "has no fakes of None such (data.methods)" in found["0"]["message"]
     low, value, high = (float(found["2"][f"packed:frame_auc{x}"]) for x in (":low", "", ":high"))
     assert low <= value <= high
     assert "<svg" in (workdir / "summary.html").read_text()
