@@ -317,13 +317,13 @@ def test_shuffled_captions_tell_the_label_and_nothing_else(
     mixture = Mixture(settings)
     load = LoadUnit(mixture, settings, SIZE)
     strangers = 0
-    for number in range(40):
+    for number in range(24):
         fake, real = load((0, number), np.random.default_rng(number))
         assert real.caption in reals
         owner = next(name for name, captions in fakes.items() if fake.caption in captions)
         strangers += owner != records[fake.number].id
         assert fake.fused == fake.caption
-    assert strangers > 20
+    assert strangers > 15
 
 
 def test_shuffled_view_does_not_tell_the_label(folder: Path, tokenizer: Tokenizer) -> None:
