@@ -62,6 +62,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells each save in a dozen lines
+        # and a failed one by a traceback, before it raises the same error.
+        logging.get_absl_logger().addFilter(
+            lambda record: not (record.exc_info and "orbax" in record.pathname)
+        )
     try:
         main(argv)
     except (DataError, ModelError, KeyboardInterrupt) as error:

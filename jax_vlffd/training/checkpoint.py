@@ -79,8 +79,12 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else it is told already what went wrong, maybe this
+                raise
 
     @property
     def latest(self) -> int | None:
@@ -205,11 +209,20 @@ class Checkpoints:
             raise self._unsaved(error) from error
 
     def close(self) -> None:
-        """Waits, and lets go of the folder."""
-        self._manager.close()
+        """Waits, and lets go of the folder.
+
+        Raises:
+          UserError: the last save could not be written.
+        """
+        try:
+            self._manager.close()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._unsaved(error) from error
 
     def _unsaved(self, error: Exception) -> UserError:
-        first = str(error).strip().split("\n")[0][:300]
+        first = str(error).strip().split("\n")[0]
+        # TensorStore names the place in hundreds of letters before it comes to the reason.
+        first = first if len(first) < 200 else f"{first[:60]} ... {first[-120:]}"
         return UserError(
             f"{self.folder}: a checkpoint could not be written ({first}); the last whole one is kept: make "
             "room or mend the storage, start again, and the run goes on from there"
