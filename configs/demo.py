@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import config_dict
 
 from configs.base import recipe
+from configs.sweeps import Sweep, ablation
 from data_pipeline.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
 from jax_vlffd.config import VIT_MEAN, VIT_STD, ModelConfig, OptimConfig, RunConfig, TrainConfig
@@ -28,3 +29,8 @@ def get_config() -> config_dict.ConfigDict:
         ),
         DataSettings(batch_size=32, paired=True, augment=AugmentSettings.none()),
     )
+
+
+def get_sweep() -> Sweep:
+    """The method's parts, one changed at a time."""
+    return ablation(lora_rank=4)
