@@ -80,15 +80,13 @@ class DataSettings:
     """What is read for training and validation.
 
     Attributes:
-        train: packed sets and their weights, `((folder, weight), ...)`; the split `train` of each
-        is
+        train: packed sets and their weights, `((folder, weight), ...)`; the split `train` of each is
             read. Weights are relative: the share of the examples that comes from each set.
         validation: folders of packed sets whose split `validation` is watched during training.
         tokenizer: folder or hub id of the tokenizer's files; "" means that the caller names it (the
             trainer takes the one that lies with the pretrained checkpoint).
         batch_size: examples of one step over all processes.
-        workers: processes that read and decode on each host; 0 reads in threads of the main
-        process.
+        workers: processes that read and decode on each host; 0 reads in threads of the main process.
         prefetch: batches kept ready by each worker (or by the main process when `workers` is 0).
         seed: the order, the captions and the augmentations follow from it and from nothing else.
         balance: share of fakes among the examples, strictly between 0 and 1, or None for the set's
@@ -100,8 +98,7 @@ class DataSettings:
             refinement, `label_only` takes the fixed verdict sentence alone, `shuffled` takes one of
             another record with the same label: a control, whose verdict is true and whose regions
             and types are another face's.
-        fused_caption: what the fusion branch reads: `full` the same caption, `no_verdict` the
-        caption
+        fused_caption: what the fusion branch reads: `full` the same caption, `no_verdict` the caption
             without the sentences that state the verdict, `shuffled` that of another record.
         max_bad_share: the run stops when a larger share of the images read does not decode; judged
             against at least 1000 images, so that one of the first does not stop it.
