@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ml_collections import config_dict
 
 from configs.base import recipe
@@ -27,7 +29,11 @@ def get_config() -> config_dict.ConfigDict:
             optim=OptimConfig(learning_rate=2e-3, head_scale=1.0, weight_decay=0.05),
             train=TrainConfig(duration="1000 steps", evaluate_every="250 steps", log_every=20),
         ),
-        DataSettings(batch_size=32, paired=True, augment=AugmentSettings.none()),
+        DataSettings(
+            batch_size=32,
+            paired=True,
+            augment=dataclasses.replace(AugmentSettings.none(), flip=0.5),
+        ),
     )
 
 

@@ -120,7 +120,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     low = int(tone)
     skin = _SKIN[low] + (tone - low) * (_SKIN[min(low + 1, len(_SKIN) - 1)] - _SKIN[low])
     skin = np.clip(skin + rng.normal(0, 5, 3), 30, 252)
-    painted = rng.random() < 0.3  # lipstick
+    painted = rng.random() < 0.2  # lipstick
     natural = skin * (0.90, 0.66, 0.66) + (8, -2, 2)
     lipstick = np.asarray((rng.uniform(110, 215), rng.uniform(20, 80), rng.uniform(40, 105)))
     age = rng.beta(1.2, 1.8)
@@ -132,7 +132,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     bearded = rng.random()
     return Identity(
         skin=skin,
-        lips=0.35 * natural + 0.65 * lipstick if painted else natural,
+        lips=0.5 * natural + 0.5 * lipstick if painted else natural,
         iris=np.clip(_IRIS[rng.integers(len(_IRIS))] + rng.normal(0, 10, 3), 10, 220),
         hair=np.clip(hair * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3), 8, 235),
         cloth=muted(rng, 20, 230),
@@ -142,14 +142,14 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         chin=rng.uniform(1.18, 1.42),
         eye_gap=rng.uniform(0.37, 0.43),
         eye_width=rng.uniform(0.165, 0.205),
-        eye_open=rng.uniform(0.065, 0.105),
-        eye_tilt=rng.uniform(-0.02, 0.04),
-        brow_height=rng.uniform(0.20, 0.28),
-        brow_arch=rng.uniform(0.01, 0.07),
-        brow_thick=rng.uniform(0.03, 0.075),
-        nose_width=rng.uniform(0.15, 0.24),
+        eye_open=rng.uniform(0.075, 0.10),
+        eye_tilt=rng.uniform(-0.005, 0.025),
+        brow_height=rng.uniform(0.22, 0.26),
+        brow_arch=rng.uniform(0.02, 0.05),
+        brow_thick=rng.uniform(0.035, 0.065),
+        nose_width=rng.uniform(0.17, 0.22),
         nose_length=rng.uniform(0.44, 0.56),
-        mouth_width=rng.uniform(0.29, 0.39),
+        mouth_width=rng.uniform(0.32, 0.37),
         lip_upper=rng.uniform(0.05, 0.10),
         lip_lower=rng.uniform(0.07, 0.14),
         age=age,
@@ -171,16 +171,16 @@ def muted(rng: np.random.Generator, low: float, high: float) -> Color:
 def draw_frame(rng: np.random.Generator) -> Frame:
     """Draws a pose and an expression at random, within what an aligned crop keeps."""
     return Frame(
-        yaw=float(np.clip(rng.normal(0, 0.14), -0.35, 0.35)),
-        pitch=float(np.clip(rng.normal(0, 0.06), -0.15, 0.15)),
+        yaw=float(np.clip(rng.normal(0, 0.10), -0.25, 0.25)),
+        pitch=float(np.clip(rng.normal(0, 0.04), -0.10, 0.10)),
         roll=float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
         scale=rng.uniform(0.365, 0.39),
         center=(0.5 + rng.uniform(-0.012, 0.012), 0.42 + rng.uniform(-0.012, 0.012)),
-        smile=float(np.clip(rng.normal(0.3, 0.5), -0.6, 1.2)),
-        mouth_open=float(max(0.0, rng.normal(-0.02, 0.09))),
-        eyes_open=rng.uniform(0.7, 1.15),
-        brow_raise=rng.normal(0, 0.025),
-        gaze=(rng.uniform(-0.45, 0.45), rng.uniform(-0.2, 0.2)),
+        smile=float(np.clip(rng.normal(0.3, 0.25), -0.2, 0.9)),
+        mouth_open=float(max(0.0, rng.normal(-0.03, 0.05))),
+        eyes_open=rng.uniform(0.85, 1.1),
+        brow_raise=rng.normal(0, 0.012),
+        gaze=(rng.uniform(-0.3, 0.3), rng.uniform(-0.15, 0.15)),
     )
 
 

@@ -38,6 +38,8 @@ _TRAIN, _VALIDATION = 0.7, 0.1
 _INVISIBLE: Final = frozenset(
     {("face", "structure"), ("face", "ghost"), ("face", "blur"), ("nose", "structure")}
 )
+#: Shares of the fakes with one, two, three and four forged regions, where their kind has so many.
+_COUNTS: Final = (0.15, 0.35, 0.35, 0.15)
 #: Share of the fakes that get a second kind.
 _MIXED: Final = 0.12
 #: Captions of each picture.
@@ -59,7 +61,7 @@ class DrawnSet:
       strength: least and most strength of a forgery, in [0, 1].
     """
 
-    identities: int = 1000
+    identities: int = 1500
     frames: int = 1
     fakes: int = 2
     size: int = 64
@@ -193,7 +195,9 @@ class _Frame:
         """
         rng = self.rng
         kind = kinds[turn % len(kinds)]
-        steps = [(region, kind) for region in self._regions(kind, int(rng.integers(1, 5)))]
+        steps = [
+            (region, kind) for region in self._regions(kind, int(rng.choice(4, p=_COUNTS)) + 1)
+        ]
         if kinds is TYPES and rng.random() < _MIXED:
             second = str(rng.choice([k for k in kinds if k != kind]))
             steps += [(region, second) for region in self._regions(second, 1)]

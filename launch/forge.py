@@ -19,7 +19,7 @@ from launch import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
-flags.DEFINE_integer("identities", 1000, "People to draw.", lower_bound=10)
+flags.DEFINE_integer("identities", 1500, "People to draw.", lower_bound=10)
 flags.DEFINE_integer("frames", 1, "Pictures of each person.", lower_bound=1)
 flags.DEFINE_integer("fakes", 2, "Forgeries of each picture.", lower_bound=1, upper_bound=5)
 flags.DEFINE_integer("size", 64, "Side of a picture in pixels.", lower_bound=32, upper_bound=1024)
