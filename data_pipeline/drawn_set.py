@@ -39,7 +39,7 @@ _INVISIBLE: Final = frozenset(
     {("face", "structure"), ("face", "ghost"), ("face", "blur"), ("nose", "structure")}
 )
 #: Shares of the fakes with one, two, three and four forged regions, where their kind has so many.
-_COUNTS: Final = (0.15, 0.35, 0.35, 0.15)
+_COUNTS: Final = (0.1, 0.35, 0.35, 0.2)
 #: Share of the fakes that get a second kind.
 _MIXED: Final = 0.12
 #: Captions of each picture.
@@ -66,7 +66,7 @@ class DrawnSet:
     fakes: int = 2
     size: int = 64
     seed: int = 0
-    strength: tuple[float, float] = (0.9, 1.0)
+    strength: tuple[float, float] = (0.95, 1.0)
 
 
 def write_drawn_set(
