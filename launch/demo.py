@@ -1,5 +1,6 @@
 """The whole road in three minutes: draw, pack, train, evaluate, report. `make demo` runs it.
 
+The figures it must reach: frame AUC of 0.95 on kinds of forgery seen, of 0.80 on kinds unseen.
 Every step is one of the other commands; each is printed before it runs, so that it can be repeated alone.
 The detector with three branches stands beside the same model trained on images alone.
 """
@@ -22,6 +23,8 @@ _OUT = flags.DEFINE_string(
     "out", "runs/demo", "Folder of the demo; one that is there is continued."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the drawn faces, the parameters and the data order.")
+_PEOPLE = flags.DEFINE_integer("people", 1500, "People to draw.", lower_bound=10)
+_STEPS = flags.DEFINE_integer("steps", 1000, "Training steps of each model.", lower_bound=4)
 
 _IMAGE_ONLY = ("--config.loss.alignment=0", "--config.loss.fusion=0")
 
@@ -37,7 +40,10 @@ def main(argv: Sequence[str]) -> None:
     drawn, seen, unseen = out / "drawn", out / "seen", out / "unseen"
     three, image, report = out / "three_branches", out / "image_only", out / "report"
     if not drawn.exists():
-        _step("draw faces and plant forgeries in them", "forge", f"--out={drawn}", f"--seed={seed}")
+        _step(
+            "draw faces and plant forgeries in them", "forge",
+            f"--out={drawn}", f"--seed={seed}", f"--identities={_PEOPLE.value}",
+        )  # fmt: skip
     for name, packed in (("annotations", seen), ("unseen", unseen)):
         if not packed.exists():
             _step("pack", "pack", f"--annotations={drawn / name}.jsonl", f"--out={packed}")
@@ -46,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
         f"--config.data.train={seen}",
         f"--config.data.validation={seen}",
         f"--config.seed={seed}",
+        f"--config.train.duration={_STEPS.value} steps",
+        f"--config.train.evaluate_every={_STEPS.value // 4} steps",
     )
     _step("train with language: three branches", "train", *common, f"--workdir={three}")
     _step("train on images alone", "train", *common, f"--workdir={image}", *_IMAGE_ONLY)
