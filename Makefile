@@ -6,13 +6,13 @@ VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.jax-vlffd
 
-.PHONY: demo test dev lint types clean
+.PHONY: demo test dev lint types docs clean
 
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
 
 test: $(STAMP)-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 dev: $(STAMP)-dev
 
@@ -22,6 +22,9 @@ lint: $(STAMP)-dev
 
 types: $(STAMP)-dev
 	$(BIN)/mypy
+
+docs: $(STAMP)-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -33,8 +36,8 @@ $(STAMP)-run: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(STAMP)-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,faces,annotate]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs,faces,annotate]"
 	@touch $@ $(STAMP)-run
 
 clean:
-	rm -rf runs .venv build *.egg-info
+	rm -rf runs .venv build site *.egg-info
