@@ -199,17 +199,22 @@ def differences(ours: Mapping[str, Array], theirs: Mapping[str, np.ndarray]) -> 
 
 
 def gradient_differences(
-    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+    ours: Mapping[str, np.ndarray],
+    theirs: Mapping[str, np.ndarray],
+    logits: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Norm of each parameter's difference, relative to the norm of its gradient.
 
     The attention's key bias shifts all logits of a row alike, so its gradient is zero but for rounding: it
-    is held against the query bias's.
+    is held against the query bias's. The temperature's is a mean of differences between logits, which may
+    all but cancel: it is held against the logits' spread.
     """
     assert ours.keys() == theirs.keys()
     norm = np.linalg.norm
 
     def like(key: str) -> np.ndarray:
+        if key == "logit_scale" and logits is not None:
+            return np.maximum(np.abs(theirs[key]), logits.std())
         return theirs[key.replace("k_proj.bias", "q_proj.bias").replace("key/bias", "query/bias")]
 
     return {k: float(norm(ours[k] - v) / norm(like(k))) for k, v in theirs.items()}
@@ -230,7 +235,9 @@ def measure(
         return differences(outputs, their_outputs), {}
     # The table maps gradients by name as it maps weights.
     renamed = weights.to_hf({k: np.asarray(v) for k, v in gradient.items()}, config)
-    return differences(outputs, their_outputs), gradient_differences(renamed, their_gradient)
+    return differences(outputs, their_outputs), gradient_differences(
+        renamed, their_gradient, their_outputs["logits"]
+    )
 
 
 def main() -> None:

@@ -270,7 +270,7 @@ def test_a_real_vit_knows_what_it_sees(
 
 def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path) -> None:
     # Real features reach 490 in a few channels, where neighbouring fp32 numbers are 3e-5 apart: torch in
-    # fp32 is itself 2e-4 off torch in fp64, so the limit is twice what torch does.
+    # fp32 is itself 2e-4 off torch in fp64, so the limit is twice what torch does, and a few bits.
     from transformers import ViTModel
 
     torch.backends.mkldnn.enabled = False
@@ -288,7 +288,7 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
         theirs = vit.eval()(pixels, output_hidden_states=True)
         truth = vit.double()(pixels.double(), output_hidden_states=True)
     for layer, true in enumerate(truth.hidden_states):
-        limit = 2 * (theirs.hidden_states[layer] - true).abs().max()
+        limit = 2 * (theirs.hidden_states[layer] - true).abs().max() + 1e-6 * true.abs().max()
         assert np.abs(np.asarray(ours.hidden_states[layer]) - true.numpy()).max() <= limit, layer
     true = truth.last_hidden_state
     limit = 2 * (theirs.last_hidden_state - true).abs().max()
