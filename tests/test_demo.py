@@ -12,7 +12,8 @@ from tests import tiny
 
 @pytest.mark.slow
 def test_the_demo_ends_with_a_report(tmp_path: Path) -> None:
-    done = tiny.command("launch.demo", "--out=demo", "--people=20", "--steps=4", cwd=tmp_path)
+    arguments = (f"--out={tmp_path / 'demo'}", "--people=20", "--steps=4")
+    done = tiny.command("launch.demo", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "frame AUC on held-out people" in done.stdout
     report = tmp_path / "demo" / "report"
@@ -23,7 +24,7 @@ def test_the_demo_ends_with_a_report(tmp_path: Path) -> None:
     assert "three branches" in page
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    again = tiny.command("launch.demo", "--out=demo", "--people=20", "--steps=4", cwd=tmp_path)
+    again = tiny.command("launch.demo", *arguments)
     assert again.returncode == 0, again.stderr
 
 

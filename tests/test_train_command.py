@@ -169,7 +169,8 @@ def test_an_empty_split_is_told(train: Train, packed: Path, tmp_path: Path) -> N
     )
     refused(
         train(tmp_path / "run", data__methods="NeuralTextures"),
-        f"no fakes of method 'NeuralTextures' in {packed}",
+        "no fakes of NeuralTextures (data.methods) in split 'validation'",
+        str(packed),
     )
     assert not (tmp_path / "run").exists()
 
