@@ -1,4 +1,4 @@
-"""Eight simulated devices on the CPU for every test, and the folder of real samples where it exists."""
+"""Eight simulated devices on the CPU for every test, and what tests of several files are given."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ if "xla_force_host_platform_device_count" not in _flags:
 os.environ.setdefault("NPROC", "64")
 
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.dataset_trees import Tree
 
 _set_flag = flags.FlagValues.__setitem__
 
@@ -38,3 +42,22 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real samples at {folder} (set VLFFD_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of two frames, encoded."""
+    import numpy as np
+
+    from tests.video_trees import write_video
+
+    frames = [np.full((48, 64, 3), level, np.uint8) for level in (60, 120)]
+    return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", frames, "mp4v").read_bytes()
+
+
+@pytest.fixture
+def tree(tmp_path: Path, clip_bytes: bytes) -> Tree:
+    """A data set in the making."""
+    from tests.dataset_trees import Tree
+
+    return Tree(tmp_path, clip_bytes)
