@@ -61,3 +61,12 @@ def tree(tmp_path: Path, clip_bytes: bytes) -> Tree:
     from tests.dataset_trees import Tree
 
     return Tree(tmp_path, clip_bytes)
+
+
+@pytest.fixture
+def openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for an endpoint, which is none of OpenAI's."""
+    from tests.refining import SECRET
+
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
