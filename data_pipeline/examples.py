@@ -18,8 +18,8 @@ from data_pipeline.transforms import (
     decode_image,
     degrade,
     draw_geometry,
-    square_view,
 )
+from jax_vlffd.picture import square_view
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 
 #: A batch; see `loader` for its fields.

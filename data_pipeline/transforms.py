@@ -1,13 +1,12 @@
-"""Images: decoding with bounds, the model's square view, and the augmentations of training.
+"""Images: decoding with bounds, and the augmentations of training.
 
 Every random choice comes from the `np.random.Generator` that is passed in. An augmented example is
-made in two steps: a `Geometry` (flip and crop, shared by a fake and its real) and `degrade` (JPEG,
-blur, noise, colour, cut-out, drawn for each image).
+made in two steps: a `picture.Geometry` (flip and crop, shared by a fake and its real) and `degrade`
+(JPEG, blur, noise, colour, cut-out, drawn for each image).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import struct
 from typing import Final
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.settings import AugmentSettings
+from jax_vlffd.picture import Geometry
 
 #: Larger images are refused before anything is decoded: no face crop comes near it.
 MAX_PIXELS: Final = 32 << 20
@@ -87,52 +87,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return image
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Which square of the image is seen, and whether it is mirrored.
-
-    Attributes:
-        side: the square's side as a share of the image's shorter side.
-        left: 0 (leftmost) to 1 (rightmost).
-        top: 0 (topmost) to 1 (bottommost).
-        flip: mirrored left and right.
-    """
-
-    side: float = 1.0
-    left: float = 0.5
-    top: float = 0.5
-    flip: bool = False
-
-
-#: The centred square, as CLIP's own processor crops: the view of evaluation.
-CENTRE: Final = Geometry()
-
-
 def draw_geometry(settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
-    """Draws flip and crop; all-zero probabilities give `CENTRE`."""
+    """Draws flip and crop; all-zero probabilities give `picture.CENTRE`."""
     flip = bool(rng.random() < settings.flip)
     if rng.random() >= settings.resize_crop:
         return Geometry(flip=flip)
     return Geometry(rng.uniform(*settings.resize_crop_side), rng.random(), rng.random(), flip)
-
-
-def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTRE) -> np.ndarray:
-    """Crops the square, resizes it with antialiasing, mirrors it.
-
-    Args:
-        image: uint8 [H, W, C].
-        size: side of the result in pixels.
-        geometry: the square; the default is the largest centred one.
-
-    Returns:
-        uint8 [size, size, C], contiguous.
-    """
-    height, width = image.shape[:2]
-    side = min(max(round(min(height, width) * geometry.side), 1), height, width)
-    left = round((width - side) * geometry.left)
-    top = round((height - side) * geometry.top)
-    square = _resize(image[top : top + side, left : left + side], size)
-    return cv2.flip(square, 1) if geometry.flip else np.ascontiguousarray(square)
 
 
 def degrade(image: np.ndarray, settings: AugmentSettings, rng: np.random.Generator) -> np.ndarray:
@@ -169,28 +129,6 @@ def recompress(image: np.ndarray, quality: int) -> np.ndarray:
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
     assert decoded is not None  # it was encoded one line above
     return decoded
-
-
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Square uint8 [S, S, C] to [size, size, C].
-
-    Whole factors are averaged away, the rest is smoothed a little and sampled bicubically: as close
-    to PIL's antialiased bicubic as OpenCV's INTER_AREA is, at less than half its time for factors
-    below 2.
-    """
-    side = image.shape[0]
-    if side == size:
-        return image
-    if (factor := side // size) >= 2:
-        side //= factor
-        whole = image[: side * factor, : side * factor]  # OpenCV is fast for whole factors only
-        image = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
-        if side == size:
-            return image
-    if side > size:
-        sigma = 0.5 * np.sqrt((side / size) ** 2 - 1)
-        image = cv2.GaussianBlur(image, (3, 3), sigma)
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _color(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

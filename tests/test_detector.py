@@ -14,8 +14,10 @@ import PIL.Image
 import pytest
 
 import jax_vlffd
-from data_pipeline import transforms
 from data_pipeline.faces import Face, FaceFinder
+from data_pipeline.records import PackedSplit
+from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.transforms import decode_image
 from jax_vlffd import pretrained
 from jax_vlffd.config import LossConfig
 from jax_vlffd.detector import Detector
@@ -23,6 +25,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.model import bind, graph_and_shapes, normalise
 from jax_vlffd.picture import square_view
 from jax_vlffd.vocabulary import REGIONS, TYPES
+from launch import runs
 from tests import tiny, tiny_workdir
 from tests.packed_sets import draw
 
@@ -153,13 +156,20 @@ def test_the_hash_follows_what_decides_an_answer(workdir: Path, tmp_path: Path) 
     assert pretrained.open_trained(copy).hash() != first
 
 
-@pytest.mark.parametrize("size", [3, 16, 32, 37])
-def test_the_view_is_the_data_pipelines(size: int) -> None:
-    rng = np.random.default_rng(size)
-    for height, width in ((16, 16), (37, 37), (40, 61), (256, 255), (299, 299), (33, 7), (1, 5)):
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        expected = transforms.square_view(image, size)
-        np.testing.assert_array_equal(square_view(image, size), expected)
+def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Path) -> None:
+    """Decoded, viewed and judged by the loader's way and by the detector's."""
+    folder, packed = shutil.copytree(workdir, tmp_path / "run"), tiny.pack_set(tmp_path)
+    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
+    scores = runs.load_run(folder).score(packed, "validation")
+    split = PackedSplit(packed, "validation")
+    images = {
+        record.id: decode_image(record.image)
+        for record in map(split.__getitem__, range(len(split)))
+    }
+    answers = Detector.from_pretrained(folder).answer([images[name] for name in scores.id])
+    assert len(answers) == 8
+    np.testing.assert_allclose([a.logit for a in answers], scores.logit, rtol=0, atol=1e-5)
+    assert [" ".join(r.text for r in a.reasons) for a in answers] == scores.reasons.tolist()
 
 
 def broken(folder: Path, workdir: Path, kind: str) -> Path:

@@ -30,7 +30,7 @@ HEAVY = (
 ALLOWED: dict[str, tuple[str, ...]] = {
     "launch": ("launch", "configs", "data_pipeline", "jax_vlffd"),
     "configs": ("configs", "data_pipeline.settings", "jax_vlffd.config", "jax_vlffd.clip.config"),
-    "data_pipeline": ("data_pipeline", "jax_vlffd.vocabulary"),
+    "data_pipeline": ("data_pipeline", "jax_vlffd.vocabulary", "jax_vlffd.picture"),
     "jax_vlffd": ("jax_vlffd",),
 }
 #: What it may not import of others', at any depth: no worker of the data pipeline starts JAX.
@@ -69,6 +69,16 @@ def faults(package: str, text: str) -> list[str]:
     ]
 
 
+def loaded_by(module: str) -> set[str]:
+    """Every module that is there once this one is imported."""
+    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return set(json.loads(done.stdout))
+
+
 def test_the_files_are_found() -> None:
     assert {file.relative_to(ROOT).parts[0] for file in FILES} == set(PACKAGES)
     assert {"launch.train", "launch.evaluate", "launch.annotate", "launch.pack"} <= set(COMMANDS)
@@ -80,6 +90,7 @@ def test_the_files_are_found() -> None:
         ("data_pipeline", "from jax_vlffd import config", ["jax_vlffd.config"]),
         ("data_pipeline", "from jax_vlffd import vocabulary", []),
         ("data_pipeline", "from jax_vlffd.vocabulary import REGIONS", []),
+        ("data_pipeline", "from jax_vlffd.picture import square_view", []),
         ("data_pipeline", "def f():\n    import jax.numpy as jnp", ["jax.numpy"]),
         ("jax_vlffd", "from data_pipeline.errors import UserError", ["data_pipeline.errors"]),
         ("jax_vlffd", "from .clip import config", [".clip"]),
@@ -101,14 +112,14 @@ def test_imports_point_down(package: str) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("module", [m for m in ALLOWED["data_pipeline"] if "." in m])
+def test_what_the_data_pipeline_has_of_the_model_starts_no_jax(module: str) -> None:
+    assert not set(REFUSED["data_pipeline"]) & loaded_by(module)
+
+
 @pytest.mark.parametrize("module", [*COMMANDS, "launch.config", "configs.demo"])
 def test_nothing_heavy_is_loaded_before_the_flags_are_parsed(module: str) -> None:
-    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert not set(HEAVY) & set(json.loads(done.stdout))
+    assert not set(HEAVY) & loaded_by(module)
 
 
 @pytest.mark.parametrize("module", COMMANDS)

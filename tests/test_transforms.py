@@ -17,17 +17,15 @@ from PIL import Image, ImageOps
 
 from data_pipeline.settings import AugmentSettings
 from data_pipeline.transforms import (
-    CENTRE,
     FILL,
     BadImageError,
-    Geometry,
     decode_image,
     degrade,
     draw_geometry,
     image_size,
     recompress,
-    square_view,
 )
+from jax_vlffd.picture import CENTRE, Geometry, square_view
 
 _NONE = AugmentSettings.none()
 
