@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import read_object
 from launch import cli
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _write(
     files = [f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()]
     facts = card.Facts(
         name, form, run.config, run.step, [*files, exported.CHECKSUMS],
-        _object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run.config), metrics, note,
+        read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run.config), metrics, note,
     )  # fmt: skip
     (folder / exported.CARD).write_text(card.render(facts), "utf-8")
     exported.write_checksums(folder)
@@ -146,12 +147,12 @@ def _write(
 def _metrics(workdir: Path, given: str | None) -> dict[str, Any] | None:
     """The evaluation that the card quotes, None when there is none."""
     if given is not None:
-        found = _object(Path(given))
+        found = read_object(Path(given))
         if found is None or not isinstance(found.get("sets"), dict):
             raise UserError(f"{given}: not a metrics.json of launch.evaluate")
         return found
     for name in _EVALUATIONS:
-        found = _object(workdir / name)
+        found = read_object(workdir / name)
         if found is not None and isinstance(found.get("sets"), dict):
             print(f"the model card quotes {workdir / name}")
             return found
@@ -164,15 +165,7 @@ def _data_cards(config: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
 
     _, data = configs.settings(config)
     folders = [*(folder for folder, _ in data.train), *data.validation]
-    return {name: _object(Path(name) / "data_card.json") for name in dict.fromkeys(folders)}
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return {name: read_object(Path(name) / "data_card.json") for name in dict.fromkeys(folders)}
 
 
 if __name__ == "__main__":

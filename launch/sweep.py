@@ -242,17 +242,16 @@ def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> s
 
 def _summarise(folder: Folder, runs: Sequence[Run], request: Mapping[str, Any]) -> str:
     """Writes summary.csv and summary.html of all runs as they are now; returns the table as text."""
-    from data_pipeline.files import atomic_write_text
+    from data_pipeline.files import atomic_write_text, read_object
     from jax_vlffd.evaluation import sweep_report
     from launch import config as configs
-    from launch import sweeps
 
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
     rows = []
     for run in runs:
         flat = configs.flat(run.values)
         summary = folder.summary(run) or {}
-        failure = sweeps.read_object(folder.failure(run)) or {}
+        failure = read_object(folder.failure(run)) or {}
         facts = {key: summary.get(key) for key in ("best_step", "training_seconds", "trainable")}
         found = folder.evaluation(run, request) or {}
         row = sweep_report.Row(

@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from data_pipeline.errors import UserError as DataError
+from data_pipeline.files import read_object
 from jax_vlffd.errors import UserError
 from launch import config as configs
 
@@ -203,12 +204,3 @@ class Folder:
             workdir = self.workdir(run)
             if (workdir / "checkpoints").is_dir() or self.summary(run) is not None:
                 configs.check_same(workdir, run.values)
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where it is missing or damaged: its writer is run again."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
