@@ -71,9 +71,8 @@ def main(argv: Sequence[str]) -> None:
             name: FLAGS[name].value
             for name in ("workdir", "data", "compare", "split", "robustness")
         }
-        with hosts.joined(
-            asked
-        ) as peers:  # every process scores its share, and knows all the scores
+        # Every process scores its share, and knows all the scores.
+        with hosts.joined(asked) as peers:
             detectors, robustness = _from_runs(sets)
             if peers.index == 0:
                 _write(Path(FLAGS.out), detectors, sets, robustness)
@@ -185,24 +184,25 @@ def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]
     from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import Detector
-    from launch.runs import load_run, require_run
+    from launch.runs import load_run, require_run, run_name
 
     wanted = [(FLAGS.name, Path(FLAGS.workdir))]
     wanted += [_pair(text, "--compare") for text in FLAGS.compare]
-    # What is missing is told now, not when the others have been scored.
-    for _, folder in wanted:
+    # What is missing or named twice is told now, not when the others have been scored.
+    groups: list[str] = []
+    for given, folder in wanted:
         require_run(folder)
+        group = given or run_name(folder)
+        if group in groups and not FLAGS.matrix:
+            raise UserError(f"two runs are named {group!r}; use --name and --compare=NAME=WORKDIR")
+        groups.append(group)
     for set_dir in sets.values():
         PackedSplit(set_dir, FLAGS.split)
     detectors: list[Detector] = []
     robustness: dict[str, Any] = {}
-    for given, folder in wanted:
+    for group, (_, folder) in zip(groups, wanted, strict=True):
         run = load_run(folder)
-        group = given or run.name
-        taken = {detector.name for detector in detectors}
         repeats = sum(detector.group == group for detector in detectors)
-        if group in taken and not FLAGS.matrix:
-            raise UserError(f"two runs are named {group!r}; use --name and --compare=NAME=WORKDIR")
         name = f"{group} ({repeats + 1})" if repeats else group
         parts = []
         for set_name, set_dir in sets.items():

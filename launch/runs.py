@@ -230,6 +230,15 @@ def require_run(workdir: Path) -> dict[str, Any]:
     return config
 
 
+def run_name(workdir: Path) -> str:
+    """What a run is called: its workdir's name, also after it was exported to a folder of another name."""
+    from jax_vlffd.export import folder as exported
+
+    if not exported.is_export(workdir):
+        return workdir.name
+    return str(exported.read_manifest(workdir).get("name", workdir.name))
+
+
 def load_run(workdir: Path, step: str = "best") -> Run:
     """Reads a workdir's `best` or `latest` checkpoint, or an exported folder, onto the devices there are.
 
@@ -254,16 +263,16 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     size = max(data.batch_size // ways, 1) * ways
     data = dataclasses.replace(data, batch_size=size, paired=False)
     plan = make_plan(run, data, steps=1)
-    name, methods = workdir.name, trained_methods(data)
+    methods = trained_methods(data)
     if manifest is None:
         parameters, found = _from_checkpoint(workdir, plan, step)
     else:
         parameters = exported.load_parameters(workdir, plan.abstract.parameters)
-        found, name = manifest["step"], str(manifest.get("name", name))
+        found = manifest["step"]
         # Where an export is read, the sets that it was trained on need not be.
         methods = methods or tuple(map(str, manifest.get("methods") or ()))
     return Run(
-        name, config, run.model, tokenizer, Scorer(plan, data, tokenizer), parameters, found,
+        run_name(workdir), config, run.model, tokenizer, Scorer(plan, data, tokenizer), parameters, found,
         read_history(workdir), pretrained.read_calibration(workdir),
         pretrained.read_explainer(workdir), methods,
     )  # fmt: skip

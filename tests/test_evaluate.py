@@ -1,8 +1,9 @@
-"""`python -m launch.evaluate`: from scores for real, from runs by a stand-in for the model."""
+"""`python -m launch.evaluate`: from scores alone, and from runs."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.corruptions import KINDS, Corruption
-from jax_vlffd.evaluation import calibration
-from jax_vlffd.evaluation.scores import Scores, concatenate, to_csv
+from jax_vlffd.config import LossConfig
+from jax_vlffd.evaluation import calibration, metrics
+from jax_vlffd.evaluation.scores import Scores, concatenate, from_csv, to_csv
+from launch import runs
+from tests import packed_sets, tiny, tiny_workdir
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("Deepfakes", "FaceSwap")
@@ -163,14 +167,92 @@ def test_mistakes_are_one_line(
 # --- from runs ---
 
 
-def test_runs_by_a_stand_in_for_the_model() -> None:
-    # In a process of its own, since other tests import commands whose flags have the same names.
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", "tests/evaluated_runs.py"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set, and three runs: one of all branches, two of the image branch alone."""
+    folder = tmp_path_factory.mktemp("made")
+    packed_sets.make_set(folder, 8, split="test")
+    tiny_workdir.write_scoring(folder / "a/one", methods="Deepfakes")
+    image_only = LossConfig(alignment=0, fusion=0)
+    tiny_workdir.write_scoring(folder / "b/one", image_only, methods="Deepfakes")
+    shutil.copytree(folder / "b/one", folder / "b/two")
+    return folder
+
+
+def evaluate_runs(*arguments: object, made: Path) -> subprocess.CompletedProcess[str]:
+    environment = tiny.environment(made / "compiled")
+    return tiny.command("launch.evaluate", *arguments, "--bootstrap=20", cwd=made, env=environment)
+
+
+def test_runs_side_by_side_with_pictures_and_a_matrix(made: Path, tmp_path: Path) -> None:
+    done = evaluate_runs(
+        "--workdir=a/one", "--name=three-branch", "--data=drawn=packed", "--data=again=packed",
+        "--compare=image-only=b/one", "--compare=image-only=b/two", "--matrix", f"--out={tmp_path}",
+        made=made,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["detector"] == "three-branch"
+    assert list(found["sets"]) == ["drawn", "again"]
+    assert set(found["others"]) == {"image-only", "image-only (2)"}
+    three, image_only = found["matrix"]
+    assert (three["name"], three["runs"], image_only["runs"]) == ("three-branch", 1, 2)
+    assert three["cells"]["drawn"]["Deepfakes"]["seen"] is True
+    assert three["cells"]["drawn"]["FaceSwap"]["seen"] is False
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("data:image/jpeg;base64,") >= 24
+    assert "no picture" not in html
+    written = from_csv((tmp_path / "scores.csv").read_text(), "s")
+    assert set(written) == {"three-branch", "image-only", "image-only (2)"}
+    scores = written["three-branch"]
+    assert set(scores.set_name) == {"drawn", "again"}
+    assert scores.logit is not None
+    # What is told of the set is what its written scores and reasons give.
+    drawn = scores.select(scores.set_name == "drawn")
+    told = found["sets"]["drawn"]
+    assert told["counts"]["frames_real"] == 8
+    assert told["counts"]["frames_fake"] == 16
+    fitted = calibration.Calibration.from_json((made / "a/one" / runs.CALIBRATION).read_text(), "c")
+    right = (fitted.probability(drawn.logits()) > fitted.threshold) == drawn.label
+    assert told["acc_calibrated"] == np.mean(right)
+    assert any(drawn.reasons)
+    assert told["region_words"] == metrics.score_reasons(drawn)
+
+
+def test_robustness_scores_every_kind_and_strength(made: Path, tmp_path: Path) -> None:
+    done = evaluate_runs(
+        "--workdir=a/one", "--data=drawn=packed", "--robustness", f"--out={tmp_path}", made=made
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    curves = found["robustness"]["one"]["drawn"]
+    assert tuple(curves) == KINDS
+    clean = found["sets"]["drawn"]["frame_auc"]
+    for kind, points in curves.items():
+        assert [point["strength"] for point in points] == [0, 1, 2, 3, 4, 5], kind
+        assert points[0]["frame_auc"] == clean
+    # The scores are of pictures that were changed.
+    assert {point["frame_auc"] for points in curves.values() for point in points} != {clean}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--compare=one=b/one"], "two runs are named 'one'"),
+        (["--split=validation"], "no records in split 'validation'"),
+        (["--data=e=gone"], "gone does not exist"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_scored(
+    made: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    out = tmp_path / "out"
+    done = evaluate_runs(
+        "--workdir=a/one", "--data=d=packed", *arguments, f"--out={out}", made=made
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert says in done.stderr
+    assert not out.exists()
 
 
 # --- corruptions ---

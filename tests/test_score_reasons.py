@@ -7,19 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.tokenizer import train_tokenizer
 from jax_vlffd.config import LossConfig
-from launch import runs
 from tests import tiny, tiny_workdir
-
-
-def make_run(folder: Path, packed: Path, loss: LossConfig) -> Path:
-    tiny_workdir.write(folder, loss)
-    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
-    config = json.loads((folder / runs.CONFIG).read_text())
-    config["config"]["data"]["validation"] = str(packed)
-    (folder / runs.CONFIG).write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +17,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "mine", packed, LossConfig())
+    run = tiny_workdir.write_scoring(tmp_path / "mine", validation=str(packed))
     done = tiny.command(
         "launch.score_reasons", f"--workdir={run}", f"--data=own={packed}", "--split=validation",
         f"--compare=again={run}", f"--out={tmp_path / 'r.json'}",
@@ -44,7 +33,7 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_without_alignment_is_told_of(packed: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "plain", packed, LossConfig(alignment=0, fusion=0))
+    run = tiny_workdir.write_scoring(tmp_path / "plain", LossConfig(alignment=0, fusion=0))
     done = tiny.command("launch.score_reasons", f"--workdir={run}", f"--data=own={packed}")
     assert done.returncode == 1
     assert "trained without the alignment branch" in done.stderr

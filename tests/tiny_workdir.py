@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.tokenizer import train_tokenizer
 from jax_vlffd import explain
 from jax_vlffd.config import LossConfig
 from jax_vlffd.evaluation import calibration
@@ -31,6 +33,16 @@ def write(folder: Path, loss: LossConfig | None = None) -> Path:
     (folder / runs.CALIBRATION).write_text(fitted.to_json())
     if loss.alignment > 0:
         (folder / runs.EXPLANATION).write_bytes(explainer().to_bytes())
+    return folder
+
+
+def write_scoring(folder: Path, loss: LossConfig | None = None, **data: str) -> Path:
+    """The same with a tokenizer, so that packed sets can be scored; `data` are settings of the config."""
+    write(folder, loss)
+    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
+    config = json.loads((folder / runs.CONFIG).read_text())
+    config["config"]["data"] |= data
+    (folder / runs.CONFIG).write_text(json.dumps(config))
     return folder
 
 
