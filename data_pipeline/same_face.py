@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.errors import UserError
 from data_pipeline.faces import DlibFaces, Image
+from data_pipeline.joining import Joined
 from data_pipeline.video import read_picture
 
 #: Faces nearer than this are taken for one person. King takes 0.6, which chains of strangers reach: on
@@ -96,24 +97,15 @@ def chains(numbers: NDArray[np.float32], near: float) -> list[int]:
 
     Rows that are not numbers are one group. A group is called by its first row.
     """
-    group = list(range(len(numbers)))
-
-    def first(row: int) -> int:
-        while group[row] != row:
-            group[row] = group[group[row]]
-            row = group[row]
-        return row
-
+    joined = Joined(len(numbers))
     unknown = np.flatnonzero(np.isnan(numbers).any(axis=1))
-    pairs = [(int(unknown[0]), int(row)) for row in unknown[1:]] if len(unknown) else []
+    for row in unknown:
+        joined.join(int(unknown[0]), int(row))
     squares = (numbers**2).sum(axis=1)
     for start in range(0, len(numbers), _BLOCK):
         block = numbers[start : start + _BLOCK]
         distances = squares[start : start + _BLOCK, None] + squares - 2 * block @ numbers.T
         # Comparisons with what is no number are false.
-        pairs += [(start + int(a), int(b)) for a, b in np.argwhere(distances < near**2)]
-        for a, b in pairs:
-            low, high = sorted((first(a), first(b)))
-            group[high] = low
-        pairs = []
-    return [first(row) for row in range(len(numbers))]
+        for one, other in np.argwhere(distances < near**2):
+            joined.join(start + int(one), int(other))
+    return [joined.first(row) for row in range(len(numbers))]

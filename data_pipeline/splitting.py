@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from array import array
 from collections.abc import Sequence
 from typing import Final
 
 from data_pipeline.annotations import Annotation
+from data_pipeline.joining import Joined
 from data_pipeline.records import SPLITS
 
 #: Shares of train, validation and test in per cent, unless others are asked for.
@@ -19,10 +19,10 @@ SHARES: Final = (80.0, 10.0, 10.0)
 
 
 class Groups:
-    """Reals that share a person or a video, joined by union and find."""
+    """Reals that share a person or a video, joined."""
 
     def __init__(self) -> None:
-        self._parent = array("q")
+        self._joined = Joined()
         self._names: dict[str, int] = {}
         self._node_of_real: dict[int, int] = {}
         #: Reals of which no line names a video: their content alone tells them apart.
@@ -37,19 +37,19 @@ class Groups:
             names = {hashlib.sha256(image.read_bytes()).hexdigest()}
             self.nameless += 1
         nodes = [self._names.setdefault(name, len(self._names)) for name in sorted(names)]
-        self._parent.extend(range(len(self._parent), len(self._names)))
+        self._joined.grow(len(self._names))
         if real in self._node_of_real:
             nodes.append(self._node_of_real[real])
         for node in nodes:
-            self._parent[self._find(node)] = self._find(nodes[0])
+            self._joined.join(node, nodes[0])
         self._node_of_real.setdefault(real, nodes[0])
 
     def join_alike(self, groups: Sequence[int]) -> None:
         """Joins reals that are in one group: `groups` has the group of each real."""
         first: dict[int, int] = {}
         for real, group in enumerate(groups):
-            one = self._find(self._node_of_real[first.setdefault(group, real)])
-            self._parent[self._find(self._node_of_real[real])] = one
+            one = first.setdefault(group, real)
+            self._joined.join(self._node_of_real[one], self._node_of_real[real])
 
     def splits(self, reals: int, shares: Sequence[float] = SHARES) -> dict[int, int]:
         """The split's number of each real by the hash of its group's first name.
@@ -60,16 +60,10 @@ class Groups:
         """
         first: dict[int, str] = {}
         for name, node in self._names.items():
-            root = self._find(node)
+            root = self._joined.first(node)
             first[root] = min(name, first.get(root, name))
         chosen = {root: _hash_split(name, shares) for root, name in first.items()}
-        return {real: chosen[self._find(self._node_of_real[real])] for real in range(reals)}
-
-    def _find(self, node: int) -> int:
-        while self._parent[node] != node:
-            self._parent[node] = self._parent[self._parent[node]]
-            node = self._parent[node]
-        return node
+        return {real: chosen[self._joined.first(self._node_of_real[real])] for real in range(reals)}
 
 
 def people(dataset: str, video: str) -> set[str]:

@@ -158,10 +158,7 @@ class Annotator:
         if self._masks:
             path = self._masks / _file_name(job.id)
             picture = full_mask(comparison, real, fake)
-            try:
-                atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
-            except OSError as error:
-                raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+            atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
             line["mask"] = self._path(path)
         return line
 
