@@ -4,7 +4,7 @@ python -m launch.bench step --config=configs/X.py [--task=train|tower|detect] [-
 python -m launch.bench tuning --config=configs/X.py [--repeats=5]
 python -m launch.bench data [--jpegs=DIR]
 python -m launch.bench feed --config=configs/X.py
-python -m launch.bench records
+python -m launch.bench records [--plots=DIR]
 python -m launch.bench growth --config=configs/X.py [--plots=DIR]
 python -m launch.bench start
 python -m launch.bench device --config=configs/X.py

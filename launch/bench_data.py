@@ -64,7 +64,7 @@ class Load:
 
 
 class Loading:
-    """One loading process; made in a process of its own by `make`."""
+    """One loading process."""
 
     def __init__(self, load: Load):
         os.sched_setaffinity(0, load.cores)
@@ -87,11 +87,6 @@ class Loading:
             "images_per_second": images / (time.perf_counter() - start),
             "per_core_second": images / max(worked, 1e-9),
         }
-
-
-def make(load: Any) -> Any:
-    """Makes the process's loading."""
-    return Loading(load)
 
 
 def _cpu_seconds() -> float:
@@ -285,7 +280,7 @@ def _rates(folder: Path, cores: tuple[int, ...], workers: int) -> dict[str, dict
         for name, load in loads.items():
             # Made anew at each turn: a loader that reads ahead would work while others are measured.
             with contextlib.ExitStack() as stack:
-                side = stack.enter_context(SideProcess(make, load, daemon=False))
+                side = stack.enter_context(SideProcess(Loading, load, daemon=False))
                 rates[name].append(side.call("rate", FLAGS.seconds))
     return {
         name: {

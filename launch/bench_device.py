@@ -13,12 +13,13 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch import bench_step
 from launch.bench_sides import Job, SideProcess, alternate, summary
+from launch.bench_step import TOLERANCE
 
 if TYPE_CHECKING:
     from jax_vlffd.config import RunConfig
@@ -30,9 +31,6 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "largest", 2048, "device: largest batch that is tried, by doubling.", lower_bound=1
 )
-
-#: How far the loss and the gradient norm in bf16 may lie from those in fp32, relative.
-BF16_TOLERANCE: Final = 3e-2
 
 
 class Parts:
@@ -97,13 +95,12 @@ def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
     for dtype in ("float32", "bfloat16"):
         attention = "xla" if dtype == "float32" else run.model.compute.attention
         job = Job(_with(run, dtype=dtype, attention=attention), batch_size)
-        with SideProcess(bench_ours.make, job, _SHARED) as side:
+        with SideProcess(bench_ours.Ours, job) as side:
             found[dtype] = side.call("check")
     names = ("loss_1", "gradient_norm_1")  # the second step's follow from different updates
-    apart = max(
-        abs(found["bfloat16"][n] - found["float32"][n]) / found["float32"][n] for n in names
-    )
-    return {**found, "apart": apart, "tolerance": BF16_TOLERANCE, "ok": apart <= BF16_TOLERANCE}
+    exact = {name: found["float32"][name] for name in names}
+    apart, tolerance = bench_step.farthest(found["bfloat16"], exact)[1], TOLERANCE["bfloat16"]
+    return {**found, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
 
 
 def variants(run: RunConfig, batch_size: int) -> dict[str, Any]:
@@ -124,7 +121,7 @@ def variants(run: RunConfig, batch_size: int) -> dict[str, Any]:
         }
     found: dict[str, Any] = {}
     for name, change in changes.items():
-        found[name] = _one(bench_ours.make, _with(run, **change), batch_size)
+        found[name] = _one(bench_ours.Ours, _with(run, **change), batch_size)
     return found
 
 
@@ -133,10 +130,10 @@ def largest(run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
     from launch import bench_ours
 
     found: dict[str, Any] = {}
-    for name, make in (("ours", bench_ours.make), ("peer", bench_step.peer_maker())):
+    for name, make in (("ours", bench_ours.Ours), ("peer", bench_step.peer())):
         size = batch_size
         while size <= most:
-            one = _one(make, run, size, name == "peer")
+            one = _one(make, run, size)
             if "failed" in one:
                 found.setdefault(name, {})["did_not_fit"] = {"batch_size": size, **one}
                 break
@@ -145,16 +142,12 @@ def largest(run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
     return found
 
 
-_SHARED: Final = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-
-def _one(make: Any, run: RunConfig, batch_size: int, peer: bool = False) -> dict[str, Any]:
+def _one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:
     from jax_vlffd.errors import UserError
 
-    environment = _SHARED | ({"JAX_PLATFORMS": "cpu"} if peer else {})
-    job = Job(run, batch_size, peer_compile=peer and bench_step.has_gpu())
+    job = Job(run, batch_size, peer_compile=bench_step.has_gpu())
     try:
-        with SideProcess(make, job, environment) as side:
+        with SideProcess(make, job) as side:
             seconds = alternate({"one": side}, 2, max(FLAGS.steps, 2))["one"]
             about = {n: side.about.get(n) for n in ("compile_s", "program_bytes")}
             return summary(seconds, batch_size) | about | {"peak": side.call("peak")}

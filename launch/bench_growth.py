@@ -1,7 +1,7 @@
-"""How the cost of an image grows: with the batch, the image's size, the depth, and the number of records.
+"""How the cost of an image grows with batch, image size and depth; that of a set with its records.
 
-One of them is changed at a time, from the config's own. The cost of a step is ours, a training step; that of
-the records is opening a packed set and reading from it, at sizes up to what is asked for.
+`growth` changes one of the three at a time, from the config's own; the step is our training step. `records`
+opens packed sets of sizes up to what is asked for, and reads from one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from absl import flags
 
 from launch.bench_sets import multiply, pack_small
-from launch.bench_sides import Job, SideProcess
+from launch.bench_sides import Job, SideProcess, alternate
 
 if TYPE_CHECKING:
     from jax_vlffd.config import RunConfig
@@ -26,9 +26,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("batches", ["1", "4", "16", "64"], "growth: images of a batch.")
 flags.DEFINE_list("sizes", ["112", "224", "336"], "growth: sides of the image, by the patch.")
 flags.DEFINE_list("depths", ["3", "6", "12"], "growth: layers of the image tower.")
-flags.DEFINE_integer("records", 10_000_000, "growth, records: most records.", lower_bound=1000)
+flags.DEFINE_integer("records", 10_000_000, "records: most records.", lower_bound=1000)
 flags.DEFINE_integer("read", 200_000, "records: records read in a row.", lower_bound=200)
-flags.DEFINE_string("plots", None, "growth: folder for the plots, growth_*.svg.")
+flags.DEFINE_string("plots", None, "growth, records: folder for the plots, growth_*.svg.")
 
 #: Records of the one shard that larger sets hold many times over.
 SHARD: Final = 50_000
@@ -37,21 +37,18 @@ LOOKS: Final = 10
 
 
 def measure() -> dict[str, Any]:
-    """All four tables, and their plots where a folder is given."""
+    """All three tables, and their plots where a folder is given."""
     from launch import bench_step
 
     run, size = bench_step.settings()
-    steps = step_growth(
+    found = step_growth(
         run, size,
         batches=_whole(FLAGS.batches), sizes=_whole(FLAGS.sizes), depths=_whole(FLAGS.depths),
         repeats=FLAGS.repeats,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        records = records_growth(Path(folder), FLAGS.records)
-    found = {"bench": "growth", "model": bench_step.describe(run), **steps, "records": records}
     if FLAGS.plots:
-        plot(found, Path(FLAGS.plots))
-    return found
+        plot_steps(found, Path(FLAGS.plots))
+    return {"bench": "growth", "model": bench_step.describe(run), **found}
 
 
 def step_growth(
@@ -86,9 +83,8 @@ def _cost(run: RunConfig, batch_size: int, value: int, repeats: int) -> dict[str
     from launch import bench_ours, bench_step
 
     job = Job(run, batch_size)
-    with SideProcess(bench_ours.make, job) as side:
-        side.call("run", 1)
-        seconds = statistics.median(side.call("run", repeats))
+    with SideProcess(bench_ours.Ours, job) as side:
+        seconds = statistics.median(alternate({"one": side}, 1, repeats)["one"])
         flops = bench_step.flops_per_image(job)
         return {
             "value": value,
@@ -106,7 +102,7 @@ def records_growth(folder: Path, most: int) -> list[dict[str, float]]:
     found = []
     for copies in sorted({max(most // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
         large = multiply(shard, folder / f"of_{copies}", copies)
-        with SideProcess(make_reading, large) as side:
+        with SideProcess(Reading, large) as side:
             found.append(side.call("open"))
     return found
 
@@ -118,8 +114,10 @@ def measure_records() -> dict[str, Any]:
         opened = records_growth(folder, FLAGS.records)
         shard = folder / "one"
         large = multiply(shard, folder / "read", max(FLAGS.read // SHARD, 1))
-        with SideProcess(make_reading, large) as side:
+        with SideProcess(Reading, large) as side:
             read = side.call("read", FLAGS.read)
+    if FLAGS.plots:
+        plot_records(opened, Path(FLAGS.plots))
     return {"bench": "records", "opening": opened, "reading": read}
 
 
@@ -181,19 +179,14 @@ class Reading:
         }
 
 
-def make_reading(folder: Any) -> Any:
-    """Makes the reading process."""
-    return Reading(folder)
-
-
 def _resident() -> float:
     """Bytes of the process's own memory; pages of files that are mapped can be dropped at any time."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(float(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
 
-def plot(found: dict[str, Any], folder: Path) -> None:
-    """Writes growth_batch.svg, growth_image_size.svg, growth_depth.svg and growth_records.svg."""
+def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
+    """Writes growth_batch.svg, growth_image_size.svg and growth_depth.svg."""
     from data_pipeline.files import atomic_write_text
     from jax_vlffd.evaluation.svg import Axis, Series, line_chart
 
@@ -213,9 +206,15 @@ def plot(found: dict[str, Any], folder: Path) -> None:
             Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *even))),
         )  # fmt: skip
         atomic_write_text(folder / f"growth_{name}.svg", chart + "\n")
+
+
+def plot_records(points: list[dict[str, float]], folder: Path) -> None:
+    """Writes growth_records.svg."""
     import math
 
-    points = found["records"]
+    from data_pipeline.files import atomic_write_text
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+
     x = [math.log10(point["records"]) for point in points]
     ticks = [(n, f"10^{n}") for n in range(math.floor(min(x)), math.ceil(max(x)) + 1)]
     lines = [

@@ -101,14 +101,6 @@ class Ours:
             seconds.append(time.perf_counter() - start)
         return seconds
 
-    def stream(self, steps: int) -> float:
-        """Seconds a step when the host does not wait for each: as training runs."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            last = self._once()
-        jax.block_until_ready(last)
-        return (time.perf_counter() - start) / steps
-
     def _once(self) -> Any:
         out = self._step(self._state, to_devices(self._batch, self._plan.mesh))
         if self._job.task == "train":
@@ -156,8 +148,3 @@ def _tower_step(plan: Plan) -> Any:
         return jax.value_and_grad(loss)(moving)
 
     return step
-
-
-def make(job: Job) -> Ours:
-    """Makes our side in its process."""
-    return Ours(job)

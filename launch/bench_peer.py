@@ -12,6 +12,7 @@ import os
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -203,6 +204,8 @@ class Peer:
     """Runs one of the peer's steps; a `bench_sides.Side`."""
 
     def __init__(self, job: Job):
+        # The device is torch's; of JAX only names and shapes are asked.
+        jax.config.update("jax_platforms", "cpu")
         config = job.run.model
         self._job = job
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -316,8 +319,3 @@ class Peer:
                 torch.cuda.synchronize()
 
         return best_rate(once, 2.0 * size**3)
-
-
-def make(job: Job) -> Peer:
-    """Makes the peer in its process."""
-    return Peer(job)

@@ -61,9 +61,8 @@ class SideProcess(AbstractContextManager["SideProcess"]):
     """A side in a process of its own, made there by `make(job)`; use it as a context.
 
     Args:
-      make: a function at the top of a module.
+      make: a class, or a function, at the top of a module.
       job: what it is to do; picklable.
-      environment: set in the child before anything is imported.
       daemon: False where the child starts processes of its own.
 
     Raises:
@@ -74,16 +73,13 @@ class SideProcess(AbstractContextManager["SideProcess"]):
         self,
         make: Callable[[Any], Any],
         job: Any,
-        environment: Mapping[str, str] | None = None,
         daemon: bool = True,
     ):
         import multiprocessing
 
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, make, job, dict(environment or {})), daemon=daemon
-        )
+        self._process = context.Process(target=_serve, args=(theirs, make, job), daemon=daemon)
         self._process.start()
         theirs.close()
         self.about: dict[str, Any] = self._answer()
@@ -112,8 +108,8 @@ class SideProcess(AbstractContextManager["SideProcess"]):
             self._process.join()
 
 
-def _serve(pipe: Any, make: Callable[[Any], Any], job: Any, environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
+def _serve(pipe: Any, make: Callable[[Any], Any], job: Any) -> None:
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other side needs memory too
     try:
         side = make(job)
         pipe.send(("", side.describe()))

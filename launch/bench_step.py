@@ -94,16 +94,13 @@ def compare(
     if run.model.clip.vision.patch_bias or not run.model.clip.vision.pre_layernorm:
         raise UserError("the peer is a CLIP; this recipe's image tower is a plain ViT")
     job = Job(run, batch_size, task, peer_compile)
-    makers = {"ours": (bench_ours.make, {}), "peer": (peer_maker(), {"JAX_PLATFORMS": "cpu"})}
+    makers: dict[str, Any] = {"ours": bench_ours.Ours, "peer": peer()}
     groups = [["ours"], ["peer"]] if apart else [["ours", "peer"]]
     for names in groups:
         with contextlib.ExitStack() as stack:
             sides = {}
             for name in names:
-                make, environment = makers[name]
-                # The other side needs memory too.
-                shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | environment
-                sides[name] = stack.enter_context(SideProcess(make, job, shared))
+                sides[name] = stack.enter_context(SideProcess(makers[name], job))
                 found[name] = sides[name].about | {"first": sides[name].call("check")}
             for name, taken in alternate(sides, rounds, steps).items():
                 seconds[name] += taken
@@ -125,18 +122,23 @@ def check_agreement(
     """
     from jax_vlffd.errors import UserError
 
-    apart = {k: abs(ours[k] - theirs[k]) / max(abs(theirs[k]), 1e-9) for k in theirs}
-    worst = max(apart, key=lambda k: apart[k])
-    if not apart[worst] <= tolerance:
+    worst, apart = farthest(ours, theirs)
+    if not apart <= tolerance:
         raise UserError(
             f"the sides differ: {worst} is {ours[worst]:.6g} with us and {theirs[worst]:.6g} with the "
             "peer, so their times cannot be compared"
         )
-    return apart[worst]
+    return apart
 
 
-def peer_maker() -> Any:
-    """The function that makes the peer.
+def farthest(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[str, float]:
+    """The value of theirs from which ours lies farthest, and how far, relative to its size."""
+    apart = {k: abs(ours[k] - theirs[k]) / max(abs(theirs[k]), 1e-9) for k in theirs}
+    return max(apart.items(), key=lambda item: item[1])
+
+
+def peer() -> Any:
+    """The peer's class.
 
     Raises:
       UserError: torch is not installed.
@@ -149,7 +151,7 @@ def peer_maker() -> Any:
         raise UserError(
             f"the peer needs torch ({error}); run: pip install 'jax-vlffd[parity]'"
         ) from None
-    return bench_peer.make
+    return bench_peer.Peer
 
 
 def flops_per_image(job: Job) -> float:
@@ -223,10 +225,9 @@ def compare_tuning(
             batch_size,
         )
     found: dict[str, dict[str, Any]] = {}
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with contextlib.ExitStack() as stack:
         sides = {
-            mode: stack.enter_context(SideProcess(bench_ours.make, job, shared))
+            mode: stack.enter_context(SideProcess(bench_ours.Ours, job))
             for mode, job in jobs.items()
         }
         for mode, taken in alternate(sides, rounds, steps).items():
