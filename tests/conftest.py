@@ -70,3 +70,15 @@ def openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where a data set lies that is to be prepared."""
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where it is prepared."""
+    return tmp_path / "out"

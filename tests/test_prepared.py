@@ -1,0 +1,50 @@
+"""What is written beside the crops: settings, markers and DeepfakeBench's JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline import prepared
+from data_pipeline.errors import UserError
+from tests.preparing import ffpp, prepare, two_families
+
+
+def test_other_settings_need_another_folder(out: Path) -> None:
+    prepared.check_settings(out, {"frames": 32, "size": 256})
+    prepared.check_settings(out, {"frames": 32, "size": 256})
+    with pytest.raises(UserError, match="--frames=32, not 8"):
+        prepared.check_settings(out, {"frames": 8, "size": 256})
+
+
+def test_a_damaged_marker_counts_as_none(root: Path, out: Path) -> None:
+    found = two_families(root)
+    prepare(found, out)
+    marker = out / ".prepared/set/fake/a.json"
+    for content in ("{", '{"key": 3}', "[]"):
+        marker.write_text(content)
+        _, rows = prepare(found, out)
+        assert len(rows) == 8
+
+
+def test_the_json_is_deepfakebench_s(root: Path, out: Path) -> None:
+    _, rows = prepare(ffpp(root), out)
+    content = json.loads((out / "FaceForensics++.json").read_text())["FaceForensics++"]
+    assert set(content) == {"FF-real", "FF-DF"}
+    for label in content:
+        # Its reader asks every split of a label for the compression.
+        assert {split: list(place) for split, place in content[label].items()} == {
+            "train": ["c23"],
+            "val": ["c23"],
+            "test": ["c23"],
+        }
+    video = content["FF-DF"]["train"]["c23"]["000_003"]
+    assert video["label"] == "FF-DF"
+    assert video["frames"] == [row["fake"] for row in rows if row["fake"]]
+    assert all((out / path).is_file() for path in video["frames"])
+    assert {row["split"] for row in rows} == {"train"}
+    path = out / video["frames"][0]
+    assert path.parts[-6:-1] == ("manipulated_sequences", "Deepfakes", "c23", "frames", "000_003")
+    assert Path(str(path).replace("frames", "landmarks")).with_suffix(".npy").is_file()
