@@ -1,8 +1,7 @@
-"""`launch.annotate`, `launch.calibrate_fftg` and `launch.bench` as a user calls them."""
+"""`launch.annotate` as a user calls it, and which face is judged."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -18,80 +17,20 @@ import PIL.Image
 import pytest
 
 from data_pipeline import forge
-from data_pipeline.drawn_faces import draw_face
-from data_pipeline.drawn_geometry import draw_identity
-from data_pipeline.errors import UserError
 from data_pipeline.fftg import annotate
-from data_pipeline.fftg.lines import LineWriter, read_lines
-from data_pipeline.fftg.pairs import read_pairs
+from data_pipeline.fftg.lines import read_lines
 from data_pipeline.fftg.regions import region_maps
-from data_pipeline.fftg.run import annotate_all, shard
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS, regions_named
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-SIZE = 160
-
-
-def run(module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
-def write(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.COLOR_RGB2BGR if image.ndim == 3 and image.shape[2] == 3 else None
-    assert cv2.imwrite(str(path), image if code is None else cv2.cvtColor(image, code))
-    return path
-
-
-def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(number)
-    return draw_face(draw_identity(rng), rng, SIZE)
-
-
-def make_pairs(folder: Path, count: int, extra: tuple[str, ...] = ()) -> Path:
-    """A table of drawn pairs with landmarks beside them; pair i has region i of 4 forged."""
-    rows = []
-    for number in range(count):
-        image, points = draw(number)
-        region = REGIONS[number % 4]
-        chosen = region_maps(points, SIZE, SIZE)[region]
-        fake = forge.plant(image, chosen, "color", 1.0, np.random.default_rng(number))
-        write(folder / "real" / f"{number}.png", image)
-        write(folder / "fake" / f"{number}.png", fake)
-        np.save(folder / "real" / f"{number}.npy", points)
-        rows.append({"real": f"real/{number}.png", "fake": f"fake/{number}.png", "method": region})
-    return write_table(folder / "pairs.csv", rows)
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def annotate_rows(table: Path, out: Path, *arguments: str, check: bool = True):
-    done = run(
-        "launch.annotate",
-        f"--pairs={table}",
-        f"--out={out}",
-        "--workers=1",
-        *arguments,
-        check=check,
-    )
-    lines = {line["id"]: line for line in read_lines(out)} if out.exists() else {}
-    return done, lines
+from tests.drawn_pairs import (
+    REPOSITORY,
+    SIZE,
+    annotate_rows,
+    draw,
+    make_pairs,
+    run,
+    write,
+    write_table,
+)
 
 
 def test_every_line_keeps_the_contract(tmp_path: Path) -> None:
@@ -154,12 +93,6 @@ def test_shards_and_workers_make_the_same_lines(tmp_path: Path) -> None:
     assert parts == whole
     run("launch.annotate", f"--pairs={table}", f"--out={tmp_path / 'two.jsonl'}", "--workers=2")
     assert {line["id"]: line for line in read_lines(tmp_path / "two.jsonl")} == whole
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
-def test_a_bad_shard_is_a_users_error(text: str) -> None:
-    with pytest.raises(UserError, match="--shard"):
-        shard(text)
 
 
 def test_a_real_image_alone_is_captioned_too(tmp_path: Path) -> None:
@@ -260,18 +193,6 @@ def test_moved_pictures_get_new_lines(tmp_path: Path) -> None:
     assert [line["fake"] for line in lines.values()] == ["b/fake/0.png"]
 
 
-def test_a_full_disk_ends_the_run_with_one_line() -> None:
-    if not os.path.exists("/dev/full"):
-        pytest.skip("there is no /dev/full here")
-    writer = LineWriter.__new__(LineWriter)
-    writer.keys, writer._stale, writer._path = {}, False, Path("/dev/full")
-    with (
-        open("/dev/full", "wb", buffering=0) as writer._file,
-        pytest.raises(UserError, match="No space"),
-    ):
-        writer.write({"id": "a"})
-
-
 @pytest.mark.parametrize("detected", [False, True])
 def test_pictures_without_a_face_are_told(tmp_path: Path, detected: bool) -> None:
     pytest.importorskip("dlib")
@@ -318,27 +239,6 @@ def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
             assert line["regions"]["mouth"]["forged"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("real,method\na.png,x\n", "column 'fake' is missing"),
-        ("real,fake\n", "has no rows"),
-        ("", "column 'real' is missing"),
-        ("real,fake,caption\na,b,c\n", "column 'caption'"),
-        (b"real,fake\n\xff\xfe,b\n", "no CSV in UTF-8"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_wrong_table_ends_the_run(
-    tmp_path: Path, content: str | bytes | None, message: str
-) -> None:
-    table = tmp_path / "pairs.csv"
-    if content is not None:
-        table.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=message):
-        read_pairs(table)
-
-
 def test_a_wrong_table_gives_one_line_and_status_1(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text("real,method\na.png,x\n")
@@ -346,15 +246,6 @@ def test_a_wrong_table_gives_one_line_and_status_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_windows_separators_a_bom_and_spaces_are_read(tmp_path: Path) -> None:
-    table = tmp_path / "pairs.csv"
-    table.write_bytes("\ufeffreal,fake,video\r\n a\\b.png , c\\d.png,v\r\n".encode())
-    (job,) = read_pairs(table)
-    assert job.real == tmp_path / "a" / "b.png"
-    assert job.id == "c/d"
-    assert job.columns == {"video": "v"}
 
 
 def test_a_killed_run_loses_nothing_and_goes_on(tmp_path: Path) -> None:
@@ -379,38 +270,6 @@ def test_a_killed_run_loses_nothing_and_goes_on(tmp_path: Path) -> None:
     assert f"{written} already done" in done.stdout
     assert len(lines) == 40
     assert len(out.read_bytes().splitlines()) == 40
-
-
-def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    with LineWriter(path), pytest.raises(UserError, match="another process"):
-        LineWriter(path)
-    with LineWriter(path):
-        pass
-    assert sorted(os.listdir(tmp_path)) == ["out.jsonl"]
-
-
-def test_a_damaged_line_inside_the_file_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.write_text('{"id": "a"}\nnonsense\n{"id": "b"}\n')
-    with pytest.raises(UserError, match="line 2"):
-        read_lines(path)
-    path.write_text('{"id": "a", "n": 1}\n{"id": "a", "n": 2}\n{"id": "b"')
-    assert read_lines(path) == [{"id": "a", "n": 2}]
-
-
-def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(name: str) -> None:
-        raise UserError("run: pip install 'jax-vlffd[faces]'")
-
-    monkeypatch.setattr(annotate, "open_finder", refuse)
-    table = make_pairs(tmp_path, 1)
-    (tmp_path / "real/0.npy").unlink()
-    jobs = read_pairs(table)
-    with pytest.raises(UserError, match="pip install"):
-        list(annotate_all(annotate.Annotator(), jobs, {}, 1))
 
 
 @pytest.mark.parametrize("count", [68, 81])
@@ -502,35 +361,6 @@ def test_regions_of_edited_faces_are_identified(tmp_path: Path, shared_dir: Path
         assert figures[kind]["micro"]["f1"] >= 0.97
         assert figures[kind]["exact"] >= 0.92
     assert figures["words_match_flags"]["match"] == 1.0
-
-
-def test_calibration_writes_its_report(tmp_path: Path, shared_dir: Path) -> None:
-    pytest.importorskip("dlib")
-    faces = shared_dir / "data" / "edited_faces" / "real"
-    report = tmp_path / "report.md"
-    done = run(
-        "launch.calibrate_fftg", f"--faces={faces}", f"--heldout={faces}", "--plants=50",
-        f"--report={report}",
-    )  # fmt: skip
-    assert "macro F1" in done.stdout
-    text = report.read_text()
-    assert "| structure |" in text
-    for plot in tmp_path.glob("*.svg"):
-        assert plot.name in text
-        assert plot.read_text().startswith("<svg")
-    assert len(list(tmp_path.glob("*.svg"))) == len(TYPES) + 1
-
-
-def test_the_bench_reports_both_sides(tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
-    out = tmp_path / "bench.json"
-    run("launch.bench", "fftg", "--pairs=4", "--rounds=1", f"--out={out}")
-    figures = json.loads(out.read_text())
-    assert figures["annotated"] == 4
-    assert figures["ratio"] > 5
-    done = run("launch.bench", "nothing", check=False)
-    assert done.returncode == 1
-    assert "fftg" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["annotate", "score_annotations", "calibrate_fftg", "bench"])

@@ -1,0 +1,40 @@
+"""Tables of pairs: what is read, and what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.pairs import read_pairs
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("real,method\na.png,x\n", "column 'fake' is missing"),
+        ("real,fake\n", "has no rows"),
+        ("", "column 'real' is missing"),
+        ("real,fake,caption\na,b,c\n", "column 'caption'"),
+        (b"real,fake\n\xff\xfe,b\n", "no CSV in UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_table_ends_the_run(
+    tmp_path: Path, content: str | bytes | None, message: str
+) -> None:
+    table = tmp_path / "pairs.csv"
+    if content is not None:
+        table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read_pairs(table)
+
+
+def test_windows_separators_a_bom_and_spaces_are_read(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_bytes("\ufeffreal,fake,video\r\n a\\b.png , c\\d.png,v\r\n".encode())
+    (job,) = read_pairs(table)
+    assert job.real == tmp_path / "a" / "b.png"
+    assert job.id == "c/d"
+    assert job.columns == {"video": "v"}
