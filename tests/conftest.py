@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 if TYPE_CHECKING:
+    from data_pipeline.tokenizer import Tokenizer
     from tests.dataset_trees import Tree
 
 _set_flag = flags.FlagValues.__setitem__
@@ -82,3 +83,35 @@ def root(tmp_path: Path) -> Path:
 def out(tmp_path: Path) -> Path:
     """Where it is prepared."""
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set of 12 reals and 24 fakes."""
+    from tests.packed_sets import make_set
+
+    return make_set(tmp_path_factory.mktemp("one"), 12)
+
+
+@pytest.fixture(scope="session")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set of 6 reals and 6 fakes of another method."""
+    from tests.packed_sets import make_set
+
+    return make_set(tmp_path_factory.mktemp("two"), 6, ("Face2Face",))
+
+
+@pytest.fixture(scope="session")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set of 10 reals with a fake each; the fakes of 2 and 5 do not decode."""
+    from tests.packed_sets import make_set
+
+    return make_set(tmp_path_factory.mktemp("bad"), 10, ("Deepfakes",), bad=(2, 5))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Trained on the captions of `folder`."""
+    from tests.loading import make_tokenizer
+
+    return make_tokenizer(folder, tmp_path_factory.mktemp("tokenizer"))
