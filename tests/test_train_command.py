@@ -32,7 +32,7 @@ from launch import runs
 from tests import tiny
 from tests.packed_sets import make_set
 from tests.test_checkpoint import assert_same
-from tests.test_trainer import history
+from tests.test_train import history
 
 STEPS = 40
 #: The image branch alone: what is tested here does not depend on the others, and it compiles sooner.
