@@ -11,7 +11,7 @@ values for `data_pipeline/fftg/settings.py`; nothing is changed by itself.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +20,7 @@ from absl import flags
 from launch import cli
 
 if TYPE_CHECKING:
-    from data_pipeline.faces import Finder
-    from data_pipeline.fftg.calibration import Outcome, Portrait, Quiet
+    from data_pipeline.fftg.calibration import Outcome, Quiet
     from data_pipeline.fftg.settings import Settings
 
 FLAGS = flags.FLAGS
@@ -33,10 +32,6 @@ flags.DEFINE_integer("seed", 0, "Of all that is random.")
 flags.DEFINE_string("report", "docs/fftg_calibration.md", "Markdown file; plots go beside it.")
 flags.mark_flags_as_required(["faces", "heldout"])
 
-#: Frames of a video that are encoded again, and every which of them is measured.
-_FRAMES: Final = 100
-_EVERY: Final = 4
-_CRF: Final = 40
 #: The classes that `jax_vlffd.evaluation.svg` draws with, for a picture that stands alone.
 _STYLE: Final = (
     "<style>svg{background:#fff}text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
@@ -73,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     )
     quiet = calibration.measure_noise(calibration.reencoded(others), DEFAULT)
     for video in FLAGS.videos:
-        quiet += calibration.measure_noise(encoded_again(Path(video), finder), DEFAULT)
+        quiet += calibration.measure_noise(calibration.encoded_again(Path(video), finder), DEFAULT)
     report = Path(FLAGS.report)
     _write_plots(report, alone, quiet, DEFAULT)
     from data_pipeline.files import atomic_write_text
@@ -81,40 +76,6 @@ def main(argv: Sequence[str]) -> None:
     counts = {"fit": len(faces), "heldout": len(others)}
     atomic_write_text(report, _report(report, counts, fitted, alone, pairs, quiet))
     print(f"macro F1 on held-out faces: {calibration.figures(alone)['macro']['f1']:.3f}; {report}")
-
-
-def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Any]]:
-    """Frames of a real video with the same frames from an H.264 encoding of it."""
-    import io
-
-    import av
-    import cv2
-    import numpy as np
-
-    from data_pipeline.errors import UserError
-    from data_pipeline.fftg.calibration import Portrait
-
-    capture = cv2.VideoCapture(str(video))
-    frames: list[Any] = []
-    while len(frames) < _FRAMES and (read := capture.read())[0]:
-        height, width = read[1].shape[0] // 2 * 2, read[1].shape[1] // 2 * 2
-        frames.append(cv2.cvtColor(read[1][:height, :width], cv2.COLOR_BGR2RGB))
-    if not frames:
-        raise UserError(f"{video}: no video that can be read")
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": str(_CRF)})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    file.seek(0)
-    with av.open(file, "r") as container:
-        again = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    for before, after in list(zip(frames, again, strict=True))[::_EVERY]:
-        for face in finder.find(np.ascontiguousarray(before))[:1]:
-            yield f"H.264 crf {_CRF}", Portrait(before, face.landmarks), after
 
 
 def _write_plots(

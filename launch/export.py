@@ -6,21 +6,13 @@ model.stablehlo, calibration, tokenizer, config, README.md (the model card), SHA
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import read_object
 from launch import cli
-
-if TYPE_CHECKING:
-    from launch.runs import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir.")
@@ -34,11 +26,6 @@ flags.DEFINE_string(
 flags.DEFINE_string("name", None, "What the model card calls the model; the workdir's name.")
 flags.mark_flags_as_required(["workdir", "out"])
 
-#: Where an evaluation of a run is looked for.
-_EVALUATIONS = ("metrics.json", "evaluation/metrics.json", "report/metrics.json")
-#: Files of the workdir that the export takes over as they are, where they exist.
-_KEPT = ("config.json", "calibration.json", "summary.json", "metrics.jsonl", "explanation.*")
-
 
 def main(argv: Sequence[str]) -> None:
     """Exports the run that the flags name."""
@@ -47,125 +34,12 @@ def main(argv: Sequence[str]) -> None:
     workdir, out = Path(FLAGS.workdir), Path(FLAGS.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it first")
-    metrics = _metrics(workdir, FLAGS.metrics)
-    step = export(workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics)
+    from launch import exporting
+
+    metrics = exporting.evaluation_of(workdir, FLAGS.metrics)
+    step = exporting.export(workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"exported step {step} of {workdir} to {out}, {size / 1e6:,.1f} MB; see {out}/README.md")
-
-
-def export(
-    workdir: Path,
-    out: Path,
-    *,
-    step: str = "best",
-    name: str | None = None,
-    metrics: Mapping[str, Any] | None = None,
-) -> int:
-    """Exports a run; the folder is written aside and renamed when it is whole.
-
-    Args:
-      workdir: of the run.
-      out: folder to make; an empty one may be there.
-      step: 'best' or 'latest'.
-      name: of the model, for its card; the workdir's by default.
-      metrics: an evaluation's `metrics.json`, for the card.
-
-    Returns:
-      The step of the checkpoint.
-
-    Raises:
-      UserError: the workdir is none, has no checkpoint yet, or is damaged.
-    """
-    from launch.runs import load_run
-
-    run = load_run(workdir, step)
-    aside = out.parent / f".{out.name}.{os.getpid()}"
-    try:
-        aside.mkdir(parents=True)
-        _write(aside, workdir, run, name or run.name, metrics)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return run.step
-
-
-def _write(
-    folder: Path, workdir: Path, run: Run, name: str, metrics: Mapping[str, Any] | None
-) -> None:
-    """Writes the whole export into an empty folder."""
-    import numpy as np
-
-    from jax_vlffd.errors import UserError as ModelError
-    from jax_vlffd.export import card, huggingface, program
-    from jax_vlffd.export import folder as exported
-    from launch import config as configs
-    from launch import runs
-
-    parameters = {path: np.asarray(value) for path, value in run.parameters.items()}
-    form = huggingface.form(run.model.clip)
-    exported.save_parameters(folder, parameters)
-    merged, model = huggingface.merge(parameters, run.model)
-    ids = {"bos_token_id": run.tokenizer.bos_id, "pad_token_id": run.tokenizer.pad_id}
-    held = huggingface.save(folder / exported.HF, merged, model, ids)
-    huggingface.save_heads(folder / exported.HEADS, merged, held)
-    if run.model.compute.lora_rank:
-        base = run.config["init"]["clip"] or run.config["init"]["vit"]
-        huggingface.save_adapter(folder / exported.ADAPTER, parameters, run.model, base)
-    run.tokenizer.save(folder / runs.TOKENIZER)
-    if form == "clip":
-        run.tokenizer.save(folder / exported.HF)
-    note = ""
-    try:
-        (folder / exported.PROGRAM).write_bytes(program.build(parameters, run.model))
-    except ModelError as error:
-        note = f"There is no `{exported.PROGRAM}`: {error}."
-        print(f"note: {note}")
-    for pattern in _KEPT:
-        for path in sorted(workdir.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
-    manifest = {
-        "version": exported.VERSION,
-        "name": name,
-        "step": run.step,
-        "hf": form,
-        "methods": list(run.methods),
-        "versions": configs.versions(),
-    }
-    (folder / exported.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-    files = [f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()]
-    facts = card.Facts(
-        name, form, run.config, run.step, [*files, exported.CHECKSUMS],
-        read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run.config), metrics, note,
-    )  # fmt: skip
-    (folder / exported.CARD).write_text(card.render(facts), "utf-8")
-    exported.write_checksums(folder)
-
-
-def _metrics(workdir: Path, given: str | None) -> dict[str, Any] | None:
-    """The evaluation that the card quotes, None when there is none."""
-    if given is not None:
-        found = read_object(Path(given))
-        if found is None or not isinstance(found.get("sets"), dict):
-            raise UserError(f"{given}: not a metrics.json of launch.evaluate")
-        return found
-    for name in _EVALUATIONS:
-        found = read_object(workdir / name)
-        if found is not None and isinstance(found.get("sets"), dict):
-            print(f"the model card quotes {workdir / name}")
-            return found
-    return None
-
-
-def _data_cards(config: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """The data cards of the packed sets that the run read, by folder."""
-    from launch import config as configs
-
-    _, data = configs.settings(config)
-    folders = [*(folder for folder, _ in data.train), *data.validation]
-    return {name: read_object(Path(name) / "data_card.json") for name in dict.fromkeys(folders)}
 
 
 if __name__ == "__main__":

@@ -20,23 +20,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
-
-if TYPE_CHECKING:
-    from launch.sweeps import Folder, Run
+from jax_vlffd.evaluation.sweep_report import METRICS
+from launch import cli, sweeps
+from launch.sweeps import Folder, Run
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe with a get_sweep(), as configs/demo.py."
 )
-#: Spelt out, because importing the metrics would slow --help; a test compares.
-_METRICS: Final = (
-    "frame_auc", "video_auc", "ap", "eer", "acc", "acc_calibrated", "ece_calibrated",
-)  # fmt: skip
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the sweep; made when missing.")
@@ -46,7 +41,7 @@ flags.DEFINE_integer("index", None, "Do this run only, counted from 0.", lower_b
 flags.DEFINE_string("shard", None, "i/n: do every n-th run, beginning with the i-th.")
 flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to compare on; repeat for several.")
 flags.DEFINE_string("split", "test", "The split of --data; the recipe's own sets: validation.")
-flags.DEFINE_enum("metric", "frame_auc", _METRICS, "What the table is sorted by, and plotted.")
+flags.DEFINE_enum("metric", "frame_auc", list(METRICS), "What the table is sorted by, and plotted.")
 flags.DEFINE_integer("bootstrap", 1000, "Resamples for the intervals; 0 for none.", lower_bound=0)
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -56,7 +51,6 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.fftg.run import shard
     from jax_vlffd.errors import UserError
     from launch import config as configs
-    from launch import sweeps
 
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
@@ -121,8 +115,6 @@ def _train(folder: Folder, run: Run) -> list[str]:
 
 
 def _evaluate(folder: Folder, run: Run, request: Mapping[str, Any]) -> list[str]:
-    from launch import sweeps
-
     workdir = folder.workdir(run)
     return [
         "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / sweeps.EVALUATION}",
@@ -195,7 +187,6 @@ def _claimed(folder: Folder, run: Run) -> Iterator[IO[bytes] | None]:
 def _do(folder: Folder, run: Run, request: Mapping[str, Any], log: IO[bytes]) -> str:
     """Trains and evaluates a run as far as that is not done; returns why it failed, '' on success."""
     from data_pipeline.files import atomic_write_text
-    from launch import sweeps
 
     if folder.summary(run) is None and (message := _call(folder, run, _train(folder, run), log)):
         return message

@@ -33,15 +33,15 @@ def measure(name: str) -> dict[str, Any]:
         topology.prepare(place)
     import jax
 
-    from launch import compile as command
     from launch import config as configs
+    from launch import proving
 
     config = importlib.import_module(f"configs.{recipe}").get_config()
     config.model.vision.layers = config.model.text.layers = LAYERS
     devices, chip = topology.devices(place)
     config.data.batch_size = BATCH if chip is None else POD_BATCH
     run, data = configs.settings(config)
-    found = command.prove(run, data, devices, chip)
+    found = proving.prove(run, data, devices, chip)
     split = found["hbm_split_per_chip"]
     kept = ("parameters", "optimizer", "batch", "activations", "temporaries")
     return {

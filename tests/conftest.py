@@ -16,22 +16,10 @@ from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
-from absl import flags  # noqa: E402
 
 if TYPE_CHECKING:
     from data_pipeline.tokenizer import Tokenizer
     from tests.dataset_trees import Tree
-
-_set_flag = flags.FlagValues.__setitem__
-
-
-def _set_flag_again(values: flags.FlagValues, name: str, flag: flags.Flag) -> None:
-    """Commands share names of flags, each in a process of its own; tests import several into one."""
-    flag.allow_override = True
-    _set_flag(values, name, flag)
-
-
-flags.FlagValues.__setitem__ = _set_flag_again  # type: ignore[method-assign]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

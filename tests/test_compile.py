@@ -19,8 +19,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.flops import model_flops
 from jax_vlffd.hlo import Array
 from jax_vlffd.hlo_costs import Collective, Costs
-from launch import compile as command
-from launch import compile_table, topology
+from launch import compile_table, proving, topology
 from tests import compile_goldens, tiny
 from tests.test_recipes import RECIPES
 
@@ -96,7 +95,7 @@ def test_a_mesh_that_does_not_multiply_is_refused(tmp_path: Path) -> None:
     run, data = tiny.settings(tmp_path)
     run = dataclasses.replace(run, mesh=MeshConfig(data=-1, fsdp=3))
     with pytest.raises(UserError, match="does not multiply to the 8 devices"):
-        command.prove(run, data, jax.devices(), None)
+        proving.prove(run, data, jax.devices(), None)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
@@ -198,9 +197,9 @@ def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
         fits = found[0] == "full" or found[1] >= 16 or found[2] >= 2 or found[3] <= 16
         return {"fits": fits, "hbm_bytes_per_chip": 2**30}
 
-    monkeypatch.setattr(command, "prove", prove)
+    monkeypatch.setattr(proving, "prove", prove)
     run, data = tiny.settings(tmp_path, batch_size=64)
-    found = command.what_would_fit(run, data, [None] * 16, None)
+    found = proving.what_would_fit(run, data, [None] * 16, None)
     assert [(entry["key"], entry["value"], entry["fits"]) for entry in found] == [
         ("compute.remat", "dots", False), ("compute.remat", "full", True),
         ("mesh.fsdp", 4, False), ("mesh.fsdp", 16, True),

@@ -30,7 +30,7 @@ from jax_vlffd.export import card, folder, huggingface, program
 from jax_vlffd.model import bind, graph_and_shapes, normalise
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import TrainState
-from launch import export, runs
+from launch import exporting, runs
 from tests import tiny, tiny_workdir
 
 STEP = 3
@@ -94,7 +94,7 @@ def made(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
         if name not in done:
             root = tmp_path_factory.mktemp(name)
             workdir = make_workdir(root / "run", packed, **variant(name))
-            export.export(workdir, root / "export")
+            exporting.export(workdir, root / "export")
             assert sorted(path.name for path in root.iterdir()) == ["export", "run"]
             done[name] = workdir, root / "export"
         return done[name]
@@ -289,7 +289,7 @@ def test_a_branch_too_large_for_the_format_is_told_and_the_rest_is_exported(
     made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(program, "MOST_BYTES", 1000)
-    export.export(made("clip")[0], tmp_path / "out")
+    exporting.export(made("clip")[0], tmp_path / "out")
     assert not (tmp_path / "out" / "model.stablehlo").exists()
     assert (tmp_path / "out" / "hf" / "model.safetensors").exists()
     for told in (capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()):
@@ -440,13 +440,13 @@ def test_a_damaged_export_is_named(copy: Path, file: str, content: str, message:
 
 def test_what_cannot_be_exported_leaves_nothing(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no trained workdir and no export"):
-        export.export(tmp_path / "none", tmp_path / "out")
+        exporting.export(tmp_path / "none", tmp_path / "out")
     workdir = Path(shutil.copytree(made("clip")[0], tmp_path / "run"))
     # A tokenizer of another model: found while the export is under way.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(card, "render", lambda facts: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            export.export(workdir, tmp_path / "out")
+            exporting.export(workdir, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -487,14 +487,14 @@ def test_the_card_tells_data_metrics_calibration_use_and_limits(made: Made, pack
 def test_a_metrics_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(Exception, match=r"not a metrics.json of launch.evaluate"):
-        export._metrics(tmp_path, str(tmp_path / "metrics.json"))
-    assert export._metrics(tmp_path, None) is None
+        exporting.evaluation_of(tmp_path, str(tmp_path / "metrics.json"))
+    assert exporting.evaluation_of(tmp_path, None) is None
 
 
 def test_an_evaluation_in_the_workdir_is_found(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text('{"sets": {}}')
-    assert export._metrics(tmp_path, None) == {"sets": {}}
+    assert exporting.evaluation_of(tmp_path, None) == {"sets": {}}
 
 
 def test_merging_is_exact_where_there_are_no_adapters() -> None:

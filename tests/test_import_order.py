@@ -16,6 +16,7 @@ from tests import tiny
 ROOT = tiny.ROOT
 PACKAGES = ("configs", "data_pipeline", "jax_vlffd", "launch")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 COMMANDS = sorted(
     f"launch.{file.stem}"
     for file in (ROOT / "launch").glob("*.py")
@@ -108,6 +109,16 @@ def test_imports_point_down(package: str) -> None:
         str(file.relative_to(ROOT)): found
         for file in FILES
         if file.is_relative_to(ROOT / package) and (found := faults(package, file.read_text()))
+    }
+    assert not wrong
+
+
+def test_nothing_imports_a_command() -> None:
+    """Commands share names of flags, so that two cannot be in one process; what others want lies beside."""
+    wrong = {
+        str(file.relative_to(ROOT)): found
+        for file in (*FILES, *TESTS)
+        if (found := set(imports(file.read_text())) & set(COMMANDS))
     }
     assert not wrong
 

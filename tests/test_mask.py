@@ -69,8 +69,7 @@ def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     pytest.importorskip("av")
     from data_pipeline.faces import open_finder
-    from data_pipeline.fftg.calibration import measure_noise
-    from launch.calibrate_fftg import encoded_again
+    from data_pipeline.fftg.calibration import encoded_again, measure_noise
 
     originals = shared_dir / "data" / "FaceForensics++" / "original_sequences" / "youtube"
     video = originals / "c40" / "videos" / "183.mp4"

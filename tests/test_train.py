@@ -24,9 +24,8 @@ from jax_vlffd.training import steps, trainer
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import Plan, TrainState, initial_state
 from jax_vlffd.training.telemetry import read_history
-from launch import beginning, runs
+from launch import beginning, runs, training
 from launch import config as configs
-from launch import train as command
 from tests import tiny
 from tests.test_checkpoint import assert_same
 
@@ -42,11 +41,9 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in options}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command.cli, "use_compilation_cache", lambda: None)
-        for name, value in options.items():
-            jax.config.update(name, value)
-        yield
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -60,7 +57,7 @@ def run(workdir: Path, packed: Path, **changes: Any) -> None:
     """Trains as the command does."""
     settings = tiny.settings(packed, **{"checkpoint_every": "3 steps", "keep": 9} | changes)
     values = json.loads(recipe(*settings).to_json())
-    command.train(*settings, workdir, values)
+    training.train(*settings, workdir, values)
 
 
 def contents(workdir: Path, plan: Plan, step: int) -> tuple[TrainState, dict[str, Any]]:

@@ -8,10 +8,11 @@ the mask gets without any forgery.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -38,6 +39,10 @@ _SIZES: Final = (None, None, 90.0)
 #: A plant is stored as it is, or as JPEG of a quality from this range.
 _QUALITY: Final = (75, 96)
 _STORED: Final = 0.5
+#: Frames of a video that are encoded again, and every which of them is measured.
+_FRAMES: Final = 100
+_EVERY: Final = 4
+_CRF: Final = 40
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,37 @@ def reencoded(faces: Sequence[Portrait]) -> Iterator[tuple[str, Portrait, Image]
             yield f"JPEG {quality}", face, forge.jpeg(image, quality)
         yield "half size and back", face, back
         yield "half size and back, JPEG 60", face, forge.jpeg(back, 60)
+
+
+def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Image]]:
+    """Frames of a real video with the same frames from an H.264 encoding of it; needs PyAV.
+
+    Raises:
+      UserError: the video cannot be read.
+    """
+    import av
+
+    capture = cv2.VideoCapture(str(video))
+    frames: list[Image] = []
+    while len(frames) < _FRAMES and (read := capture.read())[0]:
+        height, width = read[1].shape[0] // 2 * 2, read[1].shape[1] // 2 * 2
+        frames.append(cv2.cvtColor(read[1][:height, :width], cv2.COLOR_BGR2RGB).astype(np.uint8))
+    if not frames:
+        raise UserError(f"{video}: no video that can be read")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": str(_CRF)})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as container:
+        again: list[Any] = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for before, after in list(zip(frames, again, strict=True))[::_EVERY]:
+        for face in finder.find(np.ascontiguousarray(before))[:1]:
+            yield f"H.264 crf {_CRF}", Portrait(before, face.landmarks), after
 
 
 @dataclass(frozen=True)
