@@ -23,8 +23,12 @@ _OUT = flags.DEFINE_string(
     "out", "runs/demo", "Folder of the demo; one that is there is continued."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the drawn faces, the parameters and the data order.")
-_PEOPLE = flags.DEFINE_integer("people", 1500, "People to draw.", lower_bound=10)
-_STEPS = flags.DEFINE_integer("steps", 1000, "Training steps of each model.", lower_bound=4)
+_PEOPLE = flags.DEFINE_integer(
+    "people", None, "People to draw; as many as launch.forge draws.", lower_bound=10
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "Training steps of each model; those of configs/demo.py.", lower_bound=4
+)
 
 _IMAGE_ONLY = ("--config.loss.alignment=0", "--config.loss.fusion=0")
 
@@ -42,19 +46,23 @@ def main(argv: Sequence[str]) -> None:
     if not drawn.exists():
         _step(
             "draw faces and plant forgeries in them", "forge",
-            f"--out={drawn}", f"--seed={seed}", f"--identities={_PEOPLE.value}",
+            f"--out={drawn}", f"--seed={seed}",
+            *([] if _PEOPLE.value is None else [f"--identities={_PEOPLE.value}"]),
         )  # fmt: skip
     for name, packed in (("annotations", seen), ("unseen", unseen)):
         if not packed.exists():
             _step("pack", "pack", f"--annotations={drawn / name}.jsonl", f"--out={packed}")
-    common = (
+    common = [
         "--config=configs/demo.py",
         f"--config.data.train={seen}",
         f"--config.data.validation={seen}",
         f"--config.seed={seed}",
-        f"--config.train.duration={_STEPS.value} steps",
-        f"--config.train.evaluate_every={_STEPS.value // 4} steps",
-    )
+    ]
+    if _STEPS.value is not None:
+        common += [
+            f"--config.train.duration={_STEPS.value} steps",
+            f"--config.train.evaluate_every={_STEPS.value // 4} steps",
+        ]
     _step("train with language: three branches", "train", *common, f"--workdir={three}")
     _step("train on images alone", "train", *common, f"--workdir={image}", *_IMAGE_ONLY)
     _step(

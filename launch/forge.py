@@ -2,7 +2,8 @@
 
 `python -m launch.forge --out=DIR` writes `annotations.jsonl` (train, validation, test),
 `unseen.jsonl` (kinds of forgery that training never shows), `pairs.csv` with the truth, the images,
-their landmarks and masks. The same flags give the same files.
+their landmarks and masks. The same flags give the same files; what is not given is as
+`data_pipeline.drawn_set.DrawnSet` has it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from launch import cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
-flags.DEFINE_integer("identities", 1500, "People to draw.", lower_bound=10)
-flags.DEFINE_integer("frames", 1, "Pictures of each person.", lower_bound=1)
-flags.DEFINE_integer("fakes", 2, "Forgeries of each picture.", lower_bound=1, upper_bound=5)
-flags.DEFINE_integer("size", 64, "Side of a picture in pixels.", lower_bound=32, upper_bound=1024)
+# No default but DrawnSet's.
+flags.DEFINE_integer("identities", None, "People to draw.", lower_bound=10)
+flags.DEFINE_integer("frames", None, "Pictures of each person.", lower_bound=1)
+flags.DEFINE_integer("fakes", None, "Forgeries of each picture.", lower_bound=1, upper_bound=5)
+flags.DEFINE_integer("size", None, "Side of a picture in pixels.", lower_bound=32, upper_bound=1024)
 flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that draw.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Decides everything.", lower_bound=0)
+flags.DEFINE_integer("seed", None, "Decides everything.", lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,13 +35,8 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.drawn_set import DrawnSet, write_drawn_set
 
     start = time.monotonic()
-    settings = DrawnSet(
-        identities=FLAGS.identities,
-        frames=FLAGS.frames,
-        fakes=FLAGS.fakes,
-        size=FLAGS.size,
-        seed=FLAGS.seed,
-    )
+    names = ("identities", "frames", "fakes", "size", "seed")
+    settings = DrawnSet(**{name: FLAGS[name].value for name in names if FLAGS[name].present})
     say = _say if sys.stdout.isatty() else _silent
     counts = write_drawn_set(Path(FLAGS.out), settings, say, workers=FLAGS.workers)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())
