@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
 
     start = time.monotonic()
     names = ("identities", "frames", "fakes", "size", "seed")
-    settings = DrawnSet(**{name: FLAGS[name].value for name in names if FLAGS[name].present})
+    given: dict[str, Any] = {n: FLAGS[n].value for n in names if FLAGS[n].value is not None}
+    settings = DrawnSet(**given)
     say = _say if sys.stdout.isatty() else _silent
     counts = write_drawn_set(Path(FLAGS.out), settings, say, workers=FLAGS.workers)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())
