@@ -13,13 +13,18 @@ if "xla_force_host_platform_device_count" not in _flags:
 os.environ.setdefault("NPROC", "64")
 
 from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import pytest  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from data_pipeline.tokenizer import Tokenizer
     from tests.dataset_trees import Tree
+    from tests.tiny_export import Made
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -103,3 +108,58 @@ def tokenizer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokeniz
     from tests.loading import make_tokenizer
 
     return make_tokenizer(folder, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed set for runs of the tiny model, with splits `train` and `validation`."""
+    from tests import tiny
+
+    return tiny.pack_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny model as training leaves it, to be read or copied."""
+    from tests import tiny_workdir
+
+    return tiny_workdir.write(tmp_path_factory.mktemp("runs") / "mine")
+
+
+@pytest.fixture(scope="session")
+def made(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Workdir and export of a variant of the tiny model, each made once; to be read or copied."""
+    from tests.tiny_export import maker
+
+    return maker(packed, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def parameters() -> dict[str, np.ndarray]:
+    """Of the small CLIP of `tests.hf_files`, drawn."""
+    from tests.hf_files import draw
+
+    return draw()
+
+
+@pytest.fixture(scope="session")
+def tensors(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same under Hugging Face's keys."""
+    from jax_vlffd.clip import weights
+    from tests.hf_files import CONFIG
+
+    return weights.to_hf(parameters, CONFIG)
+
+
+@pytest.fixture
+def write(tmp_path: Path, tensors: dict[str, np.ndarray]) -> Callable[..., Path]:
+    """Writes a checkpoint folder of them: other tensors, another config, or no weights (False)."""
+    from tests.hf_files import writer
+
+    return writer(tmp_path, tensors)
+
+
+@pytest.fixture
+def torch() -> Any:
+    """Torch, without which the test is skipped."""
+    return pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")

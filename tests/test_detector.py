@@ -31,11 +31,6 @@ from tests.packed_sets import draw
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_workdir.write(tmp_path_factory.mktemp("runs") / "mine")
-
-
-@pytest.fixture(scope="module")
 def detector(workdir: Path) -> Detector:
     return Detector.from_pretrained(workdir, batch_size=4)
 

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity_table
 import pytest
 from safetensors.numpy import load_file
 
@@ -19,6 +18,7 @@ from jax_vlffd.clip import weights
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
 from jax_vlffd.config import VIT_MEAN, VIT_STD, ModelConfig
 from jax_vlffd.errors import UserError
+from tests import parity_table
 
 ABSOLUTE = 1e-5
 RELATIVE = 1e-4
@@ -28,11 +28,6 @@ TINY = CLIPConfig(
     TextConfig(32, 2, 4, 64, vocab_size=60, context_length=12, eos_id=59),
     embed_dim=24,
 )
-
-
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
 
 
 def with_activation(config: CLIPConfig, activation: str) -> CLIPConfig:

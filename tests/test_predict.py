@@ -18,16 +18,11 @@ from data_pipeline.faces import FaceFinder
 from jax_vlffd.detector import Detector
 from launch import looking, telling
 from launch.looking import Looking
-from tests import tiny, tiny_workdir
+from tests import tiny
 from tests.packed_sets import draw
 from tests.video_trees import DiscFinder, write_video
 
 FIXED: dict[str, Any] = {"model": {"hash": "x"}, "preprocessing": {}}
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_workdir.write(tmp_path_factory.mktemp("runs") / "mine")
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from jax_vlffd.config import LossConfig
 from tests import tiny, tiny_workdir
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.pack_set(tmp_path_factory.mktemp("set"))
 
 
 def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:

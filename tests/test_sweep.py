@@ -190,11 +190,6 @@ def test_the_command_offers_the_table_s_metrics() -> None:
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.pack_set(tmp_path_factory.mktemp("set"))
-
-
-@pytest.fixture(scope="module")
 def tiny_recipe(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = tiny.settings(
         packed, loss=LossConfig(alignment=0, fusion=0), duration="2 steps", evaluate_every="1 steps"

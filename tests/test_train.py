@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -14,8 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from configs.base import recipe
-from data_pipeline.loader import TrainIterator
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd.clip.weights import save_hf, to_hf
 from jax_vlffd.config import InitConfig
@@ -24,13 +21,13 @@ from jax_vlffd.training import steps, trainer
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import Plan, TrainState, initial_state
 from jax_vlffd.training.telemetry import read_history
-from launch import beginning, runs, training
+from launch import beginning, runs
 from launch import config as configs
 from tests import tiny
 from tests.test_checkpoint import assert_same
+from tests.training_runs import RATES, Whole, contents, history, killed, run
 
 STEPS = 8
-RATES = {"train/images_per_second", "train/data_wait"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,37 +43,6 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.pack_set(tmp_path_factory.mktemp("set"))
-
-
-def run(workdir: Path, packed: Path, **changes: Any) -> None:
-    """Trains as the command does."""
-    settings = tiny.settings(packed, **{"checkpoint_every": "3 steps", "keep": 9} | changes)
-    values = json.loads(recipe(*settings).to_json())
-    training.train(*settings, workdir, values)
-
-
-def contents(workdir: Path, plan: Plan, step: int) -> tuple[TrainState, dict[str, Any]]:
-    with Checkpoints(workdir / runs.CHECKPOINTS, read_only=True) as checkpoints:
-        return checkpoints.restore(plan.abstract, step)
-
-
-def history(workdir: Path) -> list[dict[str, float]]:
-    """What a run logged, less what depends on the clock."""
-    return [{k: v for k, v in line.items() if k not in RATES} for line in read_history(workdir)]
-
-
-@dataclasses.dataclass
-class Whole:
-    """An undisturbed run, its plan, and the jitted steps that it used."""
-
-    workdir: Path
-    plan: Plan
-    functions: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -152,30 +118,6 @@ def test_a_trained_run_is_read_back_and_scores_the_same(whole: Whole, packed: Pa
 
 
 # --- resume ---
-
-
-@contextlib.contextmanager
-def killed(place: str, step: int) -> Iterator[None]:
-    """Ends the run as a kill would: before it reads a batch, or between its validation and the save."""
-    read, save = TrainIterator.__next__, Checkpoints.save
-
-    def stop_reading(self: TrainIterator) -> Any:
-        if self.step == step:
-            raise KeyboardInterrupt
-        return read(self)
-
-    def stop_saving(self: Checkpoints, state: TrainState, *rest: Any) -> None:
-        if int(state.step) == step:
-            raise KeyboardInterrupt
-        save(self, state, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        if place == "read":
-            patch.setattr(TrainIterator, "__next__", stop_reading)
-        else:
-            patch.setattr(Checkpoints, "save", stop_saving)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 @pytest.mark.parametrize(

@@ -32,16 +32,11 @@ from launch import runs
 from tests import tiny
 from tests.packed_sets import make_set
 from tests.test_checkpoint import assert_same
-from tests.test_train import history
+from tests.training_runs import history
 
 STEPS = 40
 #: The image branch alone: what is tested here does not depend on the others, and it compiles sooner.
 IMAGE_ONLY = LossConfig(alignment=0, fusion=0)
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.pack_set(tmp_path_factory.mktemp("set"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,57 @@
+"""The model card of an export, and the evaluation that it quotes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from jax_vlffd.export import card
+from launch import exporting, runs
+from tests.tiny_export import Made
+
+
+def test_the_card_tells_data_metrics_calibration_use_and_limits(made: Made, packed: Path) -> None:
+    workdir, _ = made("clip")
+    run = runs.load_run(workdir)
+    metrics = {
+        "detector": "a|b", "split": "test",
+        "sets": {"seen": {
+            "frame_auc": 0.9, "intervals": {"frame_auc": [0.85, 0.95]},
+            "counts": {"frames_real": 3, "frames_fake": 4, "videos_real": 1, "videos_fake": 2},
+            "methods": {"Deepfakes": {"frame_auc": 0.8}},
+        }},
+    }  # fmt: skip
+    cards = {str(packed): json.loads((packed / "data_card.json").read_text()), "gone": None}
+    facts = card.Facts(
+        "m", "clip", run.config, 3, ["hf/"], {}, run.calibration, cards, metrics
+    )  # fmt: skip
+    text = card.render(facts)
+    assert text.startswith("---\nlibrary_name: jax\n")
+    assert "| seen | 0.900 [0.850, 0.950] | - |" in text
+    assert "| seen, Deepfakes | 0.800 |" in text
+    assert "| 7 (3) |" in text
+    assert "a\\|b" in text
+    assert "| train | drawn | Deepfakes | fake | 8 |" in text
+    assert "`gone`: the packed set was not there" in text
+    assert "divided by 1.3." in text
+    for title in ("Intended use", "Limits", "Ethics", "Settings", "Files", "Calibration"):
+        assert f"\n## {title}\n" in text
+    bare = card.render(dataclasses.replace(facts, metrics=None, calibration=None))
+    assert "No evaluation on a test set came with this export" in bare
+    assert "None was fitted" in bare
+
+
+def test_a_metrics_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(Exception, match=r"not a metrics.json of launch.evaluate"):
+        exporting.evaluation_of(tmp_path, str(tmp_path / "metrics.json"))
+    assert exporting.evaluation_of(tmp_path, None) is None
+
+
+def test_an_evaluation_in_the_workdir_is_found(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text('{"sets": {}}')
+    assert exporting.evaluation_of(tmp_path, None) == {"sets": {}}
