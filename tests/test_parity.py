@@ -265,7 +265,8 @@ def test_a_real_vit_knows_what_it_sees(
 
 def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path) -> None:
     # Real features reach 490 in a few channels, where neighbouring fp32 numbers are 3e-5 apart: torch in
-    # fp32 is itself 2e-4 off torch in fp64, so the limit is twice what torch does, and a few bits.
+    # fp32 is itself 4e-4 off torch in fp64. So our largest error is held against twice torch's own, and
+    # the root of our mean square against torch's.
     from transformers import ViTModel
 
     torch.backends.mkldnn.enabled = False
@@ -282,11 +283,23 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
     with torch.no_grad():
         theirs = vit.eval()(pixels, output_hidden_states=True)
         truth = vit.double()(pixels.double(), output_hidden_states=True)
+
+    def errors(found: Any, true: Any) -> tuple[float, float]:
+        """The largest, and the root of the mean square."""
+        error = np.abs(np.asarray(found, np.float64) - true.numpy())
+        return float(error.max()), float(np.sqrt(np.square(error).mean()))
+
     for layer, true in enumerate(truth.hidden_states):
-        limit = 2 * (theirs.hidden_states[layer] - true).abs().max() + 1e-6 * true.abs().max()
-        assert np.abs(np.asarray(ours.hidden_states[layer]) - true.numpy()).max() <= limit, layer
-    true = truth.last_hidden_state
-    limit = 2 * (theirs.last_hidden_state - true).abs().max()
-    assert np.abs(np.asarray(ours.tokens) - true.numpy()).max() <= limit
-    limit = 2 * (theirs.last_hidden_state - true)[:, 0].abs().max()
-    assert np.abs(np.asarray(ours.pooled) - true[:, 0].numpy()).max() <= limit
+        most, mean = errors(ours.hidden_states[layer], true)
+        their_most, their_mean = errors(theirs.hidden_states[layer], true)
+        assert most <= 2 * their_most + 1e-5, layer
+        assert mean <= 1.5 * their_mean, layer
+    last, their_last = truth.last_hidden_state, theirs.last_hidden_state
+    for name, found, expected, true in (
+        ("tokens", ours.tokens, their_last, last),
+        ("pooled", ours.pooled, their_last[:, 0], last[:, 0]),
+    ):
+        most, mean = errors(found, true)
+        their_most, their_mean = errors(expected, true)
+        assert most <= 2 * their_most, name
+        assert mean <= 1.5 * their_mean, name
