@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -31,6 +29,8 @@ from tests import tiny
 SIZE = 8
 IMAGE_ONLY = LossConfig(alignment=0.0, fusion=0.0)
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def job(task: str = "train", **changes: Any) -> Job:
     run: dict[str, Any] = {
@@ -38,16 +38,6 @@ def job(task: str = "train", **changes: Any) -> Job:
         "optim": OptimConfig(learning_rate=1e-3, head_scale=3.0, weight_decay=0.1, clip=1.0),
     }
     return Job(RunConfig(**(run | changes)), SIZE, task)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compiles() -> Iterator[None]:
-    """What is compiled here runs for a moment: it is not worth much optimization."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the sides' processes
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

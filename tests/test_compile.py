@@ -23,6 +23,8 @@ from launch import compile_table, proving, topology
 from tests import compile_goldens, tiny
 from tests.test_recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 #: What the compiler may change from one version to the next.
 COMPILERS = ("collective_bytes", "temporaries")
 

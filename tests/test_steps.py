@@ -28,6 +28,8 @@ BATCH = tiny.abstract_batch(tiny.BATCH, tiny.VISION.image_size, tiny.TEXT.contex
 
 LOSS = LossConfig(image=2.0, alignment=0.5, fusion=3.0)
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 class Stepped(NamedTuple):
     """Parameters after some steps, the metrics of each, and how many programs that took."""

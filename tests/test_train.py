@@ -29,6 +29,8 @@ from tests.training_runs import RATES, Whole, contents, history, killed, run
 
 STEPS = 8
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
