@@ -20,7 +20,7 @@ from launch import runs
 from tests import processes, tiny
 
 STEPS = 60
-CLOCKS = {"train/images_per_second", "train/data_wait", "train/mfu"}
+CLOCKS = {"train/images_per_second", "train/data_wait", "train/save_seconds", "train/mfu"}
 
 
 def kill_and_resume(

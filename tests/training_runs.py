@@ -19,7 +19,7 @@ from jax_vlffd.training.telemetry import read_history
 from launch import runs, training
 from tests import tiny
 
-RATES = {"train/images_per_second", "train/data_wait"}
+RATES = {"train/images_per_second", "train/data_wait", "train/save_seconds"}
 
 
 def run(workdir: Path, packed: Path, **changes: Any) -> None:

@@ -139,9 +139,11 @@ def train(
                 telemetry.show(step, _summary(found), force=True)
         clock.due = evaluate and found is None
         watch.beat("saving", step)
+        began = time.perf_counter()
         position = {"data": data.get_state(), "clock": vars(clock)}
         telemetry.sync()  # a line of a saved step is on disk before the step is
         checkpoints.save(state, position, found)
+        meter.save_seconds = time.perf_counter() - began
         return stopping
 
     stopping = peers.reached()
@@ -225,11 +227,13 @@ def evaluate(
 class _Meter:
     """Speed, the share of time spent waiting for data, and the use of the devices, since the last restart.
 
-    The use (`mfu`) is of the model's own FLOPs, recomputation not counted.
+    The use (`mfu`) is of the model's own FLOPs, recomputation not counted. `save_seconds` is how long the
+    newest save held the loop; the rest of it is written while the loop goes on.
     """
 
     def __init__(self, batch_size: int, peak_share: float):
         self._batch_size, self._peak_share = batch_size, peak_share
+        self.save_seconds = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -253,7 +257,8 @@ class _Meter:
         passed = max(self.lap(), 1e-9)
         speed = self._steps * self._batch_size / passed
         use = {"mfu": speed * self._peak_share} if self._peak_share else {}
-        return {"images_per_second": speed, "data_wait": self._waited / passed, **use}
+        waits = {"data_wait": self._waited / passed, "save_seconds": self.save_seconds}
+        return {"images_per_second": speed, **waits, **use}
 
 
 class _Trace:
