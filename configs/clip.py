@@ -25,6 +25,7 @@ def clip_recipe(
     tuning: str = "full",
     loss: LossConfig | None = None,
     learning_rate: float = 1e-5,
+    remat: str = "dots",
 ) -> config_dict.ConfigDict:
     """Fine-tunes a pretrained CLIP in bf16 on paired batches.
 
@@ -35,13 +36,14 @@ def clip_recipe(
       tuning: mode of both towers.
       loss: which branches; all three by default.
       learning_rate: of the towers; the heads learn ten times as fast.
+      remat: what the backward pass computes again; see `Compute`.
     """
     return recipe(
         RunConfig(
             model=ModelConfig(
                 clip,
                 fusion_heads=fusion_heads,
-                compute=Compute(dtype="bfloat16", remat="dots"),
+                compute=Compute(dtype="bfloat16", remat=remat),
             ),
             tuning=TuningConfig(vision=tuning, text=tuning),
             loss=loss or LossConfig(),

@@ -11,7 +11,8 @@ from jax_vlffd.clip.config import CLIPConfig
 
 def get_config() -> config_dict.ConfigDict:
     """Builds the recipe; --config.init.clip names the checkpoint's folder or hub id."""
-    return clip_recipe(CLIPConfig.l14(), fusion_heads=16, batch_size=512)
+    # 64 images a chip fit any chip that launch.compile knows; where there is room, 'none' computes less.
+    return clip_recipe(CLIPConfig.l14(), fusion_heads=16, batch_size=512, remat="full")
 
 
 def get_sweep() -> Sweep:

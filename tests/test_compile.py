@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
 
 
 def test_every_recipe_has_its_golden_summary() -> None:
-    assert set(compile_goldens.read()) - {compile_goldens.POD} == set(RECIPES)
+    assert set(compile_goldens.read()) == {*RECIPES, compile_goldens.POD}
 
 
 @pytest.mark.slow
@@ -226,8 +227,6 @@ def test_every_recipe_has_its_golden_summary() -> None:
 def test_a_recipe_takes_what_its_golden_summary_says(name: str) -> None:
     if "@" in name and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, so nothing can be compiled for a TPU")
-    if name not in compile_goldens.read():
-        pytest.skip(f"not measured yet: python -m tests.compile_goldens {name}")
     golden, found = compile_goldens.read()[name], compile_goldens.measure(name)
     for key, wanted in golden.items():
         if key == "jax":
@@ -237,4 +236,6 @@ def test_a_recipe_takes_what_its_golden_summary_says(name: str) -> None:
         assert found[key] == pytest.approx(wanted, rel=0.02), (
             f"{key}; if the change is meant: python -m tests.compile_goldens {name}"
         )
-    assert found["flops"] <= 1.05 * found["model_flops"]
+    recipe = importlib.import_module(f"configs.{name.partition('@')[0]}").get_config()
+    most = 1.36 if recipe.compute.remat == "full" else 1.05
+    assert found["flops"] <= most * found["model_flops"]
