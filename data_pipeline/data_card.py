@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from data_pipeline.copied_sets import CHECKSUMS
 from data_pipeline.files import atomic_write_text
 from data_pipeline.records import SPLITS, Record
 from jax_vlffd.vocabulary import LABEL_NAMES
 
 CARD: Final = "data_card.json"
-CHECKSUMS: Final = "SHA256SUMS"
 
 
 class Counts:

@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
+from data_pipeline import copied_sets
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text
 from jax_vlffd.vocabulary import LABEL_NAMES, REGIONS, TYPES
@@ -216,6 +217,8 @@ def parse_record(data: bytes) -> Record:
 class PackedSplit:
     """One split of a packed set, read at random; opening costs one look at each shard's header.
 
+    A set in a bucket, as gs://BUCKET/SET, is copied to a local disk first.
+
     It pickles without its index and its open files, so Grain can send it to workers.
 
     Raises:
@@ -223,7 +226,7 @@ class PackedSplit:
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder = Path(folder)
+        self.folder = copied_sets.local(folder)
         self.split = split
         content = _index_content(self.folder)
         if split not in content["records"]:

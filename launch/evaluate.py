@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_pipeline.errors import UserError
-from launch import cli, hosts
+from launch import buckets, cli, hosts
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from launch.runs import Run
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", "", "A trained workdir, or an exported folder.")
+flags.DEFINE_string(
+    "workdir", "", "A trained workdir (a folder, or gs://BUCKET/RUN), or an export."
+)
 flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to test on; repeat for several.")
 flags.DEFINE_string("out", None, "Folder for metrics.json, scores.csv and report.html.")
 flags.DEFINE_multi_string(
@@ -72,8 +74,8 @@ def main(argv: Sequence[str]) -> None:
             for name in ("workdir", "data", "compare", "split", "robustness")
         }
         # Every process scores its share, and knows all the scores.
-        with hosts.joined(asked) as peers:
-            detectors, robustness = _from_runs(sets)
+        with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
+            detectors, robustness = _from_runs(workdir, sets)
             if peers.index == 0:
                 _write(Path(FLAGS.out), detectors, sets, robustness)
         return
@@ -179,14 +181,14 @@ def _read(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _from_runs(sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]]:
+def _from_runs(workdir: Path, sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]]:
     """Scores every set by the run and by those it is compared with."""
     from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import Detector
     from launch.runs import load_run, require_run, run_name
 
-    wanted = [(FLAGS.name, Path(FLAGS.workdir))]
+    wanted = [(FLAGS.name, workdir)]
     wanted += [_pair(text, "--compare") for text in FLAGS.compare]
     # What is missing or named twice is told now, not when the others have been scored.
     groups: list[str] = []

@@ -12,10 +12,10 @@ from pathlib import Path
 from absl import flags
 
 from data_pipeline.errors import UserError
-from launch import cli
+from launch import buckets, cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "A trained workdir.")
+flags.DEFINE_string("workdir", None, "A trained workdir: a folder, or gs://BUCKET/RUN.")
 flags.DEFINE_string("out", None, "Folder to make; it must not be there yet.")
 flags.DEFINE_enum("step", "best", ["best", "latest"], "Which checkpoint.")
 flags.DEFINE_string(
@@ -31,15 +31,18 @@ def main(argv: Sequence[str]) -> None:
     """Exports the run that the flags name."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; see --help")
-    workdir, out = Path(FLAGS.workdir), Path(FLAGS.out)
+    out = Path(FLAGS.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it first")
     from launch import exporting
 
-    metrics = exporting.evaluation_of(workdir, FLAGS.metrics)
-    step = exporting.export(workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics)
+    with buckets.local(FLAGS.workdir) as workdir:
+        metrics = exporting.evaluation_of(workdir, FLAGS.metrics)
+        step = exporting.export(workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"exported step {step} of {workdir} to {out}, {size / 1e6:,.1f} MB; see {out}/README.md")
+    print(
+        f"exported step {step} of {FLAGS.workdir} to {out}, {size / 1e6:,.1f} MB; see {out}/README.md"
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.explain import Explainer
+from launch import buckets, reasons
 from launch import config as configs
-from launch import reasons
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
@@ -40,7 +40,7 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 def is_begun(workdir: Path) -> bool:
     """Whether a workdir holds a checkpoint: a run goes on from there, and before that nothing is lost."""
-    folder = workdir / CHECKPOINTS
+    folder = buckets.origin(workdir) / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
@@ -220,7 +220,7 @@ def require_run(workdir: Path) -> dict[str, Any]:
     from jax_vlffd.export import folder as exported
 
     config, is_export = configs.read_saved(workdir), exported.is_export(workdir)
-    if config is None or not (is_export or (workdir / CHECKPOINTS).is_dir()):
+    if config is None or not (is_export or (buckets.origin(workdir) / CHECKPOINTS).is_dir()):
         raise UserError(
             f"{workdir} is no trained workdir and no export; give the --workdir of launch.train, or the "
             "--out of launch.export"
@@ -281,7 +281,7 @@ def load_run(workdir: Path, step: str = "best") -> Run:
 def _from_checkpoint(workdir: Path, plan: Plan, step: str) -> tuple[Parameters, int]:
     from jax_vlffd.training.checkpoint import Checkpoints
 
-    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(buckets.origin(workdir) / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
             raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")

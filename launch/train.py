@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli, hosts, training
+from launch import buckets, cli, hosts, training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when missing.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, or gs://BUCKET/RUN; made when missing."
+)
 _PROFILE = flags.DEFINE_string(
     "profile", "", "START:STOP: trace these steps for TensorBoard's profiler, into WORKDIR/profile."
 )
@@ -42,14 +43,10 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
     run, data = configs.settings(_CONFIG.value)
-    workdir = Path(_WORKDIR.value or "")  # required by its flag
     values = json.loads(_CONFIG.value.to_json())
-    if "://" in (_WORKDIR.value or ""):
-        raise UserError(
-            f"--workdir={_WORKDIR.value}: not a folder; mount the bucket (Cloud Storage FUSE) and give its path"
-        )
     manner = training.Manner(_span(_PROFILE.value), _STALL.value)
-    with hosts.joined(values, preemption=True) as peers:
+    place = _WORKDIR.value or ""  # required by its flag
+    with hosts.joined(values, preemption=True) as peers, buckets.local(place) as workdir:
         try:
             with stops_on_sigterm(peers, _GRACE.value):
                 cli.use_compilation_cache()
@@ -57,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         except Stopped as stopped:
             if peers.index == 0:
                 why = peers.reason or "a notice of the platform"
-                print(f"{stopped}: {why}; the same command goes on from there; {workdir}")
+                print(f"{stopped}: {why}; the same command goes on from there; {place}")
 
 
 def _span(text: str) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def train(
     from jax_vlffd.training.preemption import Stopped
     from jax_vlffd.training.telemetry import Telemetry
     from jax_vlffd.training.watch import Watch, lock
-    from launch import beginning, reasons, runs
+    from launch import beginning, buckets, reasons, runs
     from launch import config as configs
 
     peers, manner = peers or Alone(), manner or Manner()
@@ -113,17 +113,17 @@ def train(
         log_every=run.train.log_every, profile=manner.profile,
         peak_share=runs.peak_share(run, data),
     )  # fmt: skip
-    main_process = peers.index == 0
+    main_process, place = peers.index == 0, buckets.origin(workdir)
     scorer = runs.Scorer(plan, data, tokenizer)
     with contextlib.ExitStack() as stack:
         if main_process:
-            stack.enter_context(lock(workdir))
+            stack.enter_context(lock(place))
             if runs.is_begun(workdir):  # by a run that ended meanwhile
                 configs.check_same(workdir, values)
         peers.exchange("locked")
         iterator = stack.enter_context(contextlib.closing(iter(loader)))
         checkpoints = stack.enter_context(
-            Checkpoints(workdir / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
+            Checkpoints(place / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
         )
         state, clock = beginning.first_state(run, plan, checkpoints, iterator)
         if checkpoints.latest is None and int(state.step) >= total:
@@ -134,8 +134,9 @@ def train(
         if main_process:
             tokenizer.save(workdir / runs.TOKENIZER)
             runs.save_config(workdir, values)
+            stack.callback(buckets.publish, workdir)
         watch = stack.enter_context(
-            Watch(workdir if main_process else None, total=total, stall=manner.stall)
+            Watch(place if main_process else None, total=total, stall=manner.stall)
         )
 
         def tick() -> None:
@@ -149,7 +150,7 @@ def train(
         together = beginning.Gathered(iterator, peers)
         with Telemetry(
             workdir, start=int(state.step), total=total, enabled=main_process,
-            tensorboard=run.train.tensorboard,
+            tensorboard=run.train.tensorboard, publish=lambda: buckets.publish(workdir),
         ) as telemetry:  # fmt: skip
             state = trainer.train(
                 plan, state, together, lambda parameters: validate(parameters)[0],
@@ -244,8 +245,8 @@ def _finish(
 
     from data_pipeline.files import atomic_write_bytes, atomic_write_text
     from jax_vlffd.evaluation import calibration
+    from launch import buckets, runs
     from launch import config as configs
-    from launch import runs
 
     if "auc" in metrics:  # with one class only there is nothing to calibrate
         fitted = calibration.fit(scored.logits(), scored.label)
@@ -266,4 +267,4 @@ def _finish(
     }
     atomic_write_text(workdir / runs.SUMMARY, json.dumps(summary, indent=2) + "\n")
     auc = f"{metrics['auc']:.4f}" if "auc" in metrics else "undefined (one class only)"
-    print(f"best checkpoint: step {best}, validation AUC {auc}; {workdir}")
+    print(f"best checkpoint: step {best}, validation AUC {auc}; {buckets.origin(workdir)}")

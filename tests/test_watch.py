@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.preemption import Stopped
@@ -72,6 +74,23 @@ def test_a_heartbeat_of_another_host_that_moves_refuses(
     with pytest.raises(UserError, match=r"another run is in it \(other, pid 7\)"), lock(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
+
+
+def test_where_there_are_no_locks_a_run_of_this_host_is_known_by_its_heartbeat_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "other")
+    elsewhere(tmp_path, "training", 1.0)
+    monkeypatch.setattr(time, "sleep", lambda _: elsewhere(tmp_path, "training", 2.0))
+    with (
+        pytest.raises(UserError, match=r"another run is in it \(other, pid 7\)"),
+        lock(epath.Path(tmp_path)),  # no `Path`: taken for a bucket's
+    ):
+        pass
+    with Watch(epath.Path(tmp_path), total=9, stall=0):
+        assert json.loads((tmp_path / HEARTBEAT).read_text())["doing"] == "starting"
+    with lock(epath.Path(tmp_path)):
+        assert not (tmp_path / LOCK).exists()
 
 
 @pytest.mark.parametrize(

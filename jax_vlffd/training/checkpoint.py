@@ -12,15 +12,18 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.peers import Alone
 from jax_vlffd.training.state import TrainState
+
+_Folder: TypeAlias = Path | epath.Path
 
 #: The metric by which `best` is chosen, on the validation split.
 BEST_METRIC = "auc"
@@ -42,7 +45,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
+        self, folder: _Folder, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
     ):
         self.folder = folder
         self._peers = peers or Alone()
@@ -65,12 +68,11 @@ class Checkpoints:
             create=not read_only,
             # Orbax cleans up behind our back; when there is nothing to clean, a run that fails at its
             # start would end before that, with a traceback.
-            cleanup_tmp_directories=not read_only
-            and self._peers.exchange(any(folder.glob("*.orbax-checkpoint-tmp*")))[0],
+            cleanup_tmp_directories=not read_only and self._peers.exchange(self._torn())[0],
             enable_async_checkpointing=not read_only,
         )
         self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+            folder.absolute() if isinstance(folder, Path) else folder,
             options=options,
             item_names=("parameters", "rest", "position"),
             item_handlers=None,
@@ -133,7 +135,7 @@ class Checkpoints:
                 metrics=dict(metrics or {}),  # Orbax warns of none
                 force=True,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
             raise self._unsaved(error) from error
 
     def reached_preemption(self, step: int) -> bool:
@@ -146,7 +148,7 @@ class Checkpoints:
         Raises:
           UserError: none is whole.
         """
-        told: dict[Path, str] = {}
+        told: dict[_Folder, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, found = "", None
             try:
@@ -205,7 +207,7 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
             raise self._unsaved(error) from error
 
     def close(self) -> None:
@@ -216,7 +218,7 @@ class Checkpoints:
         """
         try:
             self._manager.close()
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
             raise self._unsaved(error) from error
 
     def _unsaved(self, error: Exception) -> UserError:
@@ -228,8 +230,15 @@ class Checkpoints:
             "room or mend the storage, start again, and the run goes on from there"
         )
 
-    def _broken_metrics(self) -> dict[Path, Exception]:
-        broken: dict[Path, Exception] = {}
+    def _torn(self) -> bool:
+        """Whether a save was broken off: in a bucket, which cannot rename, it lacks its last file."""
+        if isinstance(self.folder, Path):
+            return any(self.folder.glob("*.orbax-checkpoint-tmp*"))
+        whole = {path.parent.name for path in self.folder.glob("*/commit_success.txt")}
+        return self.folder.is_dir() and any(p.name not in whole for p in self.folder.iterdir())
+
+    def _broken_metrics(self) -> dict[_Folder, Exception]:
+        broken: dict[_Folder, Exception] = {}
         for file in sorted(self.folder.glob("*/metrics/metrics")):
             try:
                 json.loads(file.read_text("utf-8"))
@@ -237,7 +246,7 @@ class Checkpoints:
                 broken[file.parents[1]] = error
         return broken
 
-    def _put_aside(self, damaged: Mapping[Path, str]) -> None:
+    def _put_aside(self, damaged: Mapping[_Folder, str]) -> None:
         """Moves checkpoints out of the way, so that their steps can be saved anew."""
         self._peers.exchange(None)  # nobody still looks at what is moved
         for path, problem in damaged.items():
@@ -245,7 +254,7 @@ class Checkpoints:
             self._say(f"{problem.split('; ')[0]}; moved to {place}")
             if self._peers.index == 0:
                 place.mkdir(exist_ok=True)
-                count = sum(1 for _ in place.iterdir())
+                count = sum(1 for _ in place.glob("*"))
                 path.rename(place / f"{path.name}.{count}")
         self._peers.exchange(None)
 
@@ -254,7 +263,7 @@ class Checkpoints:
             sys.stderr.write(f"warning: {text}\n")
 
 
-def _damaged(folder: Path, error: Exception) -> UserError:
+def _damaged(folder: _Folder, error: Exception) -> UserError:
     first = str(error).strip().split("\n")[0][:200]
     return UserError(
         f"{folder}: the checkpoint is damaged or of another model ({first}); "

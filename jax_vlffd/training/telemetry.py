@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,6 +24,7 @@ class Telemetry:
       total: the last step.
       enabled: False writes and shows nothing.
       tensorboard: also write TensorBoard events.
+      publish: called when all that was written is on disk, and a save comes next.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Telemetry:
         total: int,
         enabled: bool = True,
         tensorboard: bool = True,
+        publish: Callable[[], None] = lambda: None,
     ):
         self.workdir = workdir
-        self._enabled, self._total = enabled, total
+        self._enabled, self._total, self._publish = enabled, total, publish
         self._file: TextIO | None = None
         self._events: Any = None
         self._bar: Any = None
@@ -83,6 +85,8 @@ class Telemetry:
             os.fsync(self._file.fileno())
         if self._events:
             self._events.flush()
+        if self._enabled:
+            self._publish()
 
     def show(self, step: int, text: str, *, force: bool = False) -> None:
         """Moves the progress bar; without a terminal, prints a plain line every ten seconds at most."""

@@ -12,10 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.preemption import Stopped
+
+if TYPE_CHECKING:
+    from etils import epath
 
 HEARTBEAT, LOCK = "heartbeat.json", "lock"
 #: Seconds between two writings of the heartbeat.
@@ -37,7 +40,9 @@ class Watch:
       every: seconds between two beats.
     """
 
-    def __init__(self, workdir: Path | None, *, total: int, stall: float, every: float = BEAT):
+    def __init__(
+        self, workdir: Path | epath.Path | None, *, total: int, stall: float, every: float = BEAT
+    ):
         self._path = None if workdir is None else workdir / HEARTBEAT
         self._total, self._stall, self._every = total, stall, every
         self._step, self._doing, self._moved = 0, "starting", time.monotonic()
@@ -83,25 +88,29 @@ class Watch:
             "host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "total": self._total,
             "doing": self._doing, "since": round(time.monotonic() - self._moved, 1), "time": time.time(),
         }  # fmt: skip
-        # What ails the disk is told by what is saved there, not by the heartbeat.
-        with contextlib.suppress(OSError):
+        # What ails the storage is told by what is saved there, not by the heartbeat; a bucket's client has
+        # errors of its own.
+        with contextlib.suppress(Exception):
             replace_text(self._path, json.dumps(content) + "\n")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes aside and renames, so that no reader sees half of it."""
+def replace_text(path: Path | epath.Path, text: str) -> None:
+    """Writes aside and renames, so that no reader sees half of it; an object of a bucket appears whole."""
+    if not isinstance(path, Path):
+        path.write_text(text, "utf-8")
+        return
     aside = path.with_name(f".{path.name}.new")
     aside.write_text(text, "utf-8")
     aside.replace(path)
 
 
 @contextlib.contextmanager
-def lock(workdir: Path, *, patience: float = 2.5 * BEAT) -> Iterator[None]:
+def lock(workdir: Path | epath.Path, *, patience: float = 2.5 * BEAT) -> Iterator[None]:
     """Lets no second run into a workdir.
 
     On one machine, and on shared storage whose locks work, the operating system's lock decides, which ends
     with the process that holds it, however that ended. The heartbeat of a run on another host is looked at
-    besides: while it moves the workdir is taken.
+    besides: while it moves the workdir is taken. In a bucket, which has no locks, the heartbeat alone tells.
 
     Args:
       workdir: made when missing.
@@ -110,6 +119,10 @@ def lock(workdir: Path, *, patience: float = 2.5 * BEAT) -> Iterator[None]:
     Raises:
       UserError: another run is in it.
     """
+    if not isinstance(workdir, Path):
+        _see_that_it_is_quiet(workdir, patience)
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
     file = _locked(path)
@@ -147,10 +160,12 @@ def _locked(path: Path) -> TextIO | None:
         file.close()
 
 
-def _see_that_it_is_quiet(workdir: Path, patience: float) -> None:
+def _see_that_it_is_quiet(workdir: Path | epath.Path, patience: float) -> None:
     first = _read(workdir)
-    if first is None or first["doing"] in ENDED or first["host"] == socket.gethostname():
+    if first is None or first["doing"] in ENDED:
         return
+    if isinstance(workdir, Path) and first["host"] == socket.gethostname():
+        return  # the lock has told
     sys.stderr.write(
         f"{workdir} was left by a run on {first['host']}; seeing for {patience:.0f} s that it has ended\n"
     )
@@ -167,7 +182,7 @@ def _see_that_it_is_quiet(workdir: Path, patience: float) -> None:
             )
 
 
-def _read(workdir: Path) -> dict[str, Any] | None:
+def _read(workdir: Path | epath.Path) -> dict[str, Any] | None:
     try:
         found = json.loads((workdir / HEARTBEAT).read_text("utf-8"))
         return {name: found[name] for name in ("host", "pid", "doing", "time")}

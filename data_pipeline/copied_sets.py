@@ -1,0 +1,112 @@
+"""Packed sets that lie in a bucket: copied to a local disk when they are first opened.
+
+ArrayRecord and the memory-mapped index need files. A copy is checked against the set's SHA256SUMS, and a set
+that is packed anew is copied anew. Needs the extra `gcs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from etils import epath
+
+#: In a packed set: a digest of each of its other files.
+CHECKSUMS: Final = "SHA256SUMS"
+_CHUNK: Final = 8 << 20
+_LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
+_LONGEST: Final = 1 << 20  # bytes of SHA256SUMS
+
+
+def local(place: str | os.PathLike[str]) -> Path:
+    """The folder of a packed set: `place` itself, or a copy of it where it is gs://BUCKET/SET.
+
+    Raises:
+        UserError: the bucket cannot be read, or the set there is none or not whole.
+    """
+    text = os.fspath(place)
+    if "://" not in text:
+        return Path(text)
+    if not text.startswith("gs://"):
+        raise UserError(
+            f"{text}: of addresses only gs:// is known; give a folder or gs://BUCKET/SET"
+        )
+    from etils import epath
+
+    with _told(text):
+        source = epath.Path(text.rstrip("/"))
+        listed = source / CHECKSUMS
+        if not listed.exists() or listed.stat().length > _LONGEST:
+            raise UserError(
+                f"{text} is no packed set: it has no {CHECKSUMS}; make one with launch.pack"
+            )
+        sums = listed.read_text("utf-8")
+        digest = hashlib.sha256(f"{source}\n{sums}".encode()).hexdigest()[:16]
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = Path(home) / "jax_vlffd" / "sets" / f"{source.name}-{digest}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _copy(source, sums, folder)
+    return folder
+
+
+def _copy(source: epath.Path, sums: str, folder: Path) -> None:
+    sys.stderr.write(f"copying {source} to {folder}\n")
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for line in sums.splitlines():
+            found = _LINE.fullmatch(line)
+            if found is None or Path(found[2]).is_absolute() or ".." in Path(found[2]).parts:
+                raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is no line of such a file")
+            target, digest = aside / found[2], hashlib.sha256()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (source / found[2]).open("rb") as theirs, target.open("wb") as ours:
+                while chunk := theirs.read(_CHUNK):
+                    digest.update(chunk)
+                    ours.write(chunk)
+            if digest.hexdigest() != found[1]:
+                raise UserError(f"{source / found[2]} is damaged; copy or pack the set again")
+        (aside / CHECKSUMS).write_text(sums, "utf-8")
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Lets one process of this machine copy, and the others wait for it."""
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):  # a disk without locks: each copies for itself
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _told(place: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"{place}: pip install 'jax-vlffd[gcs]' to read a bucket ({error})"
+        ) from error
+    except Exception as error:  # the clients of buckets have errors of their own
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{place} cannot be copied here ({words[:300]}); see that it is there, that this machine may read "
+            "it, and that there is room in $XDG_CACHE_HOME"
+        ) from error
