@@ -19,8 +19,8 @@ from jax_vlffd.training.checkpoint import Checkpoints
 from launch import buckets, runs
 from tests import bucket_server, tiny
 from tests.test_checkpoint import assert_same
-from tests.test_train import history
 from tests.test_train_command import refused
+from tests.training_runs import history
 
 pytest.importorskip("gcsfs", reason="the extra gcs is not installed")
 
