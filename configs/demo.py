@@ -10,7 +10,15 @@ from configs.base import recipe
 from configs.sweeps import Sweep, ablation
 from data_pipeline.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
-from jax_vlffd.config import VIT_MEAN, VIT_STD, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from jax_vlffd.config import (
+    VIT_MEAN,
+    VIT_STD,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> config_dict.ConfigDict:
@@ -26,6 +34,7 @@ def get_config() -> config_dict.ConfigDict:
                 image_mean=VIT_MEAN,
                 image_std=VIT_STD,
             ),
+            loss=LossConfig(local=1.0),
             optim=OptimConfig(learning_rate=2e-3, head_scale=1.0, weight_decay=0.05),
             train=TrainConfig(duration="1000 steps", evaluate_every="250 steps", log_every=20),
         ),
@@ -39,4 +48,4 @@ def get_config() -> config_dict.ConfigDict:
 
 def get_sweep() -> Sweep:
     """The method's parts, one changed at a time."""
-    return ablation(lora_rank=4)
+    return ablation(lora_rank=4, local=0.0)

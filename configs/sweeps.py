@@ -44,8 +44,8 @@ def chain(*sweeps: Iterable[Overrides]) -> Sweep:
     return found
 
 
-def ablation(lora_rank: int = 8) -> Sweep:
-    """The method's parts, one changed at a time: branches, captions, tuning modes.
+def ablation(lora_rank: int = 8, local: float = 1.0) -> Sweep:
+    """The method's parts, one changed at a time: branches, local losses, captions, tuning modes.
 
     The recipe as it is comes first. Branches (the paper's three): image and alignment, image and fusion,
     image alone. Captions: as annotated before refinement, and the verdict's sentence alone, where the recipe
@@ -54,6 +54,7 @@ def ablation(lora_rank: int = 8) -> Sweep:
 
     Args:
       lora_rank: of the adapters in the 'lora' run.
+      local: weight of the local losses in the one run that has another than the recipe's own.
     """
 
     def tuned(mode: str, **more: Any) -> Overrides:
@@ -64,6 +65,7 @@ def ablation(lora_rank: int = 8) -> Sweep:
         {"loss.fusion": 0.0},
         {"loss.alignment": 0.0},
         {"loss.alignment": 0.0, "loss.fusion": 0.0},
+        {"loss.local": local},
     ]
     captions = each("data.captions", ["raw", "label_only"])
     modes = [

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import cv2
 import numpy as np
 
 from data_pipeline.errors import UserError
@@ -19,7 +20,7 @@ from data_pipeline.transforms import (
     degrade,
     draw_geometry,
 )
-from jax_vlffd.picture import square_view
+from jax_vlffd.picture import CENTRE, Geometry, square_view
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 
 #: A batch; see `loader` for its fields.
@@ -38,6 +39,7 @@ class Example(NamedTuple):
     label: int
     caption_key: int
     number: int
+    forged_patches: np.ndarray | None = None
     bad: int = 0
     bad_number: int = -1
     valid: bool = True
@@ -72,6 +74,34 @@ def choose_caption(record: Record, choice: str, rng: np.random.Generator | None)
     return captions[place], caption_key_number(record.caption_key)
 
 
+def forged_patches(
+    record: Record, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTRE
+) -> np.ndarray:
+    """How much of each patch of a view is forged, as the record's mask has it.
+
+    Args:
+        record: of a real, nothing is forged; a fake's mask may be missing or damaged.
+        image: the record's, uint8 [H, W, 3]; a mask of another size is not its mask.
+        size: side of the view in pixels.
+        grid: patches along it; divides it.
+        geometry: of the view.
+
+    Returns:
+        float32 [grid * grid], shares from 0 to 1, row by row; all -1 where they are not known.
+    """
+    if not record.label:
+        return np.zeros(grid * grid, np.float32)
+    try:
+        mask = decode_image(record.mask)
+    except BadImageError:
+        mask = np.zeros((0, 0, 3), np.uint8)
+    if mask.shape != image.shape:
+        return np.full(grid * grid, -1, np.float32)
+    view = square_view(mask, size, geometry)[..., 0]
+    shares = cv2.resize(view, (grid, grid), interpolation=cv2.INTER_AREA)
+    return shares.reshape(-1).astype(np.float32) / 255
+
+
 class LoadUnit:
     """Reads, decodes and augments one unit of the training mixture.
 
@@ -80,10 +110,13 @@ class LoadUnit:
     skipped.
     """
 
-    def __init__(self, mixture: Mixture, settings: DataSettings, image_size: int) -> None:
+    def __init__(
+        self, mixture: Mixture, settings: DataSettings, image_size: int, mask_grid: int = 0
+    ) -> None:
         self._mixture = mixture
         self._settings = settings
         self._size = image_size
+        self._grid = mask_grid
 
     def __call__(self, unit: tuple[int, int], rng: np.random.Generator) -> list[Example]:
         """Makes the examples of a (stream, unit): one, or the fake's and its real's."""
@@ -113,9 +146,15 @@ class LoadUnit:
             view = square_view(image, self._size, geometry)
             view = degrade(view, self._settings.augment, rng)
             caption, key = self._caption(record, rng)
+            forged = None
+            if self._grid:
+                forged = forged_patches(record, image, self._size, self._grid, geometry)
             examples.append(
-                Example(view, caption, self._fused(caption, rng), record.label, key, record_number)
-            )
+                Example(
+                    view, caption, self._fused(caption, rng), record.label, key, record_number,
+                    forged,
+                )
+            )  # fmt: skip
         examples[0] = examples[0]._replace(bad=skipped, bad_number=last_bad)
         return examples
 
@@ -194,7 +233,7 @@ class Assemble:
             fused = tokens.copy()
         else:
             fused = self._tokenizer.encode([e.fused for e in examples], self._length)
-        return {
+        batch = {
             "image": np.stack([e.image for e in examples]),
             "tokens": tokens,
             "fused_tokens": fused,
@@ -205,3 +244,5 @@ class Assemble:
             "bad": np.array([e.bad for e in examples], np.int32),
             "bad_index": np.array([e.bad_number for e in examples], np.int64),
         }
+        forged = [e.forged_patches for e in examples if e.forged_patches is not None]
+        return batch | ({"forged_patches": np.stack(forged)} if forged else {})

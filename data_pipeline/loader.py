@@ -11,6 +11,8 @@ A batch is a dict of NumPy arrays, one process's share of b examples:
     index         int64 [b], number of the record (-1 for padding)
     bad           int32 [b], images skipped on the way to this example because they do not decode
     bad_index     int64 [b], number of the last one skipped (-1 for none)
+    forged_patches  float32 [b, G * G], in training where it is asked for: how much of each patch the
+                  forgery mask covers, 0 to 1; -1 for a fake whose mask is not known
 
 Training is a pure function of the settings and the step: step k holds the same examples, with the
 same augmentations and captions, whatever the number of processes and workers. Process p of P holds
@@ -64,8 +66,11 @@ class TrainLoader:
         text_length: int,
         process_index: int = 0,
         process_count: int = 1,
+        mask_grid: int = 0,
     ) -> None:
         self._mixture = Mixture(settings)
+        if mask_grid:
+            self._mixture.check_masks()
         self._settings = settings
         self._process = (process_index, process_count)
         unit_size = self._mixture.unit_size
@@ -73,7 +78,10 @@ class TrainLoader:
         self.records_per_epoch = self._mixture.records_per_epoch
         self._batches = (
             self._mixture.units(settings.seed)
-            .random_map(LoadUnit(self._mixture, settings, image_size), seed=settings.seed % 2**32)
+            .random_map(
+                LoadUnit(self._mixture, settings, image_size, mask_grid),
+                seed=settings.seed % 2**32,
+            )
             .batch(
                 self.batch_size // unit_size,
                 drop_remainder=True,  # there is none, but Grain's length must not overflow
@@ -264,6 +272,7 @@ def train_loader(
     text_length: int,
     process_index: int = 0,
     process_count: int = 1,
+    mask_grid: int = 0,
 ) -> TrainLoader:
     """Opens the training mixture.
 
@@ -274,6 +283,7 @@ def train_loader(
         text_length: tokens a caption.
         process_index: this process, from 0.
         process_count: processes that train together.
+        mask_grid: patches along a side of the model's image, for `forged_patches`; 0 leaves them out.
 
     Raises:
         UserError: a set is missing, empty or unsuitable, or the batch does not divide.
@@ -285,6 +295,7 @@ def train_loader(
         text_length=text_length,
         process_index=process_index,
         process_count=process_count,
+        mask_grid=mask_grid,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import grain
 import numpy as np
@@ -23,6 +23,10 @@ from data_pipeline.settings import DataSettings
 from jax_vlffd.vocabulary import FAKE, REAL
 
 Kind = Literal["all", "fake", "real", "pair"]
+
+
+#: Fakes of a set that are looked at for a mask: where these have none, its annotation made none.
+_LOOKED_AT: Final = 100
 
 
 class Stream:
@@ -126,6 +130,20 @@ class Mixture:
         stream = self.streams[int(rng.choice(len(weights), p=weights / weights.sum()))]
         rows = stream.unit(int(rng.integers(len(stream))))
         return stream.split[rows[int(rng.integers(len(rows)))]]
+
+    def check_masks(self) -> None:
+        """Looks whether the fakes come with forgery masks.
+
+        Raises:
+            UserError: none of a set's first fakes does.
+        """
+        for split in self.splits:
+            fakes = itertools.islice(np.flatnonzero(split.index["label"] == FAKE), _LOOKED_AT)
+            if not any(split[int(row)].mask for row in fakes):
+                raise UserError(
+                    f"{split.folder} has no forgery masks, which loss.local learns from: annotate it "
+                    "with --masks=DIR and pack it again, or set loss.local to 0"
+                )
 
     def describe(self, number: int) -> str:
         """Names a record for a message: folder, split and id."""

@@ -61,20 +61,27 @@ class ModelConfig:
 class LossConfig:
     """Weights of the three branches (0 leaves a branch out, and its computation), and the targets.
 
-    image, alignment, fusion: weights of L_img, L_itc, L_fus. targets: 'multi_positive' (pairs with equal
-    caption keys share the probability), 'one_to_one' (InfoNCE), 'sigmoid' (Zhai et al. 2023, equal keys
-    are positives).
+    image, alignment, fusion: weights of L_img, L_itc, L_fus (paper). local: weight of the first two's local
+    counterparts, on top of their own: every patch is classified by the forgery mask, and the forged patches'
+    mean embedding is aligned with the caption (ours; needs masks in the packed set). targets:
+    'multi_positive' (pairs with equal caption keys share the probability), 'one_to_one' (InfoNCE),
+    'sigmoid' (Zhai et al. 2023, equal keys are positives).
     """
 
     image: float = 1.0
     alignment: float = 1.0
     fusion: float = 1.0
+    local: float = 0.0
     targets: str = "multi_positive"
 
     def __post_init__(self) -> None:
         weights = (self.image, self.alignment, self.fusion)
-        if min(weights) < 0 or max(weights) == 0:
-            raise UserError("loss weights must not be negative, and one must be above 0")
+        if min(*weights, self.local) < 0 or max(weights) == 0:
+            raise UserError("loss weights must not be negative, and a branch's must be above 0")
+        if self.local > 0 and not self.image and not self.alignment:
+            raise UserError(
+                "loss.local is of the image and the alignment branch: set one of them above 0"
+            )
         if self.targets not in ALIGNMENT_TARGETS:
             raise UserError(
                 f"loss.targets {self.targets!r} is none of {', '.join(ALIGNMENT_TARGETS)}"

@@ -37,8 +37,9 @@ class ModelFlops:
     """FLOPs per image of each part of a step.
 
     vision, text: the towers, the text tower as often as it runs. fusion: branch 3's block and head.
-    heads: the projections and the head of branch 1. alignment: the similarities alone, which grow with the
-    global batch. detector: the image branch, which is all that the eval step runs (its forward only).
+    heads: the projections and the head of branch 1, of the patches too where there are local losses.
+    alignment: the similarities alone, which grow with the global batch. detector: the image branch, which is
+    all that the eval step runs (its forward only).
     """
 
     vision: Cost
@@ -84,7 +85,7 @@ def model_flops(
     )  # fmt: skip
     text_tower = _tower(text, words, tuning.text, rank)
     embed = model.clip.embed_dim
-    head = _product(1, width, 2, trains=loss.image > 0, passes=loss.image > 0 and vision_moves)
+    head = _product(1, width, 2, trains=True, passes=vision_moves)
     projections = [
         _product(1, width, embed, trains=True, passes=vision_moves),
         _product(1, text.width, embed, trains=True, passes=text_moves),
@@ -106,13 +107,23 @@ def model_flops(
         _product(images, model.fusion_mlp_width, width, **moves),
         _product(1, width, 2, **moves),
     ]
+    branch_heads = [head] if loss.image > 0 else []
+    branch_heads += projections if loss.alignment > 0 else []
+    comparisons = [alignment] if loss.alignment > 0 else []
+    if (
+        loss.local > 0
+    ):  # patches through the image branch's head; one more embedding, compared likewise
+        if loss.image > 0:
+            branch_heads.append(_product(patches, width, 2, trains=True, passes=vision_moves))
+        branch_heads += projections[:1] if loss.alignment > 0 else []
+        comparisons *= 2
     tower = _tower(vision, images, tuning.vision, rank)
     return ModelFlops(
         vision=patch + tower,
         text=_sum([text_tower] * readings),
         fusion=_sum(fusion if loss.fusion > 0 else []),
-        heads=_sum([head, *(projections if loss.alignment > 0 else [])]),
-        alignment=alignment if loss.alignment > 0 else Cost(),
+        heads=_sum(branch_heads),
+        alignment=_sum(comparisons),
         detector=(patch + tower + head).forward,
     )
 

@@ -1,4 +1,4 @@
-"""The three losses of the method (paper, section 3.2) in fp32; targets of the alignment are ours.
+"""The losses in fp32: the method's (paper, section 3.2), and local ones of the mask (ours).
 
 Captions repeat: all real faces say nearly the same. One-to-one targets would push an image away from a
 caption that is true of it, so by default every pair with the same caption key is a positive.
@@ -26,6 +26,36 @@ def classification_loss(logits: Array, labels: Array) -> Array:
     """Mean cross-entropy of fp32 logits [B, 2] and int32 labels [B] (0 real, 1 fake)."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+
+
+def patch_loss(logits: Array, forged: Array) -> Array:
+    """Mean cross-entropy of patches against how much of each is forged (ours).
+
+    Args:
+      logits: fp32 [B, N, 2] of (real, fake).
+      forged: fp32 [B, N], shares from 0 to 1; below 0 where they are not known, and nothing is learnt.
+    """
+    margin = logits[..., 1] - logits[..., 0]
+    known = forged >= 0
+    each = jnp.where(known, jax.nn.softplus(margin) - margin * forged, 0.0)
+    return each.sum() / jnp.maximum(known.sum(), 1)
+
+
+def pool_forged(patches: Array, forged: Array, labels: Array) -> Array:
+    """The mean of a fake's forged patches; of a real, or where none is known to be forged, of all (ours).
+
+    Args:
+      patches: [B, N, D].
+      forged: fp32 [B, N], as of `patch_loss`.
+      labels: int32 [B].
+
+    Returns:
+      fp32 [B, D].
+    """
+    weights = jnp.where(labels[:, None] == 1, jnp.maximum(forged, 0.0), 0.0)
+    sums = weights.sum(axis=1, keepdims=True)
+    weights = jnp.where(sums > 0, weights / jnp.maximum(sums, 1e-6), 1 / patches.shape[1])
+    return (weights[..., None] * patches.astype(jnp.float32)).sum(axis=1)
 
 
 def contrastive_loss(

@@ -25,7 +25,13 @@ from jax_vlffd.hlo_costs import Costs, costs
 from jax_vlffd.roofline import alignment_bytes, estimate, least_collectives, ways
 from jax_vlffd.training.mesh import batch_sharding
 from jax_vlffd.training.state import Plan
-from jax_vlffd.training.steps import ALIGNMENT_SCOPE, make_eval_step, make_loss, make_train_step
+from jax_vlffd.training.steps import (
+    ALIGNMENT_SCOPE,
+    batch_fields,
+    make_eval_step,
+    make_loss,
+    make_train_step,
+)
 
 _SIZES = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
 _REFUSED = re.compile(
@@ -85,8 +91,10 @@ def batch_of(plan: Plan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         "tokens": ((words,), np.int32),
         "fused_tokens": ((words,), np.int32),
         "caption_key": ((), np.int32),
+        "forged_patches": ((plan.spec.model.clip.vision.grid**2,), np.float32),
     }
-    return _abstract(plan, batch_size, shapes)
+    read = batch_fields(plan.spec.loss)
+    return _abstract(plan, batch_size, {name: shapes[name] for name in read})
 
 
 def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:

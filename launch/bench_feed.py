@@ -49,13 +49,13 @@ def compare(
     from data_pipeline.loader import TrainLoader
     from jax_vlffd.training.mesh import to_devices
     from jax_vlffd.training.state import initial_state
-    from jax_vlffd.training.steps import make_train_step
-    from jax_vlffd.training.trainer import TRAIN_FIELDS
+    from jax_vlffd.training.steps import batch_fields, make_train_step
     from launch import runs
     from launch.bench_sets import tokenizer
 
     words = tokenizer(folder)
     run = runs.with_tokenizer(run, words)
+    run = dataclasses.replace(run, loss=dataclasses.replace(run.loss, local=0.0))  # no masks there
     data = dataclasses.replace(data, train=((str(folder / "large"), 1.0),))
     clip = run.model.clip
     loader = TrainLoader(
@@ -82,7 +82,7 @@ def compare(
                 asked = time.perf_counter()
                 batch = next(source)
                 waits += time.perf_counter() - asked
-                fields = {field: batch[field] for field in TRAIN_FIELDS}
+                fields = {field: batch[field] for field in batch_fields(run.loss)}
                 state, metrics = step(state, to_devices(fields, plan.mesh))
             jax.block_until_ready(metrics)
             if turn:

@@ -14,8 +14,7 @@ from data_pipeline.settings import DataSettings
 from jax_vlffd.model import bind, normalise
 from jax_vlffd.training.mesh import to_devices
 from jax_vlffd.training.state import Plan, TrainState
-from jax_vlffd.training.steps import make_eval_step, make_train_step
-from jax_vlffd.training.trainer import TRAIN_FIELDS
+from jax_vlffd.training.steps import batch_fields, make_eval_step, make_train_step
 from launch import runs
 from launch.bench_sides import (
     Job,
@@ -40,7 +39,7 @@ class Ours:
         values = draw_parameters(config)
         if job.task == "train":
             self._state: Any = _state(self._plan, values)
-            self._batch = {name: batch[name] for name in TRAIN_FIELDS}
+            self._batch = {name: batch[name] for name in batch_fields(run.loss)}
             step: Any = make_train_step(self._plan)
         elif job.task == "detect":
             self._state = jax.device_put(values, self._plan.sharding.parameters)

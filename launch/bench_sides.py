@@ -187,6 +187,8 @@ def draw_batch(config: ModelConfig, size: int, seed: int = 0) -> dict[str, np.nd
         "tokens": tokens,
         "fused_tokens": tokens.copy(),
         "caption_key": (label * rng.integers(1, 4, size)).astype(np.int32),
+        "forged_patches": label[:, None]
+        * rng.random((size, config.clip.vision.grid**2), np.float32),
     }
 
 

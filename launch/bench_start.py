@@ -98,8 +98,8 @@ def saving_and_evaluating(folder: Path, packed: Path) -> dict[str, Any]:
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.mesh import to_devices
     from jax_vlffd.training.state import initial_state
-    from jax_vlffd.training.steps import make_eval_step, make_train_step
-    from jax_vlffd.training.trainer import TRAIN_FIELDS, evaluate
+    from jax_vlffd.training.steps import batch_fields, make_eval_step, make_train_step
+    from jax_vlffd.training.trainer import evaluate
     from launch import config as configs
     from launch import runs
 
@@ -112,13 +112,13 @@ def saving_and_evaluating(folder: Path, packed: Path) -> dict[str, Any]:
     clip = run.model.clip
     reading: dict[str, Any] = {
         "image_size": clip.vision.image_size, "tokenizer": tokenizer,
-        "text_length": clip.text.context_length,
+        "text_length": clip.text.context_length, "mask_grid": runs.mask_grid(run),
     }  # fmt: skip
     plan = runs.make_plan(run, data, steps=1000)
     state = initial_state(plan, run.seed)
     iterator = iter(TrainLoader(data, **reading))
     batch = next(iterator)
-    fields = {name: batch[name] for name in TRAIN_FIELDS}
+    fields = {name: batch[name] for name in batch_fields(run.loss)}
     step = make_train_step(plan)
     seconds: list[float] = []
     saving: list[float] = []

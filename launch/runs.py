@@ -76,6 +76,11 @@ def make_plan(
     )
 
 
+def mask_grid(run: RunConfig) -> int:
+    """Patches along a side of the image where the run learns from forgery masks, else 0."""
+    return run.model.clip.vision.grid if run.loss.local > 0 else 0
+
+
 def peak_share(run: RunConfig, data: DataSettings) -> float:
     """The share of all devices' peak arithmetic that one image a second takes; 0 for unknown devices."""
     import jax

@@ -92,6 +92,7 @@ def train(
     loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=tokenizer,
         text_length=clip.text.context_length, process_index=index, process_count=count,
+        mask_grid=runs.mask_grid(run),
     )  # fmt: skip
 
     def steps(duration: str, total: int | None = None) -> int:

@@ -13,6 +13,9 @@ from data_pipeline.packing import pack
 
 METHODS = ("Deepfakes", "FaceSwap")
 
+#: What of a face of 40 x 40 pixels is forged.
+FORGED = (slice(24, 32), slice(8, 32))
+
 
 def draw(seed: int, size: int = 40) -> np.ndarray:
     """uint8 [size, size, 3], RGB: smooth, and different for every seed."""
@@ -40,11 +43,12 @@ def write_annotations(
     split: str | None = "train",
     bad: tuple[int, ...] = (),
     captions: int = 2,
+    masks: bool = False,
     **extra: Any,
 ) -> Path:
     """Writes images and an annotation file: each real with a fake of each method; returns the file.
 
-    `bad` are numbers of reals whose fakes do not decode.
+    `bad` are numbers of reals whose fakes do not decode. With `masks`, each fake's lies beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -54,9 +58,13 @@ def write_annotations(
         for place, method in enumerate(methods):
             name = f"{method}_{number}"
             fake = real.copy()
-            fake[24:32, 8:32] = 255 - fake[24:32, 8:32]
+            fake[FORGED] = 255 - fake[FORGED]
             data = undecodable() if number in bad else encode(fake, ".jpg")
             (folder / f"{name}.img").write_bytes(data)
+            if masks:
+                mask = np.zeros_like(real)
+                mask[FORGED] = 255
+                (folder / f"{name}_mask.png").write_bytes(encode(mask))
             texts = [f"This is a fake face. The mouth is odd, {name} {n}." for n in range(captions)]
             lines.append(
                 {
@@ -78,6 +86,7 @@ def write_annotations(
                     "video": f"{number:03d}_{number + 500:03d}",
                     "frame": place,
                     "split": split,
+                    "mask": f"{name}_mask.png" if masks else None,
                     **extra,
                 }
             )

@@ -18,7 +18,7 @@ from jax_vlffd.training.steps import _losses, forward
 from launch import config
 from tests import tiny
 
-BATCH = tiny.abstract_batch(tiny.BATCH, tiny.VISION.image_size, tiny.TEXT.context_length)
+BATCH = tiny.abstract_batch(tiny.BATCH)
 
 
 def products(jaxpr: Any, wanted: set[Any]) -> float:
@@ -68,8 +68,19 @@ def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
         (LossConfig(targets="sigmoid"), True),
         (LossConfig(fusion=0), True),
         (LossConfig(alignment=0, fusion=0), False),
+        (LossConfig(local=0.5), False),
+        (LossConfig(image=0, fusion=0, local=0.5), False),
+        (LossConfig(alignment=0, fusion=0, local=0.5), False),
     ],
-    ids=["three branches", "sigmoid, own captions", "no fusion", "image only"],
+    ids=[
+        "three branches",
+        "sigmoid, own captions",
+        "no fusion",
+        "image only",
+        "three branches, local",
+        "alignment alone, local",
+        "image only, local",
+    ],
 )
 def test_the_model_takes_the_flops_that_are_told(
     tuning: str, loss: LossConfig, separate: bool

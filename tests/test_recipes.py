@@ -79,8 +79,7 @@ def test_a_recipe_is_what_its_name_says(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_whole_train_step_of_a_recipe_fits_together(name: str) -> None:
     run, data, plan = plan_of(name)
-    clip = run.model.clip
-    batch = tiny.abstract_batch(data.batch_size, clip.vision.image_size, clip.text.context_length)
+    batch = tiny.abstract_batch(data.batch_size, run.model.clip)
     state, metrics = jax.eval_shape(make_train_step(plan), plan.abstract, batch)
     shape_of = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state)
     assert shape_of == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), plan.abstract)
@@ -94,6 +93,8 @@ def test_the_whole_train_step_of_a_recipe_fits_together(name: str) -> None:
     }
     if run.loss.alignment:
         expected |= {"loss_alignment", "logit_scale"}
+    if run.loss.local:
+        expected |= {"loss_local_image", "loss_local_alignment"}
     if run.loss.fusion:
         expected |= {
             "loss_fusion", "accuracy_fusion", "accuracy_fusion_without_image", "auc_fusion_without_image",

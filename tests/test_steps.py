@@ -14,19 +14,20 @@ from jax.extend.core import jaxprs_in_params
 
 from jax_vlffd.config import LossConfig, MeshConfig, OptimConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.losses import classification_loss, contrastive_loss
+from jax_vlffd.losses import classification_loss, contrastive_loss, patch_loss
 from jax_vlffd.model import bind, initial_parameters
 from jax_vlffd.training.mesh import check_batch, make_mesh, to_devices
 from jax_vlffd.training.state import Plan, TrainState, initial_state
-from jax_vlffd.training.steps import forward, make_eval_step, make_train_step
+from jax_vlffd.training.steps import forward, make_eval_step, make_loss, make_train_step
 from tests import tiny
 
 STEPS = 5
 # Where a gradient is nearly 0, Adam makes whole steps of its rounding error: 3e-4 keeps that below 1e-5.
 OPTIM = OptimConfig(learning_rate=3e-4, head_scale=1.0)
-BATCH = tiny.abstract_batch(tiny.BATCH, tiny.VISION.image_size, tiny.TEXT.context_length)
+BATCH = tiny.abstract_batch(tiny.BATCH)
 
 LOSS = LossConfig(image=2.0, alignment=0.5, fusion=3.0)
+LOCAL = dataclasses.replace(LOSS, local=0.25)
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -78,6 +79,29 @@ def test_every_layout_takes_the_steps_of_one_device(
     assert found.metrics[-1].keys() == single.metrics[-1].keys()
     for name, value in found.metrics[-1].items():
         assert value == pytest.approx(single.metrics[-1][name], abs=1e-4), name
+
+
+def gradients(plan: Plan, batch: dict[str, np.ndarray]) -> Any:
+    """((loss, metrics), gradient of every parameter that trains) at the start."""
+    values = tiny.state(plan).parameters
+    moving = {k: v for k, v in values.items() if k in plan.trainable}
+    fixed = {k: v for k, v in values.items() if k not in plan.trainable}
+    found = jax.jit(jax.value_and_grad(make_loss(plan), has_aux=True))
+    return tiny.host(found(moving, fixed, to_devices(batch, plan.mesh)))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "accumulate"), [((8, 1, 1), 1), ((2, 2, 2), 2)], ids=["data 8", "2x2x2 in 2 parts"]
+)
+def test_local_losses_are_those_of_one_device(mesh: tuple[int, int, int], accumulate: int) -> None:
+    batch = tiny.batch()
+    batch["forged_patches"][3] = -1  # so that devices do not know equally many
+    (loss, _), expected = gradients(tiny.plan(loss=LOCAL), batch)
+    (found, _), moved = gradients(tiny.plan(mesh, accumulate=accumulate, loss=LOCAL), batch)
+    assert found == pytest.approx(loss, rel=1e-6)
+    for path, gradient in expected.items():
+        apart = np.linalg.norm(moved[path] - gradient)
+        assert apart <= 2e-6 * np.linalg.norm(gradient) + 1e-7, path
 
 
 def test_the_steps_move_every_parameter(single: Stepped) -> None:
@@ -170,7 +194,7 @@ def outputs() -> Callable[..., dict[str, np.ndarray]]:
 
     @functools.cache
     def compiled(separate_captions: bool) -> Callable:
-        plan = tiny.plan(separate_captions=separate_captions)
+        plan = tiny.plan(loss=LOCAL, separate_captions=separate_captions)
         return jax.jit(lambda p, b: forward(bind(plan.graph, p), b, plan.spec))
 
     def compute(
@@ -198,6 +222,24 @@ def test_the_logged_losses_are_those_of_the_whole_batch_and_weigh_as_told(
         assert metrics[f"accuracy_{name}"] == pytest.approx(right.mean())
     weighed = [getattr(LOSS, n) * metrics[f"loss_{n}"] for n in ("image", "alignment", "fusion")]
     assert metrics["loss"] == pytest.approx(sum(weighed), rel=1e-6)
+
+
+def test_the_local_losses_are_of_patches_and_weigh_on_top_of_their_branches(
+    outputs: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    batch, plan = tiny.batch(0), tiny.plan(loss=LOCAL)
+    out = outputs(batch)
+    (total, metrics), _ = gradients(plan, batch)
+    patches = patch_loss(out["patch_logits"], batch["forged_patches"])
+    assert metrics["loss_local_image"] == pytest.approx(float(patches), rel=1e-5)
+    local = contrastive_loss(
+        out["local_embedding"], out["text_embedding"], batch["caption_key"],
+        np.float32(tiny.CLIP.logit_scale_init), np.float32(0), mesh=plan.mesh,
+    )  # fmt: skip
+    assert metrics["loss_local_alignment"] == pytest.approx(float(local), rel=1e-5)
+    (without, _), _ = gradients(tiny.plan(loss=LOSS), batch)
+    more = LOCAL.local * (LOSS.image * float(patches) + LOSS.alignment * float(local))
+    assert total - without == pytest.approx(more, rel=1e-5)
 
 
 def test_branch_3_reads_its_own_captions_where_they_differ(

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from jax_vlffd.config import MeshConfig
+from jax_vlffd.config import LossConfig, MeshConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import trainer
 from jax_vlffd.training.mesh import make_mesh
 from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.steps import batch_fields
 
 
 class Recorder:
@@ -34,7 +35,7 @@ class Recorder:
 
     def __next__(self) -> dict[str, np.ndarray]:
         self.events.append("read")
-        return {name: np.zeros(1, np.int32) for name in trainer.TRAIN_FIELDS}
+        return {name: np.zeros(1, np.int32) for name in batch_fields(LossConfig())}
 
     def get_state(self) -> dict[str, Any]:
         return {"step": sum(event == "read" for event in self.events)}
@@ -64,7 +65,8 @@ class Recorder:
 
     def run(self, monkeypatch: pytest.MonkeyPatch, start: int = 0, **config: int) -> list[str]:
         monkeypatch.setattr(trainer, "make_train_step", lambda plan: self.step)
-        plan = SimpleNamespace(mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        plan = SimpleNamespace(spec=SimpleNamespace(loss=LossConfig()), mesh=mesh)
 
         def validate(parameters: Any) -> dict[str, float]:
             self.events.append("validate")

@@ -109,17 +109,20 @@ def batch(seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
         "tokens": tokens(),
         "fused_tokens": tokens(),
         "caption_key": (label * rng.integers(1, 4, size)).astype(np.int32),
+        "forged_patches": label[:, None] * rng.random((size, VISION.grid**2), np.float32),
     }
 
 
-def abstract_batch(size: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(size: int, clip: CLIPConfig = CLIP) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a training batch."""
+    image_size, grid, length = clip.vision.image_size, clip.vision.grid, clip.text.context_length
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, image_size, image_size, 3), np.uint8),
         "label": ((size,), np.int32),
         "tokens": ((size, length), np.int32),
         "fused_tokens": ((size, length), np.int32),
         "caption_key": ((size,), np.int32),
+        "forged_patches": ((size, grid**2), np.float32),
     }
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 

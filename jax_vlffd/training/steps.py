@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from jax_vlffd.config import LossConfig
-from jax_vlffd.losses import classification_loss, contrastive_loss
+from jax_vlffd.losses import classification_loss, contrastive_loss, patch_loss, pool_forged
 from jax_vlffd.model import VLFFD, Parameters, bind, normalise
 from jax_vlffd.training.mesh import batch_sharding, replicated
 from jax_vlffd.training.state import Plan, StepSpec, TrainState
@@ -23,26 +24,40 @@ Metrics = dict[str, Array]
 ALIGNMENT_SCOPE = "alignment_loss"
 
 
+def batch_fields(loss: LossConfig) -> tuple[str, ...]:
+    """The fields of a loaded batch that a training step reads."""
+    read = ("image", "label", "tokens", "fused_tokens", "caption_key")
+    return (*read, "forged_patches") if loss.local > 0 else read
+
+
 def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
     """Runs the branches whose weights are above 0 on one batch.
 
     Args:
       model: bound to its parameters.
-      batch: image uint8 [B, H, W, 3], label int32 [B], tokens and fused_tokens int32 [B, T].
+      batch: image uint8 [B, H, W, 3], label int32 [B], tokens and fused_tokens int32 [B, T]; with local
+        losses, forged_patches fp32 [B, N - 1].
       spec: which branches, and the normalisation.
 
     Returns:
       Per-example outputs, each with leading axis B: `image_logits` [B, 2], and where the branch is on
       `fused_logits` and `blind_logits` (image tokens zeroed, no gradient) [B, 2], `image_embedding` and
-      `text_embedding` [B, E].
+      `text_embedding` [B, E]; with local losses `patch_logits` [B, N - 1, 2] and `local_embedding` [B, E].
     """
     images = normalise(batch["image"], spec.model.image_mean, spec.model.image_std)
     image = model.encode_image(images)
     out = {"image_logits": model.classify_image(image.pooled)}
+    local = spec.loss.local > 0
+    patches = image.tokens[:, 1:]
+    if local and spec.loss.image > 0:
+        out["patch_logits"] = model.classify_image(patches)
     if spec.loss.alignment > 0:
         text = model.encode_text(batch["tokens"])
         out["image_embedding"] = model.embed_image(image.pooled)
         out["text_embedding"] = model.embed_text(text.pooled)
+        if local:
+            pooled = pool_forged(patches, batch["forged_patches"], batch["label"])
+            out["local_embedding"] = model.embed_image(pooled)
     if spec.loss.fusion > 0:
         tokens = batch["fused_tokens" if spec.separate_captions else "tokens"]
         shared = spec.loss.alignment > 0 and not spec.separate_captions
@@ -143,16 +158,26 @@ def _losses(
         "loss_image": classification_loss(out["image_logits"], labels),
         "accuracy_image": _accuracy(out["image_logits"], labels),
     }
-    total = weights.image * metrics["loss_image"]
+    total = jnp.zeros(())
+    if weights.image > 0:  # a loss of weight 0 would still be differentiated
+        total = weights.image * metrics["loss_image"]
+        if weights.local > 0:
+            metrics["loss_local_image"] = patch_loss(out["patch_logits"], batch["forged_patches"])
+            total = total + weights.local * weights.image * metrics["loss_local_image"]
     if weights.alignment > 0:
+        align = partial(
+            contrastive_loss, text=out["text_embedding"], keys=batch["caption_key"],
+            logit_scale=parameters["logit_scale"], logit_bias=parameters["logit_bias"],
+            mesh=mesh, targets=weights.targets,
+        )  # fmt: skip
         with jax.named_scope(ALIGNMENT_SCOPE):
-            metrics["loss_alignment"] = contrastive_loss(
-                out["image_embedding"], out["text_embedding"], batch["caption_key"],
-                parameters["logit_scale"], parameters["logit_bias"],
-                mesh=mesh, targets=weights.targets,
-            )  # fmt: skip
+            metrics["loss_alignment"] = align(out["image_embedding"])
+            if weights.local > 0:
+                metrics["loss_local_alignment"] = align(out["local_embedding"])
         metrics["logit_scale"] = parameters["logit_scale"]
         total = total + weights.alignment * metrics["loss_alignment"]
+        if weights.local > 0:
+            total = total + weights.local * weights.alignment * metrics["loss_local_alignment"]
     if weights.fusion > 0:
         metrics["loss_fusion"] = classification_loss(out["fused_logits"], labels)
         metrics["accuracy_fusion"] = _accuracy(out["fused_logits"], labels)

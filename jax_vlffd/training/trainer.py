@@ -22,12 +22,9 @@ from jax_vlffd.training.mesh import to_devices
 from jax_vlffd.training.peers import Alone
 from jax_vlffd.training.preemption import Stopped
 from jax_vlffd.training.state import Plan, TrainState
-from jax_vlffd.training.steps import make_train_step
+from jax_vlffd.training.steps import batch_fields, make_train_step
 from jax_vlffd.training.telemetry import Telemetry
 from jax_vlffd.training.watch import Watch
-
-#: Fields of a loaded batch that a train step reads.
-TRAIN_FIELDS = ("image", "label", "tokens", "fused_tokens", "caption_key")
 
 #: Metrics of a step that end the run when they are not finite.
 WATCHED = ("loss", "gradient_norm", "parameter_norm")
@@ -117,6 +114,7 @@ def train(
     peers = peers or Alone()
     watch = watch or Watch(None, total=config.steps, stall=0)
     step_fn = make_train_step(plan)
+    fields = batch_fields(plan.spec.loss)
     step = int(state.step)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
     meter = _Meter(config.batch_size, config.peak_share)
@@ -156,7 +154,7 @@ def train(
             batch = next(data)
         watch.beat("training", step)
         trace.before(step + 1)
-        batch = to_devices({name: batch[name] for name in TRAIN_FIELDS}, plan.mesh)
+        batch = to_devices({name: batch[name] for name in fields}, plan.mesh)
         state, metrics = step_fn(state, batch)
         step += 1
         # The device is already busy with this step while the host reads the one before.
