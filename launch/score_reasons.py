@@ -1,4 +1,4 @@
-"""Scores the regions that a run's reasons name against the records' annotated regions, beside controls.
+"""Scores the regions that a run's reasons name, and its heat maps, against the records' regions and masks.
 
   python -m launch.score_reasons --workdir=DIR --data=NAME=DIR [--compare=NAME=WORKDIR] [--out=FILE.json]
 
@@ -48,15 +48,24 @@ def main(argv: Sequence[str]) -> None:
 
     found: dict[str, dict[str, Any]] = {name: {} for name in sets}
     run = load_run(Path(FLAGS.workdir))
+    from launch.maps import score_maps
+
+    runs = {run.name: Path(FLAGS.workdir)} | dict(others)
     _score(run, run.name, sets, found, controls=True)
     for name, folder in others:
         _score(load_run(folder), name, sets, found, controls=False)
+    maps = {
+        key: {name: score_maps(folder, packed, FLAGS.split) for name, folder in runs.items()}
+        for key, packed in sets.items()
+    }
     for name, rows in found.items():
         print(_table(name, rows))
+        for run_name, scored in maps[name].items():
+            print(_maps(run_name, scored))
     if FLAGS.out:
         from data_pipeline.files import atomic_write_text
 
-        content = {"version": 1, "split": FLAGS.split, "sets": found}
+        content = {"version": 1, "split": FLAGS.split, "sets": found, "maps": maps}
         atomic_write_text(Path(FLAGS.out), json.dumps(content, indent=2) + "\n")
 
 
@@ -170,6 +179,16 @@ def _table(name: str, rows: dict[str, Any]) -> str:
             f"{'  '.join(map(_number, parts[3:]))}         {_number(found['reals_named'])}   {'  '.join(each)}"
         )
     return "\n".join(lines)
+
+
+def _maps(name: str, scored: dict[str, Any] | None) -> str:
+    if scored is None:
+        return f"heat maps of {name}: the set has no masks"
+    return (
+        f"heat maps of {name}, AUC of patches over {scored['fakes']} fakes: classifier "
+        f"{_number(scored['classifier'])}, reasons {_number(scored['reasons'])}; controls: another's map "
+        f"{_number(scored['classifier_of_another'])}, nearness to the centre {_number(scored['centre'])}"
+    )
 
 
 def _number(value: float | None) -> str:

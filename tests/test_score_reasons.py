@@ -16,7 +16,10 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
         f"--compare=again={run}", f"--out={tmp_path / 'r.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "r.json").read_text())["sets"]["own"]
+    content = json.loads((tmp_path / "r.json").read_text())
+    rows = content["sets"]["own"]
+    assert content["maps"] == {"own": {"mine": None, "again": None}}
+    assert "heat maps of mine: the set has no masks" in done.stdout
     assert list(rows) == ["mine", "untuned text tower", "the same regions for all", "again"]
     assert rows["again"] == rows["mine"]
     # Every fake of the set has a forged mouth and nothing else.
