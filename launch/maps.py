@@ -22,9 +22,9 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
     """The area under the ROC curve of an image's patches, mean over fakes, in which a patch is positive
     when more than half of it is forged.
 
-    Beside the classifier's map and the reasons' (the mean over an image's reasons) stand two controls: the
-    classifier's map of another fake, and nearness to the picture's centre. What a map says of *its* image
-    is what it has above them.
+    Beside the classifier's map and the reasons' (the mean over those that name a region) stand two
+    controls: the classifier's map of another fake, and nearness to the picture's centre. What a map says of
+    *its* image is what it has above them.
 
     Args:
       workdir: of the run, or an exported folder.
@@ -54,7 +54,8 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
     of_another = maps[1:] + maps[:1]
     side = np.abs(np.arange(vision.grid) - (vision.grid - 1) / 2)
     centre = [-np.hypot(side[:, None], side).reshape(-1)] * len(maps)
-    said = [(truth, _reasons_map(a)) for truth, a in zip(truths, answers, strict=True) if a.reasons]
+    found = [(truth, _reasons_map(answer)) for truth, answer in zip(truths, answers, strict=True)]
+    said = [(truth, values) for truth, values in found if values is not None]
     return {
         "fakes": len(truths),
         "classifier": _mean_auc(truths, maps),
@@ -71,8 +72,14 @@ def _spread(split: PackedSplit) -> Any:
     return (split[int(row)] for row in fakes[chosen])
 
 
-def _reasons_map(answer: Answer) -> np.ndarray:
-    return np.mean([_flat(found) for found in answer.reason_maps], axis=0)
+def _reasons_map(answer: Answer) -> np.ndarray | None:
+    """The mean map of the reasons that name a region, None where none does."""
+    named = [
+        _flat(found)
+        for reason, found in zip(answer.reasons, answer.reason_maps, strict=True)
+        if reason.region
+    ]
+    return np.mean(named, axis=0) if named else None
 
 
 def _flat(found: np.ndarray | None) -> np.ndarray:

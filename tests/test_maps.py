@@ -48,7 +48,11 @@ def test_maps_are_scored_by_their_patches(half_forged: Path, workdir: Path) -> N
     assert scored["classifier"] == pytest.approx(by_pairs(maps))
     assert scored["classifier_of_another"] == pytest.approx(by_pairs(maps))  # all are forged alike
     assert scored["centre"] == 0.5
-    with_reasons = [np.mean(a.reason_maps, axis=0) for a in answers if a.reasons]
+    named = [
+        [found for reason, found in zip(a.reasons, a.reason_maps, strict=True) if reason.region]
+        for a in answers
+    ]
+    with_reasons = [np.mean(found, axis=0) for found in named if found]
     assert scored["fakes_with_reasons"] == len(with_reasons)
     assert scored["reasons"] == (pytest.approx(by_pairs(with_reasons)) if with_reasons else None)
 
