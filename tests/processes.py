@@ -62,8 +62,8 @@ def free_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def status(process: ForkServerProcess, timeout: float = 100.0) -> int:
-    """Waits for its exit status; negative is a signal's number."""
+def status(process: ForkServerProcess, timeout: float = 300.0) -> int:
+    """Waits for its exit status; negative is a signal's number. A busy machine may take minutes."""
     process.join(timeout)
     code = process.exitcode
     if code is None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -63,7 +67,7 @@ def logs(workdir: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def alone(start: Start, folder: Path) -> Path:
     """The workdir of the same run by one process."""
-    [process] = start(1, folder / "alone")
+    [process] = start(1, folder / "alone", "--profile=3:4")
     assert processes.status(process) == 0, logs(folder / "alone")
     return folder / "alone"
 
@@ -85,6 +89,44 @@ def same(workdir: Path, alone: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_trace_of_the_steps_asked_for_is_written(alone: Path) -> None:
+    [trace] = (alone / "profile").rglob("*.xplane.pb")
+    assert b"train_step" in trace.read_bytes()
+
+
+JOINED = """
+import sys
+from absl import flags
+from launch import hosts
+flags.FLAGS(sys.argv[:1])
+with hosts.joined({}) as peers:
+    print(peers.count, peers.exchange(f"from {peers.index}"))
+"""
+
+
+@pytest.mark.slow
+def test_tasks_of_a_slurm_step_find_each_other() -> None:
+    """By what SLURM says in the environment: the list of nodes, and a number of the job for the port."""
+    for job in range(os.getpid() % 4096, 8192):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 61440 + job % 4096)):
+            break
+    given = tiny.environment() | {
+        "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1,127.0.0.2", "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED], env=given | {"SLURM_PROCID": str(number)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    told = [task.communicate(timeout=100) for task in tasks]
+    assert [out for out, _ in told] == ["2 ['from 0', 'from 1']\n"] * 2, told
+    assert [task.returncode for task in tasks] == [0, 0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_processes_train_as_one(count: int, start: Start, alone: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
@@ -96,7 +138,7 @@ def test_many_processes_train_as_one(count: int, start: Start, alone: Path, tmp_
 
 
 def wait_for(step: int, workdir: Path) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while max((line["step"] for line in read_history(workdir)), default=0) < step:
         assert time.monotonic() < deadline, logs(workdir)
         time.sleep(0.01)
