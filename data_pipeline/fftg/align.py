@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Gray = NDArray[np.float32]
-Map = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 _Pixels = TypeVar("_Pixels", Image, Gray)
 
 #: Grey levels within which two low-passed pixels are taken for the same.
 _SAME: Final = 8.0
-#: Pixels that vote on a shift, and steps of its refinement.
-_SAMPLES: Final = 4000
+#: Steps of the refinement of a shift.
 _STEPS: Final = 8
 #: A gain, or a change of middle grey, beyond these is another picture.
 _GAINS: Final = (0.75, 1.33)
@@ -47,38 +46,43 @@ class Alignment:
     agreement: float
 
 
-def estimate(real: Image, fake: Image, outside: Map, inside: Map) -> Alignment:
+def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Alignment:
     """Estimates shift, gain and offset of a pair.
 
     Args:
       real: uint8 [H, W, 3].
       fake: uint8 [H, W, 3].
-      outside: [H, W], pixels that no forgery of the face reaches.
-      inside: [H, W], pixels of the face.
+      outside: flat indices of pixels that no forgery of the face reaches; at most some thousands.
+      inside: of pixels of the face; there may be none.
     """
     a, b = _gray(real), _gray(fake)
-    around, within = _points(outside), _points(inside)
+    before = a.ravel()[outside], a.ravel()[inside]
 
-    def judged(shift: tuple[float, float], gain: float, offset: float) -> tuple[float, Alignment]:
-        """The mean difference outside, each pixel's capped, and the alignment."""
+    def judged(
+        far: Gray, near: Gray, shift: tuple[float, float], gain: float, offset: float
+    ) -> tuple[float, Alignment]:
+        """The mean difference outside, each pixel's capped, and the alignment; of `b` at points."""
         far, near = (
-            np.abs((_sample(b, x + shift[0], y + shift[1]) - offset) / gain - _sample(a, x, y))
-            for x, y in (around, within)
+            np.abs((after - offset) / gain - value)
+            for value, after in zip(before, (far, near), strict=True)
         )
-        agreement = float(max(np.mean(far < _SAME), np.mean(near < _SAME) if near.size else 0.0))
+        same = [np.count_nonzero(part < _SAME) / max(len(part), 1) for part in (far, near)]
         # Capped, as a background may have been replaced in part.
-        return float(np.minimum(far, 4 * _SAME).mean()), Alignment(shift, gain, offset, agreement)
+        capped = float(np.minimum(far, 4 * _SAME).mean())
+        return capped, Alignment(shift, gain, offset, max(same))
 
-    residual, best = judged((0.0, 0.0), 1.0, 0.0)
+    residual, best = judged(b.ravel()[outside], b.ravel()[inside], (0.0, 0.0), 1.0, 0.0)
     if residual < 0.05:
         return best
+    around, within = _points(outside, a.shape[1]), _points(inside, a.shape[1])
     coarse = _phase_shift(a, b)
     starts = [(0.0, 0.0)] if np.hypot(*coarse) < 1.0 else [(0.0, 0.0), coarse]
     for start in starts:
-        shift, gain, offset = _refine(a, b, around, start)
+        shift, gain, offset = _refine(a, b, outside, around, start)
         if abs(128 * (gain - 1) + offset) > _LEVELS:
             continue
-        found, alignment = judged(shift, gain, offset)
+        moved = [_sample(b, x + shift[0], y + shift[1]) for x, y in (around, within)]
+        found, alignment = judged(moved[0], moved[1], shift, gain, offset)
         # A tenth better, or it is the noise that was fitted.
         if found < 0.9 * residual:
             residual, best = found, alignment
@@ -119,11 +123,9 @@ def _gray(image: Image) -> Gray:
     return cv2.GaussianBlur(gray, (7, 7), 1.2).astype(np.float32, copy=False)
 
 
-def _points(where: Map) -> tuple[Gray, Gray]:
-    """At most about `_SAMPLES` of the pixels in a map: x and y, float32 [N] each."""
-    chosen = np.flatnonzero(where)
-    chosen = chosen[:: 1 + len(chosen) // _SAMPLES]
-    y, x = np.divmod(chosen, where.shape[1])
+def _points(chosen: Indices, width: int) -> tuple[Gray, Gray]:
+    """The x and y of pixels of a picture so wide, float32 [N] each."""
+    y, x = np.divmod(chosen, width)
     return x.astype(np.float32), y.astype(np.float32)
 
 
@@ -149,13 +151,17 @@ def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
 
 
 def _refine(
-    a: Gray, b: Gray, points: tuple[Gray, Gray], start: tuple[float, float]
+    a: Gray,
+    b: Gray,
+    chosen: Indices,
+    points: tuple[Gray, Gray],
+    start: tuple[float, float],
 ) -> tuple[tuple[float, float], float, float]:
-    """Shift, gain and offset that take `a` to `b` at points, from a first shift."""
+    """Shift, gain and offset that take `a` to `b` at pixels and their points, from a first shift."""
     x, y = points
-    values = _sample(a, x, y)
-    slope_x = _sample(cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125), x, y)
-    slope_y = _sample(cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125), x, y)
+    values = a.ravel()[chosen]
+    slope_x = cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125).ravel()[chosen]
+    slope_y = cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125).ravel()[chosen]
     design = np.stack([-slope_x, -slope_y, values, np.ones_like(values)], axis=1)
     shift = np.array(start, np.float64)
     gain, offset = 1.0, 0.0

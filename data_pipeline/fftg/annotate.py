@@ -101,6 +101,7 @@ class Annotator:
         self._wordings = wordings
         self._root = os.path.join(os.path.abspath(root), "") if root else None
         self._masks = masks
+        self._how = repr((VERSION, settings, detector, wordings, masks is None))
 
     def annotate(self, job: Job, done: str | None = None) -> Line | None:
         """Annotates one job.
@@ -226,10 +227,9 @@ class Annotator:
 
     def _key(self, job: Job) -> str:
         """A hash of everything that the annotation follows from."""
-        how = (VERSION, self._settings, self._detector, self._wordings, self._masks is None)
         paths = [self._path(path) if path else None for path in (job.real, job.fake, job.mask)]
         what = (job.id, job.refused, sorted(job.columns.items()), paths)
-        digest = hashlib.sha256(repr((how, what)).encode())
+        digest = hashlib.sha256(f"({self._how}, {what!r})".encode())
         pictures = [path for path in (job.real, job.fake) if path]
         for path in (
             *pictures,

@@ -25,12 +25,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.mask import Comparison, quantile
+from data_pipeline.fftg.mask import Comparison
+from data_pipeline.fftg.pixels import (
+    as_bytes,
+    box_of,
+    channels,
+    flat,
+    grown,
+    largest,
+    quantile,
+    thinned,
+)
 from jax_vlffd.vocabulary import TYPES
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Map = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 #: Scales, as shares of the face's size.
 _FINE: Final = 0.005  # low-pass under the Laplacian, and under which a seam is sought
@@ -48,8 +59,6 @@ _EDGES: Final = 0.4
 _PLAIN: Final = 0.5
 _LEFT: Final = 0.15
 _ALONG: Final = 0.5
-#: Pixels that are enough for a mean or a quantile.
-_SAMPLES: Final = 4000
 #: OpenCV's 8-bit Lab in units of CIE Lab.
 _LAB_UNITS: Final = np.array([100.0 / 255.0, 1.0, 1.0])
 #: Responses that count as none, so that two flat patches do not differ by octaves.
@@ -123,7 +132,7 @@ def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
     reach = max(1, round(_SEAM * pair.size))
     wanted = np.zeros(256, np.uint8)
     wanted[[1 + region for region in regions]] = 1
-    box = _box(cv2.LUT(pair.labels, wanted) > 0, _margin(reach))
+    box = box_of(cv2.LUT(pair.labels, wanted) > 0, _margin(reach))
     changed = _changed(pair)[box]
     outer = cv2.distanceTransform(1 - changed, cv2.DIST_L2, 3)
     depth = cv2.distanceTransform(changed, cv2.DIST_L2, 3) - outer
@@ -133,17 +142,18 @@ def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
     coarse = [_smooth(gray, max(0.8, _COARSE * pair.size)) for gray in luma]
     # A seam is steeper than what was there; a blur leaves a difference too, but never a steeper one.
     steep = [_steepest(image, max(0.5, _FINE * pair.size)) for image in images]
-    steeper = np.maximum(steep[1] - steep[0], 0.0)
-    laplacian = [np.abs(cv2.Laplacian(smooth, cv2.CV_32F)) for smooth in fine]
+    steeper = np.maximum(np.subtract(steep[1], steep[0], out=steep[1]), 0.0, out=steep[1])
+    laplacian = [_absolute(cv2.Laplacian(smooth, cv2.CV_32F)) for smooth in fine]
     # Whole grey levels of the high-pass band are the levels of the co-occurrence matrix.
-    grain = [np.rint(gray - smooth) for gray, smooth in zip(luma, coarse, strict=True)]
+    bands = [np.subtract(gray, smooth, out=gray) for gray, smooth in zip(luma, coarse, strict=True)]
+    grain = [np.rint(band, out=band) for band in bands]
     return Planes(
         labels=pair.labels[box],
         images=(images[0], images[1]),
         edges=(_gradient(coarse[0]), _gradient(coarse[1])),
         laplacian=(laplacian[0], laplacian[1]),
         grain=(grain[0], grain[1]),
-        seam=_grown(steeper, reach).astype(np.float32, copy=False),
+        seam=grown(steeper, reach).astype(np.float32, copy=False),
         depth=depth.astype(np.float32, copy=False),
         reach=reach,
         size=pair.size,
@@ -164,10 +174,11 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
         `structure` and `texture`, which it would feign, are 0 where too little is left.
     """
     # All that follows is within reach of the region: its box is all that need be looked at.
-    box = _box(shared.labels == 1 + region, _margin(shared.reach))
+    box = box_of(shared.labels == 1 + region, _margin(shared.reach))
     part = _part(shared, box)
     inside = part.labels == 1 + region
-    color = _color(part, inside)
+    chosen = flat(inside)
+    color = _color(part, chosen)
     structure = _structure(shared, box, inside, color)
     # A change of tone slopes where it fades out, less so over more pixels; a hard seam is steeper.
     # Moved edges are steep where nothing was.
@@ -177,14 +188,16 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     if boundary > seam:
         away = inside & (np.abs(part.depth) > 2 * part.reach)
         seam_feigns = _SEAM_FEIGNS
-        if away.sum() > _LEFT * inside.sum():
-            where = away
-            color = _color(part, where)
+        if np.count_nonzero(away) > _LEFT * len(chosen):
+            where, chosen = away, flat(away)
+            color = _color(part, chosen)
             structure = _structure(shared, box, where, color)
         else:
             structure, seam_feigns = 0.0, np.inf
-    blur = _blur(part, where)
-    texture = max(0.0, _texture(part, where, blur) - _MOVED_GRAINS * structure - seam_feigns)
+    chosen = thinned(chosen)
+    blur = _blur(part, chosen)
+    grain = _texture(part, where, chosen, blur)
+    texture = max(0.0, grain - _MOVED_GRAINS * structure - seam_feigns)
     found = (color, blur, structure, texture, boundary)
     return dict(zip(TYPES, found, strict=True))
 
@@ -206,19 +219,19 @@ def _part(shared: Planes, box: tuple[slice, slice]) -> Planes:
     )
 
 
-def _color(part: Planes, where: Map) -> float:
-    chosen = where.astype(np.uint8)
+def _color(part: Planes, chosen: Indices) -> float:
     moments = []
     for image in part.images:
-        lab = cv2.cvtColor(cv2.blur(image, (3, 3)), cv2.COLOR_RGB2LAB)
-        moments.append(cv2.meanStdDev(lab, mask=chosen))
+        # Lab takes longest: of the pixels that count alone, taken out as words of four bytes.
+        words = cv2.cvtColor(cv2.blur(image, (3, 3)), cv2.COLOR_RGB2RGBA).view(np.uint32)
+        pixels = words.ravel()[chosen].view(np.uint8).reshape(1, -1, 4)
+        moments.append(cv2.meanStdDev(cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)))
     mean = (moments[1][0] - moments[0][0]).ravel() * _LAB_UNITS
     spread = (moments[1][1] - moments[0][1]).ravel()[1:]
     return float(np.sqrt((mean**2).sum() + (spread**2).sum()))
 
 
-def _blur(part: Planes, where: Map) -> float:
-    chosen = _sampled(where)
+def _blur(part: Planes, chosen: Indices) -> float:
     response = []
     for edges, laplacian in zip(part.edges, part.laplacian, strict=True):
         steep = edges.ravel()[chosen]
@@ -229,7 +242,7 @@ def _blur(part: Planes, where: Map) -> float:
 
 def _structure(shared: Planes, box: tuple[slice, slice], where: Map, tone: float) -> float:
     """The larger of what two scales say, with any large loss, less what a change of tone feigns."""
-    whole = np.zeros(shared.labels.shape, np.uint8)
+    whole = np.zeros(shared.labels.shape, bool)
     whole[box] = where
     loss, moved = _moved(shared.moving[0], whole)
     fine = np.sqrt(loss) * moved + max(0.0, loss - _LARGE_LOSS)
@@ -237,15 +250,15 @@ def _structure(shared: Planes, box: tuple[slice, slice], where: Map, tone: float
     return max(0.0, float(max(fine, np.sqrt(loss) * moved)) - _TONE_FEIGNS * tone)
 
 
-def _moved(moving: Movement, where: NDArray[np.uint8]) -> tuple[float, float]:
+def _moved(moving: Movement, where: Map) -> tuple[float, float]:
     """The loss of SSIM's structure term on a band, 0 to 2, and the share that movement explains."""
     size = (moving.real.shape[1], moving.real.shape[0])
-    chosen = cv2.resize(where, size, interpolation=cv2.INTER_NEAREST) > 0
-    a, b = moving.real[chosen], moving.fake[chosen]
+    nearest = cv2.resize(as_bytes(where), size, interpolation=cv2.INTER_NEAREST)
+    chosen = flat(nearest.view(np.bool_))
+    a, b, change, explained = (plane.ravel()[chosen] for plane in moving)
     energy = float(np.sqrt(np.dot(a, a) * np.dot(b, b)))
     loss = 1.0 - float(np.dot(a, b)) / max(energy, 1e-6)
-    change = float(moving.change[chosen].sum())
-    share = float(moving.explained[chosen].sum()) / max(change, 1e-6)
+    share = float(explained.sum()) / max(float(change.sum()), 1e-6)
     return max(loss, 0.0), max(0.0, share - _CHANCE) / (1.0 - _CHANCE)
 
 
@@ -262,37 +275,41 @@ def _movement(real: Floats, fake: Floats, scale: float) -> Movement:
             small = reduced.astype(np.float32, copy=False)
         bands.append(small - _smooth(small, _MOVING_HIGH_PASS))
     a, b = bands
-    middle, change = (a + b) / 2, b - a
+    middle, change = a + b, b - a
+    middle *= 0.5
     x = cv2.Sobel(middle, cv2.CV_32F, 1, 0, scale=0.125)
     y = cv2.Sobel(middle, cv2.CV_32F, 0, 1, scale=0.125)
-    xx, yy, xy, xt, yt, tt = (
-        cv2.blur(product, (_MOVING_WINDOW, _MOVING_WINDOW))
-        for product in (x * x, y * y, x * y, x * change, y * change, change * change)
+    # Three to an image, which is faster than one by one.
+    squares = (x * x, y * y, x * y), (x * change, y * change, change * change)
+    (xx, yy, xy), (xt, yt, tt) = (
+        channels(cv2.blur(cv2.merge(three), (_MOVING_WINDOW, _MOVING_WINDOW))) for three in squares
     )
-    xx, yy = xx + _SLOPE_FLOOR, yy + _SLOPE_FLOOR
-    explained = (yy * xt * xt - 2 * xy * xt * yt + xx * yt * yt) / (xx * yy - xy * xy)
+    xx += _SLOPE_FLOOR
+    yy += _SLOPE_FLOOR
+    explained = yy * xt * xt - 2 * xy * xt * yt + xx * yt * yt
+    explained /= xx * yy - xy * xy
     return Movement(a, b, tt.astype(np.float32, copy=False), explained)
 
 
-def _texture(part: Planes, where: Map, blur: float) -> float:
+def _texture(part: Planes, where: Map, chosen: Indices, blur: float) -> float:
     edges = np.maximum(*part.edges)
-    plain = where & (edges <= quantile(edges.ravel()[_sampled(where)], _PLAIN))
-    contrast = [glcm_contrast(grain, plain) + _CONTRAST_FLOOR for grain in part.grain]
+    pairs = _neighbours(where & (edges <= quantile(edges.ravel()[chosen], _PLAIN)))
+    contrast = [_contrast(grain, pairs) + _CONTRAST_FLOOR for grain in part.grain]
     change = float(np.log2(contrast[1] / contrast[0]))
     return change if change >= 0.0 else max(0.0, -change - _BLUR_TAKES * max(blur, 0.0))
 
 
 def _boundary(part: Planes, inside: Map) -> float:
     distance = np.abs(part.depth)
-    near = _grown(inside.astype(np.uint8), part.reach) > 0
-    edge = near & (part.depth > 0) & (part.depth <= 1.5)
-    if edge.sum() < 8:
+    near = grown(as_bytes(inside), part.reach) > 0
+    edge = flat(near & (part.depth > 0) & (part.depth <= 1.5))
+    if len(edge) < 8:
         return 0.0
-    core = inside & (distance > 2.5 * part.reach)
-    if core.sum() < 8:
-        core = inside & (distance >= 0.7 * float(distance[inside].max()))
-    along = quantile(part.seam[edge], 1.0 - _ALONG)
-    return max(0.0, along - quantile(part.seam.ravel()[_sampled(core)], 0.5))
+    core = flat(inside & (distance > 2.5 * part.reach))
+    if len(core) < 8:
+        core = flat(inside & (distance >= 0.7 * float(distance[inside].max())))
+    seam = part.seam.ravel()
+    return max(0.0, quantile(seam[edge], 1.0 - _ALONG) - quantile(seam[thinned(core)], 0.5))
 
 
 def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
@@ -305,24 +322,26 @@ def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
       levels: whole numbers as float32 [h, w].
       where: bool [h, w].
     """
-    total, count = 0.0, 0
-    flat = levels.ravel()
-    for ahead, both in (
-        (1, where[:, :-1] & where[:, 1:]),
-        (where.shape[1], where[:-1] & where[1:]),
-    ):
-        chosen = _sampled(both)
-        if ahead == 1:  # the map of pairs in a row is one column short
-            chosen = chosen + chosen // both.shape[1]
-        step = flat[chosen + ahead] - flat[chosen]
-        total += float(np.dot(step, step))
-        count += len(step)
-    return total / max(count, 1)
+    return _contrast(levels, _neighbours(where))
+
+
+def _neighbours(where: Map) -> list[tuple[Indices, Indices]]:
+    """Pairs of neighbours inside a map, in a row and in a column: flat indices of both of each."""
+    row = thinned(flat(where[:, :-1] & where[:, 1:]))
+    row = row + row // (where.shape[1] - 1)  # the map of pairs in a row is one column short
+    column = thinned(flat(where[:-1] & where[1:]))
+    return [(row, row + 1), (column, column + where.shape[1])]
+
+
+def _contrast(levels: Floats, pairs: list[tuple[Indices, Indices]]) -> float:
+    steps = [levels.ravel()[second] - levels.ravel()[first] for first, second in pairs]
+    total = sum(float(np.dot(step, step)) for step in steps)
+    return total / max(sum(map(len, steps)), 1)
 
 
 def _changed(pair: Comparison) -> NDArray[np.uint8]:
     """The mask as a filled area, 0 or 1: small gaps joined, holes closed, crumbs dropped."""
-    binary = (pair.mask > _CHANGED / 255.0).astype(np.uint8)
+    binary = as_bytes(pair.mask > _CHANGED / 255.0)
     side = 2 * max(1, round(_JOIN * pair.size / 2)) + 1
     joined = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
     contours, _ = cv2.findContours(joined, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -332,24 +351,17 @@ def _changed(pair: Comparison) -> NDArray[np.uint8]:
     return filled
 
 
-def _sampled(where: Map) -> NDArray[np.intp]:
-    """Flat indices of pixels of a map: all, or every n-th where there are more than enough."""
-    chosen = np.flatnonzero(where)
-    return chosen[:: 1 + len(chosen) // _SAMPLES]
-
-
 def _margin(reach: int) -> int:
     """Pixels around a region that its scores look at."""
     return 3 * reach + 2
 
 
-def _grown(image: NDArray[Any], reach: int) -> NDArray[Any]:
-    """The largest value within a square of `reach` pixels around each pixel."""
-    return cv2.dilate(image, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-
-
 def _smooth(image: Floats, sigma: float) -> Floats:
     return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32, copy=False)
+
+
+def _absolute(image: Any) -> Floats:
+    return np.abs(image, out=image)  # type: ignore[no-any-return]
 
 
 def _gradient(image: NDArray[Any]) -> Floats:
@@ -360,15 +372,4 @@ def _gradient(image: NDArray[Any]) -> Floats:
 
 def _steepest(image: Image, sigma: float) -> Floats:
     """The gradient of the channel that is steepest: a seam between colors may show in no luma."""
-    first, second, third = (
-        _gradient(channel) for channel in cv2.split(cv2.GaussianBlur(image, (0, 0), sigma))
-    )
-    return cv2.max(cv2.max(first, second), third).astype(np.float32, copy=False)
-
-
-def _box(where: Map, margin: int = 0) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
+    return largest([_gradient(part) for part in channels(cv2.GaussianBlur(image, (0, 0), sigma))])

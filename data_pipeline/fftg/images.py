@@ -17,6 +17,12 @@ Image = NDArray[np.uint8]
 
 _ORIENTATION: Final = 0x0112
 _BITS_PER_SAMPLE: Final = 0x0102
+#: Markers of a JPEG: baseline and progressive frames, EXIF or XMP, the first scan.
+_FRAMES: Final = (0xC0, 0xC1, 0xC2)
+_EXIF: Final = 0xE1
+_SCAN: Final = 0xDA
+#: Pixels of a JPEG; what has more is left to Pillow, which refuses bombs.
+_LARGEST: Final = 1 << 26
 
 
 def read_image(path: Path) -> tuple[Image, str | None]:
@@ -32,8 +38,10 @@ def read_image(path: Path) -> tuple[Image, str | None]:
     """
     data = _bytes(path)
     try:
-        with PIL.Image.open(io.BytesIO(data)) as header:
-            remark = _remark(header, data, path)
+        remark = None
+        if not _is_plain_jpeg(data):
+            with PIL.Image.open(io.BytesIO(data)) as header:
+                remark = _remark(header, data, path)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, ValueError, SyntaxError, cv2.error, PIL.Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0]
@@ -42,7 +50,7 @@ def read_image(path: Path) -> tuple[Image, str | None]:
         raise PairError("unreadable_image", f"{path} is damaged or of an unknown format")
     if _cut_off(data):
         raise PairError("unreadable_image", f"{path} is cut off: the end of the JPEG is missing")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8), remark
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), np.uint8), remark
 
 
 def read_mask(path: Path, real: Image, fake: Image) -> Image:
@@ -81,6 +89,25 @@ def _remark(header: PIL.Image.Image, data: bytes, path: Path) -> str | None:
     if read_exif and header.getexif().get(_ORIENTATION, 1) in range(2, 9):
         return f"rotated_image: {path.name} is rotated by its EXIF; turned upright"
     return None
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether this is a JPEG of three 8-bit channels without EXIF, in which there is naught to remark.
+
+    Most pictures are, and their segments are walked in a tenth of the time that Pillow takes.
+    """
+    at, plain = 2, False
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _SCAN:
+            return plain
+        if marker == _EXIF or length < 2:
+            return False
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(data[at + n : at + n + 2], "big") for n in (5, 7))
+            plain = data[at + 4] == 8 and data[at + 9] == 3 and height * width <= _LARGEST
+        at += 2 + length
+    return False
 
 
 def _cut_off(data: bytes) -> bool:

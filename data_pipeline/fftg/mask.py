@@ -10,15 +10,26 @@ reaches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.fftg import align
+from data_pipeline.fftg.pixels import (
+    SAMPLES,
+    averaged,
+    channels,
+    flat,
+    largest,
+    quantile,
+    rank_of,
+    thinned,
+)
 from data_pipeline.fftg.regions import face_outline, face_size, region_labels
 from data_pipeline.fftg.settings import Settings
+from jax_vlffd.vocabulary import REGIONS
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -100,7 +111,8 @@ def compare(
     height, width = real.shape[:2]
     labels = region_labels(landmarks, height, width)
     outside = _outside(landmarks, size, height, width)
-    alignment = align.estimate(real, fake, outside, labels > 0)
+    around = thinned(flat(outside))
+    alignment = align.estimate(real, fake, around, thinned(flat(labels > 0)))
     if alignment.agreement < settings.least_agreement:
         raise PairError(
             "not_a_pair",
@@ -119,12 +131,15 @@ def compare(
     detail = _detail(real, size)
     if mask is None:
         difference = _difference(real, fake, size)
-        a, b = _noise(difference, detail, outside, settings)
+        a, b = _noise(difference, detail, around, settings)
         expected = a + b * detail
         factor = _motion(difference, expected, labels, settings)
         noise = (factor * a, factor * b)
-        floor = settings.noise_margin * factor * expected
-        values = np.clip((difference - floor) / 255.0, 0.0, 1.0).astype(np.float32)
+        # In place, as a new array of this size takes as long as what is done with it.
+        expected *= settings.noise_margin * factor
+        values = np.subtract(difference, expected, out=difference)
+        values /= 255.0
+        np.maximum(values, 0.0, out=values)
     else:
         noise = (0.0, 0.0)
         values = _cut(_centre(mask, *shared), box, scale).astype(np.float32) / 255.0
@@ -146,12 +161,6 @@ def full_mask(comparison: Comparison, real: Image, fake: Image) -> Image:
     place = np.array([[1, 0, x], [0, 1, y]], np.float64)
     whole = cv2.warpAffine(np.rint(255 * cut).astype(np.uint8), place, (width, height))
     return whole.astype(np.uint8)
-
-
-def quantile(values: NDArray[np.float32], share: float) -> float:
-    """The value that a share of `values` lies below; numpy's own takes ten times as long."""
-    rank = min(int(share * len(values)), len(values) - 1)
-    return float(np.partition(values, rank)[rank])
 
 
 def _same_size(
@@ -205,7 +214,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
         if gap:
             cv2.polylines(near, [hull], True, 1, max(1, round(2 * gap * size)))
         outside = near == 0
-        if outside.mean() > 0.02:
+        if np.count_nonzero(outside) > 0.02 * outside.size:
             return outside
     outside[:2], outside[-2:], outside[:, :2], outside[:, -2:] = True, True, True, True
     return outside
@@ -214,7 +223,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     side = _odd(_AVERAGED * size)
-    return cv2.blur(_largest(cv2.absdiff(real, fake)), (side, side)).astype(np.float32, copy=False)
+    return averaged(largest(channels(cv2.absdiff(real, fake))), side)
 
 
 def _detail(real: Image, size: float) -> Floats:
@@ -224,13 +233,7 @@ def _detail(real: Image, size: float) -> Floats:
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
     side = _odd(_DETAIL * size)
-    return cv2.blur(_largest(cv2.absdiff(real, low)), (side, side)).astype(np.float32, copy=False)
-
-
-def _largest(image: NDArray[Any]) -> Floats:
-    """The largest of three channels; float32 [h, w]."""
-    first, second, third = cv2.split(image)
-    return cv2.max(cv2.max(first, second), third).astype(np.float32, copy=False)
+    return averaged(largest(channels(cv2.absdiff(real, low))), side)
 
 
 def _odd(length: float) -> int:
@@ -239,17 +242,15 @@ def _odd(length: float) -> int:
 
 
 def _noise(
-    difference: Floats, detail: Floats, outside: Map, settings: Settings
+    difference: Floats, detail: Floats, around: NDArray[np.intp], settings: Settings
 ) -> tuple[float, float]:
-    """`a` and `b` of the noise floor, measured on the pixels outside the face.
+    """`a` and `b` of the noise floor, measured on pixels outside the face (flat indices).
 
     `a` is the median difference of the plainer half; `b` the median of what is left over per level
     of detail in the more detailed quarter. Medians, so that a background that was replaced in part
     does not count.
     """
-    chosen = np.flatnonzero(outside)
-    chosen = chosen[:: 1 + len(chosen) // _SAMPLES]
-    change, fine = difference.ravel()[chosen], detail.ravel()[chosen]
+    change, fine = difference.ravel()[around], detail.ravel()[around]
     low, high = quantile(fine, 0.5), quantile(fine, 0.75)
     plain = quantile(change[fine <= low], 0.5)
     busy = fine >= max(high, 1.0)
@@ -268,11 +269,22 @@ def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Sett
     counts is the region that changed least, by the median of difference over expected noise, so
     that a forgery of some regions is no motion; one of all regions is held by the limit.
     """
-    step = 1 + int(np.sqrt(labels.size / (4 * _SAMPLES)))
-    ratio = difference[::step, ::step] / expected[::step, ::step]
-    labels = labels[::step, ::step]
-    regions = [ratio[labels == value] for value in range(1, 5)]
-    least = min((quantile(found, 0.5) for found in regions if found.size), default=1.0)
+    step = 1 + int(np.sqrt(labels.size / (4 * SAMPLES)))
+    thin = np.s_[::step, ::step]
+    difference, expected = difference[thin].copy(), expected[thin].copy()
+    labels = labels[thin].copy()
+    calm = difference <= expected
+    regions = []
+    for value in range(1, 1 + len(REGIONS)):
+        inside = labels == value
+        count = int(np.count_nonzero(inside))
+        # A median of at most 1 decides without being known.
+        if count and np.count_nonzero(inside & calm) > rank_of(count, 0.5):
+            return 1.0
+        if count:
+            regions.append(flat(inside))
+    ratio = (difference / expected).ravel()
+    least = min((quantile(ratio[found], 0.5) for found in regions), default=1.0)
     return float(np.clip(least, 1.0, settings.largest_motion))
 
 
@@ -280,8 +292,6 @@ def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Sett
 #: of the face's size.
 _MARGIN: Final = 0.3
 _GAP: Final = 0.06
-#: Pixels that are enough for a median.
-_SAMPLES: Final = 4000
 #: Lengths over which differences and detail are averaged, and the scale of detail, as such shares.
 _AVERAGED: Final = 0.03
 _DETAIL: Final = 0.04
