@@ -58,6 +58,7 @@ PHRASES: Final[dict[str, tuple[Phrase, ...]]] = {
         Phrase("is deformed", "are deformed"),
         Phrase("has an implausible structure", "have an implausible structure"),
         Phrase("looks out of shape", "look out of shape"),
+        Phrase("is misshapen", "are misshapen"),
     ),
     "texture": (
         Phrase("lacks natural texture", "lack natural texture"),
@@ -97,17 +98,17 @@ UNSUSPICIOUS: Final = (
     "All parts of the image match in color and light.",
     "The image looks natural throughout.",
     "There are no visible seams or distortions.",
-    "Light, color and detail go together well.",
+    "Light, color and detail are in harmony.",
     "Every part of the image looks natural.",
-    "There is nothing unusual to be seen.",
+    "There is nothing unusual to see.",
     "All of the features look natural.",
 )  # fmt: skip
 
-#: The same types as things: 'A distorted shape and blur can be seen around the mouth' (ours).
+#: The same types as things: 'Distortion and blur can be seen around the mouth' (ours).
 TYPE_NOUNS: Final[dict[str, tuple[str, ...]]] = {
     "color": ("an unnatural color", "a mismatch in tone"),
     "blur": ("blur", "a loss of detail"),
-    "structure": ("a distorted shape", "deformation"),
+    "structure": ("distortion", "deformation"),
     "texture": ("uneven texture", "unusual grain"),
     "boundary": ("a blending edge", "a seam"),
 }

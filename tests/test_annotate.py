@@ -136,6 +136,10 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
     write(tmp_path / "mask.png", np.zeros((9, 9), np.uint8))
     cv2.imwrite(str(tmp_path / "whole.jpg"), fake)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-900])
+    bomb = bytearray((tmp_path / "whole.jpg").read_bytes())
+    frame = bomb.index(b"\xff\xc0")
+    bomb[frame + 5 : frame + 9] = b"\x4e\x20\x4e\x20"  # says 20,000 by 20,000
+    (tmp_path / "bomb.jpg").write_bytes(bomb)
     (tmp_path.parent / "outside.png").write_bytes(cut)
     rows = [
         {"id": "good", "real": "real/0.png", "fake": "fake/0.png"},
@@ -144,6 +148,7 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
         {"id": "unreadable_image 2", "real": "real/0.png", "fake": "empty.png"},
         {"id": "unreadable_image 3", "real": "real/0.png", "fake": "cut.png"},
         {"id": "unreadable_image 4", "real": "real/0.png", "fake": "cut.jpg"},
+        {"id": "unreadable_image 5", "real": "real/0.png", "fake": "bomb.jpg"},
         {"id": "missing_file 2", "real": "real/0.png", "fake": "real"},
         {"id": "size_mismatch", "real": "real/0.png", "fake": "small.png"},
         {"id": "not_a_pair", "real": "real/0.png", "fake": "fake/1.png"},
@@ -165,7 +170,7 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
             assert line["error"] is None
             assert line["caption"]
             continue
-        code = "duplicate_id" if name == "good#row19" else name.split(" ")[0]
+        code = "duplicate_id" if name == "good#row20" else name.split(" ")[0]
         assert line["error"].startswith(code + ": "), (name, line["error"])
         assert line["caption"] == ""
         assert code in done.stdout
@@ -205,6 +210,7 @@ def test_pictures_without_a_face_are_told(tmp_path: Path, detected: bool) -> Non
     assert done.returncode == 1
     assert "nothing could be annotated" in done.stderr
     assert next(iter(lines.values()))["error"].startswith("no_face")
+    assert "no_face 1" in done.stdout
 
 
 def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
@@ -227,7 +233,17 @@ def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
         for name, end in (("grey", "png"), ("deep", "png"), ("alpha", "png"), ("turned", "jpg"))
     ]
     rows.append({"id": "mixed", "real": "half_real.png", "fake": "grey_fake.png"})
-    _, lines = annotate_rows(write_table(tmp_path / "odd.csv", rows), tmp_path / "out.jsonl")
+    for kind, image in zip(("real", "fake"), pair, strict=True):
+        grey = PIL.Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+        grey.save(tmp_path / f"print_{kind}.jpg", quality=97)
+    np.save(tmp_path / "print_real.npy", points)
+    rows.append({"id": "print", "real": "print_real.jpg", "fake": "print_fake.jpg"})
+    table = write_table(tmp_path / "odd.csv", rows)
+    done, lines = annotate_rows(table, tmp_path / "out.jsonl")
+    assert lines["print"]["error"].startswith("grey_image: ")
+    assert lines["print"]["caption"]
+    for summed in ("grey_image 3", "deep_image 1", "alpha_image 1", "rotated_image 1"):
+        assert summed in done.stdout
     assert lines["mixed"]["error"].startswith("grey_image: one of the pair")
     assert lines["mixed"]["caption"] == ""
     for name in ("grey", "deep", "alpha", "turned"):
@@ -245,6 +261,7 @@ def test_a_wrong_table_gives_one_line_and_status_1(tmp_path: Path) -> None:
     done, _ = annotate_rows(table, tmp_path / "out.jsonl", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+    assert "column 'fake' is missing" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

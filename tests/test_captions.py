@@ -107,7 +107,7 @@ def test_every_type_is_said_of_its_region() -> None:
     words = {
         "color": r"color|tone|hue",
         "blur": r"blur|sharp|softer|detail",
-        "structure": r"shape|deform|structure",
+        "structure": r"shape|deform|distort|structure",
         "texture": r"texture|grain",
         "boundary": r"boundary|edge|seam|blend",
     }

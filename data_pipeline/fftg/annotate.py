@@ -32,7 +32,7 @@ Points = NDArray[np.float32]
 Line = dict[str, Any]
 
 #: Raised whenever the same input may give another annotation, so that old lines are done again.
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _REAL_REMARKS = (
     "There is no trace of forgery.",
     "Nothing suggests that it was altered.",
     "It shows no traces of editing.",
-    "Nothing points to a manipulation.",
+    "Nothing points to manipulation.",
 )
 _HIDDEN_FAKE_REMARKS = (
     "The forgery leaves no visible trace.",
@@ -45,11 +45,11 @@ _HIDDEN_FAKE_REMARKS = (
     "There is no visible sign of the forgery.",
     "The forgery is not visible in this image.",
 )
-_OPENERS = ("In this image, ", "On close inspection, ", "Up close, ")
+_OPENERS = ("On close inspection, ", "Up close, ")
 #: Said once a caption at most: a second phrase with one of these would read as a repetition.
 _ECHOES = (
-    "rest of the image", "surroundings", "unnatural", "shape", "deform", "texture", "unusual",
-    "detail",
+    "rest of the image", "surroundings", "unnatural", "shape", "deform", "distort", "mismatch",
+    "texture", "unusual", "detail",
 )  # fmt: skip
 
 _MAX_TOKENS = 76  # one below CLIP's context of 77
@@ -57,7 +57,7 @@ _MAX_TOKENS = 76  # one below CLIP's context of 77
 #: (a test holds the count against the real tokenizer).
 _SPLIT_WORDS = {
     "deformation": 1, "deformed": 1, "differs": 1, "distorted": 1, "implausible": 2,
-    "inconsistent": 1, "mismatch": 1, "subtly": 1, "unnatural": 1,
+    "inconsistent": 1, "mismatch": 1, "misshapen": 2, "subtly": 1, "unnatural": 1,
 }  # fmt: skip
 
 _DISTINCT_ATTEMPTS = 12  # draws a wanted paraphrase before we hold that no more exist
@@ -176,7 +176,9 @@ class _Description:
         while i < len(clauses):
             mine = clauses[i]
             i += 1
-            if i < len(clauses) and _join_well(groups[i - 1], groups[i]) and self._chance(0.4):
+            apart = i < len(clauses) and _join_well(groups[i - 1], groups[i])
+            # 'Also' on both sides of a link reads as a stammer.
+            if apart and " also " not in mine[0] + clauses[i][0] and self._chance(0.4):
                 second = clauses[i][0]
                 # 'and' before a list of things would read as one more of them.
                 links = ("and", "while") if second.startswith("the ") else ("while",)
@@ -202,11 +204,19 @@ class _Description:
         untyped = tuple(region for region, kinds in self._types.items() if not kinds)
         if untyped:
             groups.append((untyped, ()))
-        chosen = groups if len(groups) <= len(by_region) and self._chance(0.5) else by_region
-        return self._rng.sample(chosen, len(chosen))
+        # By type only where that does not list the same regions over and over.
+        names = sum(len(members) for members, _ in groups)
+        brief = len(groups) <= len(by_region) and names <= len(self._types) + 2
+        if not brief or self._chance(0.5):
+            return self._rng.sample(by_region, len(by_region))
+        # The longest list first: what is said of some of its members then follows with 'also'.
+        shuffled = self._rng.sample(groups, len(groups))
+        return sorted(shuffled, key=lambda group: -len(group[0]))
 
     def _choose_noun(self, region: str) -> tuple[str, bool]:
         nouns = REGION_NOUNS[region]
+        if len(self._types) > 1:  # a list of areas and regions is tiring to read
+            nouns = tuple(n for n in nouns if not n[0].endswith((" area", " region")))
         if region == "face":  # skin has a color or a texture, and it is the face that has a shape
             shaped = "structure" in self._types[region]
             nouns = tuple(noun for noun in nouns if ("skin" in noun[0]) != shaped)
@@ -257,7 +267,7 @@ class _Description:
         parts = [f"around {_list(around)}"] if around else []
         if "face" in regions:
             parts.append(f"across the {self._nouns['face'][0]}")
-        return " and ".join(parts)
+        return (", and " if len(around) > 1 else " and ").join(parts)
 
 
 def _groups_by_region(types: Mapping[str, tuple[str, ...]]) -> list[_Group]:
