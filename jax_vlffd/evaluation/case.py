@@ -36,7 +36,7 @@ LIMITS: Final = (
     "Reasons are the sentences of a fixed bank that lie nearest to the picture in the space of image and text. "
     "They did not decide the verdict: the classifier did. A reason that speaks against the verdict is marked.",
     "Heat maps are drawn relative to themselves: they say where, not how sure. They are read off single "
-    "patches, which were not trained to be read that way.",
+    "patches, which mean something only in a model that learned from forgery masks (loss.local).",
     "A face counts as real when no forgery was found in the face. The rest of the picture, its caption and its "
     "origin were not examined.",
 )
