@@ -20,6 +20,18 @@ Image = NDArray[np.uint8]
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
+#: What the containers that are opened begin with: (offset, bytes). FFmpeg would also draw a text file as a
+#: film of letters, and follow a play list to other files and hosts.
+_CONTAINERS: Final = (
+    *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),  # MP4, MOV
+    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
+    (8, b"AVI "),
+    (0, b"\x00\x00\x01\xba"), (0, b"\x00\x00\x01\xb3"),  # MPEG
+    (0, b"FLV\x01"), (0, b"OggS"),
+    (0, b"0&\xb2u\x8ef\xcf\x11"),  # ASF, WMV
+)  # fmt: skip
+#: A transport stream has this at every packet of 188 bytes, or 4 bytes into every 192.
+_SYNC: Final = b"G"
 #: Packets in a row that may fail to decode before the rest of a video is given up.
 _PATIENCE: Final = 300
 
@@ -99,6 +111,11 @@ class FileFrames:
     """A video file, decoded by OpenCV in one thread (the processes are the parallelism)."""
 
     def __init__(self, path: Path):
+        if not _is_container(path):
+            raise VideoError(
+                "unreadable_video",
+                f"{path} is damaged, empty or no video (MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV, Ogg)",
+            )
         # Read when the first video is opened; a damaged one would fill the terminal otherwise.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self._video: Any = _open(path)
@@ -154,6 +171,20 @@ class FileFrames:
     def close(self) -> None:
         """See `Frames.close`."""
         self._video.release()
+
+
+def _is_container(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4 + 192 + 1)
+    except OSError:
+        return False
+    if any(head[place : place + len(start)] == start for place, start in _CONTAINERS):
+        return True
+    return any(
+        head[first : first + 1] == head[second : second + 1] == _SYNC
+        for first, second in ((0, 188), (4, 196))
+    )
 
 
 def _open(path: Path) -> Any:

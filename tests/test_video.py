@@ -67,7 +67,11 @@ def test_a_truncated_video_gives_the_frames_that_are_left(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "code"),
-    [(b"", "unreadable_video"), (b"no video at all" * 40, "unreadable_video")],
+    [
+        (b"", "unreadable_video"),
+        (b"no video at all" * 40, "unreadable_video"),
+        (b"faces/one.jpg\nfaces/two.jpg\n" * 40, "unreadable_video"),  # FFmpeg would draw the text
+    ],
 )
 def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "000.mp4"  # digits: other back ends would look for a sequence of pictures
@@ -76,6 +80,30 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes, code: str) 
         open_frames(path)
     assert caught.value.code == code
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("a.mp4", "mp4v"), ("a.mov", "mp4v"), ("a.avi", "MJPG"), ("a.mkv", "MJPG"), ("a.ts", "mp4v"),
+     ("a.flv", "FLV1"), ("a.wmv", "WMV2")],
+)  # fmt: skip
+def test_every_usual_container_is_opened(tmp_path: Path, name: str, code: str) -> None:
+    frames = open_frames(write_video(tmp_path / name, grey_steps(12), code))
+    assert frames.count >= 11
+    assert frames.read(0) is not None
+    frames.close()
+
+
+def test_a_play_list_is_not_followed(tmp_path: Path) -> None:
+    write_video(tmp_path / "secret.ts", grey_steps(12), "mp4v")
+    lists = {
+        "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        "a.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match="unreadable_video"):
+            open_frames(tmp_path / name)
 
 
 def test_a_video_cut_before_its_index_is_refused(tmp_path: Path) -> None:
