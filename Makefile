@@ -36,7 +36,7 @@ $(STAMP)-run: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(STAMP)-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs,faces,annotate]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs,faces,annotate,gcs]"
 	@touch $@ $(STAMP)-run
 
 clean:
