@@ -94,6 +94,19 @@ def test_reads_as_clean_english(regions: dict[str, tuple[str, ...]], seed: str) 
     assert not any(re.match(one, part) for s in sentences for part in _clauses(s)), text
 
 
+def test_several_regions_are_listed_briefly_and_no_sentence_stammers() -> None:
+    rng = random.Random(3)
+    for seed in range(600):
+        kinds = {region: rng.sample(TYPES, rng.randint(0, 3)) for region in REGIONS}
+        text = caption(FAKE, {region: kinds[region] for region in rng.sample(REGIONS, 3)}, seed)
+        assert not re.search(" area| region", text), text
+        assert all(sentence.count(" also ") < 2 for sentence in text.split(".")), text
+        # Each of the regions by its name, and two of them at most again.
+        assert len(re.findall(r"mouth|lips|nose|eyes|(?<!fake )\bface\b|skin (?!of)", text)) <= 6, (
+            text
+        )
+
+
 def test_no_phrase_is_said_twice() -> None:
     phrases = [form for kind in TYPES for phrase in PHRASES[kind] for form in phrase]
     rng = random.Random(1)
