@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from video_trees import blank_frames, write_picture, write_video
 
 from data_pipeline.video import MAX_PIXELS, VideoError, evenly_spaced, open_frames, read_picture
+from tests.video_trees import blank_frames, write_picture, write_video
 
 
 def grey_steps(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
