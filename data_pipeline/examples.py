@@ -26,6 +26,10 @@ from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 #: A batch; see `loader` for its fields.
 Batch = dict[str, np.ndarray]
 
+#: A pixel of a mask counts as forged from so many grey levels of 255 on. The annotator's masks are differences
+#: of colour less the noise of compression, and a clear forgery is often a difference of a few levels.
+FORGED_FROM: Final = 5
+
 #: So many undecodable units in a row mean that the set is broken, not some image.
 _MAX_ATTEMPTS: Final = 100
 
@@ -80,7 +84,8 @@ def forged_patches(
     """How much of each patch of a view is forged, as the record's mask has it.
 
     Args:
-        record: of a real, nothing is forged; a fake's mask may be missing or damaged.
+        record: of a real, nothing is forged; a fake's mask, whose pixels are forged from `FORGED_FROM`
+            on, may be missing or damaged.
         image: the record's, uint8 [H, W, 3]; a mask of another size is not its mask.
         size: side of the view in pixels.
         grid: patches along it; divides it.
@@ -97,7 +102,8 @@ def forged_patches(
         mask = np.zeros((0, 0, 3), np.uint8)
     if mask.shape != image.shape:
         return np.full(grid * grid, -1, np.float32)
-    view = square_view(mask, size, geometry)[..., 0]
+    forged = np.where(mask >= FORGED_FROM, np.uint8(255), np.uint8(0))
+    view = square_view(forged, size, geometry)[..., 0]
     shares = cv2.resize(view, (grid, grid), interpolation=cv2.INTER_AREA)
     return shares.reshape(-1).astype(np.float32) / 255
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
-from data_pipeline.examples import forged_patches
+from data_pipeline.examples import FORGED_FROM, forged_patches
 from data_pipeline.loader import train_loader
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import AugmentSettings
@@ -72,6 +72,16 @@ def test_the_patches_move_with_the_view(
 def masked_record(masked: Path) -> object:
     split = PackedSplit(masked, "train")
     return next(split[i] for i in range(len(split)) if split[i].label)
+
+
+def test_a_faint_difference_is_a_forgery_and_a_fainter_one_none(masked_record: object) -> None:
+    image = draw(0)
+    for level, share in ((FORGED_FROM, 1), (FORGED_FROM - 1, 0)):
+        mask = np.full_like(image, level)
+        record = dataclasses.replace(masked_record, mask=encode(mask), label=1)  # type: ignore[type-var]
+        np.testing.assert_array_equal(
+            forged_patches(record, image, SIDE, GRID), np.full(GRID**2, share)
+        )
 
 
 def test_a_mask_that_is_not_known_is_told_from_nothing_forged(masked_record: object) -> None:
