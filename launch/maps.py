@@ -33,7 +33,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
 
     Returns:
       `fakes`, `classifier`, `reasons` (None where nothing was said of any), `fakes_with_reasons`,
-      `classifier_of_another`, `centre`; None for a split without masks.
+      `classifier_of_another`, `centre`; None for a split in which no mask covers a patch.
     """
     detector = Detector.from_pretrained(workdir)
     vision = detector.trained.model.clip.vision

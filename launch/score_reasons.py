@@ -183,7 +183,7 @@ def _table(name: str, rows: dict[str, Any]) -> str:
 
 def _maps(name: str, scored: dict[str, Any] | None) -> str:
     if scored is None:
-        return f"heat maps of {name}: the set has no masks"
+        return f"heat maps of {name}: no mask of the set covers a patch"
     return (
         f"heat maps of {name}, AUC of patches over {scored['fakes']} fakes: classifier "
         f"{_number(scored['classifier'])}, reasons {_number(scored['reasons'])}; controls: another's map "

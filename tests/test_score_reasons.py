@@ -19,7 +19,7 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
     content = json.loads((tmp_path / "r.json").read_text())
     rows = content["sets"]["own"]
     assert content["maps"] == {"own": {"mine": None, "again": None}}
-    assert "heat maps of mine: the set has no masks" in done.stdout
+    assert "heat maps of mine: no mask of the set covers a patch" in done.stdout
     assert list(rows) == ["mine", "untuned text tower", "the same regions for all", "again"]
     assert rows["again"] == rows["mine"]
     # Every fake of the set has a forged mouth and nothing else.
