@@ -71,13 +71,15 @@ class LossConfig:
     image: float = 1.0
     alignment: float = 1.0
     fusion: float = 1.0
-    local: float = 0.0
     targets: str = "multi_positive"
+    local: float = 0.0
 
     def __post_init__(self) -> None:
         weights = (self.image, self.alignment, self.fusion)
         if min(*weights, self.local) < 0 or max(weights) == 0:
-            raise UserError("loss weights must not be negative, and a branch's must be above 0")
+            raise UserError(
+                "loss weights must not be negative, and of the branches one must be above 0"
+            )
         if self.local > 0 and not self.image and not self.alignment:
             raise UserError(
                 "loss.local is of the image and the alignment branch: set one of them above 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging as standard
 import os
 import re
 import sys
@@ -66,6 +67,7 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
         logging.get_absl_logger().addFilter(
             lambda record: not (record.exc_info and "orbax" in record.pathname)
         )
+        _leave_out_late_writes()
     try:
         main(argv)
     except (DataError, ModelError, KeyboardInterrupt) as error:
@@ -91,6 +93,22 @@ def report(error: BaseException) -> int:
     else:
         traceback.print_exception(error)
     return 1
+
+
+def _leave_out_late_writes() -> None:
+    """Of a failed save Orbax raises the first write's error. Those that fail after it are asked by nobody, or
+    find its event loop closed, and Python would print a traceback for each.
+    """
+
+    def late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+
+    standard.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    uncaught, unraisable = sys.excepthook, sys.unraisablehook
+    sys.excepthook = lambda kind, error, trace: (
+        None if late(error) else uncaught(kind, error, trace)
+    )
+    sys.unraisablehook = lambda said: None if late(said.exc_value) else unraisable(said)
 
 
 def _plain(error: Exception) -> str:

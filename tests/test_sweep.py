@@ -53,7 +53,7 @@ def test_every_recipe_s_sweep_is_sound(recipe: str) -> None:
     module: dict[str, Any] = {}
     exec(compile(path.read_text(), str(path), "exec"), module)
     runs = planned.plan(module["get_config"](), planned.read_sweep(path), {})
-    assert len({run.id for run in runs}) == len(runs) == 9
+    assert len({run.id for run in runs}) == len(runs) == 10
 
 
 # --- checked before anything runs ---
