@@ -172,12 +172,13 @@ def test_max_usd_counts_what_may_have_been_billed(tmp_path: Path) -> None:
 
 def test_rpm_and_tpm_space_the_requests(tmp_path: Path) -> None:
     with FaultyServer() as server:
-        run(server, tmp_path / "a.jsonl", pairs(5), rpm=600)
+        # So far apart that how long a request is on its way hardly counts.
+        run(server, tmp_path / "a.jsonl", pairs(5), rpm=150)
         by_requests = [call.arrived for call in server.calls]
         server.calls.clear()
         # Each request counts for some 1,000 tokens by its reply: 60 a second are far too few.
         run(server, tmp_path / "b.jsonl", pairs(4), tpm=120_000, concurrency=1)
         by_tokens = [call.arrived for call in server.calls]
-    assert np.diff(by_requests).min() > 0.07
-    assert by_requests[-1] - by_requests[0] > 0.38
+    assert np.diff(by_requests).min() > 0.28
+    assert by_requests[-1] - by_requests[0] > 1.52
     assert by_tokens[-1] - by_tokens[0] > 3 * 0.9 * (TOKENS_IN + TOKENS_OUT) / 2000
