@@ -45,7 +45,8 @@ def local(place: str | os.PathLike[str]) -> Path:
         )
     from etils import epath
 
-    with _told(text):
+    remedy = "see that it is there, that this machine may read it, and that there is room in $XDG_CACHE_HOME"
+    with told(text, "cannot be copied here", remedy):
         source = epath.Path(text.rstrip("/"))
         listed = source / CHECKSUMS
         if not listed.exists() or listed.stat().length > _LONGEST:
@@ -95,18 +96,20 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(place: str) -> Iterator[None]:
+def told(place: str, fault: str, remedy: str) -> Iterator[None]:
+    """What goes wrong with a bucket, as an error for the user; its clients have errors of their own.
+
+    Raises:
+        UserError: `place` and `fault`, what the client said, and the `remedy`.
+    """
     try:
         yield
     except UserError:
         raise
     except ImportError as error:
         raise UserError(
-            f"{place}: pip install 'jax-vlffd[gcs]' to read a bucket ({error})"
+            f"{place}: pip install 'jax-vlffd[gcs]' to use a bucket ({error})"
         ) from error
-    except Exception as error:  # the clients of buckets have errors of their own
+    except Exception as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{place} cannot be copied here ({words[:300]}); see that it is there, that this machine may read "
-            "it, and that there is room in $XDG_CACHE_HOME"
-        ) from error
+        raise UserError(f"{place} {fault} ({words[:300]}); {remedy}") from error

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.copied_sets import told
 from data_pipeline.errors import UserError as DataError
 from jax_vlffd.errors import UserError
 
@@ -27,6 +28,11 @@ ORIGIN = ".origin"
 _FOLDERS = ("tokenizer",)
 #: Bytes of a file that is brought down.
 _LARGEST = 1 << 30
+_UNUSABLE = (
+    "is a bucket that cannot be used",
+    "see that it is there and that this machine may read and write it, as by "
+    "`gcloud auth application-default login`, and start again",
+)
 #: A file's time may be this much behind the clock.
 _TICK_NS = 20_000_000
 
@@ -55,7 +61,7 @@ def local(place: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jax_vlffd-") as made:
         workdir = Path(made) / (place.rstrip("/").rpartition("/")[2] or "run")
         workdir.mkdir()
-        with _told(place):
+        with told(place, *_UNUSABLE):
             _bring(place, workdir)
         try:
             yield workdir
@@ -84,7 +90,7 @@ def publish(workdir: Path) -> None:
         return
     target, since = origin(workdir), mark.stat().st_mtime_ns
     now = time.time_ns() - _TICK_NS
-    with _told(str(target)):
+    with told(str(target), *_UNUSABLE):
         for file in sorted(workdir.rglob("*")):
             if file.is_file() and file != mark and file.stat().st_mtime_ns >= since:
                 (target / file.relative_to(workdir)).write_bytes(file.read_bytes())
@@ -102,26 +108,8 @@ def _bring(place: str, workdir: Path) -> None:
             if path.name == HEARTBEAT or path.is_dir():
                 continue
             if path.stat().length > _LARGEST:
-                raise UserError(f"{path} is larger than any file of a run; use another --workdir")
+                raise DataError(f"{path} is larger than any file of a run; use another --workdir")
             copy = workdir / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())
     (workdir / ORIGIN).write_text(str(source), "utf-8")
-
-
-@contextlib.contextmanager
-def _told(place: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(
-            f"{place}: pip install 'jax-vlffd[gcs]' to work in a bucket ({error})"
-        ) from error
-    except Exception as error:  # the clients of buckets have errors of their own
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{place}: the bucket cannot be used ({words[:300]}); see that it is there and that this machine "
-            "may read and write it, as by `gcloud auth application-default login`, and start again"
-        ) from error
