@@ -7,6 +7,7 @@ import logging as standard
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -101,7 +102,9 @@ def _leave_out_late_writes() -> None:
     """
 
     def late(error: BaseException | None) -> bool:
-        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        # In the command's own thread it would be a fault of ours.
+        return closed and threading.current_thread() is not threading.main_thread()
 
     standard.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     uncaught, unraisable = sys.excepthook, sys.unraisablehook

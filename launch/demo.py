@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
             f"--config.train.evaluate_every={_STEPS.value // 4} steps",
         ]
     _step("train with language: three branches", "train", *common, f"--workdir={three}")
-    _step("train on images alone", "train", *common, f"--workdir={image}", *_IMAGE_ONLY)
+    _step("train without language", "train", *common, f"--workdir={image}", *_IMAGE_ONLY)
     _step(
         "evaluate on people never seen, with kinds of forgery seen and unseen", "evaluate",
         f"--workdir={three}", "--name=three branches", f"--compare=image only={image}",
