@@ -51,6 +51,18 @@ _LEAST_SEEN = 1000
 class TrainLoader:
     """Endless batches; iterating gives a `TrainIterator` at step 0.
 
+    Args:
+        settings: `batch_size` is that of all processes together.
+        image_size: side of the model's image.
+        tokenizer: the model's.
+        text_length: tokens a caption.
+        process_index: this process, from 0.
+        process_count: processes that train together.
+        mask_grid: patches along a side of the model's image, for `forged_patches`; 0 leaves them out.
+
+    Raises:
+        UserError: a set is missing, empty or unsuitable, or the batch does not divide.
+
     Attributes:
         records_per_epoch: examples in an epoch (see `Mixture`); an epoch takes
             `records_per_epoch / settings.batch_size` steps.
@@ -262,41 +274,6 @@ class EvalLoader:
         """
         for row in index:
             yield dataclasses.replace(self._split[int(row)], image=b"", mask=b"")
-
-
-def train_loader(
-    settings: DataSettings,
-    *,
-    image_size: int,
-    tokenizer: Tokenizer,
-    text_length: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    mask_grid: int = 0,
-) -> TrainLoader:
-    """Opens the training mixture.
-
-    Args:
-        settings: `batch_size` is that of all processes together.
-        image_size: side of the model's image.
-        tokenizer: the model's.
-        text_length: tokens a caption.
-        process_index: this process, from 0.
-        process_count: processes that train together.
-        mask_grid: patches along a side of the model's image, for `forged_patches`; 0 leaves them out.
-
-    Raises:
-        UserError: a set is missing, empty or unsuitable, or the batch does not divide.
-    """
-    return TrainLoader(
-        settings,
-        image_size=image_size,
-        tokenizer=tokenizer,
-        text_length=text_length,
-        process_index=process_index,
-        process_count=process_count,
-        mask_grid=mask_grid,
-    )
 
 
 def _share(batch_size: int, process_count: int, unit_size: int) -> int:

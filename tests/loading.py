@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.examples import Batch
-from data_pipeline.loader import TrainLoader, train_loader
+from data_pipeline.loader import TrainLoader
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer, train_tokenizer
@@ -25,9 +25,7 @@ def make_tokenizer(packed: Path, folder: Path) -> Tokenizer:
 
 
 def make_loader(tokenizer: Tokenizer, settings: DataSettings, **kwargs: int) -> TrainLoader:
-    return train_loader(
-        settings, image_size=SIZE, tokenizer=tokenizer, text_length=LENGTH, **kwargs
-    )
+    return TrainLoader(settings, image_size=SIZE, tokenizer=tokenizer, text_length=LENGTH, **kwargs)
 
 
 def data_settings(*folders: Path, **kwargs: Any) -> DataSettings:

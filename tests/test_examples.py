@@ -11,7 +11,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from data_pipeline.examples import LoadUnit
-from data_pipeline.loader import train_loader
+from data_pipeline.loader import TrainLoader
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import PackedSplit, write_packed_set
 from data_pipeline.tokenizer import Tokenizer
@@ -102,9 +102,7 @@ def test_a_set_without_captions_is_told(folder: Path, tokenizer: Tokenizer, tmp_
 
 
 def test_tokens_keep_their_end(folder: Path, tokenizer: Tokenizer) -> None:
-    loader = train_loader(
-        data_settings(folder), image_size=SIZE, tokenizer=tokenizer, text_length=6
-    )
+    loader = TrainLoader(data_settings(folder), image_size=SIZE, tokenizer=tokenizer, text_length=6)
     tokens = next(iter(loader))["tokens"]
     assert (tokens[:, -1] == tokenizer.eos_id).all()
 

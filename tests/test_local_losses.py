@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import UserError
 from data_pipeline.examples import FORGED_FROM, forged_patches
-from data_pipeline.loader import train_loader
+from data_pipeline.loader import TrainLoader
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import AugmentSettings
 from data_pipeline.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_batch_tells_how_much_of_each_patch_is_forged(masked: Path, tokenizer: Tokenizer) -> None:
     settings = data_settings(masked, paired=True, augment=AugmentSettings.none())
-    loader = train_loader(
+    loader = TrainLoader(
         settings, image_size=SIDE, tokenizer=tokenizer, text_length=LENGTH, mask_grid=GRID
     )
     batch = next(iter(loader))
