@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -47,6 +47,13 @@ class Example(NamedTuple):
     bad: int = 0
     bad_number: int = -1
     valid: bool = True
+
+
+class Units(Protocol):
+    """Units by number: a Grain dataset, a range."""
+
+    def __getitem__(self, number: int, /) -> Any:
+        """The unit."""
 
 
 def caption_key_number(key: str) -> int:
@@ -224,23 +231,66 @@ class LoadRow:
         return [example._replace(image=image)]
 
 
-class Assemble:
-    """Stacks units into a batch and tokenises its captions."""
+class LoadBatch:
+    """Makes the n-th batch of a sequence of units.
 
-    def __init__(self, tokenizer: Tokenizer, text_length: int) -> None:
+    A batch is one element for Grain: a chain of its own for every unit would take about as long as reading
+    the record does, and an image goes into the batch as long as the processor's cache holds it.
+
+    Args:
+        units: gives a unit by its number, as a Grain dataset does.
+        load: makes a unit's examples, with a generator whose draws follow from the seed and the unit's number.
+        count: units in a batch.
+        size: examples in a batch.
+        image_size: side of the model's image.
+        tokenizer: the model's.
+        text_length: tokens a caption.
+        seed: of the generators.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        load: Callable[[Any, np.random.Generator], list[Example]],
+        *,
+        count: int,
+        size: int,
+        image_size: int,
+        tokenizer: Tokenizer,
+        text_length: int,
+        seed: int,
+    ) -> None:
+        self._units = units
+        self._load = load
+        self._count = count
+        self._shape = (size, image_size, image_size, 3)
         self._tokenizer = tokenizer
         self._length = text_length
+        self._seed = seed
 
-    def __call__(self, units: Sequence[list[Example]]) -> Batch:
-        """Makes the batch of all examples, in order."""
-        examples = [example for unit in units for example in unit]
+    def __call__(self, number: int) -> Batch:
+        """Makes the batch; see `loader` for its fields."""
+        images = np.empty(self._shape, np.uint8)
+        examples: list[Example] = []
+        rng = np.random.Generator(np.random.Philox(self._seed))
+        state = rng.bit_generator.state
+        for unit in range(number * self._count, (number + 1) * self._count):
+            state["state"]["counter"][3] = unit  # no unit draws 2^192 times
+            rng.bit_generator.state = state
+            for example in self._load(self._units[unit], rng):
+                place = len(examples)
+                images[place] = example.image
+                examples.append(example._replace(image=images[place]))
+        return self._batch(images, examples)
+
+    def _batch(self, images: np.ndarray, examples: list[Example]) -> Batch:
         tokens = self._tokenizer.encode([e.caption for e in examples], self._length)
         if all(e.fused == e.caption for e in examples):
             fused = tokens.copy()
         else:
             fused = self._tokenizer.encode([e.fused for e in examples], self._length)
         batch = {
-            "image": np.stack([e.image for e in examples]),
+            "image": images,
             "tokens": tokens,
             "fused_tokens": fused,
             "label": np.array([e.label for e in examples], np.int32),

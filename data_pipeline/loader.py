@@ -37,7 +37,7 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipeline.errors import UserError
-from data_pipeline.examples import Assemble, Batch, LoadRow, LoadUnit
+from data_pipeline.examples import Batch, LoadBatch, LoadRow, LoadUnit
 from data_pipeline.mixture import Mixture, select_rows
 from data_pipeline.records import PackedSplit, Record
 from data_pipeline.settings import DataSettings
@@ -88,18 +88,18 @@ class TrainLoader:
         unit_size = self._mixture.unit_size
         self.batch_size = _share(settings.batch_size, process_count, unit_size)
         self.records_per_epoch = self._mixture.records_per_epoch
-        self._batches = (
-            self._mixture.units(settings.seed)
-            .random_map(
-                LoadUnit(self._mixture, settings, image_size, mask_grid),
-                seed=settings.seed % 2**32,
-            )
-            .batch(
-                self.batch_size // unit_size,
-                drop_remainder=True,  # there is none, but Grain's length must not overflow
-                batch_fn=Assemble(tokenizer, text_length),
-            )
+        units = self._mixture.units(settings.seed)
+        load = LoadBatch(
+            units,
+            LoadUnit(self._mixture, settings, image_size, mask_grid),
+            count=self.batch_size // unit_size,
+            size=self.batch_size,
+            image_size=image_size,
+            tokenizer=tokenizer,
+            text_length=text_length,
+            seed=settings.seed % 2**32,
         )
+        self._batches = grain.MapDataset.range(len(units) // settings.batch_size).map(load)
 
     def __iter__(self) -> TrainIterator:
         return TrainIterator(self)
@@ -250,12 +250,18 @@ class EvalLoader:
         self.batch_size = _share(batch_size, process_count, 1)
         self._steps = -(-self.records // batch_size)
         self._reading = (workers, prefetch)
-        load = LoadRow(self._split, rows, image_size, captions, fused_caption, corrupt)
-        self._batches = (
-            grain.MapDataset.range(self._steps * batch_size)
-            .random_map(load, seed=0)
-            .batch(self.batch_size, batch_fn=Assemble(tokenizer, text_length))
-        )[process_index::process_count]
+        load = LoadBatch(
+            range(self._steps * batch_size),
+            LoadRow(self._split, rows, image_size, captions, fused_caption, corrupt),
+            count=self.batch_size,
+            size=self.batch_size,
+            image_size=image_size,
+            tokenizer=tokenizer,
+            text_length=text_length,
+            seed=0,
+        )
+        steps = grain.MapDataset.range(self._steps * process_count)
+        self._batches = steps.map(load)[process_index::process_count]
 
     def __len__(self) -> int:
         return self._steps

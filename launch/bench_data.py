@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
-from launch.bench_sets import draw_files, multiply, pack_files, tokenizer
+from launch.bench_sets import copy_files, draw_files, multiply, pack_files, tokenizer
 
 if TYPE_CHECKING:
     from data_pipeline.settings import AugmentSettings
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 flags.DEFINE_string("jpegs", None, "data: folder of JPEG files to load; drawn faces by default.")
 flags.DEFINE_integer("files", 256, "data: drawn JPEG files.", lower_bound=4)
-flags.DEFINE_integer("side", 256, "data: side of the drawn files, in pixels.", lower_bound=32)
+flags.DEFINE_integer(
+    "side",
+    None,
+    "data: side in pixels that files are drawn at (256 unless given) or that --jpegs are stored at "
+    "(as they are unless given).",
+    lower_bound=32,
+)
 flags.DEFINE_integer("image_size", 224, "data: side of the model's image.", lower_bound=16)
 flags.DEFINE_integer("batch", 64, "data: images of a batch.", lower_bound=2)
 flags.DEFINE_float("seconds", 3.0, "data: time of each turn of each side.", lower_bound=0.1)
@@ -42,6 +48,8 @@ flags.DEFINE_bool("all_cores", True, "data: also measure with a worker on every 
 flags.DEFINE_integer("turns", 3, "data: turns of each side; the median counts.", lower_bound=1)
 
 TEXT_LENGTH: Final = 77
+#: Side of drawn files in pixels, as `launch.prepare` stores crops.
+DRAWN_SIDE: Final = 256
 #: Images read before the clock starts: most shards are then open.
 _WARM_UP: Final = 512
 
@@ -206,14 +214,25 @@ class PillowFiles:
         return torch.from_numpy(pixels), number % 2
 
 
+def make_sets(folder: Path) -> list[Path]:
+    """The files of the flags, in `files`; packed as `packed`, and with their repetitions as `large`."""
+    if FLAGS.jpegs:
+        files = copy_files(Path(FLAGS.jpegs), folder / "files", FLAGS.side)
+    else:
+        side = FLAGS.side or DRAWN_SIDE
+        files = draw_files(folder / "files", FLAGS.files // 2 * 2, side)
+    pack_files(folder, files)
+    # Grain's shuffle is slow in sets of a few hundred records, and real ones have more.
+    multiply(folder / "packed", folder / "large", -(-FLAGS.least_records // len(files)))
+    return files
+
+
 def measure() -> dict[str, Any]:
     """Rates on one core and on all, with and without augmentation, and their ratios.
 
     Raises:
       UserError: torch is missing, or the folder has too few JPEG files.
     """
-    import shutil
-
     from jax_vlffd.errors import UserError
 
     try:
@@ -224,19 +243,7 @@ def measure() -> dict[str, Any]:
         ) from None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if FLAGS.jpegs:
-            found = sorted(Path(FLAGS.jpegs).rglob("*.jpg"))
-            if len(found) < 4:
-                raise UserError(f"{FLAGS.jpegs} has {len(found)} files *.jpg; give at least 4")
-            (folder / "files").mkdir()
-            files = [folder / "files" / f"{n:05}.jpg" for n in range(len(found) // 2 * 2)]
-            for source, target in zip(found, files, strict=False):
-                shutil.copyfile(source, target)
-        else:
-            files = draw_files(folder / "files", FLAGS.files // 2 * 2, FLAGS.side)
-        pack_files(folder, files)
-        # Grain's shuffle is slow in sets of a few hundred records, and real ones have more.
-        multiply(folder / "packed", folder / "large", -(-FLAGS.least_records // len(files)))
+        files = make_sets(folder)
         size = statistics.fmean(file.stat().st_size for file in files)
         cores = tuple(os.sched_getaffinity(0))
         rates = {"one_core": _rates(folder, cores[:1], 0)}
@@ -246,6 +253,7 @@ def measure() -> dict[str, Any]:
     return {
         "bench": "data",
         "files": len(files),
+        "side": FLAGS.side,
         "bytes_per_file": round(size),
         "image_size": FLAGS.image_size,
         "batch_size": FLAGS.batch,

@@ -27,16 +27,13 @@ def measure() -> dict[str, Any]:
     """The rate with the loader over that with one fixed batch; the set is that of `bench data`."""
     from launch import bench_step
     from launch import config as configs
-    from launch.bench_sets import draw_files, multiply, pack_files
+    from launch.bench_data import make_sets
 
     bench_step.settings()  # tells what is wrong with the config
     run, data = configs.settings(FLAGS.config)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = draw_files(folder / "files", FLAGS.files // 2 * 2, FLAGS.side)
-        pack_files(folder, files)
-        multiply(folder / "packed", folder / "large", -(-FLAGS.least_records // len(files)))
-        found = compare(run, data, folder, turns=FLAGS.turns, steps=FLAGS.in_a_row)
+        make_sets(Path(name))
+        found = compare(run, data, Path(name), turns=FLAGS.turns, steps=FLAGS.in_a_row)
     return {"bench": "feed", "model": bench_step.describe(run), **found}
 
 

@@ -32,6 +32,32 @@ def draw_files(folder: Path, count: int, side: int) -> list[Path]:
     return files
 
 
+def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
+    """An even number of JPEG files, as they are or made square at a side, as `launch.prepare --size` does.
+
+    Raises:
+      UserError: the source has less than four.
+    """
+    from jax_vlffd.errors import UserError
+    from jax_vlffd.picture import square_view
+
+    found = sorted(source.rglob("*.jpg"))
+    if len(found) < 4:
+        raise UserError(f"{source} has {len(found)} files *.jpg; give at least 4")
+    folder.mkdir(parents=True)
+    files = [folder / f"{number:05}.jpg" for number in range(len(found) // 2 * 2)]
+    for original, file in zip(found, files, strict=False):
+        if side is None:
+            shutil.copyfile(original, file)
+            continue
+        from data_pipeline import forge
+        from data_pipeline.transforms import decode_image
+
+        image = decode_image(original.read_bytes())
+        file.write_bytes(forge.encode_jpeg(square_view(image, side), 95))
+    return files
+
+
 def pack_files(folder: Path, jpegs: Sequence[Path]) -> None:
     """Packs the files as pairs of real and fake, with a tokenizer of their captions."""
     from data_pipeline.packing import pack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.settings import AugmentSettings
+from data_pipeline.transforms import image_size
 from jax_vlffd.config import LossConfig, OptimConfig, RunConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from launch import (
@@ -152,6 +154,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bench_sets.pack_files(folder, bench_sets.draw_files(folder / "files", 8, 64))
     bench_sets.multiply(folder / "packed", folder / "large", 3)
     return folder
+
+
+def test_given_files_are_taken_as_they_are_or_at_a_side(files: Path, tmp_path: Path) -> None:
+    source = files / "files"
+    (tmp_path / "odd").mkdir()
+    for file in sorted(source.glob("*.jpg"))[:5]:
+        shutil.copyfile(file, tmp_path / "odd" / file.name)
+    as_they_are = bench_sets.copy_files(tmp_path / "odd", tmp_path / "one", None)
+    assert [f.read_bytes() for f in as_they_are] == [
+        f.read_bytes() for f in sorted(source.glob("*.jpg"))[:4]
+    ]
+    small = bench_sets.copy_files(tmp_path / "odd", tmp_path / "two", 48)
+    assert {image_size(file.read_bytes()) for file in small} == {(48, 48)}
+    with pytest.raises(UserError, match=r"nowhere has 0 files \*\.jpg; give at least 4"):
+        bench_sets.copy_files(tmp_path / "nowhere", tmp_path / "three", None)
 
 
 @pytest.mark.parametrize("kind", ["decode", "ours", "peer"])
