@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,19 @@ def test_without_a_terminal_progress_is_plain_and_seldom(
         telemetry.show(2, "loss 0.9")
         telemetry.show(3, "validation AUC 0.5", force=True)
     assert capsys.readouterr().err == "step 1/9  loss 1.0\nstep 3/9  validation AUC 0.5\n"
+
+
+def test_events_do_not_bring_torch_into_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
+    code = (
+        "import sys, pathlib; from jax_vlffd.training.telemetry import Telemetry\n"
+        "with Telemetry(pathlib.Path(sys.argv[1]), start=0, total=1) as telemetry:\n"
+        "  telemetry.write(1, {'train/loss': 1.0})\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+        "import torch; assert torch.ones(1).sum() == 1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tensorboard").iterdir())

@@ -50,9 +50,7 @@ class Telemetry:
             _drop_after(path, start)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._events = _event_writer(workdir / "tensorboard", start + 1)
         if sys.stderr.isatty():
             self._bar = _progress_bar(start, total)
 
@@ -112,6 +110,23 @@ def _lines(path: Path) -> Iterable[dict[str, float]]:
             yield json.loads(line)
         except ValueError:
             return
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    """Writes TensorBoard events from a step on.
+
+    tensorboardX imports torch where it is installed, to take its tensors: a second of every start, and
+    torch's own CUDA libraries beside those of JAX. It does without when the import fails.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=step)
 
 
 def _drop_after(path: Path, step: int) -> None:
