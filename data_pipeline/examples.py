@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.mixture import Mixture
-from data_pipeline.records import PackedSplit, Record
+from data_pipeline.records import PackedSplit, Sample
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.transforms import (
@@ -61,7 +61,7 @@ def caption_key_number(key: str) -> int:
     return zlib.crc32(key.encode()) & 0x7FFFFFFF
 
 
-def choose_caption(record: Record, choice: str, rng: np.random.Generator | None) -> tuple[str, int]:
+def choose_caption(record: Sample, choice: str, rng: np.random.Generator | None) -> tuple[str, int]:
     """The caption of a record, and its key's number.
 
     Args:
@@ -86,7 +86,7 @@ def choose_caption(record: Record, choice: str, rng: np.random.Generator | None)
 
 
 def forged_patches(
-    record: Record, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTRE
+    record: Sample, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTRE
 ) -> np.ndarray:
     """How much of each patch of a view is forged, as the record's mask has it.
 
@@ -131,13 +131,13 @@ class LoadUnit:
         self._size = image_size
         self._grid = mask_grid
 
-    def __call__(self, unit: tuple[int, int], rng: np.random.Generator) -> list[Example]:
-        """Makes the examples of a (stream, unit): one, or the fake's and its real's."""
-        stream = self._mixture.streams[unit[0]]
-        number, skipped, last_bad = unit[1], 0, -1
+    def __call__(self, unit: int, rng: np.random.Generator) -> list[Example]:
+        """Makes the examples of a unit of `Mixture.units`: one, or the fake's and its real's."""
+        stream, number = self._mixture.find(unit)
+        skipped, last_bad = 0, -1
         for _ in range(_MAX_ATTEMPTS):
             rows = stream.unit(number)
-            records = [stream.split[row] for row in rows]
+            records = [stream.split.sample(row) for row in rows]
             numbers = [stream.start + row for row in rows]
             images = []
             for record, record_number in zip(records, numbers, strict=True):
@@ -171,7 +171,7 @@ class LoadUnit:
         examples[0] = examples[0]._replace(bad=skipped, bad_number=last_bad)
         return examples
 
-    def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, int]:
+    def _caption(self, record: Sample, rng: np.random.Generator) -> tuple[str, int]:
         choice = self._settings.captions
         if choice == "shuffled":
             choice, label = "all", record.label
@@ -213,13 +213,13 @@ class LoadRow:
         if place >= len(self._rows):
             return [Example(black, "", "", 0, 0, -1, valid=False)]
         row = int(self._rows[place])
-        record = self._split[row]
+        record = self._split.sample(row)
         caption, key = choose_caption(record, self._captions, None)
         fused = caption
         if self._fused_caption == "no_verdict":
             fused = without_verdict(caption)
         elif self._fused_caption == "shuffled":
-            other = self._split[int(self._rows[int(rng.integers(len(self._rows)))])]
+            other = self._split.sample(int(self._rows[int(rng.integers(len(self._rows)))]))
             fused = choose_caption(other, self._captions, None)[0]
         example = Example(black, caption, fused, record.label, key, row)
         try:

@@ -298,7 +298,7 @@ def _share(batch_size: int, process_count: int, unit_size: int) -> int:
 def _read(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterDataset:
     """Reads ahead, in threads of this process or in worker processes."""
     if workers == 0:
-        threads = min(prefetch, os.cpu_count() or 1)
+        threads = min(prefetch, _cores())  # more only take turns
         return batches.to_iter_dataset(grain.ReadOptions(threads, prefetch))
     if (
         not flags.FLAGS.is_parsed()
@@ -309,6 +309,13 @@ def _read(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterD
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch),
         worker_init_fn=_start_worker,
     )
+
+
+def _cores() -> int:
+    """Cores that this process may run on; macOS tells only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.records import PackedSplit, Record
+from data_pipeline.records import PackedSplit, Sample
 from data_pipeline.settings import DataSettings
 from jax_vlffd.vocabulary import FAKE, REAL
 
@@ -111,25 +111,31 @@ class Mixture:
                     raise UserError(_empty(split, kind, settings.methods))
                 self.streams.append(stream)
                 self.records_per_epoch += len(stream) * self.unit_size
+        lengths = (len(stream) for stream in self.streams[:-1])
+        self._firsts = list(itertools.accumulate(lengths, initial=0))
 
     def units(self, seed: int) -> grain.MapDataset:
-        """Endless dataset of (stream, unit) numbers: every stream shuffled anew in each epoch."""
+        """Endless dataset of numbers for `find`: every stream's units shuffled anew in each epoch."""
         seeds = np.random.SeedSequence(seed).generate_state(len(self.streams))
         endless = [
-            grain.MapDataset.range(len(stream))
-            .shuffle(seed=int(seeds[n]))
-            .map(_Numbered(n))
-            .repeat()
-            for n, stream in enumerate(self.streams)
+            grain.MapDataset.range(first, first + len(stream)).shuffle(seed=int(own)).repeat()
+            for stream, first, own in zip(self.streams, self._firsts, seeds, strict=True)
         ]
+        if len(endless) == 1:
+            return endless[0]
         return grain.MapDataset.mix(endless, [stream.weight for stream in self.streams])
 
-    def draw(self, rng: np.random.Generator) -> Record:
-        """One record of the mixture, at random by the streams' weights."""
+    def find(self, number: int) -> tuple[Stream, int]:
+        """The stream of a unit, by its number over all streams, and its number there."""
+        place = bisect.bisect_right(self._firsts, number) - 1
+        return self.streams[place], number - self._firsts[place]
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """The sample of one record of the mixture, at random by the streams' weights."""
         weights = np.array([stream.weight for stream in self.streams])
         stream = self.streams[int(rng.choice(len(weights), p=weights / weights.sum()))]
         rows = stream.unit(int(rng.integers(len(stream))))
-        return stream.split[rows[int(rng.integers(len(rows)))]]
+        return stream.split.sample(rows[int(rng.integers(len(rows)))])
 
     def check_masks(self) -> None:
         """Looks whether the fakes come with forgery masks.
@@ -139,7 +145,7 @@ class Mixture:
         """
         for split in self.splits:
             fakes = itertools.islice(np.flatnonzero(split.index["label"] == FAKE), _LOOKED_AT)
-            if not any(split[int(row)].mask for row in fakes):
+            if not any(split.sample(int(row)).mask for row in fakes):
                 raise UserError(
                     f"{split.folder} has no forgery masks, which loss.local learns from: annotate it "
                     "with --masks=DIR and pack it again, or set loss.local to 0"
@@ -151,16 +157,6 @@ class Mixture:
         split = self.splits[place]
         record = split[number - self._starts[place]]
         return f"{record.id!r} of {split.folder} ({split.split})"
-
-
-class _Numbered:
-    """Turns a unit's number into (stream, unit)."""
-
-    def __init__(self, stream: int) -> None:
-        self._stream = stream
-
-    def __call__(self, unit: int) -> tuple[int, int]:
-        return self._stream, unit
 
 
 def select_rows(split: PackedSplit, methods: tuple[str, ...]) -> Sequence[int] | np.ndarray:

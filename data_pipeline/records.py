@@ -15,7 +15,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -76,6 +76,21 @@ class Record:
     regions: np.ndarray
     types: np.ndarray
     mask: bytes = b""
+
+
+_Parsed = TypeVar("_Parsed")
+
+
+class Sample(NamedTuple):
+    """What of a record goes into batches; read in less than half a `Record`'s time. Fields as there."""
+
+    id: str
+    image: bytes
+    mask: bytes
+    label: int
+    captions: tuple[str, ...]
+    raw_caption: str
+    caption_key: str
 
 
 def features() -> Any:
@@ -196,23 +211,31 @@ def parse_record(data: bytes) -> Record:
         return field[name].bytes_list.value[0].decode()
 
     def numbers(name: str) -> np.ndarray:
-        return np.array(field[name].int64_list.value[:], np.int64)  # a list is read faster
+        return np.array(field[name].int64_list.value[:], np.int64)
 
     return Record(
-        id=text("id"),
-        image=field["image"].bytes_list.value[0],
-        label=field["label"].int64_list.value[0],
+        **parse_sample(data)._asdict(),
         dataset=text("dataset"),
         method=text("method"),
         video=text("video"),
         frame=text("frame"),
         pair=text("pair"),
-        captions=tuple(caption.decode() for caption in field["captions"].bytes_list.value),
-        raw_caption=text("raw_caption"),
-        caption_key=text("caption_key"),
         regions=numbers("regions"),
         types=numbers("types").reshape(len(REGIONS), len(TYPES)),
+    )
+
+
+def parse_sample(data: bytes) -> Sample:
+    """Reads of a stored example what goes into batches."""
+    field = tf_example_pb2.Example.FromString(data).features.feature
+    return Sample(
+        id=field["id"].bytes_list.value[0].decode(),
+        image=field["image"].bytes_list.value[0],
         mask=field["mask"].bytes_list.value[0],
+        label=field["label"].int64_list.value[0],
+        captions=tuple(caption.decode() for caption in field["captions"].bytes_list.value),
+        raw_caption=field["raw_caption"].bytes_list.value[0].decode(),
+        caption_key=field["caption_key"].bytes_list.value[0].decode(),
     )
 
 
@@ -272,8 +295,15 @@ class PackedSplit:
         return len(self._source)
 
     def __getitem__(self, row: int) -> Record:
+        return self._read(row, parse_record)
+
+    def sample(self, row: int) -> Sample:
+        """What of a record goes into batches."""
+        return self._read(row, parse_sample)
+
+    def _read(self, row: int, parse: Callable[[bytes], _Parsed]) -> _Parsed:
         try:
-            return parse_record(self._source[row])
+            return parse(self._source[row])
         except Exception as error:  # ArrayRecord and protobuf have errors of their own
             raise UserError(
                 f"record {row} of {self.folder} ({self.split}) cannot be read ({error}); check the "

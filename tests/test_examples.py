@@ -72,7 +72,7 @@ def test_shuffled_captions_tell_the_label_and_nothing_else(
     load = LoadUnit(mixture, settings, SIZE)
     strangers = 0
     for number in range(24):
-        fake, real = load((0, number), np.random.default_rng(number))
+        fake, real = load(number, np.random.default_rng(number))
         assert real.caption in reals
         owner = next(name for name, captions in fakes.items() if fake.caption in captions)
         strangers += owner != records[fake.number].id
