@@ -141,9 +141,10 @@ class DataSettings:
                 "data.balance cannot be set with data.paired: pairs are half and half already"
             )
         if self.paired and self.batch_size % 2:
+            low = self.batch_size - 1
             raise UserError(
-                f"data.batch_size is {self.batch_size}, but data.paired needs an even one: "
-                f"take {self.batch_size - 1 or 2} or {self.batch_size + 1}"
+                f"data.batch_size is {self.batch_size}, but data.paired needs an even one: take "
+                + (f"{low} or {low + 2}" if low else "2")
             )
 
 

@@ -188,7 +188,7 @@ def _resident() -> float:
 def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
     """Writes growth_batch.svg, growth_image_size.svg and growth_depth.svg."""
     from data_pipeline.files import atomic_write_text
-    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart, standalone
 
     for name, label in (
         ("batch", "images of a batch"),
@@ -205,7 +205,7 @@ def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
             [Series("measured", x, y, marks=True), Series("by FLOPs alone", x, even)],
             Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *even))),
         )  # fmt: skip
-        atomic_write_text(folder / f"growth_{name}.svg", chart + "\n")
+        atomic_write_text(folder / f"growth_{name}.svg", standalone(chart))
 
 
 def plot_records(points: list[dict[str, float]], folder: Path) -> None:
@@ -213,7 +213,7 @@ def plot_records(points: list[dict[str, float]], folder: Path) -> None:
     import math
 
     from data_pipeline.files import atomic_write_text
-    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart, standalone
 
     x = [math.log10(point["records"]) for point in points]
     ticks = [(n, f"10^{n}") for n in range(math.floor(min(x)), math.ceil(max(x)) + 1)]
@@ -224,7 +224,7 @@ def plot_records(points: list[dict[str, float]], folder: Path) -> None:
     chart = line_chart(
         "Opening a set by its records", lines, Axis("records", None, ticks), Axis("seconds")
     )
-    atomic_write_text(folder / "growth_records.svg", chart + "\n")
+    atomic_write_text(folder / "growth_records.svg", standalone(chart))
 
 
 def _whole(values: Sequence[str]) -> list[int]:

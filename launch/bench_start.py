@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import statistics
@@ -12,9 +11,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
+
+if TYPE_CHECKING:
+    from data_pipeline.settings import DataSettings
+    from data_pipeline.tokenizer import Tokenizer
+    from jax_vlffd.config import RunConfig
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("people", 60, "start: people drawn for the demo's set.", lower_bound=10)
@@ -29,7 +33,7 @@ def measure() -> dict[str, Any]:
             "bench": "start",
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
-            **saving_and_evaluating(folder, packed),
+            **saving_and_evaluating(*_demo(folder, packed), packed, folder / "checkpoints"),
         }
     found["help_most_s"] = max(found["help_s"].values())
     return found
@@ -88,41 +92,42 @@ def first_steps(folder: Path, packed: Path) -> dict[str, float]:
     return found
 
 
-def saving_and_evaluating(folder: Path, packed: Path) -> dict[str, Any]:
-    """How long a save holds the loop, in steps; evaluation's rate over that of its step alone."""
+def saving_and_evaluating(
+    run: RunConfig, data: DataSettings, words: Tokenizer, packed: Path, folder: Path
+) -> dict[str, Any]:
+    """How long a save holds the loop, in steps; evaluation's rate over that of its step alone.
+
+    Args:
+      run: of the model; data: of its batches.
+      words: the tokenizer.
+      packed: a set with splits `train` and `validation`.
+      folder: where checkpoints go.
+    """
     import jax
 
-    from configs.demo import get_config
     from data_pipeline.loader import EvalLoader, TrainLoader
-    from data_pipeline.tokenizer import Tokenizer
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.mesh import to_devices
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.steps import batch_fields, make_eval_step, make_train_step
     from jax_vlffd.training.trainer import evaluate
-    from launch import config as configs
     from launch import runs
 
-    config = get_config()
-    config.data.train = config.data.validation = str(packed)
-    run, data = configs.settings(config)
-    tokenizer = Tokenizer.load(folder / "second_start_s" / runs.TOKENIZER)
-    run = runs.with_tokenizer(run, tokenizer)
-    data = dataclasses.replace(data, batch_size=min(data.batch_size, 32))
+    run = runs.with_tokenizer(run, words)
     clip = run.model.clip
     reading: dict[str, Any] = {
-        "image_size": clip.vision.image_size, "tokenizer": tokenizer,
-        "text_length": clip.text.context_length, "mask_grid": runs.mask_grid(run),
+        "image_size": clip.vision.image_size, "tokenizer": words,
+        "text_length": clip.text.context_length,
     }  # fmt: skip
     plan = runs.make_plan(run, data, steps=1000)
     state = initial_state(plan, run.seed)
-    iterator = iter(TrainLoader(data, **reading))
+    iterator = iter(TrainLoader(data, mask_grid=runs.mask_grid(run), **reading))
     batch = next(iterator)
     fields = {name: batch[name] for name in batch_fields(run.loss)}
     step = make_train_step(plan)
     seconds: list[float] = []
     saving: list[float] = []
-    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+    with Checkpoints(folder, keep=1) as checkpoints:
         for number in range(12):
             start = time.perf_counter()
             state, metrics = step(state, to_devices(fields, plan.mesh))
@@ -161,6 +166,19 @@ def saving_and_evaluating(folder: Path, packed: Path) -> dict[str, Any]:
         "evaluation_images_per_second": round(rates["real"], 1),
         "evaluation_over_fixed_batch": round(rates["real"] / rates["fixed"], 3),
     }
+
+
+def _demo(folder: Path, packed: Path) -> tuple[RunConfig, DataSettings, Tokenizer]:
+    """The demo's settings, and the tokenizer of the run that `first_steps` left."""
+    from configs.demo import get_config
+    from data_pipeline.tokenizer import Tokenizer
+    from launch import config as configs
+    from launch import runs
+
+    config = get_config()
+    config.data.train = config.data.validation = str(packed)
+    run, data = configs.settings(config)
+    return run, data, Tokenizer.load(folder / "second_start_s" / runs.TOKENIZER)
 
 
 def _packed(folder: Path) -> Path:

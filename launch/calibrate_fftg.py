@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -31,13 +31,6 @@ flags.DEFINE_integer("plants", 1500, "Forgeries to fit on, and to report on.", l
 flags.DEFINE_integer("seed", 0, "Of all that is random.")
 flags.DEFINE_string("report", "docs/fftg_calibration.md", "Markdown file; plots go beside it.")
 flags.mark_flags_as_required(["faces", "heldout"])
-
-#: The classes that `jax_vlffd.evaluation.svg` draws with, for a picture that stands alone.
-_STYLE: Final = (
-    "<style>svg{background:#fff}text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
-    ".grid{stroke:#ddd}.frame{fill:none;stroke:#888}.diagonal{stroke:#999;stroke-dasharray:4 3}"
-    "path,polyline{fill:none;stroke-width:1.8}</style>"
-)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,7 +78,7 @@ def _write_plots(
     from data_pipeline.fftg.calibration import TYPES
     from data_pipeline.fftg.regions import region_threshold
     from data_pipeline.files import atomic_write_text
-    from jax_vlffd.evaluation.svg import Axis, Series, line_chart
+    from jax_vlffd.evaluation.svg import Axis, Series, line_chart, standalone
 
     for kind in TYPES:
         series = []
@@ -103,7 +96,7 @@ def _write_plots(
             Axis(f"score of {kind} / its threshold", (0.0, 4.0)),
             Axis("share of plants at or below", (0.0, 1.0)),
         )
-        atomic_write_text(_plot(report, kind), _alone(chart))
+        atomic_write_text(_plot(report, kind), standalone(chart))
     series = []
     for name in sorted({region.name for pair in quiet for region in pair}):
         points = sorted((r.noise, r.score) for pair in quiet for r in pair if r.name == name)
@@ -118,7 +111,7 @@ def _write_plots(
         Axis("noise of the pair", (0.0, 5.0)),
         Axis("mean of the mask, grey levels (largest per bin)", (0.0, 2.0)),
     )
-    atomic_write_text(_plot(report, "mask"), _alone(chart))
+    atomic_write_text(_plot(report, "mask"), standalone(chart))
 
 
 def _highest(name: str, x: list[float], y: list[float]) -> Any:
@@ -133,11 +126,6 @@ def _highest(name: str, x: list[float], y: list[float]) -> Any:
 
 def _plot(report: Path, name: str) -> Path:
     return report.with_name(f"{report.stem}_{name}.svg")
-
-
-def _alone(chart: str) -> str:
-    head, rest = chart.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
 
 
 def _report(

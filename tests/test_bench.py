@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from launch import (
 )
 from launch.bench_sides import Job, SideProcess, summary
 from tests import tiny
+from tests.loading import make_tokenizer
 
 SIZE = 8
 IMAGE_ONLY = LossConfig(alignment=0.0, fusion=0.0)
@@ -245,14 +247,34 @@ def test_growth_has_a_point_for_each_size_and_a_plot(tmp_path: Path) -> None:
     records = [{"records": n, "open_s": 0.1, "first_batch_s": 0.2} for n in (1000, 100000)]
     bench_growth.plot_steps(found, tmp_path / "plots")
     bench_growth.plot_records(records, tmp_path / "plots")
-    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert plots == [f"growth_{n}.svg" for n in ("batch", "depth", "image_size", "records")]
+    plots = sorted((tmp_path / "plots").iterdir())
+    assert (
+        {ElementTree.parse(path).getroot().tag for path in plots}
+        == {
+            "{http://www.w3.org/2000/svg}svg"  # without the name space no program takes it for a picture
+        }
+    )
+    assert [path.name for path in plots] == [
+        f"growth_{n}.svg" for n in ("batch", "depth", "image_size", "records")
+    ]
 
 
 def test_help_is_timed_for_every_command() -> None:
     assert {"launch.bench", "launch.train"} <= set(bench_start.commands())
     found = bench_start.help_seconds(["launch.pack"], repeats=1)
     assert found["launch.pack"] > 0
+
+
+def test_a_save_is_timed_in_steps_and_evaluation_against_a_fixed_batch(tmp_path: Path) -> None:
+    """With local losses, as in the demo: a training batch then has more than one of evaluation."""
+    packed = tiny.pack_set(tmp_path / "set", masks=True)
+    run, data = tiny.settings(packed, loss=LossConfig(alignment=0.0, fusion=0.0, local=1.0))
+    words = make_tokenizer(packed, tmp_path / "words")
+    found = bench_start.saving_and_evaluating(run, data, words, packed, tmp_path / "checkpoints")
+    assert found["save_holds_steps"] == pytest.approx(
+        found["save_holds_ms"] / found["step_ms"], rel=0.05, abs=0.01
+    )
+    assert found["evaluation_over_fixed_batch"] > 0
 
 
 def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:

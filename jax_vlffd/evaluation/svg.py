@@ -18,6 +18,13 @@ COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 _DASHES: Final = ("", "7 3", "2 2.5", "9 3 2 3")
 _LINE: Final = 18  # height of a line of text
 
+#: For a picture that no page gives a style to.
+_STYLE: Final = (
+    "<style>svg{background:#fff}text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
+    ".grid{stroke:#ddd}.frame{fill:none;stroke:#888}.diagonal{stroke:#999;stroke-dasharray:4 3}"
+    "path,polyline{fill:none;stroke-width:1.8}</style>"
+)
+
 _Scale = Callable[[float], float]
 
 
@@ -63,6 +70,12 @@ class Dot:
 def color(index: int) -> str:
     """The colour of the index-th series of a chart."""
     return COLORS[index % len(COLORS)]
+
+
+def standalone(chart: str) -> str:
+    """A chart as the text of a file that is a picture by itself."""
+    head, rest = chart.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
 
 
 def line_chart(
