@@ -11,8 +11,9 @@ STAMP := $(VENV)/.jax-vlffd
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
 
+# Three at once keep two cores busy: many tests wait for commands that they start.
 test: $(STAMP)-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 dev: $(STAMP)-dev
 

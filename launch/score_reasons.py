@@ -82,6 +82,7 @@ def _score(
     run: Run, name: str, sets: dict[str, Path], found: dict[str, dict[str, Any]], controls: bool
 ) -> None:
     from data_pipeline.errors import UserError
+    from jax_vlffd import explain
     from launch import config as configs
     from launch import reasons
 
@@ -108,12 +109,15 @@ def _score(
     }
     for key, scores in tested.items():
         for label, explainer in explainers.items():
+            assert explainer is not None and scores.embedding is not None  # noqa: PT018
             said = reasons.with_reasons(scores, explainer, run.calibration)
-            found[key][label] = _figures(said, said.regions_in_reasons())
+            raw = explain.raw_scores(explainer.directions, scores.embedding).regions
+            found[key][label] = _figures(said, said.regions_in_reasons(), raw)
         if controls:
             import numpy as np
 
-            found[key][CONSTANT] = _figures(scores, np.tile(constant, (len(scores), 1)))
+            every = np.tile(constant, (len(scores), 1))
+            found[key][CONSTANT] = _figures(scores, every, np.zeros(every.shape))
 
 
 def _validation(run: Run) -> Scores:
@@ -140,16 +144,19 @@ def _best_constant(validation: Scores) -> Any:
     return choices[int(np.argmax(scored))]
 
 
-def _figures(scores: Scores, named: Any) -> dict[str, Any]:
-    """`metrics.region_scores` over the fakes, and the share of reals of which any region is named."""
+def _figures(scores: Scores, named: Any, ranking: Any) -> dict[str, Any]:
+    """`metrics.region_scores` over the fakes, with `region_aucs` of the scores before any threshold under
+    `auc`, and the share of reals of which any region is named.
+    """
     from data_pipeline.errors import UserError
-    from jax_vlffd.evaluation.metrics import region_scores
+    from jax_vlffd.evaluation.metrics import region_aucs, region_scores
 
     fake = scores.label == 1
     assert scores.regions is not None
     if not fake.any():
         raise UserError(f"split {FLAGS.split!r} holds no fakes")
     found = region_scores(named[fake], scores.regions[fake])
+    found["auc"] = region_aucs(ranking[fake], scores.regions[fake])
     found["reals_named"] = float(named[~fake].any(axis=1).mean()) if (~fake).any() else None
     return found
 
@@ -162,7 +169,7 @@ def _table(name: str, rows: dict[str, Any]) -> str:
     lines = [
         f"{name}: {fakes} fakes of split {FLAGS.split}",
         f"{'':{width}}  per image: P     R     F1   all: P     R     F1   reals named   "
-        + "  ".join(f"{region} P/R" for region in REGIONS),
+        + "  ".join(f"{region} P/R/AUC" for region in REGIONS),
     ]
     for label, found in rows.items():
         parts = [
@@ -171,7 +178,14 @@ def _table(name: str, rows: dict[str, Any]) -> str:
             for key in ("precision", "recall", "f1")
         ]
         each = [
-            f"{_number(found['regions'][r]['precision'])}/{_number(found['regions'][r]['recall'])}"
+            "/".join(
+                _number(value)
+                for value in (
+                    found["regions"][r]["precision"],
+                    found["regions"][r]["recall"],
+                    found["auc"][r],
+                )
+            )
             for r in REGIONS
         ]
         lines.append(

@@ -244,6 +244,15 @@ def test_differences_pair_only_on_the_same_videos() -> None:
     assert "interval" not in unpaired
 
 
+def test_region_aucs_by_hand() -> None:
+    truth = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0], [1, 0, 1, 1]])
+    scores = np.array([[3, 9, 2, 1], [1, 2, 1, 1], [2, 8, 4, 1], [0, 8, 3, 1.0]])
+    found = metrics.region_aucs(scores, truth)
+    assert found == {"mouth": None, "nose": 0.875, "eyes": 1.0, "face": 0.5}
+    with pytest.raises(ValueError, match="not both"):
+        metrics.region_aucs(scores[:2], truth)
+
+
 def test_region_scores_by_hand() -> None:
     named = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]])
     truth = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1]])

@@ -25,6 +25,8 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
     # Every fake of the set has a forged mouth and nothing else.
     assert rows["the same regions for all"]["micro"] == {"precision": 1, "recall": 1, "f1": 1}
     assert rows["the same regions for all"]["reals_named"] == 1
+    # So no score can tell fakes with a forged mouth from others, and there is none with another.
+    assert rows["mine"]["auc"] == dict.fromkeys(("mouth", "nose", "eyes", "face"))
     assert "own: 4 fakes of split validation" in done.stdout
 
 

@@ -245,6 +245,29 @@ def region_scores(named: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     }
 
 
+def region_aucs(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """How well scores put the images in which a region is forged above those in which it is not (ours).
+
+    Unlike precision and F1 it gains nothing where a region is forged in most images: chance is 0.5.
+
+    Args:
+      scores: [n, 4], larger where a region seems forged, in the order of vocabulary.REGIONS.
+      truth: bool or 0/1, the same shape.
+
+    Returns:
+      The area under the ROC curve by region; None where it is forged in all images or in none.
+    """
+    truth = np.asarray(truth, dtype=bool)
+    if scores.shape != truth.shape or scores.ndim != 2 or scores.shape[1] != len(REGIONS):
+        raise ValueError(
+            f"scores {scores.shape} and truth {truth.shape} are not both [n, {len(REGIONS)}]"
+        )
+    return {
+        name: float(sk.roc_auc_score(y, x)) if 0 < y.sum() < len(y) else None
+        for name, x, y in zip(REGIONS, scores.T, truth.T, strict=True)
+    }
+
+
 def _mean_ratio(top: np.ndarray, bottom: np.ndarray, both_empty: np.ndarray) -> float | None:
     if not len(top):
         return None
