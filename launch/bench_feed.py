@@ -1,11 +1,12 @@
-"""Whether training on real data is as fast as on one batch that is always at hand, on one device.
+"""Whether training and evaluation on real data are as fast as on one batch that is always at hand.
 
-The steps follow each other as in training: the host prepares the next batch while the device works.
+The steps follow each other as they do there: the host prepares the next batch while the device works.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import statistics
 import tempfile
 import time
@@ -17,7 +18,10 @@ from absl import flags
 
 if TYPE_CHECKING:
     from data_pipeline.settings import DataSettings
+    from data_pipeline.tokenizer import Tokenizer
     from jax_vlffd.config import RunConfig
+    from jax_vlffd.model import Parameters
+    from jax_vlffd.training.state import Plan
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("in_a_row", 10, "feed: steps in a row of each turn.", lower_bound=1)
@@ -87,6 +91,7 @@ def compare(
                 if name == "real":
                     waited.append(waits / steps / seconds[name][-1])
     real.close()
+    evaluating = _evaluation(plan, state.parameters, words, folder, data, turns, steps)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     return {
         "batch_size": data.batch_size,
@@ -95,4 +100,43 @@ def compare(
         "fixed_ms": round(1e3 * medians["fixed"], 2),
         "rate_over_fixed": round(medians["fixed"] / medians["real"], 4),
         "waiting_for_data": round(statistics.median(waited), 4),
+        **evaluating,
+    }
+
+
+def _evaluation(
+    plan: Plan,
+    parameters: Parameters,
+    words: Tokenizer,
+    folder: Path,
+    data: DataSettings,
+    turns: int,
+    steps: int,
+) -> dict[str, float]:
+    """The same of evaluation, which reads with the same number of workers; its first batch is waited for."""
+    from data_pipeline.loader import EvalLoader
+    from jax_vlffd.training.steps import make_eval_step
+    from jax_vlffd.training.trainer import evaluate
+
+    clip = plan.spec.model.clip
+    loader = EvalLoader(
+        folder / "large", "train", image_size=clip.vision.image_size, tokenizer=words,
+        text_length=clip.text.context_length, batch_size=data.batch_size, workers=data.workers,
+        prefetch=data.prefetch,
+    )  # fmt: skip
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    one = next(batches)
+    step = make_eval_step(plan)
+    seconds: dict[str, list[float]] = {"real": [], "fixed": []}
+    for turn in range(turns + 1):  # the first warms up
+        for name, source in (("real", batches), ("fixed", itertools.repeat(one))):
+            start = time.perf_counter()
+            evaluate(step, parameters, itertools.islice(source, steps if turn else 2), plan)
+            if turn:
+                seconds[name].append((time.perf_counter() - start) / steps)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {
+        "evaluation_real_ms": round(1e3 * medians["real"], 2),
+        "evaluation_fixed_ms": round(1e3 * medians["fixed"], 2),
+        "evaluation_rate_over_fixed": round(medians["fixed"] / medians["real"], 4),
     }

@@ -1,4 +1,4 @@
-"""What a user waits for besides the steps: help, the first step, a checkpoint, a validation."""
+"""What a user waits for besides the steps: help, the first step, a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ flags.DEFINE_integer("people", 60, "start: people drawn for the demo's set.", lo
 
 
 def measure() -> dict[str, Any]:
-    """Seconds of every command's help, of two starts of the demo, of a save, and evaluation's rate."""
+    """Seconds of every command's help, of two starts of the demo, and of a save."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         packed = _packed(folder)
-        found = {
+        found: dict[str, Any] = {
             "bench": "start",
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
-            **saving_and_evaluating(*_demo(folder, packed), packed, folder / "checkpoints"),
+            **saving(*_demo(folder, packed), folder / "checkpoints"),
         }
     found["help_most_s"] = max(found["help_s"].values())
     return found
@@ -92,79 +92,60 @@ def first_steps(folder: Path, packed: Path) -> dict[str, float]:
     return found
 
 
-def saving_and_evaluating(
-    run: RunConfig, data: DataSettings, words: Tokenizer, packed: Path, folder: Path
-) -> dict[str, Any]:
-    """How long a save holds the loop, in steps; evaluation's rate over that of its step alone.
+def saving(
+    run: RunConfig, data: DataSettings, words: Tokenizer, folder: Path, saves: int = 7
+) -> dict[str, float]:
+    """How long a save holds the loop, in milliseconds and in steps.
 
     Args:
-      run: of the model; data: of its batches.
+      run: of the model.
+      data: of its batches; names a set with a split `train`.
       words: the tokenizer.
-      packed: a set with splits `train` and `validation`.
       folder: where checkpoints go.
+      saves: how many; the median counts.
     """
     import jax
 
-    from data_pipeline.loader import EvalLoader, TrainLoader
+    from data_pipeline.loader import TrainLoader
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.mesh import to_devices
     from jax_vlffd.training.state import initial_state
-    from jax_vlffd.training.steps import batch_fields, make_eval_step, make_train_step
-    from jax_vlffd.training.trainer import evaluate
+    from jax_vlffd.training.steps import batch_fields, make_train_step
     from launch import runs
 
     run = runs.with_tokenizer(run, words)
     clip = run.model.clip
-    reading: dict[str, Any] = {
-        "image_size": clip.vision.image_size, "tokenizer": words,
-        "text_length": clip.text.context_length,
-    }  # fmt: skip
     plan = runs.make_plan(run, data, steps=1000)
     state = initial_state(plan, run.seed)
-    iterator = iter(TrainLoader(data, mask_grid=runs.mask_grid(run), **reading))
+    iterator = iter(
+        TrainLoader(
+            data, image_size=clip.vision.image_size, tokenizer=words,
+            text_length=clip.text.context_length, mask_grid=runs.mask_grid(run),
+        )
+    )  # fmt: skip
     batch = next(iterator)
     fields = {name: batch[name] for name in batch_fields(run.loss)}
     step = make_train_step(plan)
-    seconds: list[float] = []
+    stepping: list[float] = []
     saving: list[float] = []
     with Checkpoints(folder, keep=1) as checkpoints:
-        for number in range(12):
+        for number in range(4 * saves + 1):
             start = time.perf_counter()
             state, metrics = step(state, to_devices(fields, plan.mesh))
             jax.block_until_ready((state, metrics))
             if number:
-                seconds.append(time.perf_counter() - start)
-            if number in (4, 8):
+                stepping.append(time.perf_counter() - start)
+            if number % 4 == 3:
                 checkpoints.wait()  # as in training, where the one before is long written
                 start = time.perf_counter()
                 checkpoints.save(state, {"data": iterator.get_state(), "clock": {}}, None)
                 saving.append(time.perf_counter() - start)
     iterator.close()
-    eval_step = make_eval_step(plan)
-
-    def batches() -> Any:
-        for _ in range(8):
-            yield from EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)
-
-    def fixed(count: int) -> Any:
-        one = next(iter(EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)))
-        for _ in range(count):
-            yield one
-
-    rates = {}
-    evaluate(eval_step, state.parameters, fixed(1), plan)
-    count = len(EvalLoader(packed, "validation", batch_size=data.batch_size, **reading)) * 8
-    for name, source in (("real", batches), ("fixed", lambda: fixed(count))) * 2:
-        start = time.perf_counter()
-        evaluate(eval_step, state.parameters, source(), plan)
-        rates[name] = count * data.batch_size / (time.perf_counter() - start)
-    median = statistics.median(seconds)
+    held, median = statistics.median(saving), statistics.median(stepping)
     return {
         "step_ms": round(1e3 * median, 2),
-        "save_holds_ms": round(1e3 * statistics.median(saving), 2),
-        "save_holds_steps": round(statistics.median(saving) / median, 2),
-        "evaluation_images_per_second": round(rates["real"], 1),
-        "evaluation_over_fixed_batch": round(rates["real"] / rates["fixed"], 3),
+        "save_holds_ms": round(1e3 * held, 2),
+        "save_holds_steps": round(held / median, 2),
     }
 
 
