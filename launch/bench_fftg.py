@@ -37,10 +37,15 @@ def measure() -> dict[str, Any]:
 
     try:
         import skimage  # noqa: F401
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise UserError("the peer needs scikit-image; run: pip install scikit-image") from error
+        raise UserError(
+            f"the peer needs scikit-image and threadpoolctl ({error}); run: "
+            "pip install scikit-image threadpoolctl"
+        ) from error
     cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    # Threads of BLAS that wait for work burn time of the process, most of it where no one else wants a core.
+    with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         pairs = _draw_pairs(Path(folder))
         annotator = Annotator(root=Path(folder))
         ours, peer = [], []
