@@ -235,7 +235,7 @@ class LoadBatch:
     """Makes the n-th batch of a sequence of units.
 
     A batch is one element for Grain: a chain of its own for every unit would take about as long as reading
-    the record does, and an image goes into the batch as long as the processor's cache holds it.
+    the record does, and an image goes into the batch while the processor's cache still holds it.
 
     Args:
         units: gives a unit by its number, as a Grain dataset does.

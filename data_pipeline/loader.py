@@ -99,6 +99,7 @@ class TrainLoader:
             text_length=text_length,
             seed=settings.seed % 2**32,
         )
+        # Far more than any run takes, and few enough that Grain's numbers of units do not overflow.
         self._batches = grain.MapDataset.range(len(units) // settings.batch_size).map(load)
 
     def __iter__(self) -> TrainIterator:

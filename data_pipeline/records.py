@@ -205,16 +205,16 @@ def parse_record(data: bytes) -> Record:
 
     About six times as fast as TFDS's own decoding, which goes through NumPy for every field.
     """
-    field = tf_example_pb2.Example.FromString(data).features.feature
+    field = _fields(data)
 
     def text(name: str) -> str:
-        return field[name].bytes_list.value[0].decode()
+        return field[name].bytes_list.value[0].decode()  # type: ignore[no-any-return]
 
     def numbers(name: str) -> np.ndarray:
         return np.array(field[name].int64_list.value[:], np.int64)
 
     return Record(
-        **parse_sample(data)._asdict(),
+        **_sample(field)._asdict(),
         dataset=text("dataset"),
         method=text("method"),
         video=text("video"),
@@ -227,7 +227,14 @@ def parse_record(data: bytes) -> Record:
 
 def parse_sample(data: bytes) -> Sample:
     """Reads of a stored example what goes into batches."""
-    field = tf_example_pb2.Example.FromString(data).features.feature
+    return _sample(_fields(data))
+
+
+def _fields(data: bytes) -> Any:
+    return tf_example_pb2.Example.FromString(data).features.feature
+
+
+def _sample(field: Any) -> Sample:
     return Sample(
         id=field["id"].bytes_list.value[0].decode(),
         image=field["image"].bytes_list.value[0],

@@ -253,7 +253,7 @@ def measure() -> dict[str, Any]:
     return {
         "bench": "data",
         "files": len(files),
-        "side": FLAGS.side,
+        "side": FLAGS.side or (None if FLAGS.jpegs else DRAWN_SIDE),
         "bytes_per_file": round(size),
         "image_size": FLAGS.image_size,
         "batch_size": FLAGS.batch,

@@ -1,6 +1,7 @@
 """Whether training and evaluation on real data are as fast as on one batch that is always at hand.
 
-The steps follow each other as they do there: the host prepares the next batch while the device works.
+The steps follow each other as they do there: the host prepares the next batch while the device works. Between
+its turns the loader fills its buffer (`data.prefetch` batches of each worker): a turn should be much longer.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def measure() -> dict[str, Any]:
 
     bench_step.settings()  # tells what is wrong with the config
     run, data = configs.settings(FLAGS.config)
+    run = dataclasses.replace(run, loss=dataclasses.replace(run.loss, local=0.0))  # no masks there
     with tempfile.TemporaryDirectory() as name:
         make_sets(Path(name))
         found = compare(run, data, Path(name), turns=FLAGS.turns, steps=FLAGS.in_a_row)
@@ -56,7 +58,6 @@ def compare(
 
     words = tokenizer(folder)
     run = runs.with_tokenizer(run, words)
-    run = dataclasses.replace(run, loss=dataclasses.replace(run.loss, local=0.0))  # no masks there
     data = dataclasses.replace(data, train=((str(folder / "large"), 1.0),))
     clip = run.model.clip
     loader = TrainLoader(
@@ -113,7 +114,7 @@ def _evaluation(
     turns: int,
     steps: int,
 ) -> dict[str, float]:
-    """The same of evaluation, which reads with the same number of workers; its first batch is waited for."""
+    """The same of evaluation, which reads with the same number of workers."""
     from data_pipeline.loader import EvalLoader
     from jax_vlffd.training.steps import make_eval_step
     from jax_vlffd.training.trainer import evaluate

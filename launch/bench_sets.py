@@ -33,7 +33,7 @@ def draw_files(folder: Path, count: int, side: int) -> list[Path]:
 
 
 def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
-    """An even number of JPEG files, as they are or made square at a side, as `launch.prepare --size` does.
+    """An even number of JPEG files, as they are, or square and of one side at quality 95.
 
     Raises:
       UserError: the source has less than four.

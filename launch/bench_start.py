@@ -33,7 +33,7 @@ def measure() -> dict[str, Any]:
             "bench": "start",
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
-            **saving(*_demo(folder, packed), folder / "checkpoints"),
+            **save_held(*_demo(folder, packed), folder / "checkpoints"),
         }
     found["help_most_s"] = max(found["help_s"].values())
     return found
@@ -92,7 +92,7 @@ def first_steps(folder: Path, packed: Path) -> dict[str, float]:
     return found
 
 
-def saving(
+def save_held(
     run: RunConfig, data: DataSettings, words: Tokenizer, folder: Path, saves: int = 7
 ) -> dict[str, float]:
     """How long a save holds the loop, in milliseconds and in steps.

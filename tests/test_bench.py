@@ -16,6 +16,7 @@ from data_pipeline.settings import AugmentSettings
 from data_pipeline.transforms import image_size
 from jax_vlffd.config import LossConfig, OptimConfig, RunConfig, TuningConfig
 from jax_vlffd.errors import UserError
+from jax_vlffd.training.checkpoint import Checkpoints
 from launch import (
     bench_data,
     bench_device,
@@ -223,6 +224,7 @@ def test_training_on_real_data_is_held_against_a_fixed_batch(files: Path) -> Non
     assert 0 <= found["waiting_for_data"] < 1
     ratio = found["evaluation_fixed_ms"] / found["evaluation_real_ms"]
     assert found["evaluation_rate_over_fixed"] == pytest.approx(ratio, rel=0.02)
+    assert ratio > 0
 
 
 def test_a_set_of_links_reads_like_any_other(tmp_path: Path) -> None:
@@ -272,9 +274,12 @@ def test_a_save_is_timed_in_steps(tmp_path: Path) -> None:
     packed = tiny.pack_set(tmp_path / "set", masks=True)
     run, data = tiny.settings(packed, loss=LossConfig(alignment=0.0, fusion=0.0, local=1.0))
     words = make_tokenizer(packed, tmp_path / "words")
-    found = bench_start.saving(run, data, words, tmp_path / "checkpoints", saves=2)
+    found = bench_start.save_held(run, data, words, tmp_path / "checkpoints", saves=2)
     steps = found["save_holds_ms"] / found["step_ms"]
     assert found["save_holds_steps"] == pytest.approx(steps, rel=0.05, abs=0.01)
+    assert min(found.values()) > 0
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest == 8  # the second save is of the eighth step
 
 
 def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:

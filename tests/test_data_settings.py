@@ -21,6 +21,7 @@ from data_pipeline.settings import AugmentSettings, DataSettings
         ({"balance": 1.0}, "balance is 1.0"),
         ({"balance": 0.5, "paired": True}, "cannot be set with"),
         ({"batch_size": 7, "paired": True}, "take 6 or 8"),
+        ({"batch_size": 1, "paired": True}, "take 2$"),
         ({"fused_caption": "none"}, "full, no_verdict, shuffled"),
         ({"captions": "best"}, "all, raw, label_only"),
         ({"max_bad_share": 2}, "between 0.0 and 1.0"),

@@ -6,11 +6,12 @@ import collections
 import dataclasses
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 
 from data_pipeline.errors import UserError
-from data_pipeline.examples import LoadUnit
+from data_pipeline.examples import Example, LoadBatch, LoadUnit
 from data_pipeline.loader import TrainLoader
 from data_pipeline.mixture import Mixture
 from data_pipeline.records import PackedSplit, write_packed_set
@@ -90,6 +91,32 @@ def test_shuffled_view_does_not_tell_the_label(folder: Path, tokenizer: Tokenize
         said = np.array(["fake" in t for t in _texts(batch["fused_tokens"], tokenizer, every)])
         agree.append(said == batch["label"])
     assert abs(np.mean(agree) - 0.5) < 0.09  # 384 draws: more than three standard errors
+
+
+def test_the_draws_of_a_unit_follow_from_the_seed_and_its_number(tokenizer: Tokenizer) -> None:
+    """They are those of Grain's own `random_map`, in whatever batch the unit comes."""
+
+    def load(unit: int, rng: np.random.Generator) -> list[Example]:
+        first, image = int(rng.integers(1 << 31)), rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        return [Example(image, "", "", 0, first, int(rng.integers(1 << 40)) ^ unit)]
+
+    start = 1 << 40  # far into an endless run
+    batch = LoadBatch(
+        range(1 << 50),
+        load,
+        count=3,
+        size=3,
+        image_size=4,
+        tokenizer=tokenizer,
+        text_length=6,
+        seed=11,
+    )(start // 3)
+    alone = grain.MapDataset.range(1 << 50).random_map(load, seed=11)
+    for place in range(3):
+        [expected] = alone[start // 3 * 3 + place]
+        np.testing.assert_array_equal(batch["image"][place], expected.image)
+        assert batch["caption_key"][place] == expected.caption_key
+        assert batch["index"][place] == expected.number
 
 
 def test_a_set_without_captions_is_told(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

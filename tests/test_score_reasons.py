@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from data_pipeline.packing import pack
 from jax_vlffd.config import LossConfig
 from tests import tiny, tiny_workdir
+from tests.packed_sets import write_annotations
 
 
 def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
@@ -28,6 +30,29 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
     # So no score can tell fakes with a forged mouth from others, and there is none with another.
     assert rows["mine"]["auc"] == dict.fromkeys(("mouth", "nose", "eyes", "face"))
     assert "own: 4 fakes of split validation" in done.stdout
+
+
+def test_regions_are_ranked_among_fakes_that_differ_in_them(tmp_path: Path) -> None:
+    file = write_annotations(tmp_path / "set", 8, ("A",), split="validation")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines[4:]:
+        line["regions"] = {"nose": {"forged": True, "types": ["blur"]}}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pack([file], tmp_path / "packed")
+    run = tiny_workdir.write_scoring(tmp_path / "mine", validation=str(tmp_path / "packed"))
+    done = tiny.command(
+        "launch.score_reasons", f"--workdir={run}", f"--data=own={tmp_path / 'packed'}",
+        "--split=validation", f"--out={tmp_path / 'r.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r.json").read_text())["sets"]["own"]
+    assert rows["the same regions for all"]["auc"] == {
+        "mouth": 0.5, "nose": 0.5, "eyes": None, "face": None
+    }  # fmt: skip
+    found = rows["mine"]["auc"]
+    # Of drawn parameters: anything but a tie of all.
+    assert {found["mouth"], found["nose"]} != {0.5}
+    assert all(0 <= found[name] <= 1 for name in ("mouth", "nose"))
 
 
 def test_a_run_without_alignment_is_told_of(packed: Path, tmp_path: Path) -> None:
