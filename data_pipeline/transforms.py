@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.settings import AugmentSettings
-from jax_vlffd.picture import CENTRE, Geometry
+from jax_vlffd.picture import Geometry
 
 #: Larger images are refused before anything is decoded: no face crop comes near it.
 MAX_PIXELS: Final = 32 << 20
@@ -96,7 +96,7 @@ def draw_geometry(settings: AugmentSettings, rng: np.random.Generator) -> Geomet
     """Draws flip and crop; all-zero probabilities give `picture.CENTRE`."""
     flip = bool(rng.random() < settings.flip)
     if rng.random() >= settings.resize_crop:
-        return Geometry(flip=True) if flip else CENTRE
+        return Geometry(flip=flip)
     return Geometry(rng.uniform(*settings.resize_crop_side), rng.random(), rng.random(), flip)
 
 

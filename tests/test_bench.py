@@ -252,12 +252,9 @@ def test_growth_has_a_point_for_each_size_and_a_plot(tmp_path: Path) -> None:
     bench_growth.plot_steps(found, tmp_path / "plots")
     bench_growth.plot_records(records, tmp_path / "plots")
     plots = sorted((tmp_path / "plots").iterdir())
-    assert (
-        {ElementTree.parse(path).getroot().tag for path in plots}
-        == {
-            "{http://www.w3.org/2000/svg}svg"  # without the name space no program takes it for a picture
-        }
-    )
+    # Without the name space no program takes a file for a picture.
+    roots = {ElementTree.parse(path).getroot().tag for path in plots}
+    assert roots == {"{http://www.w3.org/2000/svg}svg"}
     assert [path.name for path in plots] == [
         f"growth_{n}.svg" for n in ("batch", "depth", "image_size", "records")
     ]
