@@ -34,6 +34,9 @@ class Geometry:
 #: The centred square, as CLIP's own processor crops: the view of evaluation.
 CENTRE: Final = Geometry()
 
+#: A Gaussian of 3 x 3 in OpenCV's 8-bit weights leaves an image as it is up to here (256 to 224 px: 0.277).
+_LEAST_SIGMA: Final = 0.28
+
 
 def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTRE) -> np.ndarray:
     """Crops the square, resizes it with antialiasing, mirrors it.
@@ -70,8 +73,8 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
         image = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
         if side == size:
             return image
-    if side > size:
-        sigma = 0.5 * np.sqrt((side / size) ** 2 - 1)
+    sigma = 0.5 * np.sqrt(max((side / size) ** 2 - 1, 0))
+    if sigma > _LEAST_SIGMA:
         image = cv2.GaussianBlur(image, (3, 3), sigma)
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 

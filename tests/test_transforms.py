@@ -158,6 +158,17 @@ def test_resizing_is_antialiased_like_pil(side: int) -> None:
     assert np.std(ours - expected) < np.std(plain - expected) * (0.5 if side >= 299 else 1.01)
 
 
+@pytest.mark.parametrize("side", [225, 250, 256, 257, 258, 299])
+def test_the_smoothing_is_left_out_only_where_it_changes_nothing(side: int) -> None:
+    """A crop of 256 pixels, as they are stored by default, is seen at 224 without it."""
+    checks = (np.indices((side, side, 3)).sum(0) % 2 * 255).astype(np.uint8)
+    sigma = 0.5 * np.sqrt((side / 224) ** 2 - 1)
+    smooth = cv2.GaussianBlur(checks, (3, 3), sigma)
+    expected = cv2.resize(smooth, (224, 224), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(square_view(checks, 224), expected)
+    assert (smooth != checks).any() == (side >= 258)
+
+
 def test_no_augmentation_is_the_identity() -> None:
     rng = np.random.default_rng(0)
     image = draw(5)
