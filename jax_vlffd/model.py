@@ -42,8 +42,8 @@ class Fusion(nnx.Module):
         """Maps [B, N, D], [B, T, D'] and a mask [B, T] (True = a word) to the pooled [B, D]."""
 
         def block(x: Array, text_tokens: Array) -> Array:
-            x = x + self.attention(self.layernorm1(x), text_tokens, context_mask=text_mask)
-            x = x + self.mlp(self.layernorm2(x))
+            x = x + self.attention(x, text_tokens, norm=self.layernorm1, context_mask=text_mask)
+            x = x + self.mlp(x, norm=self.layernorm2)
             return self.layernorm3(x).mean(axis=1)
 
         # Outside a scan nothing but this keeps XLA from holding on to every intermediate.

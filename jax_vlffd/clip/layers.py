@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from flax import nnx
 from jax_vlffd.clip.config import Compute, TowerConfig
 
 Array = jax.Array
+_Made = TypeVar("_Made")
 
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
@@ -26,18 +27,18 @@ REMAT_POLICIES: dict[str, Any] = {
 }
 
 
-def recomputed(function: Callable[..., Array], *arguments: Any) -> Array:
+def recomputed(function: Callable[..., _Made], *arguments: Any) -> _Made:
     """`function(*arguments)`, of which only the arguments are kept for the backward pass.
 
-    For what is cheap to compute and dear to keep: the fp32 intermediates of a LayerNorm, of an activation
-    and of the softmax are most of what a layer would keep otherwise, and of the matrix products only the
-    scores of the attention are computed twice, which is under 1 % of a step.
+    For what is cheap to compute and dear to keep: a LayerNorm and what it gives, and the fp32 intermediates
+    of an activation and of the softmax, are most of what a layer would keep otherwise. Of the matrix
+    products only the scores of the attention are computed twice, which is under 1 % of a step.
     """
     # Layers run within a scan, whose loop keeps the two computations apart without a barrier.
     again = jax.checkpoint(
         function, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False
     )
-    result: Array = again(*arguments)
+    result: _Made = again(*arguments)
     return result
 
 
@@ -67,7 +68,10 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Linear(nnx.Module):
-    """y = x @ weight.T + bias, with an optional low-rank adapter (`lora_b @ lora_a`, zero at first)."""
+    """y = x @ weight.T + bias, with an optional low-rank adapter (`lora_b @ lora_a`, zero at first).
+
+    An adapter is merged into the weight before the product, as it is for use.
+    """
 
     def __init__(
         self,
@@ -94,10 +98,10 @@ class Linear(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [..., in] to [..., out] in the compute dtype."""
         x = x.astype(self.dtype)
-        y = _contract(x, self.weight[...].astype(self.dtype))
         if hasattr(self, "lora_a"):
-            low = _contract(x, self.lora_a[...].astype(self.dtype))
-            y = y + self.lora_scale * _contract(low, self.lora_b[...].astype(self.dtype))
+            y = _adapted(self.lora_scale, x, self.weight[...], self.lora_a[...], self.lora_b[...])
+        else:
+            y = _contract(x, self.weight[...].astype(self.dtype))
         return y + self.bias[...].astype(self.dtype) if hasattr(self, "bias") else y
 
 
@@ -109,6 +113,41 @@ def _precision(dtype: Any) -> str | None:
 def _contract(x: Array, weight: Array) -> Array:
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     return jax.lax.dot_general(x, weight, axes, precision=_precision(x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _adapted(scale: float, x: Array, weight: Array, down: Array, up: Array) -> Array:
+    """Gives x @ (weight + scale * up @ down).T for x [..., in] and fp32 [out, in], [rank, in], [out, rank].
+
+    Merged, the adapter costs no pass over inputs or outputs on the way there; but left to autodiff, its
+    gradient would be made of that of the whole weight. Here it goes through the rank.
+    """
+    return _contract(x, _merged(scale, weight, down, up).astype(x.dtype))
+
+
+def _merged(scale: float, weight: Array, down: Array, up: Array) -> Array:
+    return weight + scale * jnp.matmul(up, down, precision="highest")
+
+
+def _adapted_forward(
+    scale: float, x: Array, weight: Array, down: Array, up: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    return _adapted(scale, x, weight, down, up), (x, weight, down, up)
+
+
+def _adapted_backward(scale: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    x, weight, down, up = kept
+    product = functools.partial(jnp.matmul, precision=_precision(x.dtype))
+    of_x = product(gradient, _merged(scale, weight, down, up).astype(x.dtype))
+    x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    low = scale * product(x, down.T.astype(x.dtype))
+    low_gradient = scale * product(gradient, up.astype(x.dtype))
+    of_weight = product(gradient.T, x)  # computed only where the weight trains
+    of_down, of_up = product(low_gradient.T, x), product(low.T, gradient).T
+    return of_x, *(g.astype(jnp.float32) for g in (of_weight, of_down, of_up))
+
+
+_adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 class LayerNorm(nnx.Module):
@@ -157,17 +196,25 @@ class Attention(nnx.Module):
         x: Array,
         context: Array | None = None,
         *,
+        norm: LayerNorm,
         causal: bool = False,
         context_mask: Array | None = None,
     ) -> Array:
-        """Maps [B, N, D] and [B, T, C] to [B, N, D]; `context_mask` [B, T] is True where to look."""
-        context = x if context is None else context
+        """Maps `x` [B, N, D], through `norm` first, and `context` [B, T, C] to [B, N, D].
+
+        `context_mask` [B, T] is True where to look.
+        """
+
+        def project(x: Array, context: Array | None) -> tuple[Array, Array, Array]:
+            x = norm(x)
+            context = x if context is None else context
+            return self.query(x), self.key(context), self.value(context)
 
         def split(y: Array) -> Array:
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
         mask = None if context_mask is None else context_mask[:, None, None, :]
-        query, key, value = self.query(x), self.key(context), self.value(context)
+        query, key, value = recomputed(project, x, context)
 
         # cuDNN would turn a mask that differs by example into a bias of the scores' full size.
         implementation: Any = self.implementation if context_mask is None else "xla"
@@ -196,13 +243,16 @@ class MLP(nnx.Module):
         self.fc2 = Linear(hidden, width, rngs=rngs, compute=compute)
         self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
-        """Maps [..., D] to [..., D]."""
+    def __call__(self, x: Array, *, norm: LayerNorm) -> Array:
+        """Maps [..., D] to [..., D], through `norm` first."""
+
+        def first(x: Array) -> Array:
+            return self.fc1(norm(x))
 
         def second(hidden: Array) -> Array:  # its product is not needed again, only what goes in
             return self.fc2(_ACTIVATIONS[self.activation](hidden))
 
-        return recomputed(second, gradient_once(self.fc1(x)))
+        return recomputed(second, gradient_once(recomputed(first, x)))
 
 
 class Block(nnx.Module):
@@ -218,8 +268,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array, *, causal: bool) -> Array:
         """Maps [B, N, D] to [B, N, D]."""
-        x = x + self.attention(self.layernorm1(x), causal=causal)
-        return x + self.mlp(self.layernorm2(x))
+        x = x + self.attention(x, norm=self.layernorm1, causal=causal)
+        return x + self.mlp(x, norm=self.layernorm2)
 
 
 def stacked_blocks(config: TowerConfig, *, rngs: nnx.Rngs, compute: Compute) -> Block:
