@@ -7,7 +7,8 @@ costs once more where its weight trains, and once more where a gradient goes on 
 that their cost shows as the program's FLOPs above the model's.
 
 The same figures serve the proof of a compiled step, the benchmark, and the utilisation in a run's logs:
-utilisation = train FLOPs per image * images per second / (chips * peak FLOP/s per chip).
+utilisation = train FLOPs per image * images per second / (chips * peak FLOP/s per chip), where an image's
+text has the length that was computed.
 """
 
 from __future__ import annotations
@@ -62,19 +63,21 @@ def model_flops(
     *,
     batch_size: int,
     separate_captions: bool = False,
+    text_length: int = 0,
 ) -> ModelFlops:
     """FLOPs per image of one training step, and of the detector.
 
     Args:
-      model: the shapes; texts are padded to the whole context length.
+      model: the shapes.
       loss: branches of weight 0 are not computed.
       tuning: which weights get gradients.
       batch_size: global; every image is compared with as many captions.
       separate_captions: branch 3 reads captions of its own, so that the text tower runs twice.
+      text_length: tokens of a text, padding among them; 0: the whole context.
     """
     vision, text, width = model.clip.vision, model.clip.text, model.clip.vision.width
     rank = model.compute.lora_rank
-    patches, images, words = vision.tokens - 1, vision.tokens, text.context_length
+    patches, images, words = vision.tokens - 1, vision.tokens, text_length or text.context_length
     vision_moves, text_moves = bool(TUNING[tuning.vision]), bool(TUNING[tuning.text])
     both = loss.alignment > 0 and loss.fusion > 0
     readings = (2 if both and separate_captions else 1) if loss.uses_text else 0

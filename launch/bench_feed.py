@@ -50,7 +50,9 @@ def compare(
     import jax
 
     from data_pipeline.loader import TrainLoader
+    from jax_vlffd.training import texts
     from jax_vlffd.training.mesh import to_devices
+    from jax_vlffd.training.peers import Alone
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.steps import batch_fields, make_train_step
     from launch import runs
@@ -85,6 +87,7 @@ def compare(
                 batch = next(source)
                 waits += time.perf_counter() - asked
                 fields = {field: batch[field] for field in batch_fields(run.loss)}
+                fields, _ = texts.shortened(fields, plan.spec, Alone())
                 state, metrics = step(state, to_devices(fields, plan.mesh))
             jax.block_until_ready(metrics)
             if turn:

@@ -26,8 +26,9 @@ from jax_vlffd.errors import UserError
 #: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
 #: continued with others.
 FREE = (
-    "mesh.", "init.", "compute.remat", "compute.unroll", "compute.attention", "data.workers", "data.prefetch",
-    "data.max_bad_share", "train.log_every", "train.keep", "train.tensorboard",
+    "mesh.", "init.", "compute.remat", "compute.unroll", "compute.attention", "compute.pad_to_multiple_of",
+    "data.workers", "data.prefetch", "data.max_bad_share", "train.log_every", "train.keep",
+    "train.tensorboard",
 )  # fmt: skip
 
 

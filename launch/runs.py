@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,11 @@ def mask_grid(run: RunConfig) -> int:
     return run.model.clip.vision.grid if run.loss.local > 0 else 0
 
 
-def peak_share(run: RunConfig, data: DataSettings) -> float:
-    """The share of all devices' peak arithmetic that one image a second takes; 0 for unknown devices."""
+def peak_share(run: RunConfig, data: DataSettings) -> Callable[[int], float]:
+    """Tokens of a text -> the share of all devices' peak arithmetic that one image a second takes.
+
+    0 for unknown devices.
+    """
     import jax
 
     from jax_vlffd.chips import chip_of
@@ -90,12 +94,18 @@ def peak_share(run: RunConfig, data: DataSettings) -> float:
 
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
-        return 0.0
-    cost = model_flops(
-        run.model, run.loss, run.tuning,
-        batch_size=data.batch_size, separate_captions=data.fused_caption != "full",
-    )  # fmt: skip
-    return cost.total.train / (chip.per_device().peak_flops * jax.device_count())
+        return lambda text_length: 0.0
+    peak = chip.per_device().peak_flops * jax.device_count()
+
+    @functools.cache
+    def share(text_length: int) -> float:
+        cost = model_flops(
+            run.model, run.loss, run.tuning, batch_size=data.batch_size,
+            separate_captions=data.fused_caption != "full", text_length=text_length,
+        )  # fmt: skip
+        return cost.total.train / peak
+
+    return share
 
 
 def with_tokenizer(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:

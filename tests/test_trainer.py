@@ -15,7 +15,9 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.training import trainer
 from jax_vlffd.training.mesh import make_mesh
 from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.state import StepSpec
 from jax_vlffd.training.steps import batch_fields
+from tests import tiny
 
 
 class Recorder:
@@ -23,6 +25,7 @@ class Recorder:
 
     def __init__(self, losses: dict[int, float] | None = None):
         self.events: list[str] = []
+        self.values: list[dict[str, float]] = []
         self.losses = losses or {}
         self.notice: int | None = None
         self.workdir = Path("/nowhere")
@@ -35,7 +38,8 @@ class Recorder:
 
     def __next__(self) -> dict[str, np.ndarray]:
         self.events.append("read")
-        return {name: np.zeros(1, np.int32) for name in batch_fields(LossConfig())}
+        batch = tiny.batch(size=1)
+        return {name: batch[name] for name in batch_fields(LossConfig())}
 
     def get_state(self) -> dict[str, Any]:
         return {"step": sum(event == "read" for event in self.events)}
@@ -57,16 +61,17 @@ class Recorder:
         self.events.append("wait")
 
     def write(self, step: int, values: Any) -> None:
+        self.values.append(values)
         kind = "validation" if any(name.startswith("validation/") for name in values) else "log"
         self.events.append(f"{kind} {step}")
 
     def show(self, step: int, text: str, *, force: bool = False) -> None:
         """A progress bar is not looked at."""
 
-    def run(self, monkeypatch: pytest.MonkeyPatch, start: int = 0, **config: int) -> list[str]:
+    def run(self, monkeypatch: pytest.MonkeyPatch, start: int = 0, **config: Any) -> list[str]:
         monkeypatch.setattr(trainer, "make_train_step", lambda plan: self.step)
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-        plan = SimpleNamespace(spec=SimpleNamespace(loss=LossConfig()), mesh=mesh)
+        plan = SimpleNamespace(spec=StepSpec(tiny.model(), LossConfig()), mesh=mesh)
 
         def validate(parameters: Any) -> dict[str, float]:
             self.events.append("validate")
@@ -100,6 +105,18 @@ def test_the_last_step_is_always_validated_saved_and_logged(
     assert [e for e in events if e not in ("read",) and not e.startswith("step")] == [
         "log 3", "log 4", "validate", "validation 4", "save 4 with metrics", "wait",
     ]  # fmt: skip
+
+
+def test_the_use_of_the_devices_is_that_of_texts_as_long_as_they_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder = Recorder()
+    recorder.run(monkeypatch, steps=3, peak_share=lambda text_length: text_length / 1000)
+    logged = [values for values in recorder.values if "train/loss" in values]
+    assert len(logged) == 3
+    for values in logged:
+        share = tiny.TEXT.context_length / 1000
+        assert values["train/mfu"] == pytest.approx(values["train/images_per_second"] * share)
 
 
 def test_a_run_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,9 @@ class Compute:
     dtype: of the matrix products, 'float32' (in full, also where a device would round the factors) or
     'bfloat16'. remat: 'none', 'dots' (keep the outputs of matrix products) or 'full' (keep nothing
     within a layer). unroll: layers per turn of the scan. attention: 'xla', or 'cudnn' for NVIDIA's flash
-    attention within the towers, which wants bfloat16 and an NVIDIA GPU.
+    attention within the towers, which wants bfloat16 and an NVIDIA GPU. pad_to_multiple_of: in training,
+    texts are cut to the longest of their batch, rounded up to a multiple of this; 0 leaves them as long as
+    the context.
     lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
     is scaled by lora_alpha / lora_rank (Hu et al. 2021).
     """
@@ -194,6 +196,7 @@ class Compute:
     remat: str = "none"
     unroll: int = 1
     attention: str = "xla"
+    pad_to_multiple_of: int = 16
     lora_rank: int = 0
     lora_alpha: float = 16.0
 
@@ -210,6 +213,8 @@ class Compute:
             raise UserError("compute.attention 'cudnn' wants compute.dtype 'bfloat16'")
         if self.unroll < 1 or self.lora_rank < 0 or self.lora_alpha <= 0:
             raise UserError("compute wants unroll >= 1, lora_rank >= 0 and lora_alpha > 0")
+        if self.pad_to_multiple_of < 0:
+            raise UserError("compute.pad_to_multiple_of wants to be at least 0")
 
 
 # Hugging Face's field -> ours, with the default that transformers assumes when a file leaves it out.

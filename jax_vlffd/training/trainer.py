@@ -17,6 +17,7 @@ import numpy as np
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters
+from jax_vlffd.training import texts
 from jax_vlffd.training.checkpoint import BEST_METRIC, Checkpoints
 from jax_vlffd.training.mesh import to_devices
 from jax_vlffd.training.peers import Alone
@@ -51,8 +52,9 @@ class LoopConfig:
     """When the loop does what, in steps; 0 means only at the end.
 
     steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
-    always followed by a save. log_every: steps between logged lines. peak_share: the share of the devices'
-    peak arithmetic that one image a second takes, by the model's FLOPs; 0 where the peak is not known.
+    always followed by a save. log_every: steps between logged lines. peak_share: tokens of a text -> the
+    share of the devices' peak arithmetic that one image a second takes, by the model's FLOPs; 0 where the
+    peak is not known.
     profile: first and last step of a trace; (0, 0) takes none.
     """
 
@@ -61,7 +63,7 @@ class LoopConfig:
     evaluate_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 1
-    peak_share: float = 0.0
+    peak_share: Callable[[int], float] = lambda text_length: 0.0
     profile: tuple[int, int] = (0, 0)
 
 
@@ -152,10 +154,11 @@ def train(
         watch.beat("waiting for data", step)
         with meter.waiting():
             batch = next(data)
+            batch, length = texts.shortened({f: batch[f] for f in fields}, plan.spec, peers)
+        meter.count(length)
         watch.beat("training", step)
         trace.before(step + 1)
-        batch = to_devices({name: batch[name] for name in fields}, plan.mesh)
-        state, metrics = step_fn(state, batch)
+        state, metrics = step_fn(state, to_devices(batch, plan.mesh))
         step += 1
         # The device is already busy with this step while the host reads the one before.
         if pending is not None:
@@ -229,14 +232,14 @@ class _Meter:
     newest save held the loop; the rest of it is written while the loop goes on.
     """
 
-    def __init__(self, batch_size: int, peak_share: float):
+    def __init__(self, batch_size: int, peak_share: Callable[[int], float]):
         self._batch_size, self._peak_share = batch_size, peak_share
         self.save_seconds = 0.0
         self.restart()
 
     def restart(self) -> None:
         self._start = time.perf_counter()
-        self._waited, self._steps = 0.0, 0
+        self._waited, self._steps, self._work = 0.0, 0, 0.0
 
     def lap(self) -> float:
         return time.perf_counter() - self._start
@@ -249,12 +252,15 @@ class _Meter:
 
     def __exit__(self, *_: object) -> None:
         self._waited += time.perf_counter() - self._asked
+
+    def count(self, text_length: int) -> None:
         self._steps += 1
+        self._work += self._batch_size * self._peak_share(text_length)
 
     def rates(self) -> dict[str, float]:
         passed = max(self.lap(), 1e-9)
         speed = self._steps * self._batch_size / passed
-        use = {"mfu": speed * self._peak_share} if self._peak_share else {}
+        use = {"mfu": self._work / passed} if self._work else {}
         waits = {"data_wait": self._waited / passed, "save_seconds": self.save_seconds}
         return {"images_per_second": speed, **waits, **use}
 
