@@ -51,6 +51,9 @@ _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fftg": bench_fftg.measure,
 }
 
+#: What, set before a process starts, changes how fast it is.
+_ENVIRONMENT = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "XLA_FLAGS")
+
 
 def main(argv: Sequence[str]) -> None:
     """Runs the bench that is named."""
@@ -84,8 +87,9 @@ def _made_by() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     arguments = [a for a in sys.argv[1:] if not a.startswith("--out")]
+    set_before = [f"{name}={os.environ[name]}" for name in _ENVIRONMENT if os.environ.get(name)]
     return {
-        "command": f"python -m launch.bench {shlex.join(arguments)}",
+        "command": " ".join([*set_before, f"python -m launch.bench {shlex.join(arguments)}"]),
         "versions": versions,
         "cpu": _cpu() or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
