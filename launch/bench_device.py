@@ -63,6 +63,8 @@ class Parts:
 
 def measure() -> dict[str, Any]:
     """All parts, in order of weight."""
+    from launch import bench_ours
+
     run, size = bench_step.settings()
     parts = Parts(FLAGS.minutes, _keep)
     parts.do("bf16_against_fp32", 40, lambda: precision(run, min(size, 8)))
@@ -71,12 +73,18 @@ def measure() -> dict[str, Any]:
         return {"bench": "device", "left_out": parts.left_out, **parts.found}
     steps = {"rounds": FLAGS.repeats, "steps": FLAGS.steps}
     parts.do("step", 150, lambda: bench_step.compare(run, size, "train", apart=True, **steps))
-    parts.do("variants", 120, lambda: variants(run, size))
     parts.do("tuning", 60, lambda: bench_step.compare_tuning(run, max(size // 4, 1), **steps))
+    for name, change in variants(run).items():
+        part = functools.partial(one, bench_ours.Ours, _with(run, **change), size)
+        parts.do(f"step, {name}", 40, part)
     for batch in (1, 64):
         detect = functools.partial(bench_step.compare, run, batch, "detect", **steps)
         parts.do(f"detect_{batch}", 30, detect)
-    parts.do("largest_batch", 90, lambda: largest(run, size, FLAGS.largest))
+    for name, make in (("ours", bench_ours.Ours), ("peer", bench_step.peer())):
+        part = functools.partial(largest, make, run, size, FLAGS.largest)
+        parts.do(f"largest batch, {name}", 45, part)
+    unrolled = _with(run, unroll=run.model.clip.vision.layers)  # compiles longest
+    parts.do("step, unrolled", 90, lambda: one(bench_ours.Ours, unrolled, size))
     return {"bench": "device", "left_out": parts.left_out, **parts.found}
 
 
@@ -103,46 +111,31 @@ def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
     return {**found, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
 
 
-def variants(run: RunConfig, batch_size: int) -> dict[str, Any]:
-    """Our step with other memory policies, attention and unrolling; one at a time."""
-    from launch import bench_ours
-
-    layers = run.model.clip.vision.layers
+def variants(run: RunConfig) -> dict[str, dict[str, Any]]:
+    """Other memory policies and, where it can run, the other attention: name -> `compute` settings."""
     changes: dict[str, dict[str, Any]] = {
-        "remat none": {"remat": "none"},
-        "remat dots": {"remat": "dots"},
-        "remat full": {"remat": "full"},
-        "unrolled": {"unroll": layers},
+        f"remat {policy}": {"remat": policy} for policy in ("none", "dots", "full")
     }
     if run.model.compute.dtype == "bfloat16" and bench_step.has_gpu():
-        changes |= {
-            "cudnn attention": {"attention": "cudnn"},
-            "xla attention": {"attention": "xla"},
-        }
+        changes |= {f"{name} attention": {"attention": name} for name in ("cudnn", "xla")}
+    here = dataclasses.asdict(run.model.compute)
+    return {name: change for name, change in changes.items() if not change.items() <= here.items()}
+
+
+def largest(make: Any, run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
+    """The rate of a side at the largest batch that fits, found by doubling."""
     found: dict[str, Any] = {}
-    for name, change in changes.items():
-        found[name] = _one(bench_ours.Ours, _with(run, **change), batch_size)
+    while batch_size <= most:
+        at_this = {"batch_size": batch_size, **one(make, run, batch_size)}
+        if "failed" in at_this:
+            return {**found, "did_not_fit": at_this}
+        found = at_this
+        batch_size *= 2
     return found
 
 
-def largest(run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
-    """The rate of each side at the largest batch that fits, found by doubling."""
-    from launch import bench_ours
-
-    found: dict[str, Any] = {}
-    for name, make in (("ours", bench_ours.Ours), ("peer", bench_step.peer())):
-        size = batch_size
-        while size <= most:
-            one = _one(make, run, size)
-            if "failed" in one:
-                found.setdefault(name, {})["did_not_fit"] = {"batch_size": size, **one}
-                break
-            found[name] = {"batch_size": size, **one}
-            size *= 2
-    return found
-
-
-def _one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:
+def one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:
+    """The rate and the memory of one side's step, or why it failed."""
     from jax_vlffd.errors import UserError
 
     job = Job(run, batch_size, peer_compile=bench_step.has_gpu())
