@@ -86,7 +86,7 @@ def model_flops(
         patches, 3 * vision.patch_size**2, width,
         trains="weight" in TUNING[tuning.vision], passes=False,
     )  # fmt: skip
-    text_tower = _tower(text, words, tuning.text, rank, batch_size)
+    text_tower = _tower(text, words, tuning.text, rank)
     embed = model.clip.embed_dim
     head = _product(1, width, 2, trains=True, passes=vision_moves)
     projections = [
@@ -120,7 +120,7 @@ def model_flops(
             branch_heads.append(_product(patches, width, 2, trains=True, passes=vision_moves))
         branch_heads += projections[:1] if loss.alignment > 0 else []
         comparisons *= 2
-    tower = _tower(vision, images, tuning.vision, rank, batch_size)
+    tower = _tower(vision, images, tuning.vision, rank)
     return ModelFlops(
         vision=patch + tower,
         text=_sum([text_tower] * readings),
@@ -131,20 +131,15 @@ def model_flops(
     )
 
 
-def _tower(config: TowerConfig, tokens: int, mode: str, lora_rank: int, batch_size: int) -> Cost:
-    """All layers; a gradient that reaches the tower goes through every one of them.
-
-    Adapters are merged into their weights once a batch; their gradients take, besides, the input's and the
-    output's gradient through the rank and back.
-    """
+def _tower(config: TowerConfig, tokens: int, mode: str, lora_rank: int) -> Cost:
+    """All layers; a gradient that reaches the tower goes through every one of them."""
     width, kinds = config.width, TUNING[mode]
     passes = bool(kinds)
     linear = functools.partial(_product, tokens, trains="weight" in kinds, passes=passes)
-    merge = 2.0 * width * lora_rank * width / batch_size
-    low = 4 * 2.0 * tokens * width * lora_rank if "lora" in kinds else 0.0
+    adapter = functools.partial(_product, tokens, trains="lora" in kinds, passes=passes)
     layer = [
         *[linear(width, width)] * 4,
-        *[Cost(merge, merge + low)] * 4,
+        *([adapter(width, lora_rank), adapter(lora_rank, width)] * 4 if lora_rank else []),
         _attention(tokens, tokens, width, passes=passes),
         linear(width, config.mlp_width),
         linear(config.mlp_width, width),

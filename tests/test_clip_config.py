@@ -123,6 +123,7 @@ TEXT = CLIPConfig.b16().text
         (Compute(), {"dtype": "float16"}, "compute.dtype 'float16' is none of"),
         (Compute(), {"remat": "some"}, "compute.remat 'some' is none of"),
         (Compute(), {"unroll": 0}, "unroll"),
+        (Compute(), {"pad_to_multiple_of": -1}, "compute.pad_to_multiple_of wants"),
         (Compute(), {"attention": "flash"}, "compute.attention 'flash' is none of xla, cudnn"),
         (Compute(), {"attention": "cudnn"}, "wants compute.dtype 'bfloat16'"),
     ],

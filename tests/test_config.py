@@ -245,6 +245,7 @@ def saved(tmp_path: Path, **values: Any) -> dict[str, Any]:
         {"init__clip": "elsewhere"},
         {"compute__remat": "full"},
         {"compute__unroll": 2},
+        {"compute__pad_to_multiple_of": 0},
         {"compute__attention": "cudnn"},
         {"data__workers": 3},
         {"data__prefetch": 9},

@@ -13,6 +13,7 @@ from configs import vlffd_clip_l14
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.flops import model_flops
 from jax_vlffd.model import bind, normalise
+from jax_vlffd.training import texts
 from jax_vlffd.training.state import Plan
 from jax_vlffd.training.steps import _losses, forward
 from launch import config
@@ -52,7 +53,7 @@ def counted(plan: Plan, of: Any) -> float:
 def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
     """What is not kept for the backward pass: the scores of the towers; of the fusion, which is computed
     again as a whole but for its products with weights, the mixing too, and the scores once within it; and
-    the merged weights of adapters, which the gradient of the products' inputs wants.
+    the first product of the adapters of query, key and value.
     """
     readings = (2 if separate and loss.alignment and loss.fusion else 1) if loss.uses_text else 0
     images, words = tiny.VISION.tokens, tiny.TEXT.context_length
@@ -60,9 +61,8 @@ def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
     towers += readings * tiny.TEXT.layers * tiny.TEXT.width * words**2
     fusion = 3 * images * words * tiny.VISION.width if loss.fusion else 0
     if tuning == "lora":
-        squares = tiny.VISION.layers * tiny.VISION.width**2
-        squares += readings * tiny.TEXT.layers * tiny.TEXT.width**2
-        towers += 4 * squares * RANK / tiny.BATCH
+        towers += 3 * RANK * tiny.VISION.layers * tiny.VISION.width * images
+        towers += 3 * RANK * readings * tiny.TEXT.layers * tiny.TEXT.width * words
     return 2.0 * (fusion + (0 if tuning == "linear" else towers))
 
 
@@ -112,6 +112,24 @@ def test_the_model_takes_the_flops_that_are_told(
         return model.classify_image(model.encode_image(images).pooled)
 
     assert counted(plan, detect) == pytest.approx(told.detector)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
+    length = 7
+    plan = tiny.plan(separate_captions=separate)
+
+    def total(moving: Any, fixed: Any, batch: Any) -> Any:
+        parameters = {**fixed, **moving}
+        short = {name: batch[name][:, :length] for name in texts.FIELDS}
+        out = forward(bind(plan.graph, parameters), batch | short, plan.spec)
+        return _losses(out, parameters, batch, LossConfig(), plan.mesh)[0]
+
+    told = model_flops(
+        plan.spec.model, LossConfig(), TuningConfig(), batch_size=tiny.BATCH,
+        separate_captions=separate, text_length=length,
+    )  # fmt: skip
+    assert counted(plan, total) == pytest.approx(told.total.forward)
 
 
 def test_a_tower_that_stands_still_passes_no_gradient() -> None:
