@@ -87,7 +87,8 @@ def _made_by() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     arguments = [a for a in sys.argv[1:] if not a.startswith("--out")]
-    set_before = [f"{name}={os.environ[name]}" for name in _ENVIRONMENT if os.environ.get(name)]
+    here = os.environ
+    set_before = [f"{name}={shlex.quote(here[name])}" for name in _ENVIRONMENT if here.get(name)]
     return {
         "command": " ".join([*set_before, f"python -m launch.bench {shlex.join(arguments)}"]),
         "versions": versions,

@@ -1,9 +1,8 @@
 """Everything that a GPU (or any one device) is measured for, in one run of at most ten minutes.
 
-Correctness comes first: bf16 against fp32, and ours against the peer. Then the step against the peer, at the
-batch asked for and at the largest that fits; memory policies and attention; tuning modes; the detector. A
-part that would start too late is left out and named; what is done is written after every part, so that a
-run that is cut off keeps it.
+Correctness comes first: bf16 against fp32, and ours against the peer. Then the step against the peer; tuning
+modes; memory policies and attention; the detector; the largest batch that fits. A part that would start too
+late is left out and named; what is done is written after every part, so that a run that is cut off keeps it.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Parts:
 
 
 def measure() -> dict[str, Any]:
-    """All parts, in order of weight."""
+    """All parts: what matters most first, what takes longest last."""
     from launch import bench_ours
 
     run, size = bench_step.settings()
@@ -80,9 +79,9 @@ def measure() -> dict[str, Any]:
     for batch in (1, 64):
         detect = functools.partial(bench_step.compare, run, batch, "detect", **steps)
         parts.do(f"detect_{batch}", 30, detect)
-    for name, make in (("ours", bench_ours.Ours), ("peer", bench_step.peer())):
-        part = functools.partial(largest, make, run, size, FLAGS.largest)
-        parts.do(f"largest batch, {name}", 45, part)
+    most = FLAGS.largest
+    parts.do("largest batch, ours", 45, lambda: largest(bench_ours.Ours, run, size, most))
+    parts.do("largest batch, peer", 45, lambda: largest(bench_step.peer(), run, size, most))
     unrolled = _with(run, unroll=run.model.clip.vision.layers)  # compiles longest
     parts.do("step, unrolled", 90, lambda: one(bench_ours.Ours, unrolled, size))
     return {"bench": "device", "left_out": parts.left_out, **parts.found}

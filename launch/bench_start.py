@@ -107,8 +107,10 @@ def save_held(
     import jax
 
     from data_pipeline.loader import TrainLoader
+    from jax_vlffd.training import texts
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.mesh import to_devices
+    from jax_vlffd.training.peers import Alone
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.steps import batch_fields, make_train_step
     from launch import runs
@@ -125,6 +127,7 @@ def save_held(
     )  # fmt: skip
     batch = next(iterator)
     fields = {name: batch[name] for name in batch_fields(run.loss)}
+    fields, _ = texts.shortened(fields, plan.spec, Alone())
     step = make_train_step(plan)
     stepping: list[float] = []
     saving: list[float] = []

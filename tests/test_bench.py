@@ -141,7 +141,11 @@ def test_the_step_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
     ours, theirs = found["ours"]["ms"], found["peer"]["ms"]
     assert found["time_over_peer"] == round(ours / theirs, 3)
     assert found["rate_over_peer"] == round(theirs / ours, 3)
-    assert found["made_by"]["command"].startswith("python -m launch.bench step")
+    # As it was started: with what `tiny.command` sets for processes of tests.
+    assert found["made_by"]["command"] == (
+        "OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0 "
+        f"python -m launch.bench step --config={recipe} --repeats=2"
+    )
     assert "torch" in found["made_by"]["versions"]
 
 

@@ -16,6 +16,8 @@ from jax_vlffd.training.peers import Alone
 from jax_vlffd.training.steps import make_train_step
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def batch_of(*lengths: int, fused: int = 2) -> dict[str, np.ndarray]:
     """Texts of so many tokens, their end among them; branch 3's are all of `fused`."""
@@ -36,7 +38,6 @@ def batch_of(*lengths: int, fused: int = 2) -> dict[str, np.ndarray]:
         ((2, 4), 2, 4, 4),
         ((2, 11), 2, 8, 12),  # the context is no multiple
         ((12, 3), 2, 5, 12),
-        ((2, 5), 2, 0, 12),
         ((2, 5), 2, 100, 12),
     ],
 )
@@ -53,9 +54,17 @@ def test_as_long_as_the_longest_rounded_up(
         np.testing.assert_array_equal(short[name], expected)
 
 
-def test_texts_that_no_loss_reads_stay_as_they_are() -> None:
-    spec = tiny.plan(loss=LossConfig(alignment=0, fusion=0), pad_to_multiple_of=1).spec
-    assert texts.needed(batch_of(2, 5), spec) == 12
+@pytest.mark.parametrize(
+    ("multiple", "loss"), [(0, LossConfig()), (1, LossConfig(alignment=0, fusion=0))]
+)
+def test_texts_stay_as_they_are_where_none_is_read_or_none_is_to_be_cut(
+    multiple: int, loss: LossConfig
+) -> None:
+    batch = batch_of(2, 5)
+    spec = tiny.plan(loss=loss, pad_to_multiple_of=multiple).spec
+    same, length = texts.shortened(batch, spec, Alone())
+    assert length == 12
+    assert all(same[name] is value for name, value in batch.items())
 
 
 def test_the_longest_of_any_process_counts() -> None:
@@ -77,9 +86,8 @@ def test_the_longest_of_any_process_counts() -> None:
             assert length == found["tokens"].shape[1] == found["fused_tokens"].shape[1] == 10
 
 
-@pytest.mark.parametrize("separate", [False, True])
-def test_a_step_on_shorter_texts_is_the_same_step(separate: bool) -> None:
-    plan = tiny.plan(pad_to_multiple_of=1, separate_captions=separate)
+def test_a_step_on_shorter_texts_is_the_same_step() -> None:
+    plan = tiny.plan(pad_to_multiple_of=1, separate_captions=True)
     batch = batch_of(*[3 + n % 5 for n in range(tiny.BATCH)], fused=6)
     short, length = texts.shortened(batch, plan.spec, Alone())
     assert length == 7

@@ -17,7 +17,7 @@ from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd.clip.weights import save_hf, to_hf
 from jax_vlffd.config import InitConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.training import steps, trainer
+from jax_vlffd.training import steps, texts, trainer
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import Plan, TrainState, initial_state
 from jax_vlffd.training.telemetry import read_history
@@ -146,6 +146,41 @@ def test_a_run_that_is_killed_and_started_again_ends_the_same_to_the_bit(
     assert history(tmp_path) == history(whole.workdir)
     for name in ("calibration.json", "config.json"):
         assert (tmp_path / name).read_text() == (whole.workdir / name).read_text()
+
+
+@pytest.mark.slow
+def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    cut = texts.shortened
+
+    def watched(*arguments: Any) -> tuple[dict[str, np.ndarray], int]:
+        batch, length = cut(*arguments)
+        assert batch["tokens"].shape[1] == length
+        lengths.append(length)
+        return batch, length
+
+    monkeypatch.setattr(texts, "shortened", watched)
+    clip = dataclasses.replace(
+        tiny.CLIP, text=dataclasses.replace(tiny.TEXT, context_length=24, eos_id=tiny.EOS)
+    )
+
+    packed = tiny.pack_set(tmp_path / "set", captions=12)  # "10" and "11" are a token longer
+
+    def train(name: str) -> None:
+        model = dataclasses.replace(tiny.model(pad_to_multiple_of=1), clip=clip)
+        run(tmp_path / name, packed, model=model)
+
+    train("whole")
+    whole = lengths.copy()
+    assert len(whole) == 8
+    assert len(set(whole)) > 1
+    assert max(whole) < 24
+    with killed("read", 5):
+        train("killed")
+    train("killed")
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
 
 
 def test_a_finished_run_is_left_as_it_is(whole: Whole, packed: Path, tmp_path: Path) -> None:

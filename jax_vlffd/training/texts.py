@@ -23,11 +23,9 @@ def needed(batch: Mapping[str, np.ndarray], spec: StepSpec) -> int:
 
     Args:
       batch: int32 [B, T] `tokens` and `fused_tokens` with the end token at least once in a row.
-      spec: the model's context length T and end token.
+      spec: the model's context length T and end token, and a multiple of at least 1.
     """
     text, multiple = spec.model.clip.text, spec.model.compute.pad_to_multiple_of
-    if not multiple or not spec.loss.uses_text:
-        return text.context_length
     longest = max(int((batch[name] == text.eos_id).argmax(axis=1).max()) for name in FIELDS) + 1
     return min(-(-longest // multiple) * multiple, text.context_length)
 
@@ -35,7 +33,12 @@ def needed(batch: Mapping[str, np.ndarray], spec: StepSpec) -> int:
 def shortened(
     batch: Mapping[str, np.ndarray], spec: StepSpec, peers: Alone
 ) -> tuple[dict[str, np.ndarray], int]:
-    """The batch with its texts cut to what the longest of any process needs, and that length."""
+    """The batch with its texts cut to what the longest of any process needs, and that length.
+
+    They stay as they are where the multiple is 0 or no loss reads them.
+    """
+    if not spec.model.compute.pad_to_multiple_of or not spec.loss.uses_text:
+        return dict(batch), spec.model.clip.text.context_length
     length = max(peers.exchange(needed(batch, spec)))
     cut = {name: value[:, :length] if name in FIELDS else value for name, value in batch.items()}
     return cut, length

@@ -154,9 +154,9 @@ def train(
         watch.beat("waiting for data", step)
         with meter.waiting():
             batch = next(data)
-            batch, length = texts.shortened({f: batch[f] for f in fields}, plan.spec, peers)
-        meter.count(length)
         watch.beat("training", step)
+        batch, length = texts.shortened({f: batch[f] for f in fields}, plan.spec, peers)
+        meter.count(length)
         trace.before(step + 1)
         state, metrics = step_fn(state, to_devices(batch, plan.mesh))
         step += 1
