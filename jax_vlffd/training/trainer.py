@@ -54,8 +54,7 @@ class LoopConfig:
     steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
     always followed by a save. log_every: steps between logged lines. peak_share: tokens of a text -> the
     share of the devices' peak arithmetic that one image a second takes, by the model's FLOPs; 0 where the
-    peak is not known.
-    profile: first and last step of a trace; (0, 0) takes none.
+    peak is not known. profile: first and last step of a trace; (0, 0) takes none.
     """
 
     steps: int
