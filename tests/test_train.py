@@ -162,14 +162,11 @@ def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
         return batch, length
 
     monkeypatch.setattr(texts, "shortened", watched)
-    clip = dataclasses.replace(
-        tiny.CLIP, text=dataclasses.replace(tiny.TEXT, context_length=24, eos_id=tiny.EOS)
-    )
-
+    clip = dataclasses.replace(tiny.CLIP, text=dataclasses.replace(tiny.TEXT, context_length=24))
+    model = dataclasses.replace(tiny.model(pad_to_multiple_of=1), clip=clip)
     packed = tiny.pack_set(tmp_path / "set", captions=12)  # "10" and "11" are a token longer
 
     def train(name: str) -> None:
-        model = dataclasses.replace(tiny.model(pad_to_multiple_of=1), clip=clip)
         run(tmp_path / name, packed, model=model)
 
     train("whole")
@@ -181,6 +178,9 @@ def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
         train("killed")
     train("killed")
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    plan = runs.make_plan(*tiny.settings(packed, model=model), steps=STEPS)
+    ours, theirs = (contents(tmp_path / name, plan, STEPS)[0] for name in ("killed", "whole"))
+    assert_same(ours, theirs)
 
 
 def test_a_finished_run_is_left_as_it_is(whole: Whole, packed: Path, tmp_path: Path) -> None:

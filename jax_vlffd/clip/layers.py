@@ -97,7 +97,7 @@ class Linear(nnx.Module):
         x = x.astype(self.dtype)
         y = _contract(x, self.weight[...].astype(self.dtype))
         if hasattr(self, "lora_a"):
-            # Not merged into the weight: in bf16 a change of a hundredth would be rounded by a fifth of it.
+            # Merged into a bf16 weight, a change of a hundredth of it would lose a fifth to rounding.
             low = _contract(x, self.lora_a[...].astype(self.dtype))
             y = y + self.lora_scale * _contract(low, self.lora_b[...].astype(self.dtype))
         return y + self.bias[...].astype(self.dtype) if hasattr(self, "bias") else y
