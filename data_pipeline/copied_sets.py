@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import read_regular
 
 if TYPE_CHECKING:
     from etils import epath
@@ -28,6 +29,7 @@ CHECKSUMS: Final = "SHA256SUMS"
 _CHUNK: Final = 8 << 20
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 _LONGEST: Final = 1 << 20  # bytes of SHA256SUMS
+_LARGEST_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
 
 
 def local(place: str | os.PathLike[str]) -> Path:
@@ -62,6 +64,25 @@ def local(place: str | os.PathLike[str]) -> Path:
             if not folder.is_dir():
                 _copy(source, sums, folder)
     return folder
+
+
+def set_digest(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of what a packed set holds.
+
+    Read are its list of checksums (where it has one), its index and its `dataset_info.json`; not the images,
+    which the checksums stand for.
+
+    Raises:
+        UserError: the files cannot be read, or are larger than such files are.
+    """
+    digest = hashlib.sha256()
+    listed = folder / CHECKSUMS
+    paths = [folder / "dataset_info.json", *sorted((folder / "index").iterdir())]
+    for path in [listed, *paths] if listed.exists() else paths:
+        data = read_regular(path, _LARGEST_INDEX)
+        digest.update(f"{path.name} {len(data)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _copy(source: epath.Path, sums: str, folder: Path) -> None:

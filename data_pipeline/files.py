@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,26 @@ def _write(target: Path, data: bytes) -> None:
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` as UTF-8; see `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`; devices and pipes are never waited for.
+
+    Raises:
+      UserError: it is missing, another kind of file, larger, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise UserError(f"{path}: not a regular file; give a copy of the file itself")
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > max_bytes:
+        raise UserError(f"{path}: larger than the {max_bytes:,} bytes that such a file may have")
+    return data
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

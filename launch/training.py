@@ -77,13 +77,14 @@ def train(
     from jax_vlffd.training.preemption import Stopped
     from jax_vlffd.training.telemetry import Telemetry
     from jax_vlffd.training.watch import Watch, lock
-    from launch import beginning, buckets, reasons, runs
+    from launch import beginning, buckets, reasons, runs, training_data
     from launch import config as configs
 
     peers, manner = peers or Alone(), manner or Manner()
     started = time.time()
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
+    described = training_data.describe(data)
     judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
     tokenizer = beginning.tokenizer_of(run, data, workdir, peers)
     run = runs.with_tokenizer(run, tokenizer)
@@ -135,6 +136,7 @@ def train(
         if main_process:
             tokenizer.save(workdir / runs.TOKENIZER)
             runs.save_config(workdir, values)
+            training_data.save(workdir, described)
             stack.callback(buckets.publish, workdir)
         watch = stack.enter_context(
             Watch(place if main_process else None, total=total, stall=manner.stall)

@@ -92,7 +92,7 @@ def test_every_step_is_logged_once_and_every_validation(whole: Whole) -> None:
 def test_a_run_leaves_what_it_promises(whole: Whole) -> None:
     assert {path.name for path in whole.workdir.iterdir()} == {
         "calibration.json", "checkpoints", "config.json", "explanation.safetensors", "heartbeat.json",
-        "metrics.jsonl", "summary.json", "tokenizer",
+        "metrics.jsonl", "summary.json", "tokenizer", "training_data.json",
     }  # fmt: skip
     summary = json.loads((whole.workdir / "summary.json").read_text())
     scored = {

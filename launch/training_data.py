@@ -1,0 +1,83 @@
+"""What a run was trained and validated on, kept in its workdir as `training_data.json`.
+
+Whoever reads a workdir learns methods, data cards and digests from this file, and never opens a folder that the
+workdir's config names: a workdir may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline import copied_sets
+from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_write_text, read_object, read_regular
+from data_pipeline.records import PackedSplit
+from data_pipeline.settings import DataSettings
+
+FILE: Final = "training_data.json"
+VERSION: Final = 1
+_MAX_BYTES: Final = 4 << 20
+#: Splits that a run reads, by their key in the file.
+_SPLITS: Final = {"train": "train", "validation": "validation"}
+
+
+def describe(data: DataSettings) -> dict[str, Any]:
+    """The sets of a run, each with its digest, its number of records, the methods used, and its data card.
+
+    Raises:
+      UserError: a set is missing or damaged.
+    """
+    folders = {"train": [folder for folder, _ in data.train], "validation": list(data.validation)}
+    return {
+        "version": VERSION,
+        **{
+            key: [_describe(data, f, _SPLITS[key]) for f in found] for key, found in folders.items()
+        },
+    }
+
+
+def _describe(data: DataSettings, folder: str, split: str) -> dict[str, Any]:
+    opened = PackedSplit(folder, split)
+    there = {opened.methods[number] for number in set(opened.index["method"].tolist())} - {"real"}
+    return {
+        "set": folder,
+        "digest": copied_sets.set_digest(opened.folder),
+        "records": len(opened),
+        "methods": sorted(there & set(data.methods) if data.methods else there),
+        "card": read_object(opened.folder / "data_card.json"),
+    }
+
+
+def save(workdir: Path, described: dict[str, Any]) -> None:
+    """Writes `training_data.json`."""
+    atomic_write_text(workdir / FILE, json.dumps(described, indent=2) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What a workdir or an export was trained on; None where it was made before this was kept.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(read_regular(path, _MAX_BYTES))
+        assert content["version"] == VERSION
+        for entry in (*content["train"], *content["validation"]):
+            assert isinstance(entry["set"], str)
+            assert isinstance(entry["digest"], str)
+            assert all(isinstance(method, str) for method in entry["methods"])
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a description of training sets of version {VERSION}; copy the workdir again"
+        ) from error
+    return content  # type: ignore[no-any-return]
+
+
+def methods(content: dict[str, Any], key: str = "train") -> tuple[str, ...]:
+    """The methods of forgery over all sets of `train` or `validation`, sorted."""
+    return tuple(sorted({method for entry in content[key] for method in entry["methods"]}))
