@@ -18,7 +18,8 @@ Array = jax.Array
 #: The axes of the mesh over which a batch is split.
 BATCH_AXES = ("data", "fsdp")
 
-#: CLIP clamps its learned temperature at 100 (Radford et al. 2021, section 2.5).
+#: CLIP keeps its learned scale at or below 100 (Radford et al. 2021, section 2.5): the parameter, after each
+#: step. A limit within the loss would leave a parameter above it without a gradient for ever.
 MAX_LOGIT_SCALE = 4.605170185988092
 
 
@@ -77,7 +78,7 @@ def contrastive_loss(
       image: fp32 unit vectors [B, E], split over the mesh's batch axes.
       text: likewise.
       keys: int32 caption keys [B]; equal keys mean the same.
-      logit_scale: learned log temperature, clamped at ln 100.
+      logit_scale: learned log of the scale; the training step keeps it at or below ln 100.
       logit_bias: learned bias; used by 'sigmoid' alone.
       mesh: with the axes of BATCH_AXES.
       targets: one of ALIGNMENT_TARGETS.
@@ -95,7 +96,7 @@ def contrastive_loss(
             every_key = jnp.arange(every_key.shape[0])
             keys = jax.lax.axis_index(BATCH_AXES) * keys.shape[0] + jnp.arange(keys.shape[0])
         positive = keys[:, None] == every_key[None, :]
-        scale = jnp.exp(jnp.minimum(scale, MAX_LOGIT_SCALE))
+        scale = jnp.exp(scale)
         if targets == "sigmoid":
             logits = scale * _similarities(image, every_text) + bias
             total = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits)).sum()

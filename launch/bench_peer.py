@@ -142,7 +142,7 @@ class Model(nn.Module):
             keys = batch["caption_key"]
             positive = (keys[:, None] == keys[None, :]).float()
             share = positive / positive.sum(dim=1, keepdim=True)
-            logits = self.clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * image @ text.T
+            logits = self.clip.logit_scale.exp() * image @ text.T
             both = F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share)
             total = total + weights.alignment * 0.5 * both
         if weights.fusion > 0:
@@ -298,6 +298,8 @@ class Peer:
         clip = self._job.run.optim.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), clip)
         self._optimizer.step()
+        with torch.no_grad():
+            self._model.clip.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         return out, norm
 
     def peak(self) -> dict[str, float]:

@@ -11,7 +11,13 @@ import optax
 from jax.sharding import Mesh
 
 from jax_vlffd.config import LossConfig
-from jax_vlffd.losses import classification_loss, contrastive_loss, patch_loss, pool_forged
+from jax_vlffd.losses import (
+    MAX_LOGIT_SCALE,
+    classification_loss,
+    contrastive_loss,
+    patch_loss,
+    pool_forged,
+)
 from jax_vlffd.model import VLFFD, Parameters, bind, normalise
 from jax_vlffd.training.mesh import batch_sharding, replicated
 from jax_vlffd.training.state import Plan, StepSpec, TrainState
@@ -110,6 +116,8 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
         moved = optax.apply_updates(moving, updates)
+        if "logit_scale" in moved:
+            moved["logit_scale"] = jnp.minimum(moved["logit_scale"], MAX_LOGIT_SCALE)
         # A loss and a gradient can still be finite when the parameters that they lead to are not.
         metrics["parameter_norm"] = optax.tree.norm(moved)
         return TrainState(state.step + 1, {**fixed, **moved}, optimizer_state), metrics
