@@ -152,7 +152,7 @@ def train(
 
         together = beginning.Gathered(iterator, peers)
         with Telemetry(
-            workdir, start=int(state.step), total=total, enabled=main_process,
+            workdir, start=int(state.step), total=total, due=clock.due, enabled=main_process,
             tensorboard=run.train.tensorboard, publish=lambda: buckets.publish(workdir),
         ) as telemetry:  # fmt: skip
             state = trainer.train(

@@ -1,23 +1,28 @@
 """Kills training runs at random moments until they are done: python -m tests.kill_and_resume --kills=50.
 
-Prints what each kill hit, and compares every run that reached its end with one that nothing disturbed.
+Prints what each kill hit, and compares every run that reached its end with one that nothing disturbed. With
+--cut, SIGTERM cuts validations short, and the kills hit the runs that make them up; one checkpoint is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from data_pipeline.packing import pack
 from jax_vlffd.config import LossConfig
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.telemetry import read_history
 from launch import runs
 from tests import processes, tiny
+from tests.packed_sets import write_annotations
 
 STEPS = 60
 CLOCKS = {"train/images_per_second", "train/data_wait", "train/save_seconds", "train/mfu"}
@@ -75,6 +80,73 @@ def kill_and_resume(
     return hit
 
 
+def cut_and_kill(folder: Path, rounds: int, seed: int) -> collections.Counter[str]:
+    """Of one run with `keep=1`, cuts validations by SIGTERM and kills the process that makes each up.
+
+    Args:
+      folder: an empty one to work in.
+      rounds: how many times.
+      seed: of the moments.
+
+    Returns:
+      How many kills left the validation done, and how many left it due.
+
+    Raises:
+      AssertionError: at some moment there was no whole checkpoint, or the run ended otherwise than an
+        undisturbed one.
+    """
+    files = [
+        write_annotations(folder / "train", 8, split="train"),
+        write_annotations(folder / "validation", 96, ("Face2Face",), split="validation"),
+    ]
+    pack(files, folder / "packed")
+    loss, every = LossConfig(alignment=0, fusion=0), 4
+    settings = tiny.settings(
+        folder / "packed", loss=loss, batch_size=4, keep=1,
+        duration=f"{every * (rounds + 1)} steps", evaluate_every=f"{every} steps",
+    )  # fmt: skip
+    config = tiny.write_recipe(folder / "tiny.py", *settings)
+    plan, rng, left = tiny.plan(loss=loss), random.Random(seed), collections.Counter[str]()
+
+    def start(workdir: Path) -> processes.ForkServerProcess:
+        given = [f"--config={config}", f"--workdir={workdir}"]
+        return processes.start("launch.train", given, folder / "log", folder / "compiled")
+
+    def logged(step: int, name: str) -> bool:
+        return any(line["step"] == step and name in line for line in read_history(run))
+
+    def wait_for(process: processes.ForkServerProcess, step: int, name: str) -> None:
+        while not logged(step, name):
+            assert process.exitcode is None, (folder / "log").read_text()
+            time.sleep(0.001)
+
+    def due() -> bool:
+        with Checkpoints(run / runs.CHECKPOINTS, read_only=True) as checkpoints:
+            assert checkpoints.latest is not None, "no checkpoint is left"
+            _, position = checkpoints.restore(plan.abstract, checkpoints.latest)
+        return bool(position["clock"]["due"])
+
+    assert processes.status(start(folder / "unbroken")) == 0, (folder / "log").read_text()
+    run = folder / "run"
+    for step in range(every, every * (rounds + 1), every):
+        process = start(run)
+        wait_for(process, step, "train/loss")
+        os.kill(process.pid or 0, signal.SIGTERM)
+        assert processes.status(process) == 0, (folder / "log").read_text()
+        if not due():
+            left["not cut"] += 1
+            continue
+        process = start(run)
+        wait_for(process, step, "validation/loss")
+        process.join(rng.uniform(0.0, 0.04))
+        process.kill()
+        process.join()
+        left["due" if due() else "done"] += 1
+    assert processes.status(start(run)) == 0, (folder / "log").read_text()
+    compare(run, folder / "unbroken", steps=(every * (rounds + 1),))
+    return left
+
+
 def _newest(workdir: Path) -> int:
     return int(max((line["step"] for line in read_history(workdir)), default=0))
 
@@ -93,7 +165,7 @@ def _doing(workdir: Path) -> str:
     return "between saves, or while starting again"
 
 
-def compare(workdir: Path, unbroken: Path) -> None:
+def compare(workdir: Path, unbroken: Path, steps: tuple[int, ...] = (5, STEPS // 2, STEPS)) -> None:
     """Sees that a run's logs, checkpoints and results are those of another, to the bit."""
     ours, theirs = (
         [{k: v for k, v in line.items() if k not in CLOCKS} for line in read_history(folder)]
@@ -101,7 +173,7 @@ def compare(workdir: Path, unbroken: Path) -> None:
     )
     assert ours == theirs, f"{workdir}: other lines"
     plan = tiny.plan(loss=LossConfig(alignment=0, fusion=0))
-    for step in (5, STEPS // 2, STEPS):
+    for step in steps:
         found = []
         for folder in (workdir, unbroken):
             with Checkpoints(folder / runs.CHECKPOINTS, read_only=True) as checkpoints:
@@ -120,9 +192,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cut", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        hit = kill_and_resume(Path(folder), given.kills, given.seed, longest=3600)
+        if given.cut:
+            hit = cut_and_kill(Path(folder), given.kills, given.seed)
+        else:
+            hit = kill_and_resume(Path(folder), given.kills, given.seed, longest=3600)
     for what, count in hit.most_common():
         print(f"  {count:3d}  {what}")
 

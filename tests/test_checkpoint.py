@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import gc
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,8 @@ import pytest
 
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.errors import UserError
+from jax_vlffd.training import checkpoint
+from jax_vlffd.training.checkpoint import DAMAGED as DAMAGED_FOLDER
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.mesh import to_devices
 from jax_vlffd.training.state import Plan, TrainState
@@ -259,3 +267,131 @@ def test_every_damaged_item_is_told_in_one_line(
     with Checkpoints(copied) as checkpoints:
         assert checkpoints.latest == 3
         assert_same(checkpoints.restore(plan.abstract, 3)[0], filled(plan, 3))
+
+
+# --- a validation made up, reads that fail ---
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_saved_step_is_completed_where_it_lies(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before, between or behind the two files that change: the checkpoint stays whole and alone."""
+    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    folder, state = tmp_path / "checkpoints", filled(small, 3)
+    cut = {"data": {"step": 3}, "clock": {"due": True}}
+    done = {"data": {"step": 3}, "clock": {"due": False}}
+    with Checkpoints(folder, keep=1) as checkpoints:
+        checkpoints.save(state, cut, None)
+    left = iter([None] * written)
+
+    def replace(path: Path, text: str) -> None:
+        if next(left, "killed"):
+            raise KeyboardInterrupt
+        sound(path, text)
+
+    sound = checkpoint.replace_text
+    monkeypatch.setattr(checkpoint, "replace_text", replace)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        with contextlib.ExitStack() as stack:
+            if written < 2:
+                stack.enter_context(pytest.raises(KeyboardInterrupt))
+            checkpoints.save(state, done, {"auc": 0.75})
+        assert checkpoints.best == 3
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        found, position = checkpoints.restore(small.abstract, 3)
+    assert position == (done if written == 2 else cut)
+    assert_same(found, state)
+
+
+class Unreadable(Checkpoints):
+    """One whose newest step cannot be read, as a machine short of memory or a network says it."""
+
+    error: BaseException
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            if step == 4:
+                patch.setattr(self._manager, "restore", self._fail)
+            return super()._restore(step, **items)
+
+    def _fail(self, *_: Any, **__: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        ValueError("RESOURCE_EXHAUSTED: Error reading local file"),
+        ValueError("UNAVAILABLE: Error reading gs://bucket"),
+        PermissionError(errno.EACCES, "Permission denied", "4/rest/_METADATA"),
+        OSError(errno.EIO, "Input/output error"),
+        TimeoutError("timed out"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_read_that_fails_condemns_no_checkpoint(
+    error: Exception, plan: Plan, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unreadable, "error", error, raising=False)
+    with (
+        Unreadable(copied) as checkpoints,
+        pytest.raises(UserError, match=f"{copied / '4'}: the checkpoint cannot be read now"),
+    ):
+        checkpoints.restore_newest(plan.abstract)
+    assert steps_in(copied) == {3, 4}
+    assert not (copied.parent / DAMAGED_FOLDER).exists()
+    with Checkpoints(copied) as checkpoints:
+        assert int(checkpoints.restore_newest(plan.abstract)[0].step) == 4
+
+
+READ = """
+import os, sys
+from pathlib import Path
+from jax_vlffd.training.checkpoint import Checkpoints
+from tests import tiny
+from tests.test_checkpoint import IMAGE_ONLY
+plan, how, folder = tiny.plan(loss=IMAGE_ONLY), sys.argv[1], Path(sys.argv[2])
+if how == "user":
+    os.setuid(65534)
+with Checkpoints(folder) as checkpoints:
+    state, _ = checkpoints.restore_newest(plan.abstract)
+    print("step", int(state.step))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("what", ["rest/_METADATA", "metrics/metrics", "parameters/d"])
+def test_a_file_that_this_user_may_not_read_condemns_no_checkpoint(
+    what: str, written: Path
+) -> None:
+    """By another user's process, who may write the folder and not read the file."""
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folder is closed to other users
+        folder = Path(shutil.copytree(written, Path(made) / "checkpoints"))
+        for path in (Path(made), folder, *folder.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        (folder / "4" / what).chmod(0o000)
+        done = subprocess.run(
+            [sys.executable, "-c", READ, "user", str(folder)],
+            cwd=tiny.ROOT, env=tiny.environment(), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert f"{folder / '4'}: the checkpoint cannot be read now" in done.stderr, done.stderr
+        assert steps_in(folder) == {3, 4}
+
+
+@pytest.mark.parametrize("name", ["a [1] b", "[ab]", "x*y?", "[!a]*[", "ends]"])
+def test_a_folder_of_any_name_holds_checkpoints(name: str, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / name / "checkpoints"
+    with Checkpoints(folder, keep=1) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(filled(plan, step), POSITION, {"auc": 0.5})
+    assert steps_in(folder) == {4}
+    with Checkpoints(folder) as checkpoints:
+        state, position = checkpoints.restore_newest(plan.abstract)
+        parameters = checkpoints.restore_parameters(plan.abstract.parameters, 4)
+    assert_same(state, filled(plan, 4))
+    assert_same(parameters, filled(plan, 4).parameters)
+    assert position == POSITION

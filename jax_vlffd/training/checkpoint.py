@@ -12,18 +12,18 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.training import storage
 from jax_vlffd.training.peers import Alone
 from jax_vlffd.training.state import TrainState
-
-_Folder: TypeAlias = Path | epath.Path
+from jax_vlffd.training.storage import Damaged, Folder
+from jax_vlffd.training.watch import replace_text
 
 #: The metric by which `best` is chosen, on the validation split.
 BEST_METRIC = "auc"
@@ -45,14 +45,14 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: _Folder, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
+        self, folder: Folder, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
     ):
         self.folder = folder
         self._peers = peers or Alone()
         broken = self._broken_metrics()
         if broken and read_only:
-            raise _damaged(*next(iter(broken.items())))
-        self._put_aside({path: str(_damaged(path, error)) for path, error in broken.items()})
+            raise next(iter(broken.values()))
+        self._put_aside({path: str(error) for path, error in broken.items()})
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -70,9 +70,10 @@ class Checkpoints:
             # start would end before that, with a traceback.
             cleanup_tmp_directories=not read_only and self._peers.exchange(self._torn())[0],
             enable_async_checkpointing=not read_only,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=storage.barrier),
         )
         self._manager = ocp.CheckpointManager(
-            folder.absolute() if isinstance(folder, Path) else folder,
+            storage.for_orbax(folder),
             options=options,
             item_names=("parameters", "rest", "position"),
             item_handlers=None,
@@ -111,6 +112,9 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns as soon as the state may be changed again.
 
+        A step that is saved already, because the run was stopped in its validation, is completed where it lies:
+        at no moment is there less than before.
+
         Args:
           state: with concrete arrays.
           position: JSON-able: where the data iterator is, and the clock.
@@ -121,10 +125,9 @@ class Checkpoints:
         """
         step = int(state.step)
         try:
-            if (
-                step in self._manager.all_steps()
-            ):  # saved when the run was stopped in its validation
-                self._manager.delete(step)
+            if step in self._manager.all_steps():
+                self._complete(step, position, metrics or {})
+                return
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -138,6 +141,21 @@ class Checkpoints:
         except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
             raise self._unsaved(error) from error
 
+    def _complete(
+        self, step: int, position: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Writes what a validation adds to a saved step: the metrics, then the position that they are in.
+
+        Each file is replaced whole. Killed between the two, the validation is still due, and gives the same.
+        """
+        self._manager.wait_until_finished()
+        if self._peers.index == 0:
+            folder = self.folder / str(step)
+            replace_text(folder / "metrics" / "metrics", json.dumps(dict(metrics)))
+            replace_text(folder / "position" / "metadata", json.dumps(dict(position)))
+        self._peers.exchange(None)
+        self._manager.reload()
+
     def reached_preemption(self, step: int) -> bool:
         """Whether the platform gave notice by Orbax that this is the step to save and go; on all alike."""
         return bool(self._manager.reached_preemption(step))
@@ -146,16 +164,20 @@ class Checkpoints:
         """The newest state that is whole. Damaged ones after it are put aside, and that is said aloud.
 
         Raises:
-          UserError: none is whole.
+          UserError: none is whole, or one could not be read without being proved damaged.
         """
-        told: dict[_Folder, str] = {}
+        told: dict[Folder, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem, found = "", None
+            problem, damaged, found = "", True, None
             try:
                 found = self.restore(abstract, step)
             except UserError as error:
-                problem = str(error)
-            problems = [text for text in self._peers.exchange(problem) if text]
+                problem, damaged = str(error), isinstance(error, Damaged)
+            told_by_all = self._peers.exchange([problem, damaged])
+            problems = [text for text, _ in told_by_all if text]
+            for text, proved in told_by_all:
+                if not proved:
+                    raise UserError(text)
             if found is not None and not problems:
                 if told:
                     self._put_aside(told)
@@ -197,7 +219,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # TensorStore's own errors have no other base
-            raise _damaged(self.folder / str(step), error) from error
+            raise storage.unread(self.folder / str(step), error) from error
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
@@ -222,12 +244,9 @@ class Checkpoints:
             raise self._unsaved(error) from error
 
     def _unsaved(self, error: Exception) -> UserError:
-        first = str(error).strip().split("\n")[0]
-        # TensorStore names the place in hundreds of letters before it comes to the reason.
-        first = first if len(first) < 200 else f"{first[:60]} ... {first[-120:]}"
         return UserError(
-            f"{self.folder}: a checkpoint could not be written ({first}); the last whole one is kept: make "
-            "room or mend the storage, start again, and the run goes on from there"
+            f"{self.folder}: a checkpoint could not be written ({storage.first_line(error)}); the last whole "
+            "one is kept: make room or mend the storage, start again, and the run goes on from there"
         )
 
     def _torn(self) -> bool:
@@ -237,16 +256,24 @@ class Checkpoints:
         whole = {path.parent.name for path in self.folder.glob("*/commit_success.txt")}
         return self.folder.is_dir() and any(p.name not in whole for p in self.folder.iterdir())
 
-    def _broken_metrics(self) -> dict[_Folder, Exception]:
-        broken: dict[_Folder, Exception] = {}
+    def _broken_metrics(self) -> dict[Folder, UserError]:
+        """Of each checkpoint whose metrics are damaged, what is wrong.
+
+        Raises:
+          UserError: metrics cannot be read, which proves nothing.
+        """
+        broken: dict[Folder, UserError] = {}
         for file in sorted(self.folder.glob("*/metrics/metrics")):
             try:
                 json.loads(file.read_text("utf-8"))
             except (ValueError, OSError) as error:
-                broken[file.parents[1]] = error
+                found = storage.unread(file.parents[1], error)
+                if not isinstance(found, Damaged):
+                    raise found from error
+                broken[file.parents[1]] = found
         return broken
 
-    def _put_aside(self, damaged: Mapping[_Folder, str]) -> None:
+    def _put_aside(self, damaged: Mapping[Folder, str]) -> None:
         """Moves checkpoints out of the way, so that their steps can be saved anew."""
         self._peers.exchange(None)  # nobody still looks at what is moved
         for path, problem in damaged.items():
@@ -261,14 +288,6 @@ class Checkpoints:
     def _say(self, text: str) -> None:
         if self._peers.index == 0:
             sys.stderr.write(f"warning: {text}\n")
-
-
-def _damaged(folder: _Folder, error: Exception) -> UserError:
-    first = str(error).strip().split("\n")[0][:200]
-    return UserError(
-        f"{folder}: the checkpoint is damaged or of another model ({first}); "
-        "remove that folder to go back to the one before, or use another workdir"
-    )
 
 
 def _best_metric(metrics: Mapping[str, float] | None) -> float:

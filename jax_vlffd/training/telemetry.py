@@ -21,6 +21,7 @@ class Telemetry:
     Args:
       workdir: where `metrics.jsonl` and the TensorBoard events go.
       start: the step that the run continues from.
+      due: the validation of that step is made up, and so is its line.
       total: the last step.
       enabled: False writes and shows nothing.
       tensorboard: also write TensorBoard events.
@@ -33,6 +34,7 @@ class Telemetry:
         *,
         start: int,
         total: int,
+        due: bool = False,
         enabled: bool = True,
         tensorboard: bool = True,
         publish: Callable[[], None] = lambda: None,
@@ -47,7 +49,7 @@ class Telemetry:
             return
         path = workdir / "metrics.jsonl"
         if path.exists():
-            _drop_after(path, start)
+            _drop_after(path, start, due)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             self._events = _event_writer(workdir / "tensorboard", start + 1)
@@ -129,8 +131,13 @@ def _event_writer(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step)
 
 
-def _drop_after(path: Path, step: int) -> None:
-    kept = [json.dumps(line) + "\n" for line in _lines(path) if line["step"] <= step]
+def _drop_after(path: Path, step: int, due: bool) -> None:
+    kept = [
+        json.dumps(line) + "\n"
+        for line in _lines(path)
+        if line["step"] < step
+        or (line["step"] == step and not (due and any(k.startswith("validation/") for k in line)))
+    ]
     aside = path.with_suffix(".jsonl.new")
     aside.write_text("".join(kept), "utf-8")
     os.replace(aside, path)

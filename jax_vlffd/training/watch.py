@@ -100,7 +100,10 @@ def replace_text(path: Path | epath.Path, text: str) -> None:
         path.write_text(text, "utf-8")
         return
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, "utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)
 
 
