@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import read_regular
+from data_pipeline.set_files import regular
 
 if TYPE_CHECKING:
     from etils import epath
@@ -79,7 +80,7 @@ def set_digest(folder: Path) -> str:
     listed = folder / CHECKSUMS
     paths = [folder / "dataset_info.json", *sorted((folder / "index").iterdir())]
     for path in [listed, *paths] if listed.exists() else paths:
-        data = read_regular(path, _LARGEST_INDEX)
+        data = read_regular(regular(folder, str(path.relative_to(folder))), _LARGEST_INDEX)
         digest.update(f"{path.name} {len(data)}\n".encode())
         digest.update(data)
     return digest.hexdigest()

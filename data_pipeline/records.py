@@ -1,9 +1,9 @@
 """The packed set: an example's schema, its writer (a TFDS builder over ArrayRecord) and its reader.
 
 A packed set is an ordinary TFDS folder, `tfds.builder_from_directory(DIR).as_data_source()` reads
-it; TensorFlow is not needed. Beside the shards lies `index/`: one row of `INDEX_DTYPE` a record and
-split, memory-mapped, so that pairing, balance and restriction to some methods never scan the
-images.
+it; TensorFlow is not needed. The reader here never asks TFDS, which imports what a set names. Beside
+the shards lies `index/`: one row of `INDEX_DTYPE` a record and split, memory-mapped, so that pairing,
+balance and restriction to some methods never scan the images.
 
 TFDS's `GeneratorBasedBuilder` spills to TensorFlow's file system above 1 GB a split, so the builder
 here is the shard-by-shard one, which needs neither TensorFlow nor memory beyond one shard.
@@ -12,6 +12,7 @@ here is the shard-by-shard one, which needs neither TensorFlow nor memory beyond
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf import json_format
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipeline import copied_sets
+from data_pipeline import copied_sets, set_files
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text
 from jax_vlffd.vocabulary import LABEL_NAMES, REGIONS, TYPES
@@ -114,6 +117,12 @@ def features() -> Any:
             "mask": text(doc="Encoded forgery mask, may be empty."),
         }
     )
+
+
+@functools.cache
+def schema() -> dict[str, Any]:
+    """What `features.json` of a packed set holds."""
+    return json_format.MessageToDict(features().to_proto())  # type: ignore[no-any-return]
 
 
 #: Yields one shard's records, each with the row of its real in the split (-1 when it has none).
@@ -269,14 +278,8 @@ class PackedSplit:
             )
         #: Method names; a row's `method` is a place in it.
         self.methods: tuple[str, ...] = tuple(content["methods"])
-        try:
-            builder = tfds.builder_from_directory(self.folder)
-            source = builder.as_data_source(
-                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
-        except Exception as error:
-            raise UserError(f"{self.folder} cannot be read ({error}); pack it again") from error
-        self._source = source.data_source
+        shards = set_files.shards(self.folder, split, DATASET_NAME, schema())
+        self._source = ArrayRecordDataSource(shards)
         self._index: np.ndarray | None = None
         if len(self.index) != len(self._source):
             raise UserError(
@@ -288,7 +291,7 @@ class PackedSplit:
     def index(self) -> np.ndarray:
         """Memory-mapped rows of `INDEX_DTYPE`, one a record."""
         if self._index is None:
-            path = self.folder / INDEX_FOLDER / f"{self.split}.npy"
+            path = set_files.regular(self.folder, f"{INDEX_FOLDER}/{self.split}.npy")
             try:
                 index = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
@@ -331,7 +334,7 @@ def is_packed_set(folder: Path) -> bool:
 def split_names(folder: str | Path) -> tuple[str, ...]:
     """The splits of a packed set that have records, in the usual order."""
     records = _index_content(Path(folder))["records"]
-    return tuple(sorted(records, key=lambda name: (*SPLITS, name).index(name)))
+    return tuple(sorted(records, key=SPLITS.index))
 
 
 def _index_content(folder: Path) -> dict[str, Any]:
@@ -342,10 +345,15 @@ def _index_content(folder: Path) -> dict[str, Any]:
     if not is_packed_set(folder):
         raise UserError(f"{folder} is no packed set; make one with `python -m launch.pack`")
     path = folder / INDEX_FOLDER / "index.json"
+    content = set_files.read_json(folder, f"{INDEX_FOLDER}/index.json")
     try:
-        content = json.loads(path.read_text())
         if content["version"] != 1:
-            raise UserError(f"{path} is of version {content['version']}, not 1; pack the set again")
-        return {"methods": content["methods"], "records": content["records"]}
+            raise UserError(
+                f"{path} is of version {content['version']!r:.80}, not 1; pack the set again"
+            )
+        methods, records = content["methods"], content["records"]
+        if not all(isinstance(name, str) for name in methods) or not set(records) <= set(SPLITS):
+            raise ValueError("unknown methods or splits")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); pack the set again") from error
+        raise UserError(f"{path} cannot be read ({error!r:.200}); pack the set again") from error
+    return {"methods": methods, "records": records}
