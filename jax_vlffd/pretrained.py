@@ -18,6 +18,7 @@ import numpy as np
 
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.config_values import model_config
+from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explain import Explainer
@@ -74,11 +75,13 @@ def open_trained(source: str | Path) -> TrainedModel:
     """Reads a detector from a folder, or from a hub id that is downloaded first.
 
     Raises:
-      UserError: there is none, or it is damaged or of another architecture.
+      UserError: there is none, it is damaged or of another architecture, or a link leads out of the folder.
     """
     folder = Path(source)
     if not folder.exists():
         folder = _from_hub(str(source))
+    if folder.is_dir():
+        check_contained(folder)
     if exported.is_export(folder):
         return load_export(folder)
     if (folder / CONFIG).is_file() and (folder / CHECKPOINTS).is_dir():

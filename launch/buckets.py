@@ -12,18 +12,18 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.copied_sets import told
 from data_pipeline.errors import UserError as DataError
+from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
     from etils import epath
 
-#: Within the local folder: the address that it stands for. Its time is that of the last copy up.
-ORIGIN = ".origin"
 #: What is brought down, beside the files at the top.
 _FOLDERS = ("tokenizer",)
 #: Bytes of a file that is brought down.
@@ -35,6 +35,19 @@ _UNUSABLE = (
 )
 #: A file's time may be this much behind the clock.
 _TICK_NS = 20_000_000
+
+
+@dataclass
+class _Origin:
+    """The address that a local folder stands for, and when it was last copied down or up."""
+
+    address: str
+    published_ns: int
+
+
+#: Of the folders that `local` gave, as long as they are. An address is only ever the user's: no file in a
+#: workdir can name one.
+_ORIGINS: dict[Path, _Origin] = {}
 
 
 def is_address(place: str | os.PathLike[str]) -> bool:
@@ -49,9 +62,11 @@ def local(place: str) -> Iterator[Path]:
     What is told within names the bucket's place, not that folder.
 
     Raises:
-      UserError: it is another kind of address, or the bucket cannot be read.
+      UserError: it is another kind of address, or the bucket cannot be read; or the folder is not contained.
     """
     if not is_address(place):
+        if Path(place).is_dir():
+            check_contained(Path(place))
         yield Path(place)
         return
     if not place.startswith("gs://"):
@@ -63,20 +78,23 @@ def local(place: str) -> Iterator[Path]:
         workdir.mkdir()
         with told(place, *_UNUSABLE):
             _bring(place, workdir)
+        _ORIGINS[workdir] = _Origin(place.rstrip("/"), time.time_ns() - _TICK_NS)
         try:
             yield workdir
         except (UserError, DataError) as error:
             raise UserError(str(error).replace(str(workdir), place.rstrip("/"))) from error
+        finally:
+            del _ORIGINS[workdir]
 
 
 def origin(workdir: Path) -> Path | epath.Path:
     """Where a workdir really lies: itself, or the bucket's folder that it stands for."""
-    mark = workdir / ORIGIN
-    if not mark.is_file():
+    found = _ORIGINS.get(workdir)
+    if found is None:
         return workdir
     from etils import epath
 
-    return epath.Path(mark.read_text("utf-8"))
+    return epath.Path(found.address)
 
 
 def publish(workdir: Path) -> None:
@@ -85,16 +103,15 @@ def publish(workdir: Path) -> None:
     Raises:
       UserError: the bucket cannot be written.
     """
-    mark = workdir / ORIGIN
-    if not mark.is_file():
+    found = _ORIGINS.get(workdir)
+    if found is None:
         return
-    target, since = origin(workdir), mark.stat().st_mtime_ns
-    now = time.time_ns() - _TICK_NS
-    with told(str(target), *_UNUSABLE):
+    target, now = origin(workdir), time.time_ns() - _TICK_NS
+    with told(found.address, *_UNUSABLE):
         for file in sorted(workdir.rglob("*")):
-            if file.is_file() and file != mark and file.stat().st_mtime_ns >= since:
+            if file.is_file() and file.stat().st_mtime_ns >= found.published_ns:
                 (target / file.relative_to(workdir)).write_bytes(file.read_bytes())
-    os.utime(mark, ns=(now, now))
+    found.published_ns = now
 
 
 def _bring(place: str, workdir: Path) -> None:
@@ -112,4 +129,3 @@ def _bring(place: str, workdir: Path) -> None:
             copy = workdir / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    (workdir / ORIGIN).write_text(str(source), "utf-8")

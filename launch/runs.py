@@ -20,6 +20,7 @@ from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import pretrained
 from jax_vlffd.config import MeshConfig, ModelConfig, RunConfig
+from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
@@ -230,10 +231,12 @@ def require_run(workdir: Path) -> dict[str, Any]:
     """The config of a trained workdir or an exported folder; nothing large is read.
 
     Raises:
-      UserError: it is neither, or has no checkpoint yet.
+      UserError: it is neither, has no checkpoint yet, or a link leads out of it.
     """
     from jax_vlffd.export import folder as exported
 
+    if workdir.is_dir():
+        check_contained(workdir)
     config, is_export = configs.read_saved(workdir), exported.is_export(workdir)
     if config is None or not (is_export or (buckets.origin(workdir) / CHECKPOINTS).is_dir()):
         raise UserError(

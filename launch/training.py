@@ -71,6 +71,7 @@ def train(
         )
     from data_pipeline.loader import TrainLoader
     from jax_vlffd.config import in_steps
+    from jax_vlffd.contained import check_contained
     from jax_vlffd.training import mesh, trainer
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.peers import Alone
@@ -82,6 +83,9 @@ def train(
 
     peers, manner = peers or Alone(), manner or Manner()
     started = time.time()
+    for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
+        if folder.is_dir():
+            check_contained(folder)
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
     described = training_data.describe(data)

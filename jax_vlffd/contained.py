@@ -1,0 +1,46 @@
+"""Folders that may be a stranger's: whatever is read or written in one lies in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from jax_vlffd.errors import UserError
+
+
+def check_contained(folder: Path) -> None:
+    """Sees that no link leads out of a folder, and that it holds only files and folders.
+
+    Every command that opens a workdir or an export asks for this first: a link would have other files read,
+    published or written over, and a pipe would be waited for. The folder itself may be a link. In the Hugging
+    Face cache every file is a link into the `blobs` beside the snapshots; those are let be.
+
+    Raises:
+      UserError: a part of it leads out, or is a pipe, a socket or a device; it is named.
+    """
+    home = folder.resolve()
+    hub = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    waiting = [folder]
+    while waiting:
+        # What vanishes (a run goes on) or cannot be listed cannot be opened either.
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    real = _target(Path(entry.path))
+                    if real is None or not (real.is_relative_to(home) or real.is_relative_to(hub)):
+                        raise UserError(
+                            f"{entry.path} is a link out of {folder}; put there what it points to, or remove it"
+                        )
+                elif entry.is_dir():
+                    waiting.append(Path(entry.path))
+                elif not entry.is_file():
+                    raise UserError(f"{entry.path} is neither file nor folder; remove it")
+
+
+def _target(link: Path) -> Path | None:
+    """Where a link leads, None for one that leads round in a circle."""
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):
+        return None

@@ -1,0 +1,127 @@
+"""Workdirs and exports made by somebody else: no file in one has another place read or written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jax_vlffd.contained import check_contained
+from jax_vlffd.errors import UserError
+from tests import processes, tiny, tiny_export
+
+SECRET = "what nobody else should see"
+SETTINGS = {"duration": "4 steps", "evaluate_every": "4 steps"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with files that a workdir may want."""
+    for name in (".bashrc", ".ssh/authorized_keys", "calibration.json", "checkpoints/9/x"):
+        path = tmp_path / "home" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(SECRET)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def run(packed: Path, tmp_path: Path) -> Path:
+    """A workdir with a checkpoint, which names a set that is there."""
+    return tiny_export.make_workdir(tmp_path / "run", packed, **SETTINGS)
+
+
+def every_command(run: Path, packed: Path, out: Path) -> list[tuple[str, ...]]:
+    """The commands that open a workdir, of which all but `train` only read it."""
+    recipe = tiny.write_recipe(out / "tiny.py", *tiny.settings(packed, **SETTINGS))
+    data = f"--data=own={packed}"
+    return [
+        ("train", f"--config={recipe}", f"--workdir={run}"),
+        ("evaluate", f"--workdir={run}", data, "--split=validation", f"--out={out / 'eval'}"),
+        ("export", f"--workdir={run}", f"--out={out / 'export'}"),
+        ("score_reasons", f"--workdir={run}", data, "--split=validation"),
+        ("predict", f"--checkpoint={run}", "--crops", str(packed.parent / "train" / "real_0.png")),
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.slow
+def test_a_file_that_names_another_place_is_only_a_file(
+    run: Path, home: Path, packed: Path, tmp_path: Path
+) -> None:
+    (run / ".bashrc").write_text("theirs")
+    (run / ".ssh").mkdir()
+    (run / ".ssh/authorized_keys").write_text("theirs")
+    (run / ".origin").write_text(str(home))
+    before = content(home)
+    shutil.rmtree(run / "checkpoints")
+    for command, *arguments in every_command(run, packed, tmp_path)[:2]:
+        done = tiny.command(
+            f"launch.{command}", *arguments, env=tiny.environment() | {"HOME": str(home)}
+        )
+        assert done.returncode == 0, done.stderr
+    # What was trained lies in the workdir itself.
+    assert {path.name for path in (run / "checkpoints").iterdir()} >= {"4"}
+    assert {k: v for k, v in content(home).items() if not k.startswith(".cache")} == before
+
+
+LINKS = [
+    "calibration.json",
+    "metrics.jsonl.new",
+    "checkpoints",
+    "explanation.txt",
+    "tokenizer/vocab.json",
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_a_workdir_is_refused_by_every_command(
+    name: str, run: Path, home: Path, packed: Path, tmp_path: Path
+) -> None:
+    path, target = run / name, home / (name if (home / name).exists() else ".bashrc")
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    before = content(home)
+    for command, *arguments in every_command(run, packed, tmp_path):
+        log = tmp_path / f"{command}.log"
+        process = processes.start(f"launch.{command}", arguments, log, tmp_path / "compiled")
+        assert processes.status(process) == 1, log.read_text()
+        assert log.read_text().count("\n") == 1, log.read_text()
+        assert f"{path} is a link out of {run}" in log.read_text()
+    assert content(home) == before
+    assert not any(SECRET.encode() in data for data in content(tmp_path / "export").values())
+
+
+def test_pipes_are_refused_and_links_within_are_followed(tmp_path: Path, home: Path) -> None:
+    folder = tmp_path / "one"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner/up").symlink_to("..")
+    (folder / "gone").symlink_to("nothing")
+    (tmp_path / "way").symlink_to(folder)
+    check_contained(folder)
+    check_contained(tmp_path / "way")
+    (folder / "round").symlink_to("round")
+    os.mkfifo(folder / "inner/pipe")
+    for name in ("round", "inner/pipe"):
+        with pytest.raises(UserError, match=name):
+            check_contained(folder)
+        (folder / name).unlink()
+    (folder / "inner/key").symlink_to("../../home/.bashrc")
+    with pytest.raises(UserError, match="inner/key is a link out of"):
+        check_contained(folder)
+
+
+def test_links_of_the_hub_cache_are_no_way_out(tmp_path: Path, home: Path) -> None:
+    snapshot = tmp_path / "models--me--it" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "blobs").mkdir()
+    (snapshot.parents[1] / "blobs" / "x").touch()
+    (snapshot / "config.json").symlink_to("../../blobs/x")
+    check_contained(snapshot)
+    (snapshot / "other").symlink_to("../../refs")
+    with pytest.raises(UserError, match="other is a link out of"):
+        check_contained(snapshot)
