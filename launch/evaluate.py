@@ -7,6 +7,7 @@ takes scores instead of a model and computes everything anew; several detectors 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from data_pipeline.errors import UserError
-from launch import buckets, cli, hosts
+from launch import buckets, cli, hosts, results
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
@@ -51,6 +52,8 @@ flags.DEFINE_integer("seed", 0, "Of the resampling and of the examples drawn.", 
 flags.DEFINE_integer("examples", 12, "Pictures in each gallery of the report.", lower_bound=0)
 flags.mark_flag_as_required("out")
 
+#: Flags that figures or report depend on.
+_ASKED = ("split", "bootstrap", "seed", "matrix", "robustness", "examples")
 _PICTURE = 192  # side of the report's pictures in pixels
 
 
@@ -75,11 +78,12 @@ def main(argv: Sequence[str]) -> None:
         }
         # Every process scores its share, and knows all the scores.
         with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
-            detectors, robustness = _from_runs(workdir, sets)
+            detectors, asked, robustness = _from_runs(workdir, sets)
             if peers.index == 0:
-                _write(Path(FLAGS.out), detectors, sets, robustness)
+                _write(Path(FLAGS.out), detectors, sets, asked, robustness)
         return
-    detectors = _from_scores([_pair(text, "--from_scores") for text in FLAGS.from_scores])
+    files = [_pair(text, "--from_scores") for text in FLAGS.from_scores]
+    detectors, digests = _from_scores(files)
     known = detectors[0].sets
     unknown = [name for name in sets if name not in known]
     if unknown:  # pictures would be missing and nobody would know why
@@ -87,7 +91,8 @@ def main(argv: Sequence[str]) -> None:
             f"--data={unknown[0]}=...: {detectors[0].name} has no scores of a set of this name, "
             f"it has {', '.join(known)}"
         )
-    _write(Path(FLAGS.out), detectors, sets, {})
+    asked = {"scores": digests, "sets": results.described_sets(sets)}
+    _write(Path(FLAGS.out), detectors, sets, asked, {})
 
 
 def _pair(text: str, flag: str) -> tuple[str, Path]:
@@ -115,14 +120,17 @@ def _named(texts: Iterable[str], flag: str) -> dict[str, Path]:
     return found
 
 
-def _from_scores(files: Sequence[tuple[str, Path]]) -> list[Detector]:
-    """The detectors of scores files; of their rows, those of --split count."""
+def _from_scores(
+    files: Sequence[tuple[str, Path]],
+) -> tuple[list[Detector], list[dict[str, str]]]:
+    """The detectors of scores files, of whose rows those of --split count, and the digests of all files."""
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import Detector
 
     parts: dict[str, list[Scores]] = {}
+    digests: list[dict[str, str]] = []
     for name, path in files:
-        found = tables.from_csv(_read(path), str(path))
+        found = tables.from_csv(_read(path, digests), str(path))
         for inner, scores in found.items():
             both = [name, inner] if len(found) > 1 else [name or inner]
             label = "/".join(filter(None, both)) or path.stem
@@ -132,7 +140,7 @@ def _from_scores(files: Sequence[tuple[str, Path]]) -> list[Detector]:
                     "--from_scores=NAME=FILE"
                 )
             parts.setdefault(label, []).append(scores)
-    given = _given_calibrations(parts)
+    given = _given_calibrations(parts, digests)
     detectors = []
     for label, found_parts in parts.items():
         tables.refuse_shared_videos(found_parts, label)
@@ -148,10 +156,12 @@ def _from_scores(files: Sequence[tuple[str, Path]]) -> list[Detector]:
         detectors.append(Detector(label, tested, _measure(tested, fitted), fitted))
     if given:
         raise UserError(f"--calibration names {', '.join(given)}; detectors are {', '.join(parts)}")
-    return detectors
+    return detectors, digests
 
 
-def _given_calibrations(detectors: Iterable[str]) -> dict[str, Calibration]:
+def _given_calibrations(
+    detectors: Iterable[str], digests: list[dict[str, str]]
+) -> dict[str, Calibration]:
     """The calibrations of --calibration by detector; a name may be left out for a lone detector."""
     from jax_vlffd.evaluation.calibration import Calibration
 
@@ -161,7 +171,7 @@ def _given_calibrations(detectors: Iterable[str]) -> dict[str, Calibration]:
         name, path = _pair(text, "--calibration")
         if not name and len(names) > 1:
             raise UserError(f"--calibration={text}: of which detector? write NAME={path}")
-        found[name or names[0]] = Calibration.from_json(_read(path), str(path))
+        found[name or names[0]] = Calibration.from_json(_read(path, digests), str(path))
     return found
 
 
@@ -174,15 +184,25 @@ def _fit(held_out: Scores) -> Calibration | None:
     return calibration.fit(held_out.logits(), held_out.label)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, digests: list[dict[str, str]]) -> str:
+    """The text of a file, whose digest is added to `digests`."""
     try:
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    digests.append({"file": str(path), "sha256": hashlib.sha256(data).hexdigest()})
+    return text
 
 
-def _from_runs(workdir: Path, sets: Mapping[str, Path]) -> tuple[list[Detector], dict[str, Any]]:
-    """Scores every set by the run and by those it is compared with."""
+def _from_runs(
+    workdir: Path, sets: Mapping[str, Path]
+) -> tuple[list[Detector], dict[str, Any], dict[str, Any]]:
+    """Scores every set by the run and by those it is compared with.
+
+    Returns:
+      The detectors; their `models` and `sets` as `results` describes them; and the figures of --robustness.
+    """
     from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import Detector
@@ -200,7 +220,9 @@ def _from_runs(workdir: Path, sets: Mapping[str, Path]) -> tuple[list[Detector],
         groups.append(group)
     for set_dir in sets.values():
         PackedSplit(set_dir, FLAGS.split)
+    described = results.described_sets(sets)
     detectors: list[Detector] = []
+    models: list[dict[str, Any]] = []
     robustness: dict[str, Any] = {}
     for group, (_, folder) in zip(groups, wanted, strict=True):
         run = load_run(folder)
@@ -210,6 +232,7 @@ def _from_runs(workdir: Path, sets: Mapping[str, Path]) -> tuple[list[Detector],
         for set_name, set_dir in sets.items():
             print(f"{name}: scoring {set_name}", flush=True)
             parts.append(run.score(str(set_dir), FLAGS.split).named(set_name))
+        models.append(results.described_model(name, FLAGS.workdir if not models else folder, run))
         scores = tables.concatenate(parts)
         measured = _measure(scores, run.calibration)
         detectors.append(
@@ -220,7 +243,9 @@ def _from_runs(workdir: Path, sets: Mapping[str, Path]) -> tuple[list[Detector],
                 set_name: _robustness(run, name, set_name, set_dir, scores)
                 for set_name, set_dir in sets.items()
             }
-    return detectors, robustness
+    if results.described_sets(sets) != described:
+        raise UserError("a set of --data changed while it was scored; start again")
+    return detectors, {"models": models, "sets": described}, robustness
 
 
 def _measure(scores: Scores, calibration: Calibration | None) -> dict[str, Any]:
@@ -255,11 +280,10 @@ def _write(
     out: Path,
     detectors: Sequence[Detector],
     sets: Mapping[str, Path],
+    asked: Mapping[str, Any],
     robustness: Mapping[str, Any],
 ) -> None:
-    import json
-
-    from data_pipeline.files import atomic_write_text
+    """Writes the three files. asked: models or scores, and sets, with their digests."""
     from jax_vlffd.evaluation import comparison, gallery, report
     from jax_vlffd.evaluation import scores as tables
 
@@ -283,15 +307,14 @@ def _write(
         "version": 1,
         "split": FLAGS.split,
         "bootstrap": {"resamples": FLAGS.bootstrap, "seed": FLAGS.seed, "confidence": 0.95},
+        "request": {**asked, **{name: FLAGS[name].value for name in _ASKED}},
         **comparison.summary(detectors),
     }
     if matrix:
         content["matrix"] = matrix
     if robustness:
         content["robustness"] = robustness
-    atomic_write_text(out / "scores.csv", tables.to_csv({d.name: d.scores for d in detectors}))
-    atomic_write_text(out / "metrics.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    atomic_write_text(out / "report.html", page)
+    results.write(out, content, tables.to_csv({d.name: d.scores for d in detectors}), page)
     for detector in detectors:
         for name, found in detector.sets.items():
             print(f"{detector.name}, {name}: {found.overall.line()}")

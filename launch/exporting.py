@@ -17,7 +17,7 @@ from jax_vlffd.errors import UserError as ModelError
 from jax_vlffd.export import card, huggingface, program
 from jax_vlffd.export import folder as exported
 from launch import config as configs
-from launch import runs
+from launch import results, runs
 
 #: Where an evaluation of a run is looked for.
 _EVALUATIONS = ("metrics.json", "evaluation/metrics.json", "report/metrics.json")
@@ -40,7 +40,7 @@ def export(
       out: folder to make; an empty one may be there.
       step: 'best' or 'latest'.
       name: of the model, for its card; the workdir's by default.
-      metrics: an evaluation's `metrics.json`, for the card.
+      metrics: an evaluation's `metrics.json`, for the card; left out, with a note, where it is another model's.
 
     Returns:
       The step of the checkpoint.
@@ -49,6 +49,12 @@ def export(
       UserError: the workdir is none, has no checkpoint yet, or is damaged.
     """
     run = runs.load_run(workdir, step)
+    if metrics is not None and results.is_of(metrics, run.step, results.model_hash(run)) is False:
+        print(
+            f"note: the evaluation is of another model than step {run.step} of {workdir}, so the model card "
+            "quotes none; run launch.evaluate on this one"
+        )
+        metrics = None
     aside = out.parent / f".{out.name}.{os.getpid()}"
     try:
         aside.mkdir(parents=True)
@@ -70,19 +76,28 @@ def evaluation_of(workdir: Path, given: str | None) -> dict[str, Any] | None:
       given: a metrics.json.
 
     Raises:
-      UserError: what is given is no metrics.json.
+      UserError: what is given is no metrics.json, or lies beside another evaluation's files.
     """
     if given is not None:
         found = read_object(Path(given))
         if found is None or not isinstance(found.get("sets"), dict):
             raise UserError(f"{given}: not a metrics.json of launch.evaluate")
-        return found
+        return _checked(Path(given), found)
     for name in _EVALUATIONS:
         found = read_object(workdir / name)
         if found is not None and isinstance(found.get("sets"), dict):
             print(f"the model card quotes {workdir / name}")
-            return found
+            return _checked(workdir / name, found)
     return None
+
+
+def _checked(path: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    results.check_companions(path, metrics)
+    if "request" not in metrics:
+        print(
+            f"note: {path} is of an older version and does not say which model it is of: see to that"
+        )
+    return metrics
 
 
 def _write(

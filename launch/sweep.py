@@ -105,7 +105,21 @@ def _request(validation: str) -> dict[str, Any]:
         for path in filter(None, map(str.strip, validation.split(","))):
             name = Path(path).name or path
             sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = path
-    return {"sets": sets, "split": split, "bootstrap": FLAGS.bootstrap}
+    return {
+        "sets": {name: {"path": path, "digest": _digest(path)} for name, path in sets.items()},
+        "split": split, "bootstrap": FLAGS.bootstrap, "seed": 0,
+    }  # fmt: skip
+
+
+def _digest(path: str) -> str | None:
+    """Of a packed set; None where there is none: its figures may be there still."""
+    from data_pipeline.errors import UserError
+    from launch import results
+
+    try:
+        return results.described_sets({"": path})[""]["digest"]
+    except UserError:
+        return None
 
 
 def _train(folder: Folder, run: Run) -> list[str]:
@@ -119,7 +133,8 @@ def _evaluate(folder: Folder, run: Run, request: Mapping[str, Any]) -> list[str]
     return [
         "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / sweeps.EVALUATION}",
         f"--name={run.id}", f"--split={request['split']}", f"--bootstrap={request['bootstrap']}",
-        *(f"--data={name}={path}" for name, path in request["sets"].items()),
+        f"--seed={request['seed']}",
+        *(f"--data={name}={entry['path']}" for name, entry in request["sets"].items()),
     ]  # fmt: skip
 
 
@@ -140,13 +155,14 @@ def _run_all(
     from jax_vlffd.errors import UserError
 
     signal.signal(signal.SIGTERM, _end)
-    failed = 0
+    failed = left = 0
     for run in chosen:
         begun = time.monotonic()
         place = f"[{run.index + 1}/{len(runs)}] {run.id}"
         with _claimed(folder, run) as log:
             if log is None:
                 print(f"{place}: another sweep is at it; left alone", flush=True)
+                left += 1
                 continue
             status = folder.status(run, request)
             if status == "done":
@@ -163,6 +179,11 @@ def _run_all(
     if failed:
         raise UserError(
             f"{failed} of {len(chosen)} runs failed; the table says why, and the same command tries them again"
+        )
+    if left:
+        raise UserError(
+            f"{left} of {len(chosen)} runs were left alone, for another sweep is at them; the same command "
+            "later sees whether they are done"
         )
 
 
@@ -186,15 +207,13 @@ def _claimed(folder: Folder, run: Run) -> Iterator[IO[bytes] | None]:
 
 def _do(folder: Folder, run: Run, request: Mapping[str, Any], log: IO[bytes]) -> str:
     """Trains and evaluates a run as far as that is not done; returns why it failed, '' on success."""
-    from data_pipeline.files import atomic_write_text
-
     if folder.summary(run) is None and (message := _call(folder, run, _train(folder, run), log)):
         return message
     if folder.evaluation(run, request) is None:
         if message := _call(folder, run, _evaluate(folder, run, request), log):
             return message
-        path = folder.workdir(run) / sweeps.EVALUATION / sweeps.REQUEST
-        atomic_write_text(path, json.dumps(request, indent=2) + "\n")
+        if folder.evaluation(run, request) is None:
+            return "a set changed since the sweep began, or another evaluated the run; start again"
     folder.failure(run).unlink(missing_ok=True)
     return ""
 

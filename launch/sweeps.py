@@ -22,10 +22,9 @@ from data_pipeline.errors import UserError as DataError
 from data_pipeline.files import read_object
 from jax_vlffd.errors import UserError
 from launch import config as configs
+from launch import results
 
 RUNS, LOGS, FAILURES, EVALUATION = "runs", "logs", "failures", "evaluation"
-#: What an evaluation was asked for, beside what it found.
-REQUEST = "request.json"
 
 _MOST = 10_000  # runs; a list that long is a slip
 _WORDS = 72  # letters of an id before its digest
@@ -177,11 +176,30 @@ class Folder:
         return read_object(self.workdir(run) / "summary.json")
 
     def evaluation(self, run: Run, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The `metrics.json` of a run that was evaluated as requested, else None."""
-        folder = self.workdir(run) / EVALUATION
-        if read_object(folder / REQUEST) != request:
+        """The `metrics.json` of a run that says itself that it answers the request, else None.
+
+        Args:
+          run: a run of the sweep.
+          request: `split`, `bootstrap`, `seed`, and `sets` by name, each its `path` and `digest`; the digest is
+            None where the set is not there any more, and any is taken.
+        """
+        found = read_object(self.workdir(run) / EVALUATION / results.METRICS)
+        summary = self.summary(run)
+        if found is None or summary is None:
             return None
-        return read_object(folder / "metrics.json")
+        try:
+            told = found["request"]
+            (model,) = told["models"]
+            step = model["step"]
+            sets = {
+                name: {**entry, "digest": entry["digest"] or told["sets"][name]["digest"]}
+                for name, entry in request["sets"].items()
+            }
+            wanted = {**request, "sets": sets}
+            same = {key: told[key] for key in wanted} == wanted
+        except (KeyError, TypeError, ValueError):
+            return None
+        return found if same and step == summary.get("best_step") else None
 
     def status(self, run: Run, request: Mapping[str, Any]) -> str:
         """'done', 'failed', 'trained' (and not evaluated), 'begun' or 'new'."""

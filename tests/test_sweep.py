@@ -227,7 +227,7 @@ def test_listing_and_a_dry_run_write_nothing(
     train, evaluate = dry.stdout.splitlines()
     assert train.startswith(f"python -m launch.train --config={tiny_recipe} --workdir=")
     assert train.endswith("--config.optim.eps=0.1 --config.seed=1")
-    assert f"--split=validation --bootstrap=50 --data=packed={packed}" in evaluate
+    assert f"--split=validation --bootstrap=50 --seed=0 --data=packed={packed}" in evaluate
     assert not (tmp_path / "sweep").exists()
 
 
@@ -296,7 +296,8 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     with (workdir / "logs" / f"{run.name}.log").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         busy = sweep(tiny_recipe, workdir, "--index=2")
-    assert busy.returncode == 0, busy.stderr
+    assert busy.returncode == 1
+    assert "1 of 1 runs were left alone, for another sweep is at them" in busy.stderr
     assert f"{run.name}: another sweep is at it" in busy.stdout
     other = sweep(tiny_recipe, workdir, "--config.optim.eps=0.5")
     assert other.returncode == 1
