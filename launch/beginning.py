@@ -35,7 +35,9 @@ def first_state(
     Raises:
       UserError: a checkpoint is missing, damaged, or of another model or other data.
     """
-    from jax_vlffd.clip import weights
+    import jax
+
+    from jax_vlffd.clip import preprocessing, weights
     from jax_vlffd.errors import UserError
     from jax_vlffd.training.checkpoint import Checkpoints
     from jax_vlffd.training.state import initial_state, load_pretrained
@@ -64,6 +66,9 @@ def first_state(
     if (checkpoint.clip is None) != bool(run.init.vit):
         kind, key = ("plain ViT", "init.vit") if checkpoint.clip is None else ("CLIP", "init.clip")
         raise UserError(f"{source} is a {kind}; give it as {key}")
+    for note in preprocessing.check(checkpoint.folder, run.model):
+        if jax.process_index() == 0:
+            print(f"note: {note}", flush=True)
     return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
 
 

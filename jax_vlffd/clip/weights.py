@@ -149,6 +149,7 @@ def _folder(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+    wanted += ["preprocessor_config.json", "processor_config.json"]
     tokenizer = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
     try:
         return Path(huggingface_hub.snapshot_download(source, allow_patterns=wanted + tokenizer))
