@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from data_pipeline.errors import UserError
 
@@ -83,21 +84,35 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened to read without a buffer; devices and pipes are never waited for.
+
+    Raises:
+      UserError: it is missing, another kind of file, or cannot be opened.
+    """
+    try:
+        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait for ever.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path}: cannot be read ({why or error})") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path}: not a regular file; give a copy of the file itself")
+    return cast(BinaryIO, file)
+
+
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`; devices and pipes are never waited for.
+    """The bytes of a regular file of at most `max_bytes`; see `open_regular`.
 
     Raises:
       UserError: it is missing, another kind of file, larger, or cannot be read.
     """
-    try:
-        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise UserError(f"{path}: not a regular file; give a copy of the file itself")
+    with io.BufferedReader(cast(io.RawIOBase, open_regular(path))) as file:
+        try:
             data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(data) > max_bytes:
         raise UserError(f"{path}: larger than the {max_bytes:,} bytes that such a file may have")
     return data

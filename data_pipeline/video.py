@@ -1,37 +1,33 @@
 """Frames of a video by their number: of a video file, a folder of pictures or one picture.
 
-Files are decoded by OpenCV from their first frame on, never by seeking, because a seek lands on
-another frame in many containers; frame i is then the same in a fake and in its real.
+Files are decoded by FFmpeg (PyAV) from their first frame on, never by seeking, because a seek lands on
+another frame in many containers; frame i is then the same in a fake and in its real. FFmpeg is given an open
+file and never a name: a name may be an address, and it would be followed.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import av
 import cv2
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from data_pipeline.datasets.video_records import is_picture, pictures
+from data_pipeline.errors import UserError
+from data_pipeline.files import open_regular
 
 Image = NDArray[np.uint8]
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
-#: What the containers that are opened begin with: (offset, bytes). FFmpeg would also draw a text file as a
-#: film of letters, and follow a play list to other files and hosts.
-_CONTAINERS: Final = (
-    *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),  # MP4, MOV
-    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
-    (8, b"AVI "),
-    (0, b"\x00\x00\x01\xba"), (0, b"\x00\x00\x01\xb3"),  # MPEG
-    (0, b"FLV\x01"), (0, b"OggS"),
-    (0, b"0&\xb2u\x8ef\xcf\x11"),  # ASF, WMV
-)  # fmt: skip
-#: A transport stream has this at every packet of 188 bytes, or 4 bytes into every 192.
-_SYNC: Final = b"G"
+#: The containers that are opened, by FFmpeg's names. Others would draw a text as a film of letters, or follow a
+#: play list to other files and hosts.
+_CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 #: Packets in a row that may fail to decode before the rest of a video is given up.
 _PATIENCE: Final = 300
 
@@ -108,17 +104,10 @@ class PictureFrames:
 
 
 class FileFrames:
-    """A video file, decoded by OpenCV in one thread (the processes are the parallelism)."""
+    """A video file, decoded in one thread (the processes are the parallelism)."""
 
     def __init__(self, path: Path):
-        if not _is_container(path):
-            raise VideoError(
-                "unreadable_video",
-                f"{path} is damaged, empty or no video (MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV, Ogg)",
-            )
-        # Read when the first video is opened; a damaged one would fill the terminal otherwise.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        self._video: Any = _open(path)
+        self._container = _open(path)
         try:
             self._check(path)
         except VideoError:
@@ -126,38 +115,61 @@ class FileFrames:
             raise
 
     def _check(self, path: Path) -> None:
-        video = self._video
-        if not video.isOpened():
-            raise VideoError("unreadable_video", f"{path} is damaged, empty or no video")
-        width, height = (
-            video.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        if width * height > MAX_PIXELS:
-            raise VideoError("too_large", f"{path} says that it is {width:.0f}x{height:.0f}")
+        if not self._container.streams.video:
+            raise VideoError("unreadable_video", f"{path} holds no pictures, only sound or text")
+        stream = self._container.streams.video[0]
+        decoder = stream.codec_context
+        if decoder is None:
+            raise VideoError(
+                "unreadable_video", f"{path} needs a decoder that is not here; store it as H.264"
+            )
+        if decoder.width * decoder.height > MAX_PIXELS:
+            raise VideoError(
+                "too_large", f"{path} says that it is {decoder.width}x{decoder.height}"
+            )
+        decoder.options = {"max_pixels": str(MAX_PIXELS)}  # a later frame may be larger
+        decoder.thread_count = 1
+        self._stream = stream
+        self._frames = _decode(self._container, stream)
+        self._frame: Any = None
+        self._to_rgb = VideoReformatter()
+        rate = float(stream.guessed_rate or 0)
+        self.rate = rate if 0 < rate < 1000 else 0.0
         self._at, self.lost_start = -1, 0
         if not self._advance():
+            if not decoder.width:  # the decoder takes no size above the limit
+                wrong = f"{path} states no size, or one of more than {MAX_PIXELS:,} pixels"
+                raise VideoError("too_large", wrong)
             raise VideoError("no_frames", f"{path} has no frame that can be decoded")
         self._at, self.lost_start = 0, self._clock()
-        rate = video.get(cv2.CAP_PROP_FPS)
-        self.rate = float(rate) if np.isfinite(rate) and 0 < rate < 1000 else 0.0
-        stated = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        stated = stream.frames or int(self._seconds() * self.rate + 0.5)
         self.count = stated - self.lost_start if stated > self.lost_start else count_frames(path)
+
+    def _seconds(self) -> float:
+        """The length that the container states; 0 where it states none."""
+        if self._container.duration:
+            return self._container.duration / float(av.time_base)
+        return float((self._stream.duration or 0) * (self._stream.time_base or 0))
 
     def _advance(self) -> bool:
         """Goes to the next frame that can be decoded."""
-        for failures in range(_PATIENCE):
-            if self._video.grab():
-                self._at += 1
+        for failures, frame in enumerate(self._frames):
+            if frame is not None:
+                self._at, self._frame = self._at + 1, frame
                 if failures:  # only the clock tells how many frames were lost
                     self._at = max(self._at, self._clock())
                 return True
+            if failures + 1 == _PATIENCE:
+                break
         return False
 
     def _clock(self) -> int:
         """The number of the frame by its time, for a constant frame rate; at least 0."""
-        seconds = self._video.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
-        number = seconds * self._video.get(cv2.CAP_PROP_FPS)
-        return max(round(number) - self.lost_start, 0) if np.isfinite(number) else 0
+        time = self._frame.dts if self._frame.pts is None else self._frame.pts
+        if time is None:
+            return 0
+        seconds = (time - (self._stream.start_time or 0)) * self._frame.time_base
+        return max(round(seconds * self.rate) - self.lost_start, 0)
 
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
@@ -165,42 +177,79 @@ class FileFrames:
             pass
         if self._at != index:  # it cannot be decoded, or the video ends before it
             return None
-        ok, frame = self._video.retrieve()
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8) if ok else None
+        pixels = self._to_rgb.reformat(
+            self._frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+        ).to_ndarray()
+        # Upright, as the file states it.
+        turned = np.rot90(pixels, round(self._frame.rotation / 90))
+        return np.ascontiguousarray(turned, np.uint8)
 
     def close(self) -> None:
         """See `Frames.close`."""
-        self._video.release()
-
-
-def _is_container(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            head = file.read(4 + 192 + 1)
-    except OSError:
-        return False
-    if any(head[place : place + len(start)] == start for place, start in _CONTAINERS):
-        return True
-    return any(
-        head[first : first + 1] == head[second : second + 1] == _SYNC
-        for first, second in ((0, 188), (4, 196))
-    )
+        self._container.close()
 
 
 def _open(path: Path) -> Any:
-    # By FFmpeg alone: other back ends take a name with digits for a sequence of pictures. It turns
-    # frames upright by the rotation that the file states.
-    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    """The container in a file, which FFmpeg reads by our handle alone."""
+    wrong = VideoError(
+        "unreadable_video",
+        f"{path} is damaged, empty or no video (MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV, Ogg)",
+    )
+    try:
+        file = open_regular(path)
+    except UserError as error:
+        raise VideoError("unreadable_video", str(error)) from error
+    try:
+        return av.open(
+            file,
+            "r",
+            options={
+                "format_whitelist": _CONTAINERS,
+                "protocol_whitelist": "file",
+                "max_pixels": str(MAX_PIXELS),
+            },
+            metadata_errors="replace",
+            buffer_size=1 << 18,
+            io_open=_refuse,
+        )
+    except Exception as error:  # hostile bytes end in many kinds of errors
+        file.close()
+        raise wrong from error
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
+    raise PermissionError("a video may not open another file")
+
+
+def _decode(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a video in the order in which they are shown; None for each packet that is damaged."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # nothing behind this place can be found
+            packet = None
+        try:
+            # Without a packet, the decoder gives what it still holds.
+            yield from stream.codec_context.decode(packet)
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            yield None
+        if packet is None:
+            return
 
 
 def count_frames(path: Path) -> int:
     """Counts the frames that a file really holds; its header may state none, or others."""
-    video = _open(path)
-    count = 0
-    while video.grab():
-        count += 1
-    video.release()
-    return count
+    container = _open(path)
+    try:
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        stream.codec_context.thread_count = 1
+        return sum(frame is not None for frame in _decode(container, stream))
+    finally:
+        container.close()
 
 
 def read_picture(path: Path) -> Image | None:

@@ -4,13 +4,12 @@
   --report=docs/fftg_calibration.md
 
 The pictures of --faces are real faces to fit on, those of --heldout others to report on. --videos
-are real videos to measure the noise of H.264 on (needs the package `av`). The report names the
+are real videos to measure the noise of H.264 on. The report names the
 values for `data_pipeline/fftg/settings.py`; nothing is changed by itself.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +40,6 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.fftg import calibration
     from data_pipeline.fftg.settings import DEFAULT
 
-    if FLAGS.videos and importlib.util.find_spec("av") is None:
-        raise UserError("--videos needs PyAV; run: pip install av")
     for video in FLAGS.videos:
         if not Path(video).is_file():
             raise UserError(f"--videos: {video} is no file")

@@ -67,7 +67,6 @@ def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
 
 def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
-    pytest.importorskip("av")
     from data_pipeline.faces import open_finder
     from data_pipeline.fftg.calibration import encoded_again, measure_noise
 

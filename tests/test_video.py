@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
+import os
 import struct
+import threading
 from pathlib import Path
 
 import cv2
@@ -183,7 +186,7 @@ def test_a_header_of_absurd_size_is_refused(
 ) -> None:
     path = write_video(tmp_path / "a.avi", grey_steps(3))
     monkeypatch.setattr("data_pipeline.video.MAX_PIXELS", 96 * 64 - 1)
-    with pytest.raises(VideoError, match=r"too_large.*96x64"):
+    with pytest.raises(VideoError, match=r"too_large.*more than 6,143 pixels"):
         open_frames(path)
     assert MAX_PIXELS > 7680 * 4320
 
@@ -216,5 +219,65 @@ def test_frames_are_evenly_spaced(count: int, frames: int) -> None:
     assert steps.size == 0 or steps.max() - steps.min() <= 1
 
 
-def test_opencv_decodes_by_ffmpeg() -> None:
-    assert cv2.videoio_registry.getBackendName(cv2.CAP_FFMPEG) == "FFMPEG"
+def test_a_name_is_never_taken_for_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.chdir(tmp_path)
+    folder = Path(f"http:/127.0.0.1:{server.server_port}")
+    folder.mkdir(parents=True)
+    os.rename(write_video(tmp_path / "a.avi", grey_steps(12)), folder / "a.avi")
+    frames = open_frames(folder / "a.avi")
+    server.shutdown()
+    assert (frames.count, asked) == (12, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # With the mark of an AVI at its place.
+        "#EXTM3U\nAVI \n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\nAVI \n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{folder}/secret.ts\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile secret.ts\n",
+    ],
+)
+def test_a_play_list_in_disguise_opens_nothing(tmp_path: Path, text: str) -> None:
+    write_video(tmp_path / "secret.ts", grey_steps(12), "mp4v")
+    for name in ("a.avi", "a.mp4", "a.m3u8"):
+        (tmp_path / name).write_text(text.replace("{folder}", str(tmp_path)))
+        with pytest.raises(VideoError, match="unreadable_video"):
+            open_frames(tmp_path / name)
+
+
+def test_a_name_that_is_not_utf8_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    os.rename(write_video(tmp_path / "a.avi", grey_steps(12)), path)
+    frames = open_frames(path)
+    assert (frames.count, number_of(frames.read(11))) == (12, 11)
+    frames.close()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(VideoError, match=r"unreadable_video.*not a regular file"):
+        open_frames(tmp_path / "a.mp4")
+
+
+def test_frames_are_those_of_opencv(shared_dir: Path) -> None:
+    folder = shared_dir / "data" / "FaceForensics++"
+    for part in ("original_sequences/youtube/c40", "manipulated_sequences/FaceSwap/c40"):
+        path = min((folder / part / "videos").glob("183*.mp4"))
+        other, ours = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), open_frames(path)
+        assert ours.count == other.get(cv2.CAP_PROP_FRAME_COUNT)
+        for index in range(40):
+            theirs = cv2.cvtColor(other.read()[1], cv2.COLOR_BGR2RGB)
+            np.testing.assert_array_equal(ours.read(index), theirs)
+        ours.close()

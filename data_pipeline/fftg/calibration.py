@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.mask import PairError
 from data_pipeline.fftg.regions import face_size, region_maps
 from data_pipeline.fftg.settings import Settings
+from data_pipeline.video import VideoError, open_frames
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Image = NDArray[np.uint8]
@@ -267,20 +269,20 @@ def reencoded(faces: Sequence[Portrait]) -> Iterator[tuple[str, Portrait, Image]
 
 
 def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Image]]:
-    """Frames of a real video with the same frames from an H.264 encoding of it; needs PyAV.
+    """Frames of a real video with the same frames from an H.264 encoding of it.
 
     Raises:
       UserError: the video cannot be read.
     """
-    import av
-
-    capture = cv2.VideoCapture(str(video))
+    try:
+        reader = open_frames(video)
+    except VideoError as error:
+        raise UserError(f"{video}: no video that can be read ({error})") from error
     frames: list[Image] = []
-    while len(frames) < _FRAMES and (read := capture.read())[0]:
-        height, width = read[1].shape[0] // 2 * 2, read[1].shape[1] // 2 * 2
-        frames.append(cv2.cvtColor(read[1][:height, :width], cv2.COLOR_BGR2RGB).astype(np.uint8))
-    if not frames:
-        raise UserError(f"{video}: no video that can be read")
+    while len(frames) < _FRAMES and (frame := reader.read(len(frames))) is not None:
+        height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
+        frames.append(frame[:height, :width])
+    reader.close()
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": str(_CRF)})
