@@ -31,6 +31,7 @@ from data_pipeline.face_crops import (
     same_scene,
 )
 from data_pipeline.faces import Face, Finder, Points, open_finder
+from data_pipeline.files import inside
 from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
 from data_pipeline.video import Frames, VideoError, evenly_spaced, open_frames
 
@@ -99,7 +100,7 @@ class Cropper:
     def _alone(self, video: Video, outcome: Outcome, reason: str) -> None:
         """Crops a fake by its own faces, because it cannot be laid on its real."""
         for folder in ("frames", "landmarks"):
-            shutil.rmtree(self._out / folder_of(video, folder), ignore_errors=True)
+            shutil.rmtree(inside(self._out, folder_of(video, folder)), ignore_errors=True)
         outcome.frames, outcome.indices = [], []
         outcome.skipped.clear()
         outcome.remarks.clear()
@@ -186,11 +187,9 @@ class Cropper:
             outcome.remarks["landmarks_not_found_again"] += 1
         path = crop_path(video, index, rank=rank)
         encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-        (self._out / path).parent.mkdir(parents=True, exist_ok=True)
-        (self._out / path).write_bytes(encoded.tobytes())
-        points = self._out / folder_of(video, "landmarks") / f"{Path(path).stem}.npy"
-        points.parent.mkdir(parents=True, exist_ok=True)
-        np.save(points, landmarks.astype(np.float32))
+        points = f"{folder_of(video, 'landmarks')}/{Path(path).stem}.npy"
+        np.save(_fresh(self._out, points), landmarks.astype(np.float32))
+        _fresh(self._out, path).write_bytes(encoded.tobytes())
         return path
 
     def _faces(self) -> Finder:
@@ -216,6 +215,14 @@ class _Follower:
             self._onto, self._shapes = onto_real(picture, real), shapes
             return self._onto
         return self._onto if same_scene(picture, real, self._onto) else None
+
+
+def _fresh(out: Path, name: str) -> Path:
+    """Where to write a file anew; an old one may be a link to a file that is not ours."""
+    path = inside(out, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _open(video: Video, outcome: Outcome, stack: ExitStack) -> Frames | None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 from data_pipeline.errors import UserError
+
+#: Bytes of a name: what file systems take, and what leaves room for a suffix.
+_LIMIT: Final = 255
+_LONGEST: Final = 240
+#: What no part of a name may hold: separators of other systems, ends of lines, the end of a C string.
+_FORBIDDEN: Final = re.compile(r"[\\\0\r\n]|^[A-Za-z]:")
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -41,7 +49,7 @@ def _write(target: Path, data: bytes) -> None:
 def _write_aside(target: Path, data: bytes) -> Path:
     """Writes `data` to a new file beside `target`, and on to the disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -82,6 +90,56 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` as UTF-8; see `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def file_name(name: str, longest: int = _LONGEST) -> str:
+    """A name as one that every file system takes: in UTF-8, of at most `longest` bytes.
+
+    One that is longer, or not UTF-8, is cut and told apart by a hash.
+    """
+    raw = os.fsencode(name)
+    text = raw.decode("utf-8", errors="replace").replace("\ufffd", "_")
+    if text == name and len(raw) <= longest:
+        return name
+    end = f"-{hashlib.sha256(raw).hexdigest()[:12]}"
+    return raw[: longest - len(end)].decode("utf-8", errors="ignore") + end
+
+
+def safe_path(name: str, record: str, longest: int = _LONGEST) -> str:
+    """A relative path, with slashes, of a name that came out of a file: each part as `file_name` has it.
+
+    Args:
+      name: one part or several with slashes between them.
+      record: what is named in an error.
+      longest: bytes of a part.
+
+    Raises:
+      UserError: it is empty, absolute, holds `..`, or what is no part of a name on some system.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or _FORBIDDEN.search(part) for part in parts):
+        raise UserError(
+            f"{record}: {name!r} cannot be a name of a file or folder here; rename it (it may not be "
+            "empty, absolute or climb by '..', nor hold a backslash or an end of line)"
+        )
+    return "/".join(file_name(part, longest) for part in parts)
+
+
+def inside(folder: Path, name: str, record: str = "") -> Path:
+    """Where to write what a name from a file stands for: below `folder`, whatever the name is.
+
+    Args:
+      folder: of the output.
+      name: see `safe_path`.
+      record: what is named in an error; the path where it is empty.
+
+    Raises:
+      UserError: see `safe_path`; or a link on the way leads out of the folder.
+    """
+    path = folder / safe_path(name, record or str(folder), _LIMIT)
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{record or path}: {path} is a link that leads out of {folder}; remove it")
+    return path
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.video_records import Video
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_write_text
+from data_pipeline.files import atomic_write_text, inside
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: Videos that the summary names, of those that failed.
@@ -109,7 +110,23 @@ def save(out: Path, video: Video, outcome: Outcome) -> None:
 
 
 def _marker(out: Path, video: Video) -> Path:
-    return out / ".prepared" / f"{video.key}.json"
+    return inside(out, f".prepared/{video.key}.json", str(video.path))
+
+
+def check_out(out: Path, given: Iterable[Path], videos: Iterable[Video]) -> None:
+    """Sees to it that what is read is not written over.
+
+    Raises:
+      UserError: `out` is or holds what is `given` by the user, or a picture or video of the set.
+    """
+    whole = os.path.realpath(out)
+    read = set(given)
+    for video in videos:
+        read.add(video.path)
+        read.update(path.parent for path in (*video.frames.values(), *video.masks.values()))
+    for path in sorted(read):
+        if Path(os.path.realpath(path)).is_relative_to(whole):
+            raise UserError(f"--out={out} holds {path}, which is read: name a folder beside it")
 
 
 def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
@@ -172,7 +189,7 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
         if found.frames
     )
     for dataset, content in deepfakebench.document(listed).items():
-        atomic_write_text(out / f"{dataset}.json", json.dumps({dataset: content}))
+        atomic_write_text(inside(out, f"{dataset}.json"), json.dumps({dataset: content}))
     return rows
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from data_pipeline.datasets.video_records import Video, crops
 from data_pipeline.face_crops import onto_real
 from data_pipeline.faces import landmark_paths
+from data_pipeline.files import inside
 from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
 from data_pipeline.video import evenly_spaced, read_picture
 
@@ -85,24 +86,29 @@ def _add(
 ) -> None:
     source = files[number]
     path = crop_path(video, number, source.suffix)
-    _link(source, out / path)
+    _link(source, inside(out, path))
     points = next((at for at in landmark_paths(source) if at.is_file()), None)
     if points:
-        _link(points, out / folder_of(video, "landmarks") / f"{number:03d}.npy")
+        _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{number:03d}.npy"))
     mask = ""
     if number in masks:
         mask = f"{folder_of(video, 'masks')}/{number:03d}{masks[number].suffix}"
-        _link(masks[number], out / mask)
+        _link(masks[number], inside(out, mask))
     outcome.frames.append(Frame(number, path, real, mask))
 
 
 def _link(source: Path, target: Path) -> None:
+    """Puts a file at `target`, linked where that is possible; an old one there is replaced by a whole one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
+    if target.exists() and target.samefile(source):
+        return
+    aside = target.with_name(f".new.{os.getpid()}")
+    aside.unlink(missing_ok=True)
     try:
-        os.link(source.resolve(), target)
+        os.link(source.resolve(), aside)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
 
 
 def _failed_if_empty(video: Video, outcome: Outcome) -> None:

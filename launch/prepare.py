@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
     for reason, count in collection.left_out.items():
         print(f"left out: {count} ({reason})")
     out = Path(FLAGS.out)
+    given = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
+    prepared.check_out(out, given, collection.videos)
     compression = collection.videos[0].compression if collection.videos else ""
     prepared.check_settings(
         out,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import safe_path
 from jax_vlffd.vocabulary import FAKE, REAL
 
 VIDEO_SUFFIXES: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -100,9 +101,9 @@ def collect(
     two splits would make the test untrue.
 
     Raises:
-      UserError: two videos have the same key.
+      UserError: two videos have the same key, or a name leads out of the folder that it is to lie in.
     """
-    ordered = sorted(videos, key=lambda video: video.key)
+    ordered = sorted(map(_named, videos), key=lambda video: video.key)
     keys = Counter(video.key for video in ordered)
     twice = [video for video in ordered if keys[video.key] > 1]
     if twice:
@@ -115,6 +116,21 @@ def collect(
         crossing = f"{len(apart)} fakes are in another split than their real; they stand alone"
         notes = (*notes, crossing)
     return Collection(tuple(kept), expected or {}, left_out or {}, tuple(notes))
+
+
+def _named(video: Video) -> Video:
+    """The video by names that its crops can be written under."""
+    record = str(video.path)
+    dataset = safe_path(video.dataset, record)
+    if "/" in dataset or dataset in ("prepare", ".prepared"):  # names of our own files
+        raise UserError(f"{record}: a data set cannot be called {video.dataset!r}; rename it")
+    return replace(
+        video,
+        dataset=dataset,
+        group=safe_path(video.group, record),
+        name=safe_path(video.name, record),
+        real=safe_path(video.real, record) if video.real else "",
+    )
 
 
 def media(folder: Path) -> dict[str, tuple[Path, bool]]:

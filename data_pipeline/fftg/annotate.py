@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.regions import face_outline, region_scores, region_threshold
 from data_pipeline.fftg.settings import DEFAULT, Settings
-from data_pipeline.files import atomic_write_bytes
+from data_pipeline.files import atomic_write_bytes, inside
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 
 Image = NDArray[np.uint8]
@@ -157,7 +158,7 @@ class Annotator:
         forged = {name: found.types for name, found in findings.items() if found.forged}
         line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
         if self._masks:
-            path = self._masks / _file_name(job.id)
+            path = inside(self._masks, _file_name(job.id), job.id)
             picture = full_mask(comparison, real, fake)
             atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
             line["mask"] = self._path(path)
@@ -351,9 +352,10 @@ def _file_name(id_: str) -> str:
     Ids that are no such path as they stand are told apart by a hash.
     """
     steps = [step for step in id_.split("/") if step not in ("", ".", "..")]
-    name = "/".join(step.encode()[:100].decode(errors="ignore") for step in steps).replace("\0", "")
+    name = "/".join(os.fsencode(step)[:100].decode(errors="ignore") for step in steps)
+    name = re.sub(r"[\\\0\r\n]|^[A-Za-z]:|(?<=/)[A-Za-z]:", "", name).strip("/")
     if name != id_:
-        name = f"{name or 'mask'}-{hashlib.sha256(id_.encode()).hexdigest()[:12]}"
+        name = f"{name or 'mask'}-{hashlib.sha256(os.fsencode(id_)).hexdigest()[:12]}"
     return f"{name}.png"
 
 
