@@ -5,7 +5,7 @@
      "raw_caption": str, "caption": str, "captions": [str, ...], "source": "raw|refined|fallback",
      "caption_key": str, "real_captions": [str, ...], "real_caption_key": str,
      "mask": path or null, "error": null or "code: message",
-     "dataset", "method", "video", "real_video", "frame", "split": optional text}
+     "dataset", "method", "video", "real_video", "frame", "real_frame", "split": optional text}
 
 Paths are absolute or relative to the file's folder. Whatever else a line holds is ignored.
 """
@@ -50,7 +50,8 @@ class Annotation:
         method: of the fake.
         video: of the fake, "" when unknown.
         real_video: of the real, "" when unknown.
-        frame: "" when unknown.
+        frame: of the fake, or of a real alone; "" when unknown.
+        real_frame: of the real.
         split: "" when the line states none.
     """
 
@@ -71,6 +72,7 @@ class Annotation:
     video: str
     real_video: str
     frame: str
+    real_frame: str
     split: str
 
 
@@ -127,6 +129,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         video=video,
         real_video=_text(content, "real_video") or _video_of_real(video, real, fake),
         frame=_text(content, "frame"),
+        real_frame=_text(content, "real_frame") or _text(content, "frame"),
         split=_split(_text(content, "split")),
     )
 

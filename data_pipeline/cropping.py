@@ -1,13 +1,15 @@
 """Crops of a family of videos, read side by side.
 
-A real and its fakes are read at the same frame numbers, faces are found on the real alone, and
-every fake is cropped by the real's matrix, so that a pair differs by the forgery and nothing else.
+A real and its fakes are read at the same moments, faces are found on the real alone, and every fake
+is cropped by the real's matrix, so that a pair differs by the forgery and nothing else. A moment is a
+frame number of the real; a fake whose frames may be others is aligned in time first.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -33,6 +35,7 @@ from data_pipeline.face_crops import (
 from data_pipeline.faces import Face, Finder, Points, open_finder
 from data_pipeline.files import inside
 from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
+from data_pipeline.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from data_pipeline.video import Frames, VideoError, evenly_spaced, open_frames
 
 #: A fake shorter than this share of its real does not shorten the others.
@@ -85,14 +88,16 @@ class Cropper:
                         followers.append(_Follower(video, found, frames))
                 if reader.lost_start and new:
                     outcome.remarks["no_key_frame_at_start"] += 1
+                self._align(lead, reader, followers)
                 outcome.indices = outcome.indices or self._indices(reader, followers)
                 for follower in followers:
                     follower.outcome.indices = outcome.indices
+                    follower.choose(outcome.indices)
                 self._read(lead, outcome, reader, followers, new)
                 alone += [
-                    (follower.video, follower.outcome, "unlike_real")
+                    (follower.video, follower.outcome, reason)
                     for follower in followers
-                    if 2 * follower.outcome.skipped["unlike_real"] > len(outcome.indices)
+                    if (reason := follower.refused())
                 ]
         for video, found, reason in alone:
             self._alone(video, found, reason)
@@ -107,10 +112,40 @@ class Cropper:
         self.crop(video, outcome, (), new=True)
         outcome.remarks[f"unpaired_{reason}"] += 1
 
+    def _align(self, lead: Video, reader: Frames, followers: Sequence[_Follower]) -> None:
+        """Aligns the fakes whose frame numbers may be other moments than those of their real."""
+        of_lead: Thumbnails | None = None
+        for follower in followers:
+            if not may_slip(lead.path, reader, follower.video.path, follower.frames):
+                continue
+            pictures = _first(lead.path), _first(follower.video.path)
+            if pictures[0] is None or pictures[1] is None:
+                continue  # nothing of it will be paired
+            size = (pictures[0].shape[1], pictures[0].shape[0])
+            if of_lead is None:
+                of_lead = read_thumbnails(
+                    lead.path, size, find=lambda frame: find_faces(self._faces(), frame)
+                )
+            onto = None
+            if pictures[0].shape != pictures[1].shape:
+                onto = onto_real(pictures[1], pictures[0])
+            own = read_thumbnails(follower.video.path, size, onto)
+            follower.moments = align(own, of_lead)
+
     def _indices(self, lead: Frames, followers: Sequence[_Follower]) -> list[int]:
-        counts = [follower.frames.count for follower in followers]
+        counts = [follower.reach() for follower in followers]
         long = [count for count in counts if count >= _SHORT * lead.count]
-        return evenly_spaced(min([lead.count, *long]), self._frames)
+        indices = evenly_spaced(min([lead.count, *long]), self._frames)
+        have = [follower.moments for follower in followers if follower.moments is not None]
+        near = _near(indices)
+        # Rather a moment nearby that all fakes have than one that some have dropped.
+        return [
+            min(
+                range(max(index - near, 0), index + near + 1),
+                key=lambda at: (-sum(at in moments for moments in have), abs(at - index)),
+            )
+            for index in indices
+        ]
 
     def _read(
         self,
@@ -121,23 +156,28 @@ class Cropper:
         new: bool,
     ) -> None:
         have = {frame.image for frame in outcome.frames}
-        for index in outcome.indices:
+        asked = set(outcome.indices)
+        for index in sorted(asked.union(*(follower.chosen for follower in followers))):
+            due = [follower for follower in followers if index in follower.chosen]
+            own = new and index in asked
+            if not own and not due:
+                continue
             frame = reader.read(index)
             faces = find_faces(self._faces(), frame) if frame is not None else []
             if frame is None or not faces:
                 reason = "unreadable_frame" if frame is None else "no_face"
-                if new:
+                if own:
                     outcome.skipped[reason] += 1
-                for follower in followers:
+                for follower in due:
                     follower.outcome.skipped[f"{reason}_in_real"] += 1
                 continue
             matrices = [crop_matrix(frame, face.landmarks, self._settings) for face in faces]
             used = set()
-            for follower in followers:
+            for follower in due:
                 rank = self._follow(follower, lead, index, frame, faces, matrices)
                 used |= set() if rank is None else {rank}
             # The largest face, but where fakes changed another face, that one.
-            for rank in sorted(used or ({0} if new else set())):
+            for rank in sorted(used or ({0} if own else set())):
                 if crop_path(lead, index, rank=rank) not in have:
                     expected = move(faces[rank].landmarks, matrices[rank])
                     path = self._write(lead, outcome, index, rank, frame, matrices[rank], expected)
@@ -153,10 +193,11 @@ class Cropper:
         faces: list[Face],
         matrices: Sequence[Matrix],
     ) -> int | None:
-        """Crops one frame of a fake; which face of the real it is, or None."""
-        picture = follower.frames.read(index)
+        """Crops the frame of a fake at a moment; which face of the real it is, or None."""
+        number = follower.chosen[index]
+        picture = follower.frames.read(number)
         if picture is None:
-            ended = index >= follower.frames.count
+            ended = number >= follower.frames.count
             follower.outcome.skipped["fake_is_shorter" if ended else "unreadable_frame"] += 1
             return None
         onto = follower.onto(picture, frame)
@@ -166,8 +207,9 @@ class Cropper:
         rank = forged_face(faces, frame, picture, onto)
         expected = move(faces[rank].landmarks, matrices[rank])
         matrix = compose(matrices[rank], onto)
-        path = self._write(follower.video, follower.outcome, index, 0, picture, matrix, expected)
-        follower.outcome.frames.append(Frame(index, path, crop_path(lead, index, rank=rank)))
+        path = self._write(follower.video, follower.outcome, number, 0, picture, matrix, expected)
+        real = crop_path(lead, index, rank=rank)
+        follower.outcome.frames.append(Frame(number, path, real, real_number=index))
         return rank
 
     def _write(
@@ -199,14 +241,51 @@ class Cropper:
 
 
 class _Follower:
-    """A fake that is read beside its real."""
+    """A fake that is read beside its real.
+
+    Attributes:
+      moments: frame number of the real -> that of the fake; None where they are the same.
+      chosen: those of them that are cropped.
+    """
 
     def __init__(self, video: Video, outcome: Outcome, frames: Frames):
         self.video = video
         self.outcome = outcome
         self.frames = frames
+        self.moments: Mapping[int, int] | None = None
+        self.chosen: Mapping[int, int] = {}
         self._onto: Matrix | None = None
         self._shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    def reach(self) -> int:
+        """The number of frames of the real up to the last that this fake shows."""
+        return self.frames.count if self.moments is None else max(self.moments, default=-1) + 1
+
+    def choose(self, indices: Sequence[int]) -> None:
+        """Chooses the frames that are nearest to those of the real that are asked for."""
+        if self.moments is None:
+            self.chosen = {index: index for index in indices}
+            return
+        near = _near(indices)
+        last = max(self.moments, default=-1)
+        ends = bool(self.moments) and self.moments[last] + near + 1 >= self.frames.count
+        chosen = {}
+        for index in indices:
+            at = min(self.moments, key=lambda at: abs(at - index), default=-1)
+            if self.moments and abs(at - index) <= near:
+                chosen[at] = self.moments[at]
+            else:
+                ended = ends and index > last
+                self.outcome.skipped["fake_is_shorter" if ended else "misaligned"] += 1
+        self.chosen = chosen
+
+    def refused(self) -> str:
+        """Why the whole fake is not paired, where most of its frames are not; else ""."""
+        found = self.outcome.skipped
+        wrong = {reason: found[reason] for reason in ("misaligned", "unlike_real")}
+        if 2 * sum(wrong.values()) <= len(self.outcome.indices):
+            return ""
+        return max(wrong, key=lambda reason: wrong[reason])
 
     def onto(self, picture: Image, real: Image) -> Matrix | None:
         """How a frame lies on its real's: as the first that did, while the sizes stay."""
@@ -233,3 +312,17 @@ def _open(video: Video, outcome: Outcome, stack: ExitStack) -> Frames | None:
         return None
     stack.callback(frames.close)
     return frames
+
+
+def _first(path: Path) -> Image | None:
+    """The first frame of a video that has been opened before."""
+    frames = open_frames(path)
+    picture = frames.read(0)
+    frames.close()
+    return picture
+
+
+def _near(indices: Sequence[int]) -> int:
+    """How far from an asked frame another may be, so that no two are the same."""
+    apart = [after - before for before, after in itertools.pairwise(indices)]
+    return (min(apart) - 1) // 2 if apart else 0

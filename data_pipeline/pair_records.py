@@ -32,7 +32,7 @@ def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
         dataset=pair.dataset,
         method="real",
         video=pair.real_video or name,
-        frame=pair.frame,
+        frame=pair.real_frame,
         pair="",
         captions=tuple(captions),
         raw_caption=next(iter(captions)),

@@ -29,7 +29,8 @@ from jax_vlffd.vocabulary import FAKE, REAL
 
 #: Videos that the summary names, of those that failed.
 _FAILURES_SHOWN: Final = 10
-#: Columns of `pairs.csv`; `mask` follows where the data set has masks.
+#: Columns of `pairs.csv`; `real_frame` follows where frames of a fake have other numbers than those of
+#: its real, and `mask` where the data set has masks.
 COLUMNS: Final = ("real", "fake", "dataset", "method", "video", "frame", "split")
 
 
@@ -51,12 +52,14 @@ class Frame(NamedTuple):
       image: the crop.
       real: the same crop of the real video, "" for a real or where there is none.
       mask: the data set's own forgery mask, or "".
+      real_number: of the real's frame; -1 where it is `number`, or there is no real.
     """
 
     number: int
     image: str
     real: str = ""
     mask: str = ""
+    real_number: int = -1
 
 
 @dataclass
@@ -162,8 +165,14 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
     done = [(video, outcomes[video.key]) for video in videos if video.key in outcomes]
     paired = {frame.real for _, outcome in done for frame in outcome.frames if frame.real}
     masks = any(frame.mask for _, outcome in done for frame in outcome.frames)
+    shifted = any(
+        frame.real and frame.real_number not in (-1, frame.number)
+        for _, outcome in done
+        for frame in outcome.frames
+    )
+    columns = [*COLUMNS, *(["real_frame"] if shifted else []), *(["mask"] if masks else [])]
     text = io.StringIO()
-    writer = csv.DictWriter(text, (*COLUMNS, *(["mask"] if masks else [])), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     rows = 0
     for video, outcome in done:
@@ -179,8 +188,10 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
                 "video": video.name,
                 "frame": frame.number,
                 "split": video.split,
+                "real_frame": _real_number(frame),
+                "mask": frame.mask,
             }
-            writer.writerow(row | ({"mask": frame.mask} if masks else {}))
+            writer.writerow(row)
             rows += 1
     atomic_write_text(out / "pairs.csv", text.getvalue())
     listed = (
@@ -191,6 +202,12 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
     for dataset, content in deepfakebench.document(listed).items():
         atomic_write_text(inside(out, f"{dataset}.json"), json.dumps({dataset: content}))
     return rows
+
+
+def _real_number(frame: Frame) -> int | str:
+    if not frame.real:
+        return ""
+    return frame.number if frame.real_number < 0 else frame.real_number
 
 
 def summary(

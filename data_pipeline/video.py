@@ -65,6 +65,10 @@ class Frames(Protocol):
         """
         ...
 
+    def second(self) -> float:
+        """The time stamp of the frame that was read last, in seconds; 0 where there is none."""
+        ...
+
     def close(self) -> None:
         """Frees the decoder."""
         ...
@@ -98,6 +102,10 @@ class PictureFrames:
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
         return read_picture(self._files[index]) if index < self.count else None
+
+    def second(self) -> float:
+        """See `Frames.second`."""
+        return 0.0
 
     def close(self) -> None:
         """See `Frames.close`."""
@@ -183,6 +191,10 @@ class FileFrames:
         # Upright, as the file states it.
         turned = np.rot90(pixels, round(self._frame.rotation / 90))
         return np.ascontiguousarray(turned, np.uint8)
+
+    def second(self) -> float:
+        """See `Frames.second`."""
+        return float(self._video.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
 
     def close(self) -> None:
         """See `Frames.close`."""
