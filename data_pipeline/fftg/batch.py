@@ -29,13 +29,16 @@ from data_pipeline.fftg.questions import (
     next_turn,
     write_output,
 )
+from data_pipeline.fftg.redaction import printable, redacted
 from data_pipeline.fftg.refine import estimate_text, journal_path
 from data_pipeline.fftg.refine_settings import RefineSettings, RefineSummary
-from data_pipeline.files import atomic_write_bytes
+from data_pipeline.files import atomic_write_bytes, read_regular
+from data_pipeline.json_reading import parse_json
 
 #: OpenAI's limits of one batch file, the size with some room.
 MOST_REQUESTS: Final = 50_000
 MOST_BYTES: Final = 190_000_000
+_MOST_READ = 4 << 30  # bytes of a file of replies
 _URL = "/v1/chat/completions"
 
 
@@ -164,15 +167,15 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
     """Each reply of the files as (where it is, key, turn, the line)."""
     for path in paths:
         try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_regular(path, _MOST_READ).decode("utf-8")
+        except UnicodeDecodeError as error:
             raise UserError(f"{path}: cannot be read ({error})") from error
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             place = f"{path}: line {number}"
             try:
-                reply = json.loads(line)
+                reply = parse_json(redacted(line), lenient=True)
                 key, turn = reply["custom_id"].rsplit("-", 1)
                 which = int(turn)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -184,12 +187,14 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
 
 def _body(reply: dict[str, Any]) -> dict[str, Any]:
     """The chat completion in a reply; ValueError says what came instead."""
-    response = reply.get("response") or {}
-    if reply.get("error") or response.get("status_code") != 200:
-        error = reply.get("error") or (response.get("body") or {}).get("error") or {}
-        said = error.get("message") if isinstance(error, dict) else error
-        raise ValueError(f"http {response.get('status_code')}: {' '.join(str(said).split())[:120]}")
+    response = reply.get("response")
+    response = response if isinstance(response, dict) else {}
     body = response.get("body")
-    if not isinstance(body, dict):
+    body = body if isinstance(body, dict) else {}
+    if reply.get("error") or response.get("status_code") != 200:
+        error = reply.get("error") or body.get("error")
+        said = error.get("message") if isinstance(error, dict) else error
+        raise ValueError(f"http {response.get('status_code')}: {printable(str(said))[:120]}")
+    if not body:
         raise ValueError("no chat completion")
     return body

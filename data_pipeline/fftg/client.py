@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import logging
 import math
 import os
@@ -21,8 +20,16 @@ from typing import Any, Final, NamedTuple
 import openai
 
 from data_pipeline.errors import UserError
+from data_pipeline.fftg.pace import Budget, Halt, Pacer, Stopped
 from data_pipeline.fftg.prompts import Message
+from data_pipeline.fftg.redaction import printable
 from data_pipeline.fftg.refine_settings import RefineSettings, RefineSummary
+from data_pipeline.fftg.wire import Refused, Wire
+from data_pipeline.json_reading import parse_json
+
+__all__ = [
+    "FORMATS", "Answer", "Endpoint", "Failed", "Refused", "Stopped", "read_completion", "request_body",
+]  # fmt: skip
 
 #: Reply formats from the strictest down; an endpoint that refuses one is asked by the next.
 FORMATS: Final = ("json_schema", "json_object", "text")
@@ -49,70 +56,6 @@ class Failed(Exception):
     """No reply could be had for one question; the message is `code: what happened`."""
 
 
-class Stopped(Exception):
-    """The run is to end in good order; the message says why."""
-
-
-class Refused(UserError):
-    """The endpoint wants nothing of us: a wrong key, model or address, no quota, or it is down."""
-
-
-class Pacer:
-    """Spaces requests so that neither limit a minute is passed; there are no bursts to regret."""
-
-    def __init__(self, rpm: float | None, tpm: float | None):
-        self._per_request = 60.0 / rpm if rpm else 0.0
-        self._per_token = 60.0 / tpm if tpm else 0.0
-        self._next_request = 0.0
-        self._next_token = 0.0
-
-    async def turn(self, tokens: float) -> None:
-        """Waits for the turn of a request of about so many tokens."""
-        start = max(time.monotonic(), self._next_request, self._next_token)
-        self._next_request = start + self._per_request
-        self._next_token = start + tokens * self._per_token
-        while (wait := start - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
-
-    def correct(self, estimated: float, counted: float) -> None:
-        """Takes the counted tokens of a reply in place of the estimate."""
-        self._next_token += (counted - estimated) * self._per_token
-
-    def hold(self, seconds: float) -> None:
-        """Sends nothing for some seconds: the endpoint asked for it."""
-        self._next_request = max(self._next_request, time.monotonic() + seconds)
-
-
-class Budget:
-    """Money: what is spent, what is under way, and whether one more request fits."""
-
-    def __init__(self, limit: float | None, spent: float):
-        self.spent = spent
-        self._limit = limit
-        self._reserved = 0.0
-        self._settled = asyncio.Condition()
-
-    async def reserve(self, cost: float) -> None:
-        """Sets the cost of a request aside, waiting for those under way if it does not fit yet.
-
-        Raises:
-          Stopped: it would pass the limit even when nothing is under way.
-        """
-        async with self._settled:
-            while self._limit is not None and self.spent + self._reserved + cost > self._limit:
-                if self._reserved <= 1e-12:
-                    raise Stopped(f"--max_usd={self._limit:g} would be passed")
-                await self._settled.wait()
-            self._reserved += cost
-
-    async def settle(self, reserved: float, cost: float) -> None:
-        """Replaces what was set aside by what it came to (0: not billed)."""
-        async with self._settled:
-            self._reserved = max(0.0, self._reserved - reserved)
-            self.spent += cost
-            self._settled.notify_all()
-
-
 class Endpoint:
     """Asks one endpoint, and counts into a summary.
 
@@ -136,10 +79,12 @@ class Endpoint:
             base_url=settings.base_url,
             timeout=settings.timeout,
             max_retries=0,
+            http_client=Wire(),
         )
         for library in ("httpx2", "openai"):  # they log a line a request, and absl shows it
             logging.getLogger(library).setLevel(logging.WARNING)
-        self._pacer = Pacer(settings.rpm, settings.tpm)
+        self.halt = Halt()
+        self._pacer = Pacer(settings.rpm, settings.tpm, self.halt)
         self.budget = Budget(settings.max_usd, spent)
         self._format = 0
         self._excess = 1.0  # how far the endpoint's count of tokens passed our estimate
@@ -216,6 +161,9 @@ class Endpoint:
                 raise _Retry(f"timeout: no answer in {self._settings.timeout:g} s") from error
             except openai.APIConnectionError as error:
                 cause = error.__cause__
+                if isinstance(cause, Refused):  # a redirect: nothing was sent where it points
+                    cost = 0.0
+                    raise cause from None
                 if type(cause).__name__ == "ConnectError":  # it was never sent
                     cost = 0.0
                 else:
@@ -241,7 +189,7 @@ class Endpoint:
             self._pacer.hold(min(after, _LONGEST_RETRY_AFTER))
             return
         longest = min(self._settings.backoff * 2 ** (attempt - 1), _LONGEST_WAIT)
-        await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+        await self.halt.sleep(longest * random.uniform(0.5, 1.0))
 
 
 def request_body(
@@ -271,7 +219,7 @@ def read_completion(body: str | Mapping[str, Any], form: str) -> Answer:
       ValueError: it is none.
     """
     try:
-        value = json.loads(body) if isinstance(body, str) else body
+        value = parse_json(body, lenient=True) if isinstance(body, str) else body
     except ValueError as error:
         raise ValueError("not JSON") from error
     try:
@@ -314,7 +262,7 @@ class _FormatRefused(Exception):
 def _sorted_out(error: openai.APIStatusError) -> Exception:
     """Turns an HTTP error into what to do about it."""
     code = error.status_code
-    said = " ".join(str(error.message).split())[:200]
+    said = printable(str(error.message))[:200]
     if code in (401, 403):
         return Refused(f"the endpoint refused the key (HTTP {code}): check OPENAI_API_KEY")
     if code == 404:

@@ -12,9 +12,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from data_pipeline.errors import UserError
+from data_pipeline.fftg.redaction import redacted
+from data_pipeline.json_reading import parse_json
+
+_MOST_USD: Final = 1_000.0  # no reply costs more
 
 
 class Journal:
@@ -75,11 +79,11 @@ class Journal:
             os.fsync(self._file)
         except OSError as error:
             raise UserError(f"{self.path}: a reply cannot be written ({error.strerror})") from error
-        self._replies[record["key"], record["turn"]] = json.loads(line)
+        self._replies[record["key"], record["turn"]] = dict(record)
 
     def cost(self) -> float:
         """Returns what all replies in the file cost together, in US dollars."""
-        return sum(float(record.get("cost_usd") or 0) for record in self._replies.values())
+        return sum(usd(record) for record in self._replies.values())
 
     def _lock(self) -> None:
         try:
@@ -113,9 +117,16 @@ class Journal:
             self._replies.setdefault((record["key"], record["turn"]), record)
 
 
+def usd(record: Mapping[str, Any]) -> float:
+    """What a reply cost in US dollars; 0 where its line says nothing that can be believed."""
+    cost = record.get("cost_usd")
+    return float(cost) if isinstance(cost, int | float) and 0 <= cost < _MOST_USD else 0.0
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        # The key is out of what comes from an endpoint; lines of older versions may hold it yet.
+        record = parse_json(redacted(line.decode()), lenient=True)
     except ValueError:
         return None
     if not isinstance(record, dict):

@@ -16,7 +16,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.fftg.client import Answer
 from data_pipeline.fftg.grounding import Violation, final_caption, forged_regions
-from data_pipeline.fftg.journal import Journal
+from data_pipeline.fftg.journal import Journal, usd
 from data_pipeline.fftg.mask import PairError
 from data_pipeline.fftg.prompts import (
     Image,
@@ -240,8 +240,12 @@ def _provenance(
         "key": key,
         "turns": len(replies),
         "violations": [[list(v) for v in violations] for _, violations in judged],
-        "cost_usd": sum(float(r.get("cost_usd") or 0) for r in replies),
-        "tokens_in": sum(int(r.get("tokens_in") or 0) for r in replies),
-        "tokens_out": sum(int(r.get("tokens_out") or 0) for r in replies),
+        "cost_usd": sum(usd(r) for r in replies),
+        "tokens_in": sum(_count(r.get("tokens_in")) for r in replies),
+        "tokens_out": sum(_count(r.get("tokens_out")) for r in replies),
         **({name: replies[-1].get(name) for name in names} if replies else {}),
     }
+
+
+def _count(tokens: Any) -> int:
+    return int(tokens) if isinstance(tokens, int | float) and tokens >= 0 else 0

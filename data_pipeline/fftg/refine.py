@@ -26,12 +26,13 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.fftg.client import Endpoint, Failed, Stopped, request_body
 from data_pipeline.fftg.journal import Journal
+from data_pipeline.fftg.pace import Halt
 from data_pipeline.fftg.progress import Progress
 from data_pipeline.fftg.prompts import load_prompts
 from data_pipeline.fftg.questions import (
@@ -59,6 +60,7 @@ __all__ = [
 
 _TYPICAL_TOKENS_OUT = 120
 _INTERRUPTED = "interrupted"
+_GRACE = 10.0  # seconds for the requests under way once the run is to end; who stops us kills us after 30
 
 
 def journal_path(out: Path) -> Path:
@@ -80,7 +82,8 @@ def refine_annotations(
     Raises:
       UserError: no key, an endpoint that refuses us, or a file that cannot be written. Replies that
         came before are kept.
-      KeyboardInterrupt: after Ctrl-C or SIGTERM, once the requests under way have come back.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, once the requests under way have come back, or some
+        seconds later.
     """
     started = time.monotonic()
     lines = list(lines)
@@ -180,6 +183,7 @@ class _Run:
         self._plan = plan
         self._summary = summary
         self._error: BaseException | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._violating = 0  # replies of this run that broke with their annotation
         self.failures: dict[str, str] = {}
 
@@ -194,17 +198,19 @@ class _Run:
         endpoint = Endpoint(settings, self._summary, self._journal.cost())
         before = self._journal.cost()
         todo = iter(open_questions)
-        self._listen()
+        self._listen(endpoint.halt)
         try:
             with Progress(len(open_questions), settings.prices is not None) as progress:
                 if settings.max_usd is not None:
                     # One alone tells how many tokens a picture really costs here.
-                    await self._work(itertools.islice(todo, 1), endpoint, progress)
+                    await self._together(
+                        [self._work(itertools.islice(todo, 1), endpoint, progress)]
+                    )
                 workers = [
                     self._work(todo, endpoint, progress)
                     for _ in range(min(settings.concurrency, len(open_questions)))
                 ]
-                await asyncio.gather(*workers)
+                await self._together(workers)
         finally:
             await endpoint.close()
         if settings.prices is not None:
@@ -212,12 +218,27 @@ class _Run:
         if self._error is not None:
             raise self._error
 
-    def _listen(self) -> None:
-        """Lets Ctrl-C and SIGTERM end the run once the requests under way have come back."""
+    async def _together(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
+        self._tasks = [asyncio.create_task(worker) for worker in workers]
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            # Those that were cancelled have no reply; the run is over.
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+    def _listen(self, halt: Halt) -> None:
+        """Lets Ctrl-C and SIGTERM end the run: nothing more is sent, and the requests under way, which are paid
+        for, have some seconds to come back.
+        """
         loop = asyncio.get_running_loop()
+
+        def give_up() -> None:
+            for task in self._tasks:
+                task.cancel()
 
         def stop(number: signal.Signals) -> None:
             self._summary.stopped = _INTERRUPTED
+            halt(_INTERRUPTED)
+            loop.call_later(_GRACE, give_up)
             loop.remove_signal_handler(number)  # a second one ends it at once
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -241,6 +262,7 @@ class _Run:
                 self._summary.stopped = self._summary.stopped or str(error)
             except Exception as error:  # whatever it is, the siblings' requests come back first
                 self._error = self._error or error
+                endpoint.halt(str(error))
             if self._over():
                 return
             progress.advance(

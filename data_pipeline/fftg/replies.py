@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_pipeline.fftg import grounding
 from data_pipeline.fftg.grounding import Violation
+from data_pipeline.json_reading import parse_json_at
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS
 
 _LONGEST_REPLY = 20_000  # characters; a good one has some 500
+_MOST_READ = 10 * _LONGEST_REPLY  # characters read in vain
 _CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})  # strict schemas ask for it
 
 
@@ -74,16 +76,19 @@ def judge(
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in a text: the whole of it, else each that begins at a brace."""
-    decoder = json.JSONDecoder()
+    """Every JSON object in a text, after the thoughts: the whole of it, else each that begins at a brace."""
+    text = text.rpartition("</think>")[2][:_LONGEST_REPLY]
     end = 0
-    text = text[:_LONGEST_REPLY]
+    left = _MOST_READ
     for brace in re.finditer(r"\{", text):
-        if brace.start() < end:
+        start = brace.start()
+        if start < end or left <= 0:
             continue
+        left -= 100  # what a try costs in any case
         try:
-            value, end = decoder.raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
+            value, end = parse_json_at(text, start)
+        except json.JSONDecodeError as error:
+            left -= error.pos - start  # or each brace of `{"a":{"a":...` would be read to the end
             continue
         if isinstance(value, dict):
             yield value
