@@ -13,7 +13,6 @@ Paths are absolute or relative to the file's folder. Whatever else a line holds 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.fftg import captions as caption_writer
+from data_pipeline.json_reading import parse_json
 from data_pipeline.records import SPLITS
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
@@ -84,8 +84,8 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
             caller knows them.
     """
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(line, lenient=True)
+    except ValueError as error:
         raise UserError(f"not JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError("not a JSON object")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from data_pipeline.errors import UserError
+from data_pipeline.json_reading import parse_json
 
 #: Bytes of a name: what file systems take, and what leaves room for a suffix.
 _LIMIT: Final = 255
@@ -179,7 +179,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

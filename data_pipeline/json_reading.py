@@ -57,7 +57,11 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
 
 def _bounded(value: Any, levels: int) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return (
+            value
+            if value.isascii()
+            else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
     if not isinstance(value, (list, dict)):
         return value
     if levels == 0:

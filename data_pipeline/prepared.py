@@ -25,6 +25,7 @@ from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.video_records import Video
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text, inside
+from data_pipeline.json_reading import parse_json
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: Videos that the summary names, of those that failed.
@@ -102,7 +103,7 @@ def load(out: Path, video: Video) -> Outcome | None:
         outcome = Outcome(**content)
         outcome.frames = [Frame(*frame) for frame in outcome.frames]
         outcome.skipped, outcome.remarks = Counter(outcome.skipped), Counter(outcome.remarks)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return outcome if outcome.stamp == stamp(video) else None
 
@@ -140,13 +141,13 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """
     path = out / "prepare.json"
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = dict(parse_json(path.read_bytes()))
     except FileNotFoundError:
         atomic_write_text(path, json.dumps(settings, indent=2) + "\n")
         return
     except NotADirectoryError as error:
         raise UserError(f"--out={out} is a file; name a folder") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); take another --out") from error
     for name, value in settings.items():
         if before.get(name) != value:

@@ -21,6 +21,7 @@ from tokenizers.models import BPE
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text
+from data_pipeline.json_reading import parse_json
 
 BOS: Final = "<|startoftext|>"
 EOS: Final = "<|endoftext|>"
@@ -265,8 +266,9 @@ def _read_text(path: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
+        # Lenient: `model_max_length` is 10^30 where nobody set it.
+        return parse_json(_read_text(path), lenient=True)
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); fetch it again") from error
 
 

@@ -58,7 +58,7 @@ class AnswerFile:
                 line = json.loads(text)
                 key, last = (line["path"], line["sha256"] or ""), line["last"]
                 same = line["model"]["hash"] == model and line["preprocessing"] == preprocessing
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{self._path}, line {number}: is no answer of this version; use another --out"
                 ) from error

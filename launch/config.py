@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from data_pipeline.json_reading import parse_json
 from data_pipeline.settings import AugmentSettings, DataSettings
 from jax_vlffd.config import (
     InitConfig,
@@ -110,7 +111,7 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
     """
     path = workdir / "config.json"
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))["config"]
+        values: dict[str, Any] = parse_json(path.read_bytes())["config"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

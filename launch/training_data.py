@@ -13,6 +13,7 @@ from typing import Any, Final
 from data_pipeline import copied_sets
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text, read_object, read_regular
+from data_pipeline.json_reading import parse_json
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 
@@ -65,13 +66,13 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(read_regular(path, _MAX_BYTES))
+        content = parse_json(read_regular(path, _MAX_BYTES))
         assert content["version"] == VERSION
         for entry in (*content["train"], *content["validation"]):
             assert isinstance(entry["set"], str)
             assert isinstance(entry["digest"], str)
             assert all(isinstance(method, str) for method in entry["methods"])
-    except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(
             f"{path}: not a description of training sets of version {VERSION}; copy the workdir again"
         ) from error

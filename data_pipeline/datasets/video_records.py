@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import safe_path
+from data_pipeline.json_reading import parse_json
 from jax_vlffd.vocabulary import FAKE, REAL
 
 VIDEO_SUFFIXES: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -242,8 +242,8 @@ def read_label(value: Any, where: str) -> int:
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises UserError where it cannot be read or is none."""
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})") from error
 
 

@@ -119,7 +119,7 @@ def import_batch(
             if journal.get(key, turn) is not None:
                 continue
             try:
-                answer = read_completion(_body(reply), FORMATS[0])
+                answer = read_completion(_body(reply), FORMATS[0], questions[key].tokens)
             except ValueError as error:
                 failures[key] = f"batch: {error} ({place})"
                 continue

@@ -38,6 +38,12 @@ _PASSING = (408, 409, 425, 429)  # and every 5xx
 _LONGEST_WAIT = 60.0
 _LONGEST_RETRY_AFTER = 600.0
 _TYPICAL_TOKENS_OUT = 150
+_LETTERS_A_TOKEN = 4
+_LONGEST_NAME = 200  # letters of a model's name
+# Counts of tokens beyond these are not believed: a picture may count for many times what we estimate, but a
+# wrong count stops the budget and the pace.
+_MOST_FOLD, _MOST_MORE, _MOST_TOKENS_OUT = 20, 10_000, 200_000
+_PAGE = "a web page, not JSON: does --base_url lack a /v1 at its end?"
 _GIVE_UP = 20  # requests in a row that failed for good: the endpoint is down, not the pair at fault
 
 
@@ -170,7 +176,7 @@ class Endpoint:
                     self._summary.unanswered += 1
                 raise _Retry(f"connection: {type(cause or error).__name__}") from error
             try:
-                answer = read_completion(raw.http_response.text, FORMATS[level])
+                answer = read_completion(raw.http_response.text, FORMATS[level], tokens)
             except ValueError as error:
                 self._summary.unanswered += 1
                 raise _Retry(f"bad answer: {error}") from error
@@ -212,8 +218,13 @@ def request_body(
     return body
 
 
-def read_completion(body: str | Mapping[str, Any], form: str) -> Answer:
+def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Answer:
     """Reads the body of a chat completion.
+
+    Args:
+      body: JSON text, or its value.
+      form: the reply format that was asked for, one of FORMATS.
+      asked: our own estimate of the prompt's tokens, for where the endpoint's count is none.
 
     Raises:
       ValueError: it is none.
@@ -221,30 +232,40 @@ def read_completion(body: str | Mapping[str, Any], form: str) -> Answer:
     try:
         value = parse_json(body, lenient=True) if isinstance(body, str) else body
     except ValueError as error:
-        raise ValueError("not JSON") from error
+        page = isinstance(body, str) and body.lstrip()[:1] == "<"
+        raise ValueError(_PAGE if page else "not JSON") from error
     try:
         choice = value["choices"][0]
         message = choice["message"]
         text = message.get("content")
         if isinstance(text, list):  # some servers send parts
             text = "".join(part.get("text") or "" for part in text)
-        usage = value.get("usage") or {}
         finish = choice.get("finish_reason")
         refusal = message.get("refusal")
         if not isinstance(text, str):
             # Refused, or all tokens went into thinking: a reply all the same, and billed.
             text = refusal if isinstance(refusal, str) else ""
             finish = "refusal" if refusal else finish
-        return Answer(
-            text=text,
-            finish_reason=finish if isinstance(finish, str) else None,
-            model=str(value.get("model") or ""),
-            tokens_in=int(usage.get("prompt_tokens") or 0),
-            tokens_out=int(usage.get("completion_tokens") or 0),
-            format=form,
-        )
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        usage = value.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        model = value.get("model")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("no chat completion") from error
+    written = len(text) // _LETTERS_A_TOKEN + 1
+    return Answer(
+        text=text,
+        finish_reason=finish[:_LONGEST_NAME] if isinstance(finish, str) else None,
+        model=model[:_LONGEST_NAME] if isinstance(model, str) else "",
+        tokens_in=_counted(usage.get("prompt_tokens"), asked, _MOST_FOLD * asked + _MOST_MORE),
+        tokens_out=_counted(usage.get("completion_tokens"), written, _MOST_TOKENS_OUT),
+        format=form,
+    )
+
+
+def _counted(said: Any, estimate: int, most: int) -> int:
+    """The endpoint's count of tokens where it is one that can be, else our estimate."""
+    believed = isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= most
+    return int(said) if believed else estimate
 
 
 class _Retry(Exception):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_bytes
+from data_pipeline.json_reading import parse_json
 
 Line = dict[str, Any]
 
@@ -40,9 +41,9 @@ def read_lines(path: Path, names: Sequence[str] = ("id",)) -> list[Line]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = parse_json(text, lenient=True)
             found[next(str(line[name]) for name in names if line.get(name))] = line
-        except (ValueError, StopIteration, AttributeError, RecursionError) as error:
+        except (ValueError, StopIteration, AttributeError) as error:
             if number == len(raw):  # no newline behind it: torn
                 continue
             raise UserError(
