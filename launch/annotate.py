@@ -61,18 +61,19 @@ def main(argv: Sequence[str]) -> None:
         masks=Path(FLAGS.masks) if FLAGS.masks else None,
     )
     tally = Tally(total=len(jobs))
-    with LineWriter(out) as writer:
+    with LineWriter(out) as writer:  # to the end: refinement replaces the file
         lines = annotate_all(annotator, jobs, writer.keys, FLAGS.workers)
         for line in _shown(lines, tally):
             if line is not None:
                 writer.write(line)
-    print(tally.summary())
-    if tally.captioned + tally.kept == 0:
-        raise UserError(f"nothing could be annotated; see `error` in {out}")
-    if refine_settings is not None:
-        refinement.refine_lines(out, refine_settings)
-    if FLAGS.review:
-        refinement.review_lines(out, annotator)
+        writer.finish()
+        print(tally.summary(), flush=True)
+        if tally.captioned + tally.kept == 0:
+            raise UserError(f"nothing could be annotated; see `error` in {out}")
+        if refine_settings is not None:
+            refinement.refine_lines(out, refine_settings)
+        if FLAGS.review:
+            refinement.review_lines(out, annotator)
 
 
 def _shown(lines: Iterator[Line | None], tally: Tally) -> Iterator[Line | None]:

@@ -138,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._cut()
         errors = {
             "rate_limit": (429, {"Retry-After": "0.3"}, ""),
+            "pause": (429, {"Retry-After": "300"}, ""),
             "busy": (429, {}, ""),
             "server_error": (500, {}, ""),
             "overloaded": (503, {}, ""),
@@ -156,7 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
         if does == "no_choices":
             return self._send(200, b'{"object": "chat.completion", "choices": []}')
         text, finish = written(does, call)
-        self._send(200, json.dumps(completion(text, finish)).encode())
+        value = completion(text, finish)
+        if does == "lying":
+            value["usage"] = {"prompt_tokens": 10**9, "completion_tokens": 10**9}
+        self._send(200, json.dumps(value).encode())
         call.paid = True
         return None
 

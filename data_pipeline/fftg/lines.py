@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -53,7 +54,8 @@ def read_lines(path: Path, names: Sequence[str] = ("id",)) -> list[Line]:
 
 
 class LineWriter:
-    """Appends lines to a file that other runs may have begun.
+    """Appends lines to a file that other runs may have begun. Until the `with` block ends, also after `finish`,
+    no other process may write the file.
 
     Attributes:
       keys: id -> `key` of the lines that were there.
@@ -65,20 +67,26 @@ class LineWriter:
     def __init__(self, path: Path):
         self._path = path
         self._stale = False
+        # The lock lies beside, as the file itself is replaced when stale lines are dropped.
+        self._lock_path = path.with_name(f".{path.name}.lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The lock lies beside, as the file itself is replaced when stale lines are dropped.
-            self._lock = open(path.with_name(f".{path.name}.lock"), "w")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _lock(self._lock_path)
         except BlockingIOError as error:
-            raise UserError(f"{path}: another process is writing this file") from error
+            raise UserError(
+                f"{path}: another process is writing this file; wait for it or give another --out"
+            ) from error
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-        lines = read_lines(path) if path.exists() else []
-        self.keys: dict[str, str] = {line["id"]: line.get("key", "") for line in lines}
-        if lines:
-            self._rewrite(lines)
-        self._file = path.open("ab")
+        try:
+            lines = read_lines(path) if path.exists() else []
+            self.keys: dict[str, str] = {line["id"]: line.get("key", "") for line in lines}
+            if lines:
+                self._rewrite(lines)
+            self._file = path.open("ab")
+        except BaseException:
+            self._release()
+            raise
         self._synced = time.monotonic()
 
     def write(self, line: Line) -> None:
@@ -99,17 +107,44 @@ class LineWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self.finish()
+        finally:
+            self._release()
+
+    def finish(self) -> None:
+        """Ends the writing of lines: the file is whole, and may be replaced by whoever holds this writer."""
+        if self._file.closed:
+            return
         os.fsync(self._file.fileno())
         self._file.close()
         if self._stale:
             self._rewrite(read_lines(self._path))
-        self._lock.close()
-        Path(self._lock.name).unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        # Removed while it is held: whoever opened it meanwhile finds that it is no longer the lock.
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
 
     def _rewrite(self, lines: list[Line]) -> None:
         data = b"".join(_encode(line) for line in lines)
         if data != self._path.read_bytes():
             atomic_write_bytes(self._path, data)
+
+
+def _lock(path: Path) -> int:
+    """A handle of the locked file; raises BlockingIOError where another holds it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 def _encode(line: Line) -> bytes:
