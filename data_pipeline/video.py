@@ -173,11 +173,7 @@ class FileFrames:
 
     def _clock(self) -> int:
         """The number of the frame by its time, for a constant frame rate; at least 0."""
-        time = self._frame.dts if self._frame.pts is None else self._frame.pts
-        if time is None:
-            return 0
-        seconds = (time - (self._stream.start_time or 0)) * self._frame.time_base
-        return max(round(seconds * self.rate) - self.lost_start, 0)
+        return max(round(self.second() * self.rate) - self.lost_start, 0)
 
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
@@ -194,7 +190,10 @@ class FileFrames:
 
     def second(self) -> float:
         """See `Frames.second`."""
-        return float(self._video.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+        stamp = self._frame.dts if self._frame.pts is None else self._frame.pts
+        if stamp is None:
+            return 0.0
+        return float((stamp - (self._stream.start_time or 0)) * self._frame.time_base)
 
     def close(self) -> None:
         """See `Frames.close`."""
