@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.copied_sets import CHECKSUMS
-from data_pipeline.files import atomic_write_text
+from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_write_text, read_regular
 from data_pipeline.records import SPLITS, Record
+from data_pipeline.set_files import regular
 from jax_vlffd.vocabulary import LABEL_NAMES
 
 CARD: Final = "data_card.json"
+_MAX_BYTES: Final = 1 << 18
 
 
 class Counts:
@@ -89,6 +92,15 @@ def write_card(
     lines = [f"{_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     atomic_write_text(folder / CHECKSUMS, "".join(lines))
     return card
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """The card of a packed set; None where there is none that can be read. Its texts may be a stranger's."""
+    try:
+        card = json.loads(read_regular(regular(folder, CARD), _MAX_BYTES))
+    except (UserError, ValueError, RecursionError):
+        return None
+    return card if isinstance(card, dict) else None
 
 
 def _readme(card: Mapping[str, Any]) -> str:

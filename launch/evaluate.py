@@ -43,6 +43,11 @@ flags.DEFINE_multi_string(
     "[NAME=]FILE: the calibration.json of a detector of --from_scores. Without it, rows of split "
     "`validation` in its scores calibrate it, if there are any.",
 )
+flags.DEFINE_list(
+    "train_data",
+    [],
+    "Packed sets that the runs were trained on, for runs that do not tell (made before that was kept).",
+)
 flags.DEFINE_string("name", "", "What the report calls the run of --workdir.")
 flags.DEFINE_string("split", "test", "The split that is tested.")
 flags.DEFINE_bool("matrix", False, "Add the table: trained on these methods, tested on each.")
@@ -65,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give either --workdir (a trained run) or --from_scores (a scores.csv)")
     if FLAGS.from_scores and (FLAGS.compare or FLAGS.robustness):
         raise UserError("--compare and --robustness need models: they go with --workdir only")
+    if FLAGS.from_scores and FLAGS.train_data:
+        raise UserError("--train_data goes with --workdir: nothing is trained for --from_scores")
     if FLAGS.workdir and FLAGS.calibration:
         raise UserError("--calibration goes with --from_scores; a run has its own calibration")
     sets = _named(FLAGS.data, "--data")
@@ -74,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.workdir:
         asked = {
             name: FLAGS[name].value
-            for name in ("workdir", "data", "compare", "split", "robustness")
+            for name in ("workdir", "data", "compare", "split", "robustness", "train_data")
         }
         # Every process scores its share, and knows all the scores.
         with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
@@ -205,7 +212,7 @@ def _from_runs(
     """
     from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
-    from jax_vlffd.evaluation.comparison import Detector
+    from jax_vlffd.evaluation.comparison import UNKNOWN, Detector
     from launch.runs import load_run, require_run, run_name
 
     wanted = [(FLAGS.name, workdir)]
@@ -225,9 +232,11 @@ def _from_runs(
     models: list[dict[str, Any]] = []
     robustness: dict[str, Any] = {}
     for group, (_, folder) in zip(groups, wanted, strict=True):
-        run = load_run(folder)
+        run = load_run(folder, train_data=FLAGS.train_data)
         repeats = sum(detector.group == group for detector in detectors)
         name = f"{group} ({repeats + 1})" if repeats else group
+        if not run.methods:
+            print(f"{name}: {UNKNOWN}; name the sets that it was trained on by --train_data=DIR")
         parts = []
         for set_name, set_dir in sets.items():
             print(f"{name}: scoring {set_name}", flush=True)
@@ -296,6 +305,8 @@ def _write(
         "Frames": f"{len(main_one.scores):,}",
         "Intervals": f"{FLAGS.bootstrap} resamples of videos, seed {FLAGS.seed}",
     }
+    if FLAGS.workdir:
+        facts["Trained on"] = "; ".join(f"{d.name}: {d.methods_told()}" for d in detectors)
     galleries = gallery.galleries(
         detectors, FLAGS.examples, FLAGS.seed, lambda rows: _pictures(main_one.scores, rows, sets)
     )

@@ -24,6 +24,11 @@ flags.DEFINE_string(
     "evaluation/ or report/.",
 )  # fmt: skip
 flags.DEFINE_string("name", None, "What the model card calls the model; the workdir's name.")
+flags.DEFINE_list(
+    "train_data", [],
+    "Packed sets that it was trained on, where the workdir does not tell (made before that was kept).",
+)  # fmt: skip
+flags.DEFINE_list("validation", [], "Packed sets that it was validated on, likewise.")
 flags.mark_flags_as_required(["workdir", "out"])
 
 
@@ -38,7 +43,10 @@ def main(argv: Sequence[str]) -> None:
 
     with buckets.local(FLAGS.workdir) as workdir:
         metrics = exporting.evaluation_of(workdir, FLAGS.metrics)
-        step = exporting.export(workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics)
+        step = exporting.export(
+            workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics,
+            train_data=FLAGS.train_data, validation=FLAGS.validation,
+        )  # fmt: skip
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(
         f"exported step {step} of {FLAGS.workdir} to {out}, {size / 1e6:,.1f} MB; see {out}/README.md"

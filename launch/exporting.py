@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import read_object
+from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError as ModelError
 from jax_vlffd.export import card, huggingface, program
 from jax_vlffd.export import folder as exported
 from launch import config as configs
-from launch import results, runs
+from launch import results, runs, training_data
 
 #: Where an evaluation of a run is looked for.
 _EVALUATIONS = ("metrics.json", "evaluation/metrics.json", "report/metrics.json")
 #: Files of the workdir that the export takes over as they are, where they exist.
-_KEPT = ("config.json", "calibration.json", "summary.json", "metrics.jsonl", "explanation.*")
+_KEPT = (runs.CONFIG, runs.CALIBRATION, runs.SUMMARY, "metrics.jsonl", runs.EXPLANATION)
 
 
 def export(
@@ -32,6 +33,8 @@ def export(
     step: str = "best",
     name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
+    train_data: Sequence[str] = (),
+    validation: Sequence[str] = (),
 ) -> int:
     """Exports a run; the folder is written aside and renamed when it is whole.
 
@@ -41,6 +44,8 @@ def export(
       step: 'best' or 'latest'.
       name: of the model, for its card; the workdir's by default.
       metrics: an evaluation's `metrics.json`, for the card; left out, with a note, where it is another model's.
+      train_data: packed sets that it was trained on, where the workdir does not tell.
+      validation: those that it was validated on, likewise.
 
     Returns:
       The step of the checkpoint.
@@ -48,7 +53,7 @@ def export(
     Raises:
       UserError: the workdir is none, has no checkpoint yet, or is damaged.
     """
-    run = runs.load_run(workdir, step)
+    run = runs.load_run(workdir, step, train_data, validation)
     if metrics is not None and results.is_of(metrics, run.step, results.model_hash(run)) is False:
         print(
             f"note: the evaluation is of another model than step {run.step} of {workdir}, so the model card "
@@ -76,8 +81,10 @@ def evaluation_of(workdir: Path, given: str | None) -> dict[str, Any] | None:
       given: a metrics.json.
 
     Raises:
-      UserError: what is given is no metrics.json, or lies beside another evaluation's files.
+      UserError: what is given is no metrics.json, lies beside another evaluation's files, or a link leads out
+        of the workdir.
     """
+    check_contained(workdir)
     if given is not None:
         found = read_object(Path(given))
         if found is None or not isinstance(found.get("sets"), dict):
@@ -123,9 +130,11 @@ def _write(
     except ModelError as error:
         note = f"There is no `{exported.PROGRAM}`: {error}."
         print(f"note: {note}")
-    for pattern in _KEPT:
-        for path in sorted(workdir.glob(pattern)):
-            shutil.copyfile(path, folder / path.name)
+    for file in _KEPT:
+        if (workdir / file).is_file():
+            shutil.copyfile(workdir / file, folder / file)
+    if run.trained is not None:
+        training_data.save(folder, run.trained)
     manifest = {
         "version": exported.VERSION,
         "name": name,
@@ -138,14 +147,14 @@ def _write(
     files = [f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()]
     facts = card.Facts(
         name, form, run.config, run.step, [*files, exported.CHECKSUMS],
-        read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run.config), metrics, note,
+        read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run), metrics, note,
+        run.methods,
     )  # fmt: skip
     (folder / exported.CARD).write_text(card.render(facts), "utf-8")
     exported.write_checksums(folder)
 
 
-def _data_cards(config: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+def _data_cards(run: runs.Run) -> dict[str, dict[str, Any] | None]:
     """The data cards of the packed sets that the run read, by folder."""
-    _, data = configs.settings(config)
-    folders = [*(folder for folder, _ in data.train), *data.validation]
-    return {name: read_object(Path(name) / "data_card.json") for name in dict.fromkeys(folders)}
+    trained = run.trained or {"train": [], "validation": []}
+    return {entry["set"]: entry["card"] for entry in (*trained["train"], *trained["validation"])}

@@ -9,8 +9,6 @@ import numpy as np
 
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import explain
-from jax_vlffd.config import RunConfig
-from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.explain import Explainer
@@ -52,26 +50,23 @@ def embed_bank(plan: Plan, parameters: Parameters, tokenizer: Tokenizer) -> np.n
     return np.asarray(step(parameters, jax.device_put(tokens, whole)))
 
 
-def untuned_text(plan: Plan, run: RunConfig, parameters: Parameters) -> Parameters:
+def untuned_text(plan: Plan, seed: int, parameters: Parameters, source: str) -> Parameters:
     """The parameters with the text tower and its projection as they were before training: a control.
 
     Args:
       plan: the run's static side.
-      run: its settings; where it started says what the text tower was.
+      seed: of the run.
       parameters: as trained.
+      source: the checkpoint that the run started from, as the user names it; '' for random parameters.
 
     Raises:
-      UserError: the run continued another, so that its start is not known; or the checkpoint that it
-        started from is gone.
+      UserError: the checkpoint is none, or of another model.
     """
     from jax_vlffd.clip import weights
     from jax_vlffd.training.state import initial_state, load_pretrained
 
-    if run.init.resume:
-        raise UserError("the run continued another one; score that of init.resume's own start")
-    source = run.init.clip or run.init.vit
     loaded = load_pretrained(plan, weights.open_checkpoint(source)) if source else None
-    start = initial_state(plan, run.seed, loaded).parameters
+    start = initial_state(plan, seed, loaded).parameters
     return {k: start[k] if k.startswith(_TEXT) else v for k, v in parameters.items()}
 
 

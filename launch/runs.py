@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError as DataError
 from data_pipeline.files import atomic_write_text
 from data_pipeline.loader import EvalLoader
-from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd import pretrained
@@ -25,7 +23,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.explain import Explainer
-from launch import buckets, reasons
+from launch import buckets, reasons, training_data
 from launch import config as configs
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
@@ -205,8 +203,9 @@ class Run:
     name: of its workdir. config: as resolved when it was trained. model: the settings of the model, its end
     token that of the tokenizer. step: of the checkpoint. history: the lines of metrics.jsonl. calibration:
     fitted on the validation split, None where there was none. explainer: its bank of sentences, None where
-    the alignment branch was off. methods: of forgery, that it was trained on; empty where they are not known
-    any more.
+    the alignment branch was off. methods: of forgery, that it was trained on; empty where they are not known.
+    trained: what it was trained and validated on, as `training_data.read` gives it; None where that is not
+    known.
     """
 
     name: str
@@ -220,6 +219,7 @@ class Run:
     calibration: Calibration | None
     explainer: Explainer | None = None
     methods: tuple[str, ...] = ()
+    trained: Mapping[str, Any] | None = None
 
     def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
         """Scores a packed set's split, with reasons where it has a bank; see `Scorer.score`."""
@@ -257,11 +257,25 @@ def run_name(workdir: Path) -> str:
     return str(exported.read_manifest(workdir).get("name", workdir.name))
 
 
-def load_run(workdir: Path, step: str = "best") -> Run:
+def load_run(
+    workdir: Path,
+    step: str = "best",
+    train_data: Sequence[str] = (),
+    validation: Sequence[str] = (),
+) -> Run:
     """Reads a workdir's `best` or `latest` checkpoint, or an exported folder, onto the devices there are.
 
+    No folder is opened that its config names: it may be a stranger's.
+
+    Args:
+      workdir: or an exported folder.
+      step: which checkpoint of a workdir.
+      train_data: packed sets that the user says it was trained on, where it was made by a version that did not
+        keep that.
+      validation: those that it was validated on, likewise.
+
     Raises:
-      UserError: it is neither, has no checkpoint yet, or is damaged.
+      UserError: it is neither, has no checkpoint yet, or is damaged; or a set that is named is none.
     """
     import jax
 
@@ -281,18 +295,21 @@ def load_run(workdir: Path, step: str = "best") -> Run:
     size = max(data.batch_size // ways, 1) * ways
     data = dataclasses.replace(data, batch_size=size, paired=False)
     plan = make_plan(run, data, steps=1)
-    methods = trained_methods(data)
+    trained = training_data.read(workdir)
+    if trained is None and (train_data or validation):
+        trained = training_data.describe_sets(train_data, validation, data.methods)
+    methods = (training_data.methods(trained) if trained else ()) or data.methods
     if manifest is None:
         parameters, found = _from_checkpoint(workdir, plan, step)
     else:
         parameters = exported.load_parameters(workdir, plan.abstract.parameters)
         found = manifest["step"]
-        # Where an export is read, the sets that it was trained on need not be.
+        # Of exports made before that was kept.
         methods = methods or tuple(map(str, manifest.get("methods") or ()))
     return Run(
         run_name(workdir), config, run.model, tokenizer, Scorer(plan, data, tokenizer), parameters, found,
         read_history(workdir), pretrained.read_calibration(workdir),
-        pretrained.read_explainer(workdir), methods,
+        pretrained.read_explainer(workdir), methods, trained,
     )  # fmt: skip
 
 
@@ -304,23 +321,6 @@ def _from_checkpoint(workdir: Path, plan: Plan, step: str) -> tuple[Parameters, 
         if found is None:
             raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
         return checkpoints.restore_parameters(plan.abstract.parameters, found), found
-
-
-def trained_methods(data: DataSettings) -> tuple[str, ...]:
-    """The methods that a run of these settings trains on: those it names, else all of its sets.
-
-    Empty where it names none and its sets are not there any more.
-    """
-    if data.methods:
-        return data.methods
-    found: set[str] = set()
-    for folder, _ in data.train:
-        try:
-            split = PackedSplit(folder, "train")
-        except DataError:
-            return ()
-        found |= {split.methods[number] for number in set(split.index["method"].tolist())}
-    return tuple(sorted(found - {"real"}))
 
 
 def save_config(workdir: Path, config: Mapping[str, Any]) -> None:

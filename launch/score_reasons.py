@@ -1,10 +1,11 @@
 """Scores the regions that a run's reasons name, and its heat maps, against the records' regions and masks.
 
-  python -m launch.score_reasons --workdir=DIR --data=NAME=DIR [--compare=NAME=WORKDIR] [--out=FILE.json]
+  python -m launch.score_reasons --workdir=DIR --data=NAME=DIR --validation=DIR [--compare=NAME=WORKDIR]
 
-Controls: the same run with its text tower as it was before training, calibrated alike; naming the same
-regions for every fake, those that do best on validation; and other runs by --compare, such as one trained with
---config.data.captions=shuffled.
+Reasons are calibrated on the split `validation` of the sets of --validation. Controls: the same run with its
+text tower as it was before training, calibrated alike; naming the same regions for every fake, those that do
+best on validation; and other runs by --compare, such as one trained with --config.data.captions=shuffled.
+No set or checkpoint is opened because a run's config names it: a run may be a stranger's.
 """
 
 from __future__ import annotations
@@ -20,12 +21,23 @@ from absl import flags
 from launch import cli
 
 if TYPE_CHECKING:
+    from jax_vlffd.config import InitConfig
     from jax_vlffd.evaluation.scores import Scores
     from launch.runs import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir.", required=True)
 flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to score on; repeat for several.")
+flags.DEFINE_list(
+    "validation",
+    [],
+    "Packed sets, separated by commas, whose split `validation` calibrates the reasons.",
+)
+flags.DEFINE_string(
+    "clip",
+    "",
+    "The CLIP that the run started from (its init.clip): a folder or a hub id, for the control.",
+)
 flags.DEFINE_multi_string("compare", [], "NAME=WORKDIR: a further run.")
 flags.DEFINE_string("split", "test", "The split that is scored.")
 flags.DEFINE_string("out", "", "JSON file for the figures.")
@@ -42,6 +54,11 @@ def main(argv: Sequence[str]) -> None:
     sets = dict(_named("--data", text) for text in FLAGS.data)
     if not sets:
         raise UserError("no set to score on; add --data=NAME=DIR, DIR being a packed set")
+    if not FLAGS.validation:
+        raise UserError(
+            "nothing to calibrate the reasons on; add --validation=DIR, DIR being a packed set with a split "
+            "'validation', as the run was validated on"
+        )
     others = [_named("--compare", text) for text in FLAGS.compare]
     cli.use_compilation_cache()
     from launch.runs import load_run
@@ -98,7 +115,13 @@ def _score(
     banks = {name: run.parameters}
     if controls:
         settings, _ = configs.settings(run.config)
-        banks[UNTUNED] = reasons.untuned_text(scorer.plan, settings, run.parameters)
+        missing = _why_no_start(settings.init, FLAGS.clip)
+        if missing:
+            print(f"note: there is no row {UNTUNED!r}: {missing}")
+        else:
+            banks[UNTUNED] = reasons.untuned_text(
+                scorer.plan, settings.seed, run.parameters, FLAGS.clip
+            )
         constant = _best_constant(validation)
     # Fitted anew, that of the run too: so all rows are made alike, whatever version trained the run.
     explainers = {
@@ -120,11 +143,25 @@ def _score(
             found[key][CONSTANT] = _figures(scores, every, np.zeros(every.shape))
 
 
+def _why_no_start(init: InitConfig, clip: str) -> str:
+    """Why the text tower before training is not known, '' where it is."""
+    from data_pipeline.errors import UserError
+
+    if init.resume:
+        return "the run continued another one; score the one that began it"
+    if init.clip and not clip:
+        return "name the CLIP that the run started from by --clip=DIR"
+    if clip and not init.clip:
+        raise UserError("--clip: the text tower of this run started at random; leave the flag out")
+    return ""
+
+
 def _validation(run: Run) -> Scores:
     from jax_vlffd.evaluation.scores import concatenate
 
-    folders = [entry.strip() for entry in run.config["data"]["validation"].split(",")]
-    return concatenate([run.scorer.score(run.parameters, f, "validation") for f in folders])
+    return concatenate(
+        [run.scorer.score(run.parameters, folder, "validation") for folder in FLAGS.validation]
+    )
 
 
 def _best_constant(validation: Scores) -> Any:

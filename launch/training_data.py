@@ -7,19 +7,21 @@ workdir's config names: a workdir may be a stranger's.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline import copied_sets
+from data_pipeline.data_card import read_card
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_write_text, read_object, read_regular
+from data_pipeline.files import atomic_write_text, read_regular
 from data_pipeline.json_reading import parse_json
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
 
 FILE: Final = "training_data.json"
 VERSION: Final = 1
-_MAX_BYTES: Final = 4 << 20
+_MAX_BYTES: Final = 16 << 20
 #: Splits that a run reads, by their key in the file.
 _SPLITS: Final = {"train": "train", "validation": "validation"}
 
@@ -30,30 +32,38 @@ def describe(data: DataSettings) -> dict[str, Any]:
     Raises:
       UserError: a set is missing or damaged.
     """
-    folders = {"train": [folder for folder, _ in data.train], "validation": list(data.validation)}
+    return describe_sets([folder for folder, _ in data.train], data.validation, data.methods)
+
+
+def describe_sets(
+    train: Sequence[str], validation: Sequence[str], methods: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The same of packed sets that are named; `methods` are those trained on, all of the sets' when empty."""
+    folders = {"train": train, "validation": validation}
     return {
         "version": VERSION,
         **{
-            key: [_describe(data, f, _SPLITS[key]) for f in found] for key, found in folders.items()
+            key: [_describe(folder, _SPLITS[key], methods) for folder in found]
+            for key, found in folders.items()
         },
     }
 
 
-def _describe(data: DataSettings, folder: str, split: str) -> dict[str, Any]:
+def _describe(folder: str, split: str, methods: Sequence[str]) -> dict[str, Any]:
     opened = PackedSplit(folder, split)
     there = {opened.methods[number] for number in set(opened.index["method"].tolist())} - {"real"}
     return {
         "set": folder,
         "digest": copied_sets.set_digest(opened.folder),
         "records": len(opened),
-        "methods": sorted(there & set(data.methods) if data.methods else there),
-        "card": read_object(opened.folder / "data_card.json"),
+        "methods": sorted(there & set(methods) if methods else there),
+        "card": read_card(opened.folder),
     }
 
 
-def save(workdir: Path, described: dict[str, Any]) -> None:
+def save(workdir: Path, described: Mapping[str, Any]) -> None:
     """Writes `training_data.json`."""
-    atomic_write_text(workdir / FILE, json.dumps(described, indent=2) + "\n")
+    atomic_write_text(workdir / FILE, json.dumps(dict(described), indent=2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -72,6 +82,7 @@ def read(folder: Path) -> dict[str, Any] | None:
             assert isinstance(entry["set"], str)
             assert isinstance(entry["digest"], str)
             assert all(isinstance(method, str) for method in entry["methods"])
+            assert entry["card"] is None or isinstance(entry["card"], dict)
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(
             f"{path}: not a description of training sets of version {VERSION}; copy the workdir again"
@@ -79,6 +90,6 @@ def read(folder: Path) -> dict[str, Any] | None:
     return content  # type: ignore[no-any-return]
 
 
-def methods(content: dict[str, Any], key: str = "train") -> tuple[str, ...]:
+def methods(content: Mapping[str, Any], key: str = "train") -> tuple[str, ...]:
     """The methods of forgery over all sets of `train` or `validation`, sorted."""
     return tuple(sorted({method for entry in content[key] for method in entry["methods"]}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,60 @@ def test_the_card_tells_data_metrics_calibration_use_and_limits(made: Made, pack
     assert "| 7 (3) |" in text
     assert "a\\|b" in text
     assert "| train | drawn | Deepfakes | fake | 8 |" in text
-    assert "`gone`: the packed set was not there" in text
+    assert "- gone: the packed set was not there" in text
     assert "divided by 1.3." in text
     for title in ("Intended use", "Limits", "Ethics", "Settings", "Files", "Calibration"):
         assert f"\n## {title}\n" in text
     bare = card.render(dataclasses.replace(facts, metrics=None, calibration=None))
     assert "No evaluation on a test set came with this export" in bare
     assert "None was fitted" in bare
+
+
+WORDS = (
+    "</table><script>x()</script>", "![x](http://tracker/p.png)", "a|b", "`code`", "\n---\ntags: [x]\n# Head",
+    "https://phish.example", "<!-- ", "\x1b[2J\u202eevil", "[t](javascript:x)", "*" * 10_000, "$x$", "@someone",
+    "www.phish.example",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_texts_of_files_are_only_text_in_the_card(text: str, made: Made) -> None:
+    run = runs.load_run(made("clip")[0])
+    row = {"dataset": text, "method": text, "label": text, "records": text}
+    data = {text: {
+        "records": text, "splits": {text: {"by_method": [row, text]}, "x": text, "y": {"by_method": None}},
+        "split_rule": text, "fakes_by_caption_source": {text: text},
+    }}  # fmt: skip
+    part = {
+        "frame_auc": text,
+        "ap": 0.5,
+        "intervals": {"ap": [text, 1]},
+        "counts": {"frames_real": text},
+    }
+    metrics = {"sets": {text: {**part, "methods": {text: part}}}, "split": text, "detector": text}
+    config = json.loads(json.dumps(run.config))
+    config["init"]["clip"] = text
+    summary = {"parameters": text, "validation": {text: text, "auc": 0.5}}
+
+    def rendered(word: str, found: dict | None) -> str:
+        def put(value: object) -> object:
+            return json.loads(json.dumps(value).replace(json.dumps(text)[1:-1], word))
+
+        facts = card.Facts(
+            put(text), "clip", put(config), 3, ["hf/"], put(summary), None, put(data), found and put(found), "",
+            [put(text)],
+        )  # fmt: skip
+        return card.render(facts).partition("\n## Settings")[0]
+
+    for found in (metrics, None):
+        shown, usual = rendered(json.dumps(text)[1:-1], found), rendered("plain", found)
+        # Nothing but the words themselves differs: same lines, same cells, same tags and links.
+        assert len(shown.splitlines()) == len(usual.splitlines())
+        assert len(shown) < len(usual) + 20 * 450
+        for mark in ("<", "](", "://", "\x1b", "\u202e", "@", "www."):
+            assert shown.count(mark) == usual.count(mark), mark
+        for mark in ("|", "`", "*", "[", "$", "!"):
+            assert re.sub(r"\\.", "", shown).count(mark) == usual.count(mark), mark
 
 
 def test_a_metrics_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ def test_controls_stand_beside_the_run(packed: Path, tmp_path: Path) -> None:
     run = tiny_workdir.write_scoring(tmp_path / "mine", validation=str(packed))
     done = tiny.command(
         "launch.score_reasons", f"--workdir={run}", f"--data=own={packed}", "--split=validation",
+        f"--validation={packed}",
         f"--compare=again={run}", f"--out={tmp_path / 'r.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -42,7 +43,7 @@ def test_regions_are_ranked_among_fakes_that_differ_in_them(tmp_path: Path) -> N
     run = tiny_workdir.write_scoring(tmp_path / "mine", validation=str(tmp_path / "packed"))
     done = tiny.command(
         "launch.score_reasons", f"--workdir={run}", f"--data=own={tmp_path / 'packed'}",
-        "--split=validation", f"--out={tmp_path / 'r.json'}",
+        "--split=validation", f"--validation={tmp_path / 'packed'}", f"--out={tmp_path / 'r.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "r.json").read_text())["sets"]["own"]
@@ -57,7 +58,9 @@ def test_regions_are_ranked_among_fakes_that_differ_in_them(tmp_path: Path) -> N
 
 def test_a_run_without_alignment_is_told_of(packed: Path, tmp_path: Path) -> None:
     run = tiny_workdir.write_scoring(tmp_path / "plain", LossConfig(alignment=0, fusion=0))
-    done = tiny.command("launch.score_reasons", f"--workdir={run}", f"--data=own={packed}")
+    done = tiny.command(
+        "launch.score_reasons", f"--workdir={run}", f"--data=own={packed}", f"--validation={packed}"
+    )
     assert done.returncode == 1
     assert "trained without the alignment branch" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from data_pipeline.records import PackedSplit, write_packed_set
-from data_pipeline.settings import DataSettings
 from data_pipeline.tokenizer import Tokenizer
 from jax_vlffd.clip.weights import save_hf
 from jax_vlffd.config import LossConfig
@@ -328,16 +327,6 @@ def test_methods_that_are_not_trained_on_do_not_judge(train: Train, tmp_path: Pa
     done = train(tmp_path / "run", data__methods="Deepfakes")
     refused(done, "data.validation: ", "has no fakes of Deepfakes (data.methods)")
     assert not files(tmp_path / "run")
-
-
-def test_the_methods_of_a_run_are_those_named_or_all_of_its_sets(packed: Path) -> None:
-    def methods(**keys: Any) -> tuple[str, ...]:
-        return runs.trained_methods(DataSettings(**keys))
-
-    train = ((str(packed), 1.0),)
-    assert methods(train=train) == ("Deepfakes", "FaceSwap")
-    assert methods(train=train, methods=("FaceSwap",)) == ("FaceSwap",)
-    assert methods(train=((str(packed / "gone"), 1.0),)) == ()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from jax_vlffd.config import TuningConfig
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.training.checkpoint import Checkpoints
 from jax_vlffd.training.state import TrainState
-from launch import exporting, runs
+from launch import exporting, runs, training_data
 from tests import tiny, tiny_workdir
 
 STEP = 3
@@ -54,6 +54,7 @@ def make_workdir(workdir: Path, packed: Path, **settings: Any) -> Path:
     texts = [f"This is a fake face. The {word} is odd." for word in ("mouth", "nose", "eye")]
     tokenizer = train_tokenizer(texts, tiny.TEXT.vocab_size, workdir / runs.TOKENIZER)
     runs.save_config(workdir, json.loads(recipe(run, data).to_json()))
+    training_data.save(workdir, training_data.describe(data))
     plan = runs.make_plan(runs.with_tokenizer(run, tokenizer), data, steps=1)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), plan.abstract.optimizer)
     state = TrainState(np.asarray(STEP, np.int32), draw(dict(plan.shapes)), zeros)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from jax_vlffd.evaluation import bootstrap
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.metrics import Metrics, SetMetrics
 from jax_vlffd.evaluation.scores import Scores
+
+#: What is told where nothing says what a detector was trained on.
+UNKNOWN: Final = "methods unknown"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Detector:
         if self.calibration is None:
             return self.scores.probability
         return self.calibration.probability(self.scores.logits())
+
+    def methods_told(self) -> str:
+        """The methods it was trained on, in words."""
+        return ", ".join(self.trained_on) or UNKNOWN
 
 
 def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
@@ -76,9 +83,9 @@ def summary(detectors: Sequence[Detector]) -> dict[str, Any]:
     """What `metrics.json` says of the detectors: the first one's `sets`, and `others` by name.
 
     Returns:
-      {"detector", "calibration", "sets": {name: metrics}, "others": {name: {"calibration", "sets",
-      "differences"}}}; metrics are `SetMetrics.as_dict`, differences `set_differences` from the
-      first.
+      {"detector", "calibration", "trained_on", "sets": {name: metrics}, "others": {name: {"calibration",
+      "trained_on", "sets", "differences"}}}; trained_on is a list of methods, or `UNKNOWN`; metrics are
+      `SetMetrics.as_dict`, differences `set_differences` from the first.
     """
     first, *others = detectors
     return {
@@ -95,6 +102,7 @@ def _entry(detector: Detector) -> dict[str, Any]:
     calibration = detector.calibration
     return {
         "calibration": None if calibration is None else asdict(calibration),
+        "trained_on": list(detector.trained_on) or UNKNOWN,
         "sets": {name: measured.as_dict() for name, measured in detector.sets.items()},
     }
 

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from jax_vlffd.evaluation import page, svg
 from jax_vlffd.evaluation.calibration import expected_calibration_error, reliability_curve
-from jax_vlffd.evaluation.comparison import Detector, set_differences
+from jax_vlffd.evaluation.comparison import UNKNOWN, Detector, set_differences
 from jax_vlffd.evaluation.curves import training_curves
 from jax_vlffd.evaluation.gallery import Gallery, sections
 from jax_vlffd.evaluation.metrics import Metrics, average
@@ -260,7 +260,7 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[Markup]:
         lines = []
         for row in rows:
             found = row["cells"].get(tested, {})
-            trained = ", ".join(row["trained_on"]) or "not stated"
+            trained = ", ".join(row["trained_on"]) or UNKNOWN
             cells = [_matrix_cell(found.get(method)) for method in methods]
             lines.append([row["name"], trained, str(row["runs"]), *cells])
         body.append(element("h3", tested))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Final
 
 from jax_vlffd.evaluation.calibration import Calibration
@@ -48,6 +50,10 @@ score says it. The pictures of the training sets show people who did not all agr
 sets' terms bind this model too, and many allow research only.
 """
 
+#: Letters of any text that comes from a file, and rows of a table.
+_LONGEST: Final = 200
+_MOST_ROWS: Final = 500
+
 _FILES: Final = {
     "hf/": "",  # said by its form
     "heads.safetensors": "every parameter that `hf/` has no place for, under this project's names",
@@ -75,7 +81,9 @@ class Facts:
     name: of the model. form: 'clip' or 'vit', what `hf/` is. config: the run's. summary: `summary.json`.
     calibration: as fitted. data: packed set's folder -> its `data_card.json`, None where it is gone. metrics:
     an evaluation's `metrics.json`. files: what the export holds. step: of the checkpoint. note: what was left
-    out, and why.
+    out, and why. methods: of forgery, that it was trained on; empty where they are not known.
+
+    Texts and figures in them may be a stranger's: nothing of them is more than text in the card.
     """
 
     name: str
@@ -88,6 +96,7 @@ class Facts:
     data: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     metrics: Mapping[str, Any] | None = None
     note: str = ""
+    methods: Sequence[str] = ()
 
 
 def render(facts: Facts) -> str:
@@ -107,13 +116,27 @@ def render(facts: Facts) -> str:
 
 
 def _plain(text: Any) -> str:
-    """Text of a file on one line, without what Markdown or HTML would act on."""
-    shown = " ".join(str(text).split())
-    for mark in "\\`*_[]<>|#":
-        shown = shown.replace(
-            mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark]
-        )
-    return shown
+    """Text of a file on one line, bounded, without what Markdown, HTML or a terminal would act on."""
+    shown = " ".join(str(text)[: 4 * _LONGEST].split())
+    shown = "".join(mark for mark in shown if mark.isprintable())
+    if len(shown) > _LONGEST:
+        shown = shown[:_LONGEST] + "…"
+    # Marks of Markdown first: a backslash before one makes it a letter. Addresses would be links by themselves.
+    shown = "".join(f"\\{mark}" if mark in "\\`*_[]()|#~!{}$" else mark for mark in shown)
+    shown = escape(shown, quote=False)
+    return re.sub(r"://|@|(?i:www)(?=\.)", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), shown)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 53 else None
+
+
+def _real(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
 
 
 def _opening(facts: Facts) -> str:
@@ -130,8 +153,8 @@ def _opening(facts: Facts) -> str:
     vision = facts.config["model"]["vision"]
     init = facts.config["init"]
     start = init["clip"] or init["vit"] or init["resume"]
-    started = f"from `{start}`" if start else "from random parameters"
-    size = facts.summary.get("parameters")
+    started = f"from {_plain(start)}" if start else "from random parameters"
+    size = _whole(facts.summary.get("parameters"))
     kind = "that gives reasons in words" if loss["alignment"] > 0 else "without words"
     return (
         f"A detector of manipulated faces {kind}: CLIP fine-tuned with the branches "
@@ -156,28 +179,34 @@ def _data(facts: Facts) -> list[str]:
     lines = ["## Data", ""]
     for folder, card in facts.data.items():
         if card is None:
-            lines.append(f"- `{folder}`: the packed set was not there when this card was written.")
+            lines.append(
+                f"- {_plain(folder)}: the packed set was not there when this card was written."
+            )
             continue
-        lines += [f"Packed set `{folder}`: {card.get('records', '?')} records.", ""]
+        records = _whole(card.get("records"))
+        lines += [
+            f"Packed set {_plain(folder)}: {'?' if records is None else records} records.",
+            "",
+        ]
         lines += [
             "| split | data set | method | label | records |",
             "| --- | --- | --- | --- | --- |",
         ]
-        for split, content in card.get("splits", {}).items():
-            lines += [
-                "| " + " | ".join([split, *(_plain(row.get(key, "")) for key in _COLUMNS)]) + " |"
-                for row in content.get("by_method", [])
-            ]
-        sources = ", ".join(f"{n} {k}" for k, n in card.get("fakes_by_caption_source", {}).items())
-        lines += [
-            "",
-            f"Splits: {_plain(card.get('split_rule', 'not told'))}. Captions: {sources}.",
-            "",
+        rows = [
+            "| " + " | ".join(_plain(text) for text in (split, *map(row.get, _COLUMNS))) + " |"
+            for split, content in _mapping(card.get("splits")).items()
+            for row in map(_mapping, _mapping(content).get("by_method") or ())
         ]
+        lines += rows[:_MOST_ROWS]
+        found = _mapping(card.get("fakes_by_caption_source"))
+        sources = _plain(", ".join(f"{_whole(n)} {key}" for key, n in found.items()))
+        rule = _plain(card.get("split_rule", "not told"))
+        lines += ["", f"Splits: {rule}. Captions: {sources}.", ""]
     data = facts.config["data"]
-    methods = data["methods"] or "all"
+    methods = facts.methods or [name for name in data["methods"].split(",") if name]
+    told = ", ".join(map(_plain, methods[:_MOST_ROWS])) or "unknown"
     lines += [
-        f"Trained on the split `train` (methods: {_plain(methods)}; captions: {data['captions']}); the split "
+        f"Trained on the split `train` (methods: {told}; captions: {_plain(data['captions'])}); the split "
         "`validation` chose the checkpoint and fitted the calibration."
     ]
     return lines
@@ -189,38 +218,48 @@ _COLUMNS: Final = ("dataset", "method", "label", "records")
 def _metrics(facts: Facts) -> list[str]:
     lines = ["## Results", ""]
     if facts.metrics is None:
-        found = facts.summary.get("validation", {})
-        told = ", ".join(f"{key} {value:.4f}" for key, value in found.items())
+        found = _mapping(facts.summary.get("validation"))
+        figures = [(key, _real(value)) for key, value in found.items()]
+        told = ", ".join(
+            f"{_plain(key)} {value:.4f}" for key, value in figures if value is not None
+        )
         return [
             *lines,
             "No evaluation on a test set came with this export. On the validation split, which chose the "
             f"checkpoint and so flatters it: {told or 'nothing is known'}.",
         ]
-    sets = facts.metrics.get("sets", {})
+    sets = _mapping(facts.metrics.get("sets"))
     lines += [
-        f"`launch.evaluate`, split `{facts.metrics.get('split', '?')}`, detector "
+        f"`launch.evaluate`, split {_plain(facts.metrics.get('split', '?'))}, detector "
         f"{_plain(facts.metrics.get('detector', '?'))}; in brackets 95 % bootstrap intervals over videos.",
         "",
         "| set | " + " | ".join(_METRICS.values()) + " | frames (videos) |",
         "| --- |" + " --- |" * (len(_METRICS) + 1),
     ]
+    rows = []
     for name, found in sets.items():
-        rows = [(name, found)]
-        rows += [(f"{name}, {method}", part) for method, part in found.get("methods", {}).items()]
-        for label, part in rows:
-            counts = part.get("counts", {})
-            frames = counts.get("frames_real", 0) + counts.get("frames_fake", 0)
-            videos = counts.get("videos_real", 0) + counts.get("videos_fake", 0)
-            cells = [_figure(part, key) for key in _METRICS]
-            lines.append(f"| {_plain(label)} | {' | '.join(cells)} | {frames:,} ({videos:,}) |")
+        rows.append((name, _mapping(found)))
+        parts = _mapping(_mapping(found).get("methods"))
+        rows += [(f"{name}, {method}", _mapping(part)) for method, part in parts.items()]
+    for label, part in rows[:_MOST_ROWS]:
+        counts = _mapping(part.get("counts"))
+        frames, videos = (
+            (_whole(counts.get(f"{what}_real")) or 0) + (_whole(counts.get(f"{what}_fake")) or 0)
+            for what in ("frames", "videos")
+        )
+        cells = [_figure(part, key) for key in _METRICS]
+        lines.append(f"| {_plain(label)} | {' | '.join(cells)} | {frames:,} ({videos:,}) |")
     return lines
 
 
 def _figure(found: Mapping[str, Any], name: str) -> str:
-    value, pair = found.get(name), found.get("intervals", {}).get(name)
+    value, pair = _real(found.get(name)), _mapping(found.get("intervals")).get(name)
     if value is None:
         return "-"
-    return f"{value:.3f}" + (f" [{pair[0]:.3f}, {pair[1]:.3f}]" if pair else "")
+    ends = [_real(end) for end in pair] if isinstance(pair, list | tuple) else []
+    if len(ends) != 2 or None in ends:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def _calibration(facts: Facts) -> list[str]:
