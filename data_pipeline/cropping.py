@@ -8,9 +8,8 @@ frame number of the real; a fake whose frames may be others is aligned in time f
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +32,7 @@ from data_pipeline.face_crops import (
     same_scene,
 )
 from data_pipeline.faces import Face, Finder, Points, open_finder
-from data_pipeline.files import inside
-from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
+from data_pipeline.prepared import Frame, Outcome, crop_path, discard, folder_of
 from data_pipeline.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from data_pipeline.video import Frames, VideoError, evenly_spaced, open_frames
 
@@ -102,10 +100,17 @@ class Cropper:
         for video, found, reason in alone:
             self._alone(video, found, reason)
 
+    def may_slip(self, lead: Video, fake: Video) -> bool:
+        """Whether a fake's frame numbers may be other moments than its real's; both are opened."""
+        try:
+            with closing(open_frames(lead.path)) as real, closing(open_frames(fake.path)) as own:
+                return may_slip(lead.path, real, fake.path, own)
+        except VideoError:
+            return False
+
     def _alone(self, video: Video, outcome: Outcome, reason: str) -> None:
         """Crops a fake by its own faces, because it cannot be laid on its real."""
-        for folder in ("frames", "landmarks"):
-            shutil.rmtree(inside(self._out, folder_of(video, folder)), ignore_errors=True)
+        discard(self._out, video)
         outcome.frames, outcome.indices = [], []
         outcome.skipped.clear()
         outcome.remarks.clear()

@@ -128,13 +128,23 @@ def onto_real(fake: Image, real: Image) -> Matrix | None:
       The matrix [2, 3] from points of the fake to points of the real, or None where the two show
       different scenes.
     """
+    agreement, matrix = _best(fake, real)
+    return matrix if agreement >= _SAME_SCENE else None
+
+
+def likeness(fake: Image, real: Image) -> float:
+    """How alike two pictures are, -1 to 1, the fake laid on the real as by `onto_real`."""
+    return _best(fake, real)[0]
+
+
+def _best(fake: Image, real: Image) -> tuple[float, Matrix]:
     (height, width), (h, w) = real.shape[:2], fake.shape[:2]
     choices = [np.array([[1, 0, (width - w) // 2], [0, 1, (height - h) // 2]], np.float64)]
     if (height, width) != (h, w):
         choices.append(np.array([[width / w, 0, 0], [0, height / h, 0]], np.float64))
     agreements = [_agreement(fake, real, matrix) for matrix in choices]
     best = int(np.argmax(agreements))
-    return choices[best] if agreements[best] >= _SAME_SCENE else None
+    return agreements[best], choices[best]
 
 
 def same_scene(fake: Image, real: Image, onto: Matrix) -> bool:

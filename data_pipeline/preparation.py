@@ -95,9 +95,17 @@ class Preparer:
           UserError: no face detector is installed, or a crop cannot be written.
         """
         done = {video.key: prepared.load(self._out, video) for video in family.videos}
+        for fake in family.fakes:
+            before = done[fake.key]
+            by_number = before is not None and bool(before.frames) and not before.timed
+            if by_number and not fake.cropped and self._cropper.may_slip(family.lead, fake):
+                prepared.discard(self._out, fake)
+                done[fake.key] = None
         todo = [video for video in family.videos if done[video.key] is None]
         if todo:
-            fresh = {video.key: Outcome(video.key, prepared.stamp(video)) for video in todo}
+            fresh = {
+                video.key: Outcome(video.key, prepared.stamp(video), timed=True) for video in todo
+            }
             lead = done[family.lead.key] or fresh[family.lead.key]
             fakes = [(video, fresh[video.key]) for video in family.fakes if video in todo]
             try:

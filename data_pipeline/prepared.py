@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Outcome:
       frames: the crops.
       skipped: frames without a crop, by reason.
       remarks: what else happened, by kind.
+      timed: frames were paired by moment; False of sets that were prepared when numbers alone counted.
     """
 
     key: str
@@ -84,6 +86,7 @@ class Outcome:
     frames: list[Frame] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    timed: bool = False
 
 
 def stamp(video: Video) -> str:
@@ -111,6 +114,12 @@ def load(out: Path, video: Video) -> Outcome | None:
 def save(out: Path, video: Video, outcome: Outcome) -> None:
     """Writes the marker of a video that is done."""
     atomic_write_text(_marker(out, video), json.dumps(vars(outcome)))
+
+
+def discard(out: Path, video: Video) -> None:
+    """Removes the crops and landmarks of a video that is to be prepared anew."""
+    for folder in ("frames", "landmarks"):
+        shutil.rmtree(inside(out, folder_of(video, folder)), ignore_errors=True)
 
 
 def _marker(out: Path, video: Video) -> Path:

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.video_records import Video, crops
-from data_pipeline.face_crops import onto_real
+from data_pipeline.datasets.frame_numbers import Place
+from data_pipeline.datasets.video_records import Video, faces_of, first_faces
+from data_pipeline.face_crops import likeness, onto_real
 from data_pipeline.faces import landmark_paths
 from data_pipeline.files import inside
 from data_pipeline.prepared import Frame, Outcome, crop_path, folder_of
@@ -28,8 +29,9 @@ def take(
 ) -> None:
     """Takes crops, landmarks and masks of a family into `out`, by hard links where that is possible.
 
-    A frame of a fake is paired with the frame of its real that has the same number. A fake whose
-    crops do not look like its real's is taken without it.
+    A frame of a fake is paired with the frame of its real that has the same number, and of several
+    faces with the one that is most alike. A fake whose crops do not look like its real's, or whose
+    files' names do not tell frame numbers, is taken without it.
 
     Args:
       out: folder of the prepared set.
@@ -38,34 +40,56 @@ def take(
       fakes: the fakes and their outcomes.
     """
     video, outcome = lead
-    own, masks = crops(video)
-    wanted: set[int] = set()
+    own, masks = faces_of(video)
+    numbers = {place.number for place in own.files}
+    wanted: set[Place] = set()
     for fake, found in fakes:
-        theirs, their_masks = crops(fake)
-        shared = sorted(own.keys() & theirs.keys())
-        paired = bool(shared) and _alike(own, theirs, shared)
-        chosen = _spaced(shared if paired else theirs.keys(), frames)
+        theirs, their_masks = faces_of(fake)
+        their_numbers = {place.number for place in theirs.files}
+        shared = sorted(numbers & their_numbers)
+        # Positions say what belongs together only where no picture is missing.
+        told = (own.by_name and theirs.by_name) or len(own.files) == len(theirs.files)
+        paired = told and bool(shared) and _alike(own.files, first_faces(theirs), shared)
+        chosen = set(_spaced(shared if paired else their_numbers, frames))
         if paired:
-            found.skipped += Counter(no_such_frame_in_real=len(theirs) - len(shared))
-            wanted.update(chosen)
+            found.skipped += Counter(no_such_frame_in_real=len(their_numbers) - len(shared))
         else:
-            found.remarks["unpaired_unlike_real"] += 1
-        for number in chosen:
-            real = crop_path(video, number, own[number].suffix) if paired else ""
-            _add(out, fake, found, number, theirs, their_masks, real)
+            found.remarks["unpaired_unlike_real" if told else "unpaired_no_frame_numbers"] += 1
+        for place in sorted(place for place in theirs.files if place.number in chosen):
+            real = ""
+            if paired:
+                at = _same_face(own.files, theirs.files[place], place)
+                wanted.add(at)
+                real = crop_path(video, at.number, own.files[at].suffix, at.rank)
+            _add(out, fake, found, place, theirs.files[place], their_masks, real)
         _failed_if_empty(fake, found)
-    have = {frame.number for frame in outcome.frames}
-    for number in sorted((wanted or set(_spaced(own.keys(), frames))) - have):
-        _add(out, video, outcome, number, own, masks, "")
+    have = {frame.image for frame in outcome.frames}
+    alone = set() if wanted else set(_spaced(numbers, frames))
+    for place in sorted(wanted | {place for place in own.files if place.number in alone}):
+        if crop_path(video, place.number, own.files[place].suffix, place.rank) not in have:
+            _add(out, video, outcome, place, own.files[place], masks, "")
     outcome.frames.sort()
     _failed_if_empty(video, outcome)
 
 
-def _alike(real: Mapping[int, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
+def _same_face(real: Mapping[Place, Path], fake: Path, place: Place) -> Place:
+    """Which crop of a real's frame shows the face of a fake's crop: the one that is most alike."""
+    ranked = sorted(at for at in real if at.number == place.number)
+    if len(ranked) == 1:
+        return ranked[0]
+    picture = read_picture(fake)
+    if picture is None:
+        return place if place in real else ranked[0]
+    read = {at: read_picture(real[at]) for at in ranked}
+    return max(ranked, key=lambda at: -1.0 if (p := read[at]) is None else likeness(picture, p))
+
+
+def _alike(real: Mapping[Place, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
     looked_at = [shared[i] for i in evenly_spaced(len(shared), _LOOKED_AT)]
     alike = 0
     for number in looked_at:
-        a, b = read_picture(real[number]), read_picture(fake[number])
+        at = _same_face(real, fake[number], Place(number))
+        a, b = read_picture(real[at]), read_picture(fake[number])
         alike += a is not None and b is not None and onto_real(b, a) is not None
     return 2 * alike > len(looked_at)
 
@@ -79,19 +103,19 @@ def _add(
     out: Path,
     video: Video,
     outcome: Outcome,
-    number: int,
-    files: Mapping[int, Path],
+    place: Place,
+    source: Path,
     masks: Mapping[int, Path],
     real: str,
 ) -> None:
-    source = files[number]
-    path = crop_path(video, number, source.suffix)
+    number = place.number
+    path = crop_path(video, number, source.suffix, place.rank)
     _link(source, inside(out, path))
     points = next((at for at in landmark_paths(source) if at.is_file()), None)
     if points:
-        _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{number:03d}.npy"))
+        _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{Path(path).stem}.npy"))
     mask = ""
-    if number in masks:
+    if number in masks and not place.rank:
         mask = f"{folder_of(video, 'masks')}/{number:03d}{masks[number].suffix}"
         _link(masks[number], inside(out, mask))
     outcome.frames.append(Frame(number, path, real, mask))

@@ -155,3 +155,15 @@ def test_the_sample_of_faceforensics(shared_dir: Path) -> None:
     assert all(video.real for video in c40.videos if video.label)
     c23 = COMPRESSED["faceforensics"](root, "c23")
     assert sorted(by_name(c23)) == ["004", "004_982"]
+
+
+def test_files_that_are_none_of_the_actors_are_left_out(tree: Tree) -> None:
+    real, fake = "original_sequences/actors", "manipulated_sequences/DeepFakeDetection"
+    tree.videos(f"{real}/c23/videos/01__walk.mp4", f"{real}/c23/videos/copy of 01.mp4")
+    tree.videos(
+        f"{fake}/c23/videos/01_02__walk__YVGY8LOK.mp4", f"{fake}/c23/videos/01_02__walk.mp4"
+    )
+    for name in ("dfd", "faceforensics"):
+        found = COMPRESSED[name](tree.root, "c23")
+        assert {video.name for video in found.videos} == {"01__walk", "01_02__walk__YVGY8LOK"}
+        assert sum(found.left_out.values()) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -175,3 +176,25 @@ def test_a_fake_that_is_found_later_shares_the_frames_of_its_real(root: Path, ou
     assert len(outcomes["fake/x/a"].frames) == 10
     images = {frame.image for frame in outcomes["real/a"].frames}
     assert {row["real"].split("/", 1)[1] for row in rows} <= {i.split("/", 1)[1] for i in images}
+
+
+def test_pairs_by_number_of_an_older_version_are_made_anew(root: Path, out: Path) -> None:
+    forged = acting(COUNT, forged=True)
+    kept = [i for i in range(COUNT) if i % 7 != 3]
+    write_video(root / "real/a.avi", acting(COUNT))
+    write_video(root / "fake/x/a.avi", [forged[i] for i in kept])
+    write_video(root / "fake/y/a.avi", forged)
+    prepare(PLAIN["folder"](root), out, frames=10)
+    for name in ("x", "y"):  # as that version left it
+        marker = out / f".prepared/set/fake/{name}/a.json"
+        content = json.loads(marker.read_text())
+        del content["timed"]
+        number = content["indices"][4]
+        crop = f"set/fake/{name}/frames/a/{number:03d}.png"
+        content["frames"] = [[number, crop, f"set/real/frames/a/{number:03d}.png", ""]]
+        marker.write_text(json.dumps(content))
+    _, rows = prepare(PLAIN["folder"](root), out, frames=10)
+    pairs = moments([row for row in rows if row["method"] == "x"])
+    assert len(pairs) == 10
+    assert [real for _, real in pairs] == [kept[fake] for fake, _ in pairs]
+    assert len([row for row in rows if row["method"] == "y"]) == 1  # cannot slip: stays as it is

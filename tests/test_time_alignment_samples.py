@@ -89,9 +89,11 @@ def test_pairs_of_deepfakedetection_show_one_moment(shared_dir: Path, tmp_path: 
             apart.append(float(np.abs(blurred(frame) - sharp[real])[mask].mean()))
             little = cv2.resize(mask.astype(np.uint8), reals[0].shape[::-1]) > 0
             picture = small(frame)
-            near = range(max(real - NEARBY, 0), min(real + NEARBY + 1, len(reals)))
-            best = min(
-                near, key=lambda i, p=picture, m=little: float(np.abs(reals[i] - p)[m].mean())
-            )
+            first = max(real - NEARBY, 0)
+            away = [
+                float(np.abs(other - picture)[little].mean())
+                for other in reals[first : real + NEARBY + 1]
+            ]
+            best = first + int(np.argmin(away))
             assert abs(best - real) <= 1, (video.name, number, real, best)
         assert np.mean(np.array(apart) <= 3.0) >= 0.95, sorted(apart)

@@ -29,9 +29,12 @@ from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
 from data_pipeline.datasets.video_records import (
     REAL_METHOD,
     Collection,
+    Faces,
     Video,
+    by_place,
     collect,
     entries,
+    first_faces,
     read_json,
     swap_folder,
 )
@@ -50,7 +53,6 @@ _METHODS: Final = {label: name for name, label in faceforensics.METHODS.items()}
 #: The real of a fake, by the start of the label; None of a set that does not tell.
 _REAL_OF: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
     ("FF-", faceforensics.real_of),
-    ("DFD_", dfd.real_of),
     ("CelebDF", celeb_df.real_of),
     ("UADFV", uadfv.real_of),
     ("DFDCP", lambda name: name.partition("_")[2]),
@@ -104,11 +106,12 @@ def read(file: Path, root: Path, compression: str) -> Collection:
             if _RANK[entry.split] > _RANK[videos[key].split]:
                 videos[key] = replace(videos[key], split=entry.split)
             continue
-        frames = locate.all(entry.frames, left_out)
-        if frames:
-            video = _video(dataset, entry, frames, locate.all(entry.masks, left_out))
+        faces = locate.all(entry.frames, left_out)
+        if faces.files:
+            masks = first_faces(locate.all(entry.masks, left_out))
+            video = _video(dataset, entry, faces, masks)
             # Under a root that lies too deep, paths that differ above it would be one file.
-            first = next(iter(frames.values()))
+            first = next(iter(faces.files.values()))
             other = owners.setdefault(first, video)
             if other is not video:
                 raise UserError(
@@ -128,6 +131,8 @@ def read(file: Path, root: Path, compression: str) -> Collection:
         notes.append(
             f"{several} videos are listed under several splits; they count as test, else validation"
         )
+    if any(label == dfd.FAKE_LABEL for label, _ in videos):
+        notes.append(dfd.UNPAIRED)
     expected = Counter((dataset, _method(dataset, label, file)) for label, _ in listed)
     return collect(_with_reals(videos), expected, left_out, notes)
 
@@ -219,18 +224,16 @@ class _Locator:
         self._root = root
         self._dropped = 0
 
-    def all(self, names: Iterable[str], left_out: Counter[str]) -> dict[int, Path]:
-        """The files by frame number; counts those that are outside the root or not there."""
-        found = {}
-        for position, name in enumerate(sorted(names, key=_slashes)):
+    def all(self, names: Iterable[str], left_out: Counter[str]) -> Faces:
+        """The files by their places; counts those that are outside the root or not there."""
+        found: dict[str, Path | None] = {}
+        for name in sorted(names, key=_slashes):
             parts = [part for part in _slashes(name).split("/") if part not in ("", ".")]
             path = None if ".." in parts else self._path(parts)
-            if path is not None:
-                digits = re.findall(r"\d+", path.stem)
-                found[int(digits[-1]) if digits else position] = path
-            else:
+            if path is None:
                 left_out["frame outside the root" if ".." in parts else "frame not there"] += 1
-        return found
+            found[parts[-1] if parts else ""] = path
+        return by_place(found)
 
     def _path(self, parts: list[str]) -> Path | None:
         # What was dropped from one path is most likely what has to be dropped from the next.
@@ -242,8 +245,9 @@ class _Locator:
         return None
 
 
-def _video(dataset: str, entry: _Entry, frames: dict[int, Path], masks: dict[int, Path]) -> Video:
+def _video(dataset: str, entry: _Entry, faces: Faces, masks: dict[int, Path]) -> Video:
     label = read_label(entry.label, Path(dataset))
+    frames = first_faces(faces)
     return Video(
         dataset=dataset,
         group="/".join(part for part in (entry.label, entry.compression) if part),
@@ -257,6 +261,7 @@ def _video(dataset: str, entry: _Entry, frames: dict[int, Path], masks: dict[int
         cropped=True,
         frames=frames,
         masks=(masks or _beside(frames)) if label == FAKE else {},
+        faces=faces,
     )
 
 

@@ -7,7 +7,9 @@ Layout, with `<c>` one of raw, c23, c40:
     original_sequences/actors/<c>/videos/AA__SCENE.mp4
     manipulated_sequences/DeepFakeDetection/<c>/videos/AA_BB__SCENE__HASH.mp4
 
-AA is the target, whose video was changed, BB the source. Instead of `videos` there may be `images`
+AA is the target, whose video was changed, BB the source; files called otherwise are left out. The fakes
+drop frames of their originals, so equal frame numbers are other moments: whole videos are aligned in
+time, face crops on disk cannot be and stand without their real. Instead of `videos` there may be `images`
 (whole frames) or DeepfakeBench's `frames` (face crops).
 
 Split: there is no official one; the field tests on all of it, so every video is `test`.
@@ -16,6 +18,7 @@ Split: there is no official one; the field tests on all of it, so every video is
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +40,14 @@ FAKE_LABEL: Final = "DFD_fake"
 
 _ORIGINALS: Final = "original_sequences/actors"
 _FAKES: Final = "manipulated_sequences/DeepFakeDetection"
+_REAL_NAME: Final = re.compile(r"\d{2}__.+")
 _FAKE_NAME: Final = re.compile(r"(\d{2})_(\d{2})__(.+)__[A-Z0-9]+")
+_MISNAMED: Final = "of DeepFakeDetection, not called AA__SCENE or AA_BB__SCENE__HASH"
+#: Said where the fakes are face crops already.
+UNPAIRED: Final = (
+    "the fakes of DeepFakeDetection drop frames, so crops on disk cannot be paired by their numbers and "
+    "stand without their reals; prepare the videos to have pairs"
+)
 
 
 def find(root: Path, compression: str) -> Collection:
@@ -54,11 +64,16 @@ def find(root: Path, compression: str) -> Collection:
 def in_tree(root: Path, compression: str) -> Collection:
     """As `find`, for a tree that need not hold any."""
     videos = []
+    left_out: Counter[str] = Counter()
     originals = compression_folder(root, _ORIGINALS, compression)
     fakes = compression_folder(root, _FAKES, compression)
     for group, label in ((originals, REAL), (fakes, FAKE)):
         for name, (path, cropped) in media(root / group).items():
-            real = real_of(name) if label == FAKE else ""
+            pattern = _FAKE_NAME if label == FAKE else _REAL_NAME
+            if not pattern.fullmatch(name):
+                left_out[_MISNAMED] += 1
+                continue
+            real = real_of(name) if label == FAKE and not cropped else ""
             videos.append(
                 Video(
                     dataset=DATASET,
@@ -74,7 +89,9 @@ def in_tree(root: Path, compression: str) -> Collection:
                     cropped=cropped,
                 )
             )
-    return collect(videos, {(DATASET, REAL_METHOD): 363, (DATASET, DATASET): 3068})
+    expected = {(DATASET, REAL_METHOD): 363, (DATASET, DATASET): 3068}
+    crops = any(video.cropped and video.label == FAKE for video in videos)
+    return collect(videos, expected, left_out, [UNPAIRED] if crops else [])
 
 
 def real_of(name: str) -> str:

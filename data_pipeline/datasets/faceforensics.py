@@ -101,7 +101,7 @@ def find(root: Path, compression: str) -> Collection:
     return Collection(
         (*found.videos, *actors.videos),
         {**expected, **(actors.expected if actors.videos else {})},
-        left_out,
+        left_out + Counter(actors.left_out),
         (*notes, *actors.notes),
     )
 

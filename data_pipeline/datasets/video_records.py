@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from data_pipeline.datasets.frame_numbers import Place, natural, places
 from data_pipeline.errors import UserError
 from data_pipeline.files import safe_path
 from data_pipeline.json_reading import parse_json
@@ -25,8 +25,18 @@ IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tif
 REAL_METHOD: Final = "real"
 #: Labels as the sets write them, in lower case.
 _LABELS: Final = {"real": REAL, "0": REAL, "false": REAL, "fake": FAKE, "1": FAKE, "true": FAKE}
-#: Frames of one video differ in their number alone; masks and landmarks of others lie beside them.
-_NUMBER: Final = re.compile(r"\d+")
+
+
+class Faces(NamedTuple):
+    """The crops of a video.
+
+    Attributes:
+      files: by frame number and rank of the face.
+      by_name: False where the names tell no frame numbers, so that positions stand in.
+    """
+
+    files: Mapping[Place, Path]
+    by_name: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Video:
       frames: the pictures of a cropped video by frame number, where they are not simply those of the
         folder `path`.
       masks: its forgery masks, likewise.
+      faces: instead of `frames`, where there are several faces of a frame or positions for numbers.
     """
 
     dataset: str
@@ -64,6 +75,7 @@ class Video:
     cropped: bool = False
     frames: Mapping[int, Path] = field(default_factory=dict)
     masks: Mapping[int, Path] = field(default_factory=dict)
+    faces: Faces | None = None
 
     @property
     def key(self) -> str:
@@ -184,37 +196,53 @@ def is_picture(path: Path) -> bool:
 
 
 def pictures(folder: Path) -> dict[int, Path]:
-    """The pictures of a folder by frame number: the last number in the name, else the position.
-
-    Positions are taken for all of them where one name has no number or two have the same.
-    """
-    files = sorted((path for path in entries(folder) if is_picture(path)), key=_natural)
-    numbers = [_NUMBER.findall(path.stem) for path in files]
-    numbered = {int(found[-1]): path for found, path in zip(numbers, files, strict=True) if found}
-    return numbered if len(numbered) == len(files) else dict(enumerate(files))
+    """The pictures of a folder by frame number (see `frame_numbers`); of several faces the first."""
+    return first_faces(faces_in(folder))
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part or -1) if part.isdigit() else -1, part) for part in _split_digits(path.stem)]
+def faces_in(folder: Path) -> Faces:
+    """The pictures of a folder by their places."""
+    files = [path for path in entries(folder) if is_picture(path)]
+    return by_place({path.name: path for path in files})
 
 
-def _split_digits(text: str) -> list[str]:
-    return re.split(r"(\d+)", text)
+def by_place(files: Mapping[str, Path | None]) -> Faces:
+    """Pictures of one video by their places; those without a path count for the places alone."""
+    names = sorted(files, key=natural)
+    found = places(names)
+    placed = zip(found.places, (files[name] for name in names), strict=True)
+    return Faces({place: path for place, path in placed if path is not None}, found.by_name)
+
+
+def first_faces(faces: Faces) -> dict[int, Path]:
+    """Of each frame the picture of its first face."""
+    first: dict[int, Path] = {}
+    for place in sorted(faces.files):
+        first.setdefault(place.number, faces.files[place])
+    return first
 
 
 def crops(video: Video) -> tuple[Mapping[int, Path], Mapping[int, Path]]:
-    """The frames and the masks of a cropped video, by frame number.
+    """The frames and the masks of a cropped video, by frame number; of several faces the first.
 
     Those of the record, else the picture that the path is or the pictures of the folder that it is,
     with the masks of a fake at the same path under `masks`.
     """
+    faces, masks = faces_of(video)
+    return first_faces(faces), masks
+
+
+def faces_of(video: Video) -> tuple[Faces, Mapping[int, Path]]:
+    """As `crops`, with all faces of a frame."""
+    if video.faces:
+        return video.faces, video.masks
     if video.frames:
-        return video.frames, video.masks
+        return Faces({Place(n): path for n, path in video.frames.items()}), video.masks
     if is_picture(video.path):
-        return {0: video.path}, {}
+        return Faces({Place(0): video.path}), {}
     masks = swap_folder(video.path, "masks")
     has_masks = video.label == FAKE and masks != video.path
-    return pictures(video.path), pictures(masks) if has_masks else {}
+    return faces_in(video.path), pictures(masks) if has_masks else {}
 
 
 def swap_folder(path: Path, folder: str) -> Path:

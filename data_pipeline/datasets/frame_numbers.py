@@ -1,0 +1,67 @@
+"""Frame numbers, and which of several faces, from the names of the pictures of one video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Final, NamedTuple
+
+#: A number in a name; what else is in it is the same in all pictures of a video.
+_NUMBER: Final = re.compile(r"\d{1,18}")
+#: Frame and face as `launch.prepare` and others write them: `012.png`, `012_1.png`.
+_FACE: Final = re.compile(r"(\d{1,18})(?:_(0|[1-9]\d?))?")
+
+
+class Place(NamedTuple):
+    """Where a picture belongs in its video: frame number, and the rank of its face."""
+
+    number: int
+    rank: int = 0
+
+
+class Places(NamedTuple):
+    """The places of some pictures.
+
+    Attributes:
+      places: one a picture, in their order.
+      by_name: False where the names tell no frame numbers and the order stands in.
+    """
+
+    places: list[Place]
+    by_name: bool = True
+
+
+def places(names: Sequence[str]) -> Places:
+    """The places of the pictures of one video.
+
+    The frame number is the number that differs from picture to picture, the last of several. Behind
+    it, `_1` is a further face of the frame. Where the names tell neither, the positions are taken.
+
+    Args:
+      names: file names in natural order; folders do not matter.
+    """
+    stems = [PurePath(name).stem for name in names]
+    numbers = [_NUMBER.findall(stem) for stem in stems]
+    widths = {len(found) for found in numbers}
+    faces = [Place(int(m[1]), int(m[2] or 0)) for stem in stems if (m := _FACE.fullmatch(stem))]
+    if len(faces) < len(stems) or len(set(faces)) < len(faces):
+        faces = []
+    if faces and len({place.number for place in faces}) == len(faces):
+        return Places([Place(place.number) for place in faces])
+    if faces and len(widths) > 1:  # some names have a frame number alone, so it comes first
+        return Places(faces)
+    columns = min(widths, default=0)
+    for column in range(1, (columns if len(widths) == 1 else min(columns, 1)) + 1):
+        own = [int(found[-column]) for found in numbers]
+        if len(set(own)) == len(own):
+            return Places([Place(number) for number in own])
+    if faces:
+        return Places(faces)
+    return Places([Place(i) for i in range(len(stems))], by_name=False)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A sort key by which `img9` comes before `img10`."""
+    parts = re.split(r"(\d{1,18})", PurePath(name).stem)
+    return [(int(part) if part.isdecimal() else -1, part) for part in parts]
