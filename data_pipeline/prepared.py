@@ -166,6 +166,22 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
+def write_all(out: Path, videos: Sequence[Video]) -> tuple[dict[str, Outcome], int]:
+    """Writes the tables of all markers that are there; returns what came of the videos, and the rows.
+
+    A shard that ends meanwhile may have written fuller tables, which these would replace, so the
+    markers are looked at again until none was added.
+    """
+    before = None
+    rows = 0
+    while True:
+        outcomes = {v.key: found for v in videos if (found := load(out, v)) is not None}
+        if outcomes.keys() == before:
+            return outcomes, rows
+        rows = write_tables(out, videos, outcomes)
+        before = outcomes.keys()
+
+
 def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outcome]) -> int:
     """Writes `pairs.csv` and DeepfakeBench's JSON files of what is done; returns the rows.
 

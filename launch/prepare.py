@@ -89,8 +89,7 @@ def main(argv: Sequence[str]) -> None:
     for _ in _shown(fresh, sum(len(family.videos) for family in todo)):
         pass
     videos = [video for family in every for video in family.videos]
-    outcomes = {v.key: found for v in videos if (found := prepared.load(out, v)) is not None}
-    rows = prepared.write_tables(out, videos, outcomes)
+    outcomes, rows = prepared.write_all(out, videos)
     print(prepared.summary(videos, outcomes, collection.expected))
     missing = len(videos) - len(outcomes)
     if missing:

@@ -9,6 +9,8 @@ import pytest
 
 from data_pipeline import prepared
 from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_write_text
+from data_pipeline.preparation import families
 from tests.preparing import ffpp, prepare, two_families
 
 
@@ -48,3 +50,25 @@ def test_the_json_is_deepfakebench_s(root: Path, out: Path) -> None:
     path = out / video["frames"][0]
     assert path.parts[-6:-1] == ("manipulated_sequences", "Deepfakes", "c23", "frames", "000_003")
     assert Path(str(path).replace("frames", "landmarks")).with_suffix(".npy").is_file()
+
+
+def test_a_shard_that_writes_late_leaves_the_whole_table(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = two_families(root)
+    prepare(found, out, shard=slice(0, None, 2))
+    ended = False
+
+    def write_late(path: Path, text: str) -> None:
+        nonlocal ended
+        if not ended:  # the other shard ends while this one is about to write what it has read
+            ended = True
+            prepare(found, out, shard=slice(1, None, 2))
+        atomic_write_text(path, text)
+
+    monkeypatch.setattr(prepared, "atomic_write_text", write_late)
+    videos = [video for family in families(found.videos) for video in family.videos]
+    outcomes, rows = prepared.write_all(out, videos)
+    assert len(outcomes) == len(videos) == 4
+    assert rows == 8
+    assert (out / "pairs.csv").read_text().count("\n") == 9
