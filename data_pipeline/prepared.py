@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.video_records import Video
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, printable
 from data_pipeline.files import atomic_write_text, inside
 from data_pipeline.json_reading import parse_json
 from jax_vlffd.vocabulary import FAKE, REAL
@@ -277,7 +277,7 @@ def summary(
     lines += [f"failed: {outcome.failed}" for outcome in failed[:_FAILURES_SHOWN]]
     if len(failed) > _FAILURES_SHOWN:
         lines.append(f"and {len(failed) - _FAILURES_SHOWN} more: see `failed` in .prepared/")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def reasons(outcomes: Iterable[Outcome]) -> dict[str, Counter[str]]:

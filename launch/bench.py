@@ -109,4 +109,4 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, positional=True)

@@ -10,23 +10,29 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from absl import app, flags, logging
 
 from data_pipeline.errors import UserError as DataError
+from data_pipeline.errors import printable
 from jax_vlffd.errors import UserError as ModelError
 
 #: What storage says when it cannot take more, or may not be written.
 OF_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], positional: bool = False) -> None:
     """Runs a command's `main(argv)` and ends the process.
+
+    Args:
+      main: of the command.
+      positional: whether it takes arguments that are no flags; others refuse them.
 
     Exit status: 0 success; 1 a user's mistake, told in one line; 2 a wrong flag; 130 interrupted.
     A fault of the program itself keeps its traceback: it is ours to mend, not the user's.
     """
-    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=partial(_parse, positional))
 
 
 def use_compilation_cache() -> None:
@@ -41,7 +47,8 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "jax_vlffd", "xla"))
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
+    flags.FLAGS.set_gnu_getopt()  # flags may follow other arguments
     try:
         rest: list[str] = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
@@ -58,6 +65,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(1)
     except SystemExit:  # absl ends --help with status 1, yet to be shown the help is a success
         sys.exit(0)
+    if len(rest) > 1 and not positional:
+        _say(f"{rest[1]!r} is no flag: write --name=value, lists with commas; see --help")
+        sys.exit(2)
     return rest
 
 
@@ -125,4 +135,4 @@ def _plain(error: Exception) -> str:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + printable(" ".join(message.split())) + "\n")

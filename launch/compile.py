@@ -33,12 +33,9 @@ DOES_NOT_FIT = 3
 
 def main(argv: Sequence[str]) -> None:
     """Compiles, prints a table, and writes the JSON."""
-    from jax_vlffd.errors import UserError
     from launch import config as configs
     from launch import topology
 
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
     run, data = configs.settings(_CONFIG.value)
     name = _TOPOLOGY.value or ""  # required by its flag
     topology.prepare(name)

@@ -35,10 +35,6 @@ _IMAGE_ONLY = ("--config.loss.alignment=0", "--config.loss.fusion=0")
 
 def main(argv: Sequence[str]) -> None:
     """Runs every step, then says what came out."""
-    from jax_vlffd.errors import UserError
-
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; see --help")
     out, seed = Path(_OUT.value), _SEED.value
     started = time.monotonic()
     drawn, seen, unseen = out / "drawn", out / "seen", out / "unseen"

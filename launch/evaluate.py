@@ -64,8 +64,6 @@ _PICTURE = 192  # side of the report's pictures in pixels
 
 def main(argv: Sequence[str]) -> None:
     """Evaluates what the flags name, and writes the three files."""
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; sets are given as --data=NAME=DIR")
     if bool(FLAGS.workdir) == bool(FLAGS.from_scores):
         raise UserError("give either --workdir (a trained run) or --from_scores (a scores.csv)")
     if FLAGS.from_scores and (FLAGS.compare or FLAGS.robustness):

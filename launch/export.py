@@ -34,8 +34,6 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 def main(argv: Sequence[str]) -> None:
     """Exports the run that the flags name."""
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; see --help")
     out = Path(FLAGS.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it first")

@@ -233,4 +233,4 @@ def _write_report(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, positional=True)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     from pathlib import Path
 
     from data_pipeline import prepared
-    from data_pipeline.errors import UserError
+    from data_pipeline.errors import UserError, printable
     from data_pipeline.face_crops import CropSettings
     from data_pipeline.fftg.run import shard
     from data_pipeline.preparation import Preparer, families, prepare_all
@@ -68,9 +68,9 @@ def main(argv: Sequence[str]) -> None:
     started = time.monotonic()
     collection = _find()
     for note in collection.notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     for reason, count in collection.left_out.items():
-        print(f"left out: {count} ({reason})")
+        print(printable(f"left out: {count} ({reason})"))
     out = Path(FLAGS.out)
     given = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
     prepared.check_out(out, given, collection.videos)

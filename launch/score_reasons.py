@@ -49,8 +49,6 @@ def main(argv: Sequence[str]) -> None:
     """Scores and prints the table."""
     from data_pipeline.errors import UserError
 
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; sets are given as --data=NAME=DIR")
     sets = dict(_named("--data", text) for text in FLAGS.data)
     if not sets:
         raise UserError("no set to score on; add --data=NAME=DIR, DIR being a packed set")

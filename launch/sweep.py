@@ -52,8 +52,6 @@ def main(argv: Sequence[str]) -> None:
     from jax_vlffd.errors import UserError
     from launch import config as configs
 
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
     if FLAGS.index is not None and FLAGS.shard is not None:
         raise UserError("--index and --shard both choose runs; give one of them")
     keys = config_flags.get_override_values(FLAGS["config"])

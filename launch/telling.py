@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from data_pipeline.errors import printable
+
 _COLORS: Final = {"real": "34", "fake": "31", "uncertain": "33"}
 #: Faces of a video are told of by the line on the whole video alone.
 _INDENT: Final = " " * 16
 
 Line = Mapping[str, Any]
-
-
-def printable(text: str) -> str:
-    """Text of others' making without what could command a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def told(lines: Sequence[Line], color: bool) -> Iterator[str]:

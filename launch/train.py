@@ -36,12 +36,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: Sequence[str]) -> None:
     """Trains or continues the run that the flags name."""
-    from jax_vlffd.errors import UserError
     from jax_vlffd.training.preemption import Stopped, stops_on_sigterm
     from launch import config as configs
 
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; config keys are given as --config.key=value")
     run, data = configs.settings(_CONFIG.value)
     values = json.loads(_CONFIG.value.to_json())
     manner = training.Manner(_span(_PROFILE.value), _STALL.value)

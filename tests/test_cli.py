@@ -12,6 +12,23 @@ import pytest
 
 from tests import tiny
 
+#: Every command, with the flags that it needs.
+COMMANDS = {
+    "annotate": ("--pairs=none.csv", "--out=o"),
+    "calibrate_fftg": ("--faces=none", "--heldout=none", "--report=o"),
+    "compile": ("--config=configs/demo.py", "--topology=cpu:8"),
+    "demo": ("--out=o",),
+    "evaluate": ("--from_scores=none.csv", "--out=o"),
+    "export": ("--workdir=none", "--out=o"),
+    "forge": ("--out=o",),
+    "pack": ("--annotations=none.jsonl", "--out=o"),
+    "prepare": ("--dataset=folder", "--root=none", "--out=o"),
+    "score_annotations": ("--annotations=none.jsonl", "--out=o"),
+    "score_reasons": ("--workdir=none", "--out=o"),
+    "sweep": ("--config=configs/demo.py", "--workdir=o"),
+    "train": ("--config=configs/demo.py", "--workdir=o"),
+}
+
 TRAIN = ("launch.train", "--config=configs/demo.py")
 
 #: A command whose main does what its one argument says.
@@ -24,6 +41,7 @@ from jax_vlffd.errors import UserError as ModelError
 def main(argv):
     match argv[1]:
         case "data": raise DataError("the file is\\nnot there")
+        case "escape": raise DataError("a\\x1b[2Jb\\udce9.mp4")
         case "model": raise ModelError("no such weights")
         case "fault": raise ZeroDivisionError("ours")
         case "wait":
@@ -31,7 +49,7 @@ def main(argv):
             print("ready", flush=True)
             time.sleep(60)
 
-cli.run(main)
+cli.run(main, positional=True)
 """
 
 
@@ -55,6 +73,7 @@ def start(script: Path, *arguments: str) -> subprocess.Popen[str]:
         ("nothing", 0, ""),
         ("data", 1, "error: the file is not there\n"),
         ("model", 1, "error: no such weights\n"),
+        ("escape", 1, "error: a\ufffd[2Jb\ufffd.mp4\n"),
         ("--bogus", 2, "error: Unknown command line flag 'bogus'; see --help\n"),
     ],
 )
@@ -130,7 +149,6 @@ def test_what_is_no_recipe_is_one_line_and_status_2(recipe: str, message: str) -
         ("--config.data.train=/nowhere", "no validation set"),
         ("--config.train.keep=0", "train.keep must be at least 1"),
         ("--config.optim.learning_rate=nan", "optim.learning_rate is nan: it must be finite"),
-        ("more", "'more' is no flag; config keys are given as --config.key=value"),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_and_status_1(
@@ -142,3 +160,24 @@ def test_a_value_that_cannot_be_is_one_line_and_status_1(
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("last", [True, False])
+def test_a_stray_argument_is_told_and_nothing_is_done(
+    name: str, last: bool, tmp_path: Path
+) -> None:
+    given = [flag.replace("=o", f"={tmp_path / 'o'}") for flag in COMMANDS[name]]
+    given.insert(len(given) if last else 0, "stray.jsonl")
+    done = tiny.command(f"launch.{name}", *given)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: 'stray.jsonl' is no flag")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_command_is_left_out() -> None:
+    commands = {
+        path.stem for path in (tiny.ROOT / "launch").glob("*.py")
+        if "cli.run(main" in path.read_text() and "positional=True" not in path.read_text()
+    }  # fmt: skip
+    assert commands == COMMANDS.keys()

@@ -239,7 +239,6 @@ def test_listing_and_a_dry_run_write_nothing(
         (["--shard=2/2"], "--shard=2/2: write i/n"),
         (["--data=x"], "--data=x: write NAME=DIR"),
         (["--config.data.validation="], "nothing to train and compare on"),
-        (["more"], "'more' is no flag"),
     ],
 )
 def test_mistakes_are_one_line(
