@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.datasets.video_records import Video
+from data_pipeline.errors import UserError
 from data_pipeline.face_crops import (
     CropSettings,
     Image,
@@ -32,6 +33,7 @@ from data_pipeline.face_crops import (
     same_scene,
 )
 from data_pipeline.faces import Face, Finder, Points, open_finder
+from data_pipeline.files import inside
 from data_pipeline.prepared import Frame, Outcome, crop_path, discard, folder_of
 from data_pipeline.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from data_pipeline.video import Frames, VideoError, evenly_spaced, open_frames
@@ -168,18 +170,22 @@ class Cropper:
             if not own and not due:
                 continue
             frame = reader.read(index)
-            faces = find_faces(self._faces(), frame) if frame is not None else []
+            faces, matrices, reason = self._find(frame)
             if frame is None or not faces:
-                reason = "unreadable_frame" if frame is None else "no_face"
                 if own:
                     outcome.skipped[reason] += 1
                 for follower in due:
                     follower.outcome.skipped[f"{reason}_in_real"] += 1
                 continue
-            matrices = [crop_matrix(frame, face.landmarks, self._settings) for face in faces]
             used = set()
             for follower in due:
-                rank = self._follow(follower, lead, index, frame, faces, matrices)
+                try:
+                    rank = self._follow(follower, lead, index, frame, faces, matrices)
+                except (UserError, OSError):
+                    raise
+                except Exception:  # of this frame alone, whatever it is
+                    follower.outcome.skipped["fault"] += 1
+                    continue
                 used |= set() if rank is None else {rank}
             # The largest face, but where fakes changed another face, that one.
             for rank in sorted(used or ({0} if own else set())):
@@ -188,6 +194,21 @@ class Cropper:
                     path = self._write(lead, outcome, index, rank, frame, matrices[rank], expected)
                     outcome.frames.append(Frame(index, path))
         outcome.frames.sort()
+
+    def _find(self, frame: Image | None) -> tuple[list[Face], list[Matrix], str]:
+        """The faces of a frame, their crops, and why there are none."""
+        if frame is None:
+            return [], [], "unreadable_frame"
+        finder = self._faces()
+        try:
+            faces = find_faces(finder, frame)
+            return (
+                faces,
+                [crop_matrix(frame, face.landmarks, self._settings) for face in faces],
+                "no_face",
+            )
+        except Exception:  # of this frame alone, whatever it is
+            return [], [], "fault"
 
     def _follow(
         self,

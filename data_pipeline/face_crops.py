@@ -51,7 +51,7 @@ def find_faces(finder: Finder, frame: Image) -> list[Face]:
     scale = max(frame.shape[:2]) / _SEARCH_SIDE
     if scale <= 1.0:
         return finder.find(frame)
-    size = (round(frame.shape[1] / scale), round(frame.shape[0] / scale))
+    size = (max(round(frame.shape[1] / scale), 1), max(round(frame.shape[0] / scale), 1))
     reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     grow = np.array([frame.shape[1] / size[0], frame.shape[0] / size[1]])
     return [

@@ -21,7 +21,7 @@ import cv2
 from data_pipeline import prepared, taking
 from data_pipeline.cropping import Cropper
 from data_pipeline.datasets.video_records import Video
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, fault
 from data_pipeline.face_crops import CropSettings
 from data_pipeline.faces import Finder
 from data_pipeline.prepared import Outcome
@@ -109,17 +109,30 @@ class Preparer:
             lead = done[family.lead.key] or fresh[family.lead.key]
             fakes = [(video, fresh[video.key]) for video in family.fakes if video in todo]
             try:
-                if family.lead.cropped:
-                    taking.take(self._out, self._frames, (family.lead, lead), fakes)
-                else:
-                    self._cropper.crop(family.lead, lead, fakes, new=family.lead in todo)
-                for video, outcome in ((family.lead, lead), *fakes):
-                    prepared.save(self._out, video, outcome)
-                    done[video.key] = outcome
+                self._work(family, lead, fakes, new=family.lead in todo)
             except OSError as error:
                 where = error.filename or self._out
                 raise UserError(f"{where}: cannot be written ({error.strerror})") from error
+            for video, outcome in ((family.lead, lead), *fakes):
+                prepared.save(self._out, video, outcome)
+                done[video.key] = outcome
         return [outcome for outcome in done.values() if outcome is not None]
+
+    def _work(
+        self, family: Family, lead: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
+    ) -> None:
+        """Takes or crops a family; what nobody foresaw is the outcome of its videos, and others go on."""
+        try:
+            if family.lead.cropped:
+                taking.take(self._out, self._frames, (family.lead, lead), fakes)
+            else:
+                self._cropper.crop(family.lead, lead, fakes, new)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            for video, outcome in (*fakes, *([(family.lead, lead)] if new else [])):
+                outcome.failed = f"fault: {video.path}: {fault(error)}"
+                outcome.frames = []
 
 
 def prepare_all(

@@ -8,11 +8,13 @@ made in two steps: a `picture.Geometry` (flip and crop, shared by a fake and its
 from __future__ import annotations
 
 import functools
+import io
 import struct
 from typing import Final
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from data_pipeline.settings import AugmentSettings
 from jax_vlffd.picture import Geometry
@@ -59,6 +61,22 @@ def image_size(data: bytes) -> tuple[int, int]:
     if width < 1 or height < 1:
         raise BadImageError(f"the image's header states a size of {width} x {height}")
     return width, height
+
+
+def stated_size(data: bytes) -> tuple[int, int]:
+    """Width and height that the header of a picture of any format states; decodes nothing.
+
+    Raises:
+        BadImageError: it is no picture, or of absurd size.
+    """
+    try:
+        return image_size(data)  # of the header that OpenCV will believe
+    except BadImageError:
+        try:
+            with PIL.Image.open(io.BytesIO(data)) as header:
+                return header.size
+        except Exception as error:  # Pillow's readers raise what they like
+            raise BadImageError(f"no picture ({error})") from error
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:

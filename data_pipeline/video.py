@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from data_pipeline.datasets.video_records import is_picture, pictures
 from data_pipeline.errors import UserError
-from data_pipeline.files import open_regular
+from data_pipeline.files import open_regular, read_regular
+from data_pipeline.transforms import BadImageError, stated_size
 
 Image = NDArray[np.uint8]
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
+#: The largest picture file that is read.
+MAX_BYTES: Final = 512 << 20
 #: The containers that are opened, by FFmpeg's names. Others would draw a text as a film of letters, or follow a
 #: play list to other files and hosts.
 _CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
@@ -181,9 +184,12 @@ class FileFrames:
             pass
         if self._at != index:  # it cannot be decoded, or the video ends before it
             return None
-        pixels = self._to_rgb.reformat(
-            self._frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
-        ).to_ndarray()
+        try:
+            pixels = self._to_rgb.reformat(
+                self._frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+            ).to_ndarray()
+        except (av.FFmpegError, ValueError):  # colors that cannot be converted
+            return None
         # Upright, as the file states it.
         turned = np.rot90(pixels, round(self._frame.rotation / 90))
         return np.ascontiguousarray(turned, np.uint8)
@@ -266,11 +272,14 @@ def count_frames(path: Path) -> int:
 def read_picture(path: Path) -> Image | None:
     """A picture as uint8 [H, W, 3], RGB, upright; None where it cannot be read or is too large."""
     try:
-        data = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):
+        data = read_regular(path, MAX_BYTES)
+        width, height = stated_size(data)
+        if width * height > MAX_PIXELS:
+            return None
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (UserError, BadImageError, cv2.error):
         return None
-    if pixels is None or pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+    if pixels is None:
         return None
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
 

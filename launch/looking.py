@@ -17,9 +17,12 @@ import cv2
 import numpy as np
 
 from data_pipeline import inputs
+from data_pipeline.errors import UserError as DataError
+from data_pipeline.errors import fault
 from data_pipeline.faces import FaceCrop, FaceFinder
 from data_pipeline.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
 from jax_vlffd.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
+from jax_vlffd.errors import UserError as ModelError
 from jax_vlffd.explain import Reason
 
 #: Of the lines; raised when a key changes its meaning.
@@ -148,6 +151,12 @@ def look(path: Path, finder: FaceFinder | None, settings: Looking) -> Case:
             case.faces = _faces(found.image, finder)
     except (inputs.InputError, VideoError) as error:
         case.code, case.message = error.code, str(error)
+    except (DataError, ModelError):
+        raise
+    except Exception as error:  # of this file alone, whatever it is: the others go on
+        case.code, case.message = "unreadable", f"{path} cannot be looked at ({fault(error)})"
+    if case.code:
+        case.forget()
     return case
 
 

@@ -159,7 +159,7 @@ def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
 
 def _overlays(case: Case) -> dict[int, str]:
     """Writes a PNG for each judged face; their paths by the face's place."""
-    from data_pipeline.files import atomic_write_bytes
+    from data_pipeline.files import atomic_write_bytes, file_name
     from jax_vlffd import overlay
 
     found = {}
@@ -169,7 +169,8 @@ def _overlays(case: Case) -> dict[int, str]:
         assert face.crop.image is not None  # it was judged
         frame = "" if face.frame is None else f"-{face.frame:06d}"
         # The digest keeps files of one name in different folders apart.
-        name = f"{case.path.stem[:80]}-{case.sha256[:8]}{frame}-{face.face}.png"
+        stem = file_name(case.path.stem, 80)
+        name = f"{stem}-{case.sha256[:8]}{frame}-{face.face}.png"
         path = Path(FLAGS.overlay) / name
         atomic_write_bytes(path, overlay.sheet(overlay.panels(face.crop.image, face.answer)))
         found[place] = str(path)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, fault
 from data_pipeline.faces import Face, Finder, landmark_paths, open_finder, stored_landmarks
 from data_pipeline.fftg import artifacts, captions
 from data_pipeline.fftg.images import read_image, read_mask
@@ -127,6 +127,10 @@ class Annotator:
             return line | self._describe(job)
         except PairError as error:
             return line | {"error": str(error)}
+        except UserError:
+            raise
+        except Exception as error:  # of this pair alone, whatever it is: the others go on
+            return line | {"error": f"fault: {fault(error)}"}
 
     def compare(self, job: Job) -> Comparison:
         """Compares a pair as `annotate` does, for those who want to see it.

@@ -11,7 +11,11 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from data_pipeline.errors import UserError
 from data_pipeline.fftg.mask import PairError
+from data_pipeline.files import read_regular
+from data_pipeline.inputs import MAX_BYTES, MAX_PIXELS
+from data_pipeline.transforms import BadImageError, stated_size
 
 Image = NDArray[np.uint8]
 
@@ -38,13 +42,14 @@ def read_image(path: Path) -> tuple[Image, str | None]:
     """
     data = _bytes(path)
     try:
+        _check_size(data)
         remark = None
         if not _is_plain_jpeg(data):
             with PIL.Image.open(io.BytesIO(data)) as header:
                 remark = _remark(header, data, path)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, ValueError, SyntaxError, cv2.error, PIL.Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # decoders raise what they like
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PairError("unreadable_image", f"{path} is no picture ({reason})") from error
     if pixels is None:
         raise PairError("unreadable_image", f"{path} is damaged or of an unknown format")
@@ -56,8 +61,10 @@ def read_image(path: Path) -> tuple[Image, str | None]:
 def read_mask(path: Path, real: Image, fake: Image) -> Image:
     """Reads a forgery mask, uint8 [H, W]; PairError `bad_mask` where it fits neither image."""
     try:
-        pixels = cv2.imdecode(np.frombuffer(_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # larger than OpenCV reads
+        data = _bytes(path)
+        _check_size(data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (cv2.error, BadImageError):  # larger than is read
         pixels = None
     if pixels is None or pixels.shape not in (real.shape[:2], fake.shape[:2]):
         found = "no picture" if pixels is None else f"{pixels.shape[1]}x{pixels.shape[0]}"
@@ -67,11 +74,18 @@ def read_mask(path: Path, real: Image, fake: Image) -> Image:
     return pixels.astype(np.uint8)
 
 
+def _check_size(data: bytes) -> None:
+    """Raises BadImageError where the header states more pixels than are decoded."""
+    width, height = stated_size(data)
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"it states {width}x{height} pixels; {MAX_PIXELS} are allowed")
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PairError("missing_file", f"{path} cannot be read ({error.strerror})") from error
+        data = read_regular(path, MAX_BYTES)
+    except UserError as error:
+        raise PairError("missing_file", str(error)) from error
     if not data:
         raise PairError("unreadable_image", f"{path} is empty")
     return data
