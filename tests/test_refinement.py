@@ -132,7 +132,7 @@ PAUSES = {
     "pace": (["--rpm=1"], "good"),
     "tokens": (["--tpm=100"], "good"),
     "retry after": ([], "pause"),
-    "a lying count": (["--tpm=60000"], "lying"),
+    "a lying count": (["--tpm=60000", "--concurrency=1"], "lying"),
     "back-off": ([], "server_error"),
 }
 

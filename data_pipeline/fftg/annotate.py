@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,7 +102,9 @@ class Annotator:
         self._wordings = wordings
         self._root = os.path.join(os.path.abspath(root), "") if root else None
         self._masks = masks
-        self._how = repr((VERSION, settings, detector, wordings, masks is None))
+        values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
+        # Spelled as in the keys of the first release, whose lines still hold: "Settings" names no class here.
+        self._how = f"({VERSION}, Settings({values}), {detector!r}, {wordings}, {masks is None})"
 
     def annotate(self, job: Job, done: str | None = None) -> Line | None:
         """Annotates one job.
