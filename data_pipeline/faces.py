@@ -211,7 +211,8 @@ def landmark_paths(image_path: Path) -> tuple[Path, Path]:
 
     The second is DeepfakeBench's layout: the last folder called `frames` on the path is swapped.
     """
-    beside = image_path.with_suffix(".npy")
+    # The root of all folders, which a table may name too, has no name.
+    beside = image_path.with_suffix(".npy") if image_path.name else image_path / ".npy"
     parts = list(beside.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "frames":

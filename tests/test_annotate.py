@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -21,7 +20,6 @@ from data_pipeline import forge
 from data_pipeline.fftg import annotate
 from data_pipeline.fftg.lines import read_lines
 from data_pipeline.fftg.regions import region_maps
-from data_pipeline.fftg.settings import DEFAULT, Settings
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS, regions_named
 from tests.drawn_pairs import (
     REPOSITORY,
@@ -82,29 +80,6 @@ def test_a_second_run_does_only_what_changed(tmp_path: Path) -> None:
     assert "3 already done" in done.stdout
     assert len(out.read_bytes().splitlines()) == 4
     assert lines["fake/2"]["error"].startswith("not_a_pair")
-
-
-def key_of(folder: Path, settings: Any) -> str:
-    for name in ("real.png", "fake.png"):
-        (folder / name).write_text(name)
-    maker = annotate.Annotator(settings=settings, root=folder)
-    job = annotate.Job("a", folder / "real.png", folder / "fake.png", columns={"method": "m"})
-    line = maker.annotate(job)
-    assert line is not None
-    assert maker.annotate(job, line["key"]) is None
-    return str(line["key"])
-
-
-def test_lines_of_the_first_release_are_not_annotated_anew(tmp_path: Path) -> None:
-    """Their keys are the same, and hang on values alone: not on what a class is called."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Thresholds(Settings):
-        pass
-
-    assert key_of(tmp_path, DEFAULT) == "ffb9735869b49903838a35d16c75efeb"
-    assert key_of(tmp_path, Thresholds()) == "ffb9735869b49903838a35d16c75efeb"
-    assert key_of(tmp_path, Settings(blur=0.23)) != "ffb9735869b49903838a35d16c75efeb"
 
 
 def test_shards_and_workers_make_the_same_lines(tmp_path: Path) -> None:

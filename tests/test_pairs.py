@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
+from data_pipeline.fftg.annotate import Annotator
 from data_pipeline.fftg.pairs import read_pairs
 
 
@@ -17,6 +18,8 @@ from data_pipeline.fftg.pairs import read_pairs
         ("real,fake\n", "has no rows"),
         ("", "column 'real' is missing"),
         ("real,fake,caption\na,b,c\n", "column 'caption'"),
+        ("real,fake,provenance\na,b,c\n", "column 'provenance'"),
+        ("real,fake,refinement\na,b,c\n", "column 'refinement'"),
         (b"real,fake\n\xff\xfe,b\n", "no CSV in UTF-8"),
         (None, "cannot be read"),
     ],
@@ -38,3 +41,14 @@ def test_windows_separators_a_bom_and_spaces_are_read(tmp_path: Path) -> None:
     assert job.real == tmp_path / "a" / "b.png"
     assert job.id == "c/d"
     assert job.columns == {"video": "v"}
+
+
+@pytest.mark.parametrize("name", [".", "./", "..", "/", "a/.", "a/..", "", " . "])
+def test_a_fake_that_is_a_folder_is_a_row_like_others(tmp_path: Path, name: str) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"real,fake\na.png,{name}\na.png,b.png\n")
+    jobs = read_pairs(table)
+    assert [bool(job.id) for job in jobs] == [True, True]
+    line = Annotator(root=tmp_path).annotate(jobs[0])
+    assert line is not None
+    assert line["error"].split(":")[0] in ("missing_file", "unreadable_image", "path_outside")

@@ -121,6 +121,55 @@ def test_no_text_becomes_markup(tmp_path: Path, where: str) -> None:
     assert policy[1] == base64.b64encode(digest).decode()
 
 
+@pytest.mark.parametrize("where", ["types", "region", "evidence", "score", "forged"])
+def test_no_text_of_a_region_becomes_markup(tmp_path: Path, where: str) -> None:
+    hostile = line(0)
+    region = hostile["regions"]["mouth"]
+    if where == "region":
+        hostile["regions"][HOSTILE] = region
+    elif where == "evidence":
+        region["evidence"] = {HOSTILE: HOSTILE, "mask": {"score": HOSTILE, HOSTILE: HOSTILE}}
+    else:
+        region[where] = [HOSTILE, "blur"] if where == "types" else HOSTILE
+    page, _ = page_of(tmp_path, [hostile])
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == 4
+    assert all(not name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert "blur" in (page.all("article")[0]["data-types"] or "")
+
+
+FIELDS = ("id", "real", "fake", "mask", "regions", "refinement", "source", "caption", "error")
+ODD = (
+    "text",
+    ["a"],
+    5,
+    1.5,
+    True,
+    [["blur"]],
+    {"mouth": "x"},
+    {"mouth": {"forged": 1, "types": 7}},
+)
+
+
+@pytest.mark.parametrize("value", ODD, ids=str)
+@pytest.mark.parametrize("where", FIELDS)
+def test_a_field_of_another_kind_ends_no_page(tmp_path: Path, where: str, value: Any) -> None:
+    page, _ = page_of(tmp_path, [line(0, **{where: value}), line(1)])
+    assert "pair1" in page.text
+
+
+def test_whatever_a_picture_raises_the_others_are_shown(tmp_path: Path) -> None:
+    def broken(line: Mapping[str, Any]) -> Pictures | None:
+        if line["id"] == "pair0":
+            raise RuntimeError("the decoder fell over")
+        return show(line)
+
+    write_review([line(0), line(1)], tmp_path / "review.html", broken)
+    page = Page((tmp_path / "review.html").read_text())
+    assert "the decoder fell over" in page.text
+    assert len(page.all("img")) == 4
+
+
 def test_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     _, text = page_of(tmp_path, [line(0)])
     assert "default-src 'none'" in text

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, VERDICTS, regions_named, types_named
+from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES, VERDICTS, regions_named, types_named
 
 #: Every kind of violation, in the order of reports.
 KINDS: Final = (
@@ -91,13 +91,19 @@ class ReplyFields(Protocol):
 
 
 def forged_regions(annotation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Returns the forged regions of an annotation line with their types, in REGIONS order."""
-    regions = annotation.get("regions") or {}
-    return {
-        name: tuple(regions[name].get("types") or ())
-        for name in REGIONS
-        if name in regions and regions[name].get("forged")
-    }
+    """Returns the forged regions of an annotation line with their types, in REGIONS order.
+
+    Whoever wrote the line, only words of the vocabulary are in it.
+    """
+    regions = annotation.get("regions")
+    found = {}
+    for name in REGIONS:
+        region = regions.get(name) if isinstance(regions, Mapping) else None
+        if isinstance(region, Mapping) and region.get("forged"):
+            types = region.get("types")
+            types = types if isinstance(types, list | tuple) else ()
+            found[name] = tuple(kind for kind in types if kind in TYPES)
+    return found
 
 
 def check(reply: ReplyFields, annotation: Mapping[str, Any]) -> list[Violation]:

@@ -15,7 +15,7 @@ _OWN: Final = ("id", "real", "fake", "mask")
 #: Fields that the annotator writes, so a column of that name would be lost.
 _WRITTEN: Final = (
     *("label", "regions", "raw_caption", "caption", "source", "error", "captions", "caption_key"),
-    *("real_captions", "real_caption_key", "key", "provenance"),
+    *("real_captions", "real_caption_key", "key", "provenance", "refinement"),
 )
 
 
@@ -83,5 +83,9 @@ def _job(path: Path, number: int, row: dict[str, str]) -> Job:
         refused = f"missing_value: row {number} of {path.name} names no image"
     row_name = f"row{number}"
     named = Path(values["fake"] or values["real"] or row_name)
-    id_ = values["id"] or named.with_suffix("").as_posix().strip("./") or row_name
+    id_ = (
+        values["id"]
+        or (named.with_suffix("") if named.name else named).as_posix().strip("./")
+        or row_name
+    )
     return Job(id_, files["real"], files["fake"], files["mask"], columns, refused)

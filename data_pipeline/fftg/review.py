@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.errors import UserError
-from data_pipeline.fftg.mask import PairError
+from data_pipeline.fftg.grounding import forged_regions
 from data_pipeline.files import atomic_write_text
 from jax_vlffd.vocabulary import CAPTION_SOURCES, REGIONS, TYPES
 
@@ -61,7 +60,7 @@ def write_review(
       lines: annotation lines; a random sample of them is shown, in their order.
       path: the HTML file.
       show: gives the pictures of a line, or None where there is nothing to see (a real face alone);
-        may raise PairError, UserError, OSError or ValueError, and the page says so.
+        whatever it raises, the page says so.
       sample: how many lines at most.
       seed: which sample.
 
@@ -106,29 +105,28 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
 
 
 def _card(line: Line, show: Callable[[Line], Pictures | None]) -> str:
-    regions: Mapping[str, Any] = line.get("regions") or {}
-    forged = {name for name in REGIONS if (regions.get(name) or {}).get("forged")}
-    types = {kind for name in forged for kind in regions[name].get("types") or ()}
+    found = forged_regions(line)
+    forged, types = set(found), {kind for kinds in found.values() for kind in kinds}
     source = "error" if not line.get("caption") else str(line.get("source"))
     try:
         pictures = show(line)
         figures = "" if pictures is None else _figures(pictures, forged)
-    except (PairError, UserError, OSError, ValueError) as error:
-        figures = f'<p class="error">{escape(str(error))}</p>'
+    except Exception as error:  # the others are shown whatever is wrong with this one
+        figures = f'<p class="error">{escape(str(error) or type(error).__name__)}</p>'
     about = [("real", line.get("real")), ("fake", line.get("fake"))]
     about += [(name, line.get(name)) for name in ("dataset", "method", "video", "frame", "split")]
     known = " · ".join(f"{name} {escape(str(value))}" for name, value in about if value)
     words = [("caption", line.get("caption"))]
     if line.get("raw_caption") != line.get("caption"):
         words.append(("raw caption", line.get("raw_caption")))
-    reason = (line.get("refinement") or {}).get("reason")
+    reason = _mapping(line.get("refinement")).get("reason")
     words += [("refinement", reason), ("error", line.get("error"))]
     said = "".join(f"<p><b>{name}</b> {escape(str(text))}</p>" for name, text in words if text)
     return (
         f'<article data-regions="{" ".join(sorted(forged))}" data-types="{" ".join(sorted(types))}" '
         f'data-source="{escape(source)}">\n'
         f"<h2>{escape(str(line.get('id')))} <small>{escape(source)}</small></h2>\n"
-        f"<p class=about>{known}</p>\n{figures}\n{said}\n{_evidence(regions)}\n</article>"
+        f"<p class=about>{known}</p>\n{figures}\n{said}\n{_evidence(line, found)}\n</article>"
     )
 
 
@@ -169,17 +167,22 @@ def _figure(name: str, image: Image) -> str:
     )
 
 
-def _evidence(regions: Mapping[str, Any]) -> str:
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A value of a line where it is an object; a stranger's line may hold anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _evidence(line: Line, forged: Mapping[str, Sequence[str]]) -> str:
     """A table of scores against thresholds, a row a region; what was found is bold."""
     rows = []
     for name in REGIONS:
-        found = regions.get(name)
+        found = _mapping(_mapping(line.get("regions")).get(name))
         if not found:
             continue
-        evidence = found.get("evidence") or {}
-        mask = {"score": found.get("score"), **(evidence.get("mask") or {})}
-        cells = [_cell(mask, bool(found.get("forged")))]
-        cells += [_cell(evidence.get(kind), kind in (found.get("types") or ())) for kind in TYPES]
+        evidence = _mapping(found.get("evidence"))
+        mask = {"score": found.get("score"), **_mapping(evidence.get("mask"))}
+        cells = [_cell(mask, name in forged)]
+        cells += [_cell(evidence.get(kind), kind in forged.get(name, ())) for kind in TYPES]
         rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
     if not rows:
         return ""
