@@ -73,6 +73,10 @@ def local(place: str) -> Iterator[Path]:
         raise UserError(
             f"{place}: of addresses only gs:// is known; give a folder or gs://BUCKET/RUN"
         )
+    if set(place) & set("*?[]"):
+        raise UserError(
+            f"{place}: a bucket's client takes *, ?, [ and ] for patterns; give an address without them"
+        )
     with tempfile.TemporaryDirectory(prefix="jax_vlffd-") as made:
         workdir = Path(made) / (place.rstrip("/").rpartition("/")[2] or "run")
         workdir.mkdir()

@@ -86,8 +86,10 @@ def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
     """Writes the parameters by Orbax into `folder/orbax`."""
     import orbax.checkpoint as ocp
 
+    from jax_vlffd.training import storage
+
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((folder / PARAMETERS).absolute(), dict(parameters))
+        checkpointer.save(storage.for_orbax(folder / PARAMETERS), dict(parameters))
 
 
 def load_parameters(
@@ -100,14 +102,17 @@ def load_parameters(
     """
     import orbax.checkpoint as ocp
 
+    from jax_vlffd.training import storage
+
     path = folder / PARAMETERS
+    place = storage.for_orbax(path)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # Orbax itself would start to read before it finds a shape that does not fit.
-            stored = checkpointer.metadata(path.absolute()).item_metadata.tree
+            stored = checkpointer.metadata(place).item_metadata.tree
             faults = _faults({name: tuple(leaf.shape) for name, leaf in stored.items()}, abstract)
             if not faults:
-                found: dict[str, jax.Array] = checkpointer.restore(path.absolute(), dict(abstract))
+                found: dict[str, jax.Array] = checkpointer.restore(place, dict(abstract))
                 return found
     except Exception as error:  # TensorStore's own errors have no other base
         first = " ".join(str(error).split())[:200]
