@@ -5,6 +5,7 @@
      "raw_caption": str, "caption": str, "captions": [str, ...], "source": "raw|refined|fallback",
      "caption_key": str, "real_captions": [str, ...], "real_caption_key": str,
      "mask": path or null, "error": null or "code: message",
+     "geometry": {"height": number, ...} or null, see `jax_vlffd.picture.FaceGeometry`,
      "dataset", "method", "video", "real_video", "frame", "real_frame", "split": optional text}
 
 Paths are absolute or relative to the file's folder. Whatever else a line holds is ignored.
@@ -23,8 +24,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.fftg import captions as caption_writer
 from data_pipeline.json_reading import parse_json
 from data_pipeline.records import SPLITS
+from jax_vlffd.picture import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
+_FAR = 1e6  # pixels, sides or degrees: no face lies there
 #: Names of splits that other tools use.
 _SPLIT_NAMES = {**{name: name for name in SPLITS}, "val": "validation", "valid": "validation"}
 
@@ -53,6 +56,7 @@ class Annotation:
         frame: of the fake, or of a real alone; "" when unknown.
         real_frame: of the real.
         split: "" when the line states none.
+        geometry: how the face lies in both pictures, None when unknown.
     """
 
     id: str
@@ -74,6 +78,7 @@ class Annotation:
     frame: str
     real_frame: str
     split: str
+    geometry: FaceGeometry | None = None
 
 
 def parse_line(line: bytes, file: Path) -> Annotation | str:
@@ -131,6 +136,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         frame=_text(content, "frame"),
         real_frame=_text(content, "real_frame") or _text(content, "frame"),
         split=_split(_text(content, "split")),
+        geometry=_geometry(content.get("geometry")),
     )
 
 
@@ -145,6 +151,18 @@ def _video_of_real(video: str, real: Path | None, fake: Path | None) -> str:
         return real.parent.name
     target, _, source = video.partition("_")
     return target if target.isdigit() and source.isdigit() else video
+
+
+def _geometry(content: Any) -> FaceGeometry | None:
+    if content is None:
+        return None
+    try:
+        found = FaceGeometry(*(float(content[name]) for name in FaceGeometry._fields))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        found = None
+    if found is None or not all(abs(value) < _FAR for value in found):  # nor for NaN
+        _fail(f"has a geometry that is not {{{', '.join(FaceGeometry._fields)}}}, numbers each")
+    return found
 
 
 def _flags(regions: Any) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:

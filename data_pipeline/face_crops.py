@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.faces import Face, Finder, Points, align_crop
+from jax_vlffd.picture import Placement, face_geometry
 
 Image = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -81,9 +82,31 @@ def crop_matrix(frame: Image, landmarks: Points, settings: CropSettings) -> Matr
     return np.column_stack([scale * np.eye(2), middle - scale * centre])
 
 
-def crop(frame: Image, matrix: Matrix, size: int) -> Image:
-    """Cuts a face out, uint8 [size, size, 3]; black outside the frame."""
-    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR).astype(np.uint8)
+def placed_matrix(
+    frame: Image, landmarks: Points, size: int, place: Placement, align: bool | None = None
+) -> Matrix:
+    """As `crop_matrix`, for a crop that has its face where another set of pictures has it.
+
+    Args:
+      frame: uint8 [H, W, 3].
+      landmarks: of the face.
+      size: side of the crop in pixels.
+      place: size and place of the face on the crop.
+      align: turned upright; as `place` says by default.
+    """
+    upright = place.upright if align is None else align
+    matrix = crop_matrix(frame, landmarks, CropSettings(size, align=upright))
+    found = face_geometry(move(landmarks, matrix), size, size)
+    grow = (place.height / found.height + place.width / found.width) / 2
+    middle = np.array([found.x + 0.5, found.y + 0.5]) * size
+    wanted = np.array([place.x + 0.5, place.y + 0.5]) * size
+    return np.column_stack([grow * matrix[:, :2], grow * (matrix[:, 2] - middle) + wanted])
+
+
+def crop(frame: Image, matrix: Matrix, size: int, border: int = cv2.BORDER_CONSTANT) -> Image:
+    """Cuts a face out, uint8 [size, size, 3]; outside the frame black, or what OpenCV's `border` gives."""
+    found = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+    return found.astype(np.uint8)
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:

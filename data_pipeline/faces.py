@@ -8,6 +8,7 @@ commercial use.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.errors import UserError
+from jax_vlffd.picture import FaceGeometry, Placement, face_geometry
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
@@ -291,26 +293,29 @@ class FaceCrop:
     """A face cut out of an image as the training's faces were.
 
     Attributes:
-      image: uint8 [size, size, 3], black outside the image; None where the face is too small.
+      image: uint8 [size, size, 3], its border continued outside the image; None where the face is too small.
       box: left, top, right, bottom of the face in the image, in pixels; None where the image is the crop.
       matrix: [2, 3], from points of the image to points of the crop.
       confidence: see `Face`.
+      geometry: how the face lies in the crop, `pixels` being those of the image; None where the image is one.
     """
 
     image: Image | None
     box: tuple[float, float, float, float] | None
     matrix: NDArray[np.float64]
     confidence: float
+    geometry: FaceGeometry | None = None
 
 
 class FaceFinder:
-    """Finds the faces of an image and crops them, by the functions that `launch.prepare` crops by.
+    """Finds the faces of an image and crops them.
 
     Args:
       detector: 'dlib', 'mediapipe', or a `Finder`.
       size: side of a crop in pixels.
-      margin: how much wider than ArcFace's template a crop is.
-      align: turned upright; False crops the same square without rotation.
+      margin: how much wider than ArcFace's template a crop is, as `launch.prepare` crops. By default crops have
+        their faces where the detector's training had them (`fitted`), and 1.3 where that is not known.
+      align: turned upright; False crops the same square without rotation. By default as in training.
       smallest: a face whose longer side has fewer pixels is not cropped: enlarged, it would show the
         resampling and nothing else.
       most: faces of one image that are looked at, the largest.
@@ -323,30 +328,43 @@ class FaceFinder:
         self,
         detector: str | Finder = "dlib",
         size: int = 256,
-        margin: float = 1.3,
-        align: bool = True,
+        margin: float | None = None,
+        align: bool | None = None,
         smallest: int = 40,
         most: int = 32,
     ):
-        from data_pipeline.face_crops import CropSettings  # it needs this module
-
         self._finder = open_finder(detector) if isinstance(detector, str) else detector
-        self._settings = CropSettings(size, margin, align)
+        self._size, self._margin, self._align = size, margin, align
         self._smallest, self._most = smallest, most
+        self.placement: Placement | None = None
+
+    def fitted(self, placement: Placement | None) -> FaceFinder:
+        """The same for a detector whose training had its faces so; unchanged where a margin was given."""
+        found = copy.copy(self)
+        found.placement = placement if self._margin is None else None
+        return found
 
     def find(self, image: Image) -> list[Face]:
         """The faces of uint8 [H, W, 3], RGB, largest first."""
-        from data_pipeline.face_crops import find_faces
+        from data_pipeline.face_crops import find_faces  # it needs this module
 
         return find_faces(self._finder, image)
 
     def crops(self, image: Image) -> Sequence[FaceCrop]:
         """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
-        from data_pipeline.face_crops import crop, crop_matrix
+        from data_pipeline.face_crops import CropSettings, crop, crop_matrix, move, placed_matrix
 
-        found = []
+        size, found = self._size, []
         for face in self.find(image)[: self._most]:
-            matrix = crop_matrix(image, face.landmarks, self._settings)
-            cut = None if face.size < self._smallest else crop(image, matrix, self._settings.size)
-            found.append(FaceCrop(cut, face.box, matrix, face.confidence))
+            if self.placement is None:
+                settings = CropSettings(size, self._margin or 1.3, self._align is not False)
+                matrix = crop_matrix(image, face.landmarks, settings)
+            else:
+                matrix = placed_matrix(image, face.landmarks, size, self.placement, self._align)
+            # Continued: no picture of a training has black there, and what is new to a detector counts.
+            large = face.size >= self._smallest
+            cut = crop(image, matrix, size, cv2.BORDER_REPLICATE) if large else None
+            native = face_geometry(face.landmarks, *image.shape[:2]).pixels
+            lies = face_geometry(move(face.landmarks, matrix), size, size)._replace(pixels=native)
+            found.append(FaceCrop(cut, face.box, matrix, face.confidence, lies))
         return found

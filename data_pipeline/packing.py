@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from data_pipeline import face_geometry
 from data_pipeline.annotations import Annotation, parse_line
 from data_pipeline.data_card import Counts, write_card
 from data_pipeline.errors import UserError
@@ -42,6 +43,7 @@ class Plan:
         skipped: pairs that were never annotated, counted by their error's code.
         split_rule: how the splits were made, for the data card.
         counts: what has been written so far.
+        geometry: of the faces written so far, by split, their rows one after the other.
         told_by_content: reals that only their content tells apart, so that one person may be in
             several splits.
 
@@ -65,6 +67,7 @@ class Plan:
         self._groups = Groups()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.counts = Counts()
+        self.geometry: dict[str, array[float]] = {}
         faults: list[str] = []
         seen: dict[str, int] = {}
         stated = 0
@@ -228,13 +231,18 @@ class _WriteShard:
                 row, name = -1, ""
                 if pairs[0][0].real is not None:
                     record = real_record(pairs)
-                    yield self._count(record), -1
+                    yield self._count(record, [pair for pair, _ in pairs], pairs[0][0].real), -1
                     row, name = self.rows.count - 1, record.id
                 for pair, where in pairs:
                     if pair.fake is not None:
-                        yield self._count(fake_record(pair, where, name), pair.source), row
+                        record = fake_record(pair, where, name)
+                        yield self._count(record, [pair], pair.fake, pair.source), row
 
-    def _count(self, record: Record, source: str = "") -> Record:
+    def _count(
+        self, record: Record, pairs: Sequence[Annotation], path: Path, source: str = ""
+    ) -> Record:
+        geometry = face_geometry.of_record(pairs, path, record)
+        self.plan.geometry.setdefault(self.split, array("f")).extend(geometry)
         self.plan.counts.add(self.split, record, source)
         self.rows.count += 1
         self.progress()
@@ -306,6 +314,7 @@ def pack(
     try:
         (aside / "work").mkdir()
         built = write_packed_set(aside / "work", plan.shards(step))
+        face_geometry.write(built, plan.geometry)
         card = write_card(
             built, plan.counts, files=files, skipped=plan.skipped,
             split_rule=plan.split_rule, told_by_content=plan.told_by_content,

@@ -29,8 +29,9 @@ from jax_vlffd.config import ModelConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explain import ENTRIES, Reason
+from jax_vlffd.geometry import UNKNOWN
 from jax_vlffd.model import bind, flat_parameters, normalise, unit
-from jax_vlffd.picture import as_rgb, square_view
+from jax_vlffd.picture import FaceGeometry, as_rgb, square_view
 from jax_vlffd.pretrained import TrainedModel, open_trained
 
 #: Verdicts that say why there is none.
@@ -44,17 +45,22 @@ class Crop(Protocol):
     """A face cut out of a picture.
 
     image: uint8 [H, W, 3], None where the face is too small. box: left, top, right, bottom in the
-    picture's pixels.
+    picture's pixels. geometry: how the face lies in the crop; None, or not there, where it is not measured.
     """
 
     @property
     def image(self) -> np.ndarray | None: ...  # noqa: D102
     @property
     def box(self) -> Box | None: ...  # noqa: D102
+    @property
+    def geometry(self) -> FaceGeometry | None: ...  # noqa: D102
 
 
 class Faces(Protocol):
-    """Finds faces and crops them as the training's were; `data_pipeline.faces.FaceFinder` is one."""
+    """Finds faces and crops them as the training's were; `data_pipeline.faces.FaceFinder` is one.
+
+    One that has a method `fitted(placement)` is asked by it to crop as the detector was trained.
+    """
 
     def crops(self, image: np.ndarray) -> Sequence[Crop]:
         """The faces of uint8 [H, W, 3], RGB, largest first."""
@@ -75,6 +81,8 @@ class Answer:
       types: the same by region and type.
       reasons: sentences, those that agree with the verdict first.
       box: left, top, right, bottom in the picture's pixels; None for a picture that is a crop.
+      geometry: 'as_trained' or 'outside': whether the face lies in its crop as faces of the training lay in
+        theirs; 'unknown' where one of the two was not measured; None where there is nothing to judge.
       classifier_map: float32 [G, G]: for each patch, how far the classifier's head finds it fake.
       reason_maps: for each reason the same by similarity to its sentences.
     """
@@ -86,6 +94,7 @@ class Answer:
     types: Mapping[str, Mapping[str, float | None]] | None = None
     reasons: tuple[Reason, ...] = ()
     box: Box | None = None
+    geometry: str | None = None
     classifier_map: np.ndarray | None = field(default=None, repr=False, compare=False)
     reason_maps: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
 
@@ -99,6 +108,7 @@ class Answer:
             "types": None if self.types is None else {k: dict(v) for k, v in self.types.items()},
             "reasons": [asdict(reason) for reason in self.reasons],
             "box": None if self.box is None else list(self.box),
+            "geometry": self.geometry,
         }
 
 
@@ -144,7 +154,7 @@ class Detector:
 
     Attributes:
       trained: the model that answers.
-      faces: what finds faces, or None.
+      faces: what finds faces, cropping as in the training; or None.
       calibration: the model's; without one, probabilities are the raw ones and the threshold is 0.5.
 
     Args:
@@ -157,7 +167,8 @@ class Detector:
         if batch_size < 1:
             raise UserError(f"the batch size is {batch_size}: it must be at least 1")
         self.trained = trained
-        self.faces = faces
+        fitted = getattr(faces, "fitted", None)
+        self.faces: Faces | None = fitted(trained.geometry.placement()) if fitted else faces
         self._batch_size = batch_size
         shapes = nnx.eval_shape(lambda: ImageBranch(trained.model, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(shapes)
@@ -203,7 +214,14 @@ class Detector:
         if not crops:
             return [Answer(NO_FACE)]
         judged = iter(self.answer([crop.image for crop in crops if crop.image is not None]))
-        return [placed(next(judged) if c.image is not None else None, c.box) for c in crops]
+        return [self.placed(next(judged) if c.image is not None else None, c) for c in crops]
+
+    def placed(self, answer: Answer | None, crop: Crop) -> Answer:
+        """An answer with its crop's box and geometry; that the face is too small where there is none."""
+        if answer is None:
+            return Answer(FACE_TOO_SMALL, box=crop.box)
+        judged = self.trained.geometry.judge(getattr(crop, "geometry", None))
+        return replace(answer, box=crop.box, geometry=judged)
 
     def answer(self, crops: Sequence[np.ndarray]) -> list[Answer]:
         """Answers for face crops, each uint8 [H, W, 3], RGB, of any size, in batches."""
@@ -228,19 +246,14 @@ class Detector:
             classifier = margins[row].reshape(grid, grid)
             explainer = self.trained.explainer
             if explainer is None:
-                yield Answer(verdict, probability, logit, classifier_map=classifier)
+                yield Answer(
+                    verdict, probability, logit, geometry=UNKNOWN, classifier_map=classifier
+                )
                 continue
             said = explainer.explain(embeddings[row], verdict)
             near = similarities[row]
             maps = tuple(explainer.patch_map(near, e).reshape(grid, grid) for e in said.entries)
             yield Answer(
-                verdict, probability, logit, said.regions, said.types, said.reasons,
+                verdict, probability, logit, said.regions, said.types, said.reasons, geometry=UNKNOWN,
                 classifier_map=classifier, reason_maps=maps,
             )  # fmt: skip
-
-
-def placed(answer: Answer | None, box: Box | None) -> Answer:
-    """An answer with its box; that the face is too small where there is none."""
-    if answer is None:
-        return Answer(FACE_TOO_SMALL, box=box)
-    return replace(answer, box=box)

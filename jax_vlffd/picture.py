@@ -6,7 +6,7 @@ NumPy and OpenCV only: workers of the data pipeline import this module, and they
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +33,58 @@ class Geometry:
 
 #: The centred square, as CLIP's own processor crops: the view of evaluation.
 CENTRE: Final = Geometry()
+
+
+class FaceGeometry(NamedTuple):
+    """Size and place of a face in the centered square of its picture, which is what a model sees.
+
+    Attributes:
+      height: of the box around 68 landmarks (brows to chin), as a share of the square's side.
+      width: of it.
+      x: how far its middle lies to the right of the square's, in sides.
+      y: the same downwards.
+      pixels: longer side of the box in pixels of the picture.
+      roll: how far the line through the eyes is turned clockwise, in degrees.
+    """
+
+    height: float
+    width: float
+    x: float
+    y: float
+    pixels: float
+    roll: float
+
+
+def face_geometry(landmarks: np.ndarray, height: int, width: int) -> FaceGeometry:
+    """Measures a face.
+
+    Args:
+      landmarks: [68 or 81, 2], x and y in pixels, as `data_pipeline.faces` has them.
+      height: of the picture.
+      width: of it.
+    """
+    points, side = np.asarray(landmarks, np.float64)[:68], min(height, width)
+    low, high = points.min(axis=0), points.max(axis=0)
+    size, middle = high - low, (low + high) / 2 - (width / 2, height / 2)
+    eyes = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
+    values = (
+        *(size[::-1] / side),
+        *(middle / side),
+        size.max(),
+        np.degrees(np.arctan2(*eyes[::-1])),
+    )
+    return FaceGeometry(*map(float, values))
+
+
+class Placement(NamedTuple):
+    """Where a crop is to have its face: fields as in `FaceGeometry`; upright: the eyes are brought level."""
+
+    height: float
+    width: float
+    x: float
+    y: float
+    upright: bool
+
 
 #: A Gaussian of 3 x 3 in OpenCV's 8-bit weights leaves an image as it is up to here (256 to 224 px: 0.277).
 _LEAST_SIGMA: Final = 0.28

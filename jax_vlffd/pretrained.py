@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from jax_vlffd import geometry
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.config_values import model_config
 from jax_vlffd.contained import check_contained
@@ -23,6 +24,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explain import Explainer
 from jax_vlffd.export import folder as exported
+from jax_vlffd.geometry import Trained
 
 if TYPE_CHECKING:
     import jax
@@ -47,6 +49,7 @@ class TrainedModel:
       calibration: None where validation had one class only; probabilities are then the raw ones.
       explainer: its bank of sentences, None where it was trained without the alignment branch.
       step: of the checkpoint.
+      geometry: how faces lay in the pictures of its training.
     """
 
     name: str
@@ -55,6 +58,7 @@ class TrainedModel:
     calibration: Calibration | None
     explainer: Explainer | None
     step: int
+    geometry: Trained = field(default_factory=Trained)
 
     def hash(self) -> str:
         """SHA-256 of all that an answer depends on: image parameters, normalisation, calibration, bank."""
@@ -124,6 +128,7 @@ def load_export(folder: Path) -> TrainedModel:
     return TrainedModel(
         str(manifest.get("name", folder.name)), model, _image_parts(parameters),
         read_calibration(folder), read_explainer(folder), manifest["step"],
+        geometry.read(folder),
     )  # fmt: skip
 
 
@@ -143,7 +148,7 @@ def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
         parameters = checkpoints.restore_parameters(_abstract(model), found)
     return TrainedModel(
         workdir.resolve().name, model, _image_parts(parameters),
-        read_calibration(workdir), read_explainer(workdir), found,
+        read_calibration(workdir), read_explainer(workdir), found, geometry.read(workdir),
     )  # fmt: skip
 
 

@@ -83,9 +83,9 @@ def main(argv: Sequence[str]) -> None:
         }
         # Every process scores its share, and knows all the scores.
         with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
-            detectors, asked, robustness = _from_runs(workdir, sets)
+            detectors, asked, lies, robustness = _from_runs(workdir, sets)
             if peers.index == 0:
-                _write(Path(FLAGS.out), detectors, sets, asked, robustness)
+                _write(Path(FLAGS.out), detectors, sets, asked, lies, robustness)
         return
     files = [_pair(text, "--from_scores") for text in FLAGS.from_scores]
     detectors, digests = _from_scores(files)
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
             f"it has {', '.join(known)}"
         )
     asked = {"scores": digests, "sets": results.described_sets(sets)}
-    _write(Path(FLAGS.out), detectors, sets, asked, {})
+    _write(Path(FLAGS.out), detectors, sets, asked, {}, {})
 
 
 def _pair(text: str, flag: str) -> tuple[str, Path]:
@@ -202,11 +202,12 @@ def _read(path: Path, digests: list[dict[str, str]]) -> str:
 
 def _from_runs(
     workdir: Path, sets: Mapping[str, Path]
-) -> tuple[list[Detector], dict[str, Any], dict[str, Any]]:
+) -> tuple[list[Detector], dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Scores every set by the run and by those it is compared with.
 
     Returns:
-      The detectors; their `models` and `sets` as `results` describes them; and the figures of --robustness.
+      The detectors; their `models` and `sets` as `results` describes them; how the sets' faces lie, by
+      detector and set; and the figures of --robustness.
     """
     from data_pipeline.records import PackedSplit
     from jax_vlffd.evaluation import scores as tables
@@ -229,6 +230,7 @@ def _from_runs(
     detectors: list[Detector] = []
     models: list[dict[str, Any]] = []
     robustness: dict[str, Any] = {}
+    lies: dict[str, Any] = {}
     for group, (_, folder) in zip(groups, wanted, strict=True):
         run = load_run(folder, train_data=FLAGS.train_data)
         repeats = sum(detector.group == group for detector in detectors)
@@ -240,6 +242,7 @@ def _from_runs(
             print(f"{name}: scoring {set_name}", flush=True)
             parts.append(run.score(str(set_dir), FLAGS.split).named(set_name))
         models.append(results.described_model(name, FLAGS.workdir if not models else folder, run))
+        lies[name] = results.compared_geometry(folder, sets, FLAGS.split)
         scores = tables.concatenate(parts)
         measured = _measure(scores, run.calibration)
         detectors.append(
@@ -252,7 +255,7 @@ def _from_runs(
             }
     if results.described_sets(sets) != described:
         raise UserError("a set of --data changed while it was scored; start again")
-    return detectors, {"models": models, "sets": described}, robustness
+    return detectors, {"models": models, "sets": described}, lies, robustness
 
 
 def _measure(scores: Scores, calibration: Calibration | None) -> dict[str, Any]:
@@ -288,9 +291,13 @@ def _write(
     detectors: Sequence[Detector],
     sets: Mapping[str, Path],
     asked: Mapping[str, Any],
+    lies: Mapping[str, Any],
     robustness: Mapping[str, Any],
 ) -> None:
-    """Writes the three files. asked: models or scores, and sets, with their digests."""
+    """Writes the three files.
+
+    asked: models or scores, and sets, with their digests. lies: geometry of the sets by detector and set.
+    """
     from jax_vlffd.evaluation import comparison, gallery, report
     from jax_vlffd.evaluation import scores as tables
 
@@ -305,6 +312,14 @@ def _write(
     }
     if FLAGS.workdir:
         facts["Trained on"] = "; ".join(f"{d.name}: {d.methods_told()}" for d in detectors)
+    outside = [
+        f"{detector}, {name}: {results.told_outside(found)}"
+        for detector, by_set in lies.items()
+        for name, found in by_set.items()
+        if found["verdict"] == "outside"
+    ]
+    if outside:
+        facts["Geometry"] = "; ".join(outside)
     galleries = gallery.galleries(
         detectors, FLAGS.examples, FLAGS.seed, lambda rows: _pictures(main_one.scores, rows, sets)
     )
@@ -319,6 +334,8 @@ def _write(
         "request": {**asked, **{name: FLAGS[name].value for name in _ASKED}},
         **comparison.summary(detectors),
     }
+    if lies:
+        content["geometry"] = dict(lies)
     if matrix:
         content["matrix"] = matrix
     if robustness:
@@ -327,6 +344,8 @@ def _write(
     for detector in detectors:
         for name, found in detector.sets.items():
             print(f"{detector.name}, {name}: {found.overall.line()}")
+    for text in outside:
+        print(f"note: {text}")
     print(f"wrote {out}/metrics.json, scores.csv and report.html")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,11 +120,10 @@ def _answered(cases: list[Case], detector: Detector) -> list[Case]:
         face.answer = answer
     for case in cases:
         for face in case.faces:
-            box = face.crop.box if face.crop else None
-            if face.answer is None:
-                face.answer = Answer(NO_FACE if face.crop is None else FACE_TOO_SMALL, box=box)
-            elif face.crop is not None and face.crop.box is not None:
-                face.answer = dataclasses.replace(face.answer, box=box)
+            if face.crop is None:
+                face.answer = Answer(NO_FACE)
+            else:
+                face.answer = detector.placed(face.answer, face.crop)
         if case.kind == "video" and not case.code:
             _sum_up(case, detector)
     return cases
@@ -296,6 +296,7 @@ def _sum_up(case: Case, detector: Detector) -> None:
     case.whole = Answer(
         verdict, probability, _mean([a.logit for a in answers]), regions, types,
         _reasons([_answer(face) for face in case.drove], verdict),
+        geometry=Counter(a.geometry for a in answers).most_common(1)[0][0],
     )  # fmt: skip
 
 

@@ -38,8 +38,13 @@ flags.DEFINE_integer("batch_size", 32, "Faces that are judged together.", lower_
 flags.DEFINE_enum("detector", "dlib", ["dlib", "mediapipe"], "Face detector.")
 flags.DEFINE_integer("smallest", 40, "Smallest face that is judged, in pixels.", lower_bound=1)
 flags.DEFINE_integer("size", 256, "Side of a crop in pixels.", lower_bound=16, upper_bound=4096)
-flags.DEFINE_float("margin", 1.3, "Width of a crop over that of ArcFace's template.", lower_bound=1)
-flags.DEFINE_bool("align", True, "Turn faces upright; --align=false crops without rotation.")
+flags.DEFINE_float(
+    "margin", None, "Width of a crop over that of ArcFace's template. Unless given, faces lie in their crops "
+    "as in the model's training; 1.3 where that is not known.", lower_bound=1,
+)  # fmt: skip
+flags.DEFINE_bool(
+    "align", None, "Turn faces upright; --align=false crops without rotation. Unless given, as in the training."
+)  # fmt: skip
 
 #: Files in a report, and faces of one video in it: a page of thousands would open nowhere.
 _MOST_ITEMS, _MOST_FACES, _THUMBNAIL = 200, 4, 640
@@ -61,8 +66,15 @@ def main(argv: Sequence[str]) -> None:
     detector = Detector.from_pretrained(FLAGS.checkpoint, batch_size=FLAGS.batch_size)
     if detector.trained.explainer is None:
         print("reasons unavailable: this model was trained without the alignment of captions")
-    fixed = _fixed(detector)
     finder = _finder()
+    if finder is not None:
+        finder = finder.fitted(detector.trained.geometry.placement())
+        if not detector.trained.geometry.sets:
+            print(
+                "geometry unknown: how faces lay in the pictures of this model's training was not measured; "
+                "crop as its training set was prepared (--margin, --align, --crops)"
+            )
+    fixed = _fixed(detector, finder)
     if not FLAGS.out:
         _run(paths, detector, finder, fixed, None)
         return
@@ -80,16 +92,20 @@ def _finder() -> FaceFinder | None:
     )
 
 
-def _fixed(detector: Detector) -> dict[str, Any]:
+def _fixed(detector: Detector, finder: FaceFinder | None) -> dict[str, Any]:
     """What is the same in every line: the model, and how it is fed."""
     from dataclasses import asdict
 
     trained, calibration = detector.trained, detector.calibration
     cropped: dict[str, Any] = {"crops": True}
-    if not FLAGS.crops:
+    if finder is not None:
+        place = finder.placement
         cropped = {
-            "crops": False, "detector": FLAGS.detector, "size": FLAGS.size, "margin": FLAGS.margin,
-            "align": FLAGS.align, "smallest": FLAGS.smallest,
+            "crops": False, "detector": FLAGS.detector, "size": FLAGS.size,
+            "margin": (FLAGS.margin or 1.3) if place is None else None,
+            "align": FLAGS.align if FLAGS.align is not None else place is None or place.upright,
+            "smallest": FLAGS.smallest, "border": "continued",
+            "placement": None if place is None else place._asdict(),
         }  # fmt: skip
     return {
         "model": {

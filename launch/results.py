@@ -56,6 +56,30 @@ def model_hash(run: Run) -> str:
     return TrainedModel(run.name, run.model, parts, run.calibration, run.explainer, run.step).hash()
 
 
+def compared_geometry(
+    workdir: Path, sets: Mapping[str, str | Path], split: str
+) -> dict[str, dict[str, Any]]:
+    """How the faces of packed sets lie, held against those that a run was trained on; see `Trained.compare`."""
+    from data_pipeline import face_geometry
+    from data_pipeline.records import PackedSplit
+    from jax_vlffd import geometry
+
+    trained, found = geometry.read(workdir), {}
+    for name, path in sets.items():
+        opened = PackedSplit(path, split)
+        rows = face_geometry.read(opened.folder, split, len(opened))
+        found[name] = trained.compare(rows)
+    return found
+
+
+def told_outside(found: Mapping[str, Any]) -> str:
+    """A set of another geometry, in words."""
+    return (
+        f"{1 - found['as_trained']:.0%} of the faces lie in their pictures otherwise (size, place or turn) "
+        "than those the model was trained on, so its figures here say little of it"
+    )
+
+
 def write(out: Path, content: Mapping[str, Any], scores: str, page: str) -> None:
     """Writes the files so that no `metrics.json` ever lies beside another evaluation's scores or report.
 

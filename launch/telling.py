@@ -37,6 +37,8 @@ def told(lines: Sequence[Line], color: bool) -> Iterator[str]:
         if video and line.get("frames_looked_at"):
             where += f", {line['frames_looked_at']} of {line['frames']} frames"
         yield f"{tag}  {number}  {where}"
+        if line.get("geometry") == "outside":
+            yield f"{_INDENT}geometry: outside what the model was trained on; the verdict is worth less"
         if line.get("message"):
             yield _INDENT + printable(str(line["message"]))
         for note in line.get("notes", ()):
@@ -57,6 +59,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
 
     def add(self, lines: Sequence[Line]) -> None:
         """Counts one input: a video once, a picture by its faces."""
@@ -64,10 +67,16 @@ class Tally:
         self.failed += bool(lines[-1].get("message"))
         shown = lines[-1:] if lines[-1]["kind"] == "video" else lines
         self.verdicts.update(str(line["verdict"]) for line in shown)
+        self.outside += sum(line.get("geometry") == "outside" for line in shown)
 
     def summary(self) -> Iterator[str]:
         """The closing lines."""
         counts = ", ".join(f"{n} {v.replace('_', ' ')}" for v, n in self.verdicts.most_common())
         yield f"{self.inputs} files" + (f": {counts}" if counts else "")
+        if self.outside:
+            yield (
+                f"{self.outside} were judged at another geometry than the model's training set (size, place or "
+                "turn of the face in its crop): leave out --margin and --align to crop as it was trained"
+            )
         if self.skipped:
             yield f"{self.skipped} files were answered before"

@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline import copied_sets
+from data_pipeline import copied_sets, face_geometry
 from data_pipeline.data_card import read_card
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_write_text, read_regular
 from data_pipeline.json_reading import parse_json
 from data_pipeline.records import PackedSplit
 from data_pipeline.settings import DataSettings
+from jax_vlffd import geometry
 
-FILE: Final = "training_data.json"
+FILE: Final = geometry.FILE
 VERSION: Final = 1
 _MAX_BYTES: Final = 16 << 20
 #: Splits that a run reads, by their key in the file.
@@ -27,7 +28,8 @@ _SPLITS: Final = {"train": "train", "validation": "validation"}
 
 
 def describe(data: DataSettings) -> dict[str, Any]:
-    """The sets of a run, each with its digest, its number of records, the methods used, and its data card.
+    """The sets of a run, each with its digest, its number of records, the methods used, its data card, and how
+    its faces lie in their pictures (null where that is not known).
 
     Raises:
       UserError: a set is missing or damaged.
@@ -58,6 +60,7 @@ def _describe(folder: str, split: str, methods: Sequence[str]) -> dict[str, Any]
         "records": len(opened),
         "methods": sorted(there & set(methods) if methods else there),
         "card": read_card(opened.folder),
+        "geometry": geometry.quantiles(face_geometry.read(opened.folder, split, len(opened))),
     }
 
 

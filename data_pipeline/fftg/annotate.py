@@ -26,6 +26,7 @@ from data_pipeline.fftg.mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.regions import face_outline, region_scores, region_threshold
 from data_pipeline.fftg.settings import DEFAULT, Settings
 from data_pipeline.files import atomic_write_bytes, inside
+from jax_vlffd.picture import face_geometry
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 
 Image = NDArray[np.uint8]
@@ -151,9 +152,10 @@ class Annotator:
             return self._label_alone(job)
         real, real_remark = read_image(job.real)
         if job.fake is None:
-            if _landmarks(job.real) is None:
-                self._faces(real)
-            return {"error": real_remark} | self._words(job, REAL, {})
+            points = _landmarks(job.real)
+            points = self._faces(real)[0].landmarks if points is None else points
+            geometry = _geometry(points, real)
+            return {"error": real_remark, "geometry": geometry} | self._words(job, REAL, {})
         fake, fake_remark = read_image(job.fake)
         remark = real_remark or fake_remark
         if _is_grey(real_remark) != _is_grey(fake_remark):
@@ -163,6 +165,7 @@ class Annotator:
         findings, comparison = annotate_pair(real, fake, landmarks, self._settings, mask)
         forged = {name: found.types for name, found in findings.items() if found.forged}
         line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
+        line["geometry"] = _geometry(landmarks, real)
         if self._masks:
             path = inside(self._masks, _file_name(job.id), job.id)
             picture = full_mask(comparison, real, fake)
@@ -174,9 +177,10 @@ class Annotator:
         """A fake without its real: nothing to compare, so the caption is the verdict alone."""
         assert job.fake is not None
         image = read_image(job.fake)[0]
-        if _landmarks(job.fake) is None:
-            self._faces(image)
+        points = _landmarks(job.fake)
+        points = self._faces(image)[0].landmarks if points is None else points
         return {
+            "geometry": _geometry(points, image),
             "error": "no_real: the fake's real is not known; its caption is the verdict alone",
             "raw_caption": VERDICTS[FAKE],
             "caption": VERDICTS[FAKE],
@@ -343,6 +347,11 @@ def _regions(findings: Mapping[str, RegionFinding]) -> Line:
         }
         for name, finding in found.items()
     }
+
+
+def _geometry(points: Points, image: Image) -> dict[str, float]:
+    found = face_geometry(points, *image.shape[:2])._asdict()
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def _landmarks(path: Path) -> Points | None:
