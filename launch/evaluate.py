@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from data_pipeline import copied_sets
 from data_pipeline.errors import UserError
-from launch import buckets, cli, hosts, results
+from launch import agreement, buckets, cli, hosts, results
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
@@ -83,6 +84,14 @@ def main(argv: Sequence[str]) -> None:
         }
         # Every process scores its share, and knows all the scores.
         with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
+            agreement.check_read(
+                peers,
+                {
+                    f"set {folder}": copied_sets.set_digest(local)
+                    for folder in sets.values()
+                    if ((local := copied_sets.local(folder)) / "index").is_dir()  # else told below
+                },
+            )
             detectors, asked, lies, robustness = _from_runs(workdir, sets)
             if peers.index == 0:
                 _write(Path(FLAGS.out), detectors, sets, asked, lies, robustness)

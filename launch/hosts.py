@@ -33,6 +33,8 @@ _ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", low
 _SILENT = 40
 #: Seconds that an error of a device waits to hear whether another process caused it.
 _CAUSE = 5.0
+#: Of JAX's variables in the environment, what each host may have of its own.
+_OF_HOST = ("COORDINATOR", "PROCESS", "LOCAL", "CACHE_DIR", "DUMP", "LOG")
 _PACKAGES = ("jax_vlffd", "data_pipeline", "configs", "launch")
 
 
@@ -136,7 +138,10 @@ def _met(config: Mapping[str, Any]) -> Alone:
     if state.num_processes == 1 or state.client is None or state.coordinator_address is None:
         return Alone()
     key, client = "jax_vlffd/peers", state.client
-    identity = {"config": configs.flat(config), "versions": configs.versions(), "code": code()}
+    identity = {
+        "config": configs.flat(config), "versions": configs.versions(), "environment": environment(),
+        "code": code(),
+    }  # fmt: skip
     return meet(
         state.process_id,
         state.num_processes,
@@ -164,11 +169,24 @@ def code() -> dict[str, str]:
     }
 
 
+def environment() -> dict[str, str]:
+    """The variables that change what JAX and XLA compute."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+        or (name.startswith("JAX_") and not any(part in name for part in _OF_HOST))
+    }
+
+
 def fault(number: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
     """What process `number` has otherwise than process 0."""
-    others = {"versions": "other versions", "code": "other code", "config": "another config"}
+    others = {
+        "versions": "other versions", "code": "other code", "config": "another config",
+        "environment": "another environment",
+    }  # fmt: skip
     for kind, words in others.items():
-        a, b = ours[kind], theirs[kind]
+        a, b = ours.get(kind, {}), theirs.get(kind, {})
         wrong = [
             key if kind == "code" else f"{key} {b.get(key)!r} instead of {a.get(key)!r}"
             for key in sorted(a.keys() | b.keys())

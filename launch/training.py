@@ -78,7 +78,7 @@ def train(
     from jax_vlffd.training.preemption import Stopped
     from jax_vlffd.training.telemetry import Telemetry
     from jax_vlffd.training.watch import Watch, lock
-    from launch import beginning, buckets, reasons, runs, training_data
+    from launch import agreement, beginning, buckets, reasons, runs, training_data
     from launch import config as configs
 
     peers, manner = peers or Alone(), manner or Manner()
@@ -86,9 +86,17 @@ def train(
     for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
         if folder.is_dir():
             check_contained(folder)
+    main_process, place = peers.index == 0, buckets.origin(workdir)
+    agreement.check_workdir(peers, place)
+    described = training_data.describe(data)
+    source = run.init.clip or run.init.vit
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
-    described = training_data.describe(data)
+        before = training_data.check_same(workdir, described)
+        described["initial_weights"] = (before or {}).get("initial_weights")
+    elif source and not run.init.resume:
+        described["initial_weights"] = training_data.initial_weights(source)
+    agreement.check_read(peers, training_data.digests(described))
     judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
     tokenizer = beginning.tokenizer_of(run, data, workdir, peers)
     run = runs.with_tokenizer(run, tokenizer)
@@ -119,7 +127,6 @@ def train(
         log_every=run.train.log_every, profile=manner.profile,
         peak_share=runs.peak_share(run, data),
     )  # fmt: skip
-    main_process, place = peers.index == 0, buckets.origin(workdir)
     scorer = runs.Scorer(plan, data, tokenizer)
     with contextlib.ExitStack() as stack:
         if main_process:
@@ -132,6 +139,7 @@ def train(
             Checkpoints(place / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
         )
         state, clock = beginning.first_state(run, plan, checkpoints, iterator)
+        agreement.check_state(peers, state)
         if checkpoints.latest is None and int(state.step) >= total:
             raise UserError(
                 f"init.resume: that run is at step {int(state.step)} already, and train.duration is "
@@ -148,6 +156,7 @@ def train(
 
         def tick() -> None:
             watch.beat("validating")
+            checkpoints.check()
             if peers.reached():
                 raise Stopped(f"stopped in the last validation, after step {total} of {total}")
 

@@ -1,11 +1,14 @@
 """What a run was trained and validated on, kept in its workdir as `training_data.json`.
 
+Beside the sets it names the pretrained weights that the run began with, as `initial_weights`; null for none.
+
 Whoever reads a workdir learns methods, data cards and digests from this file, and never opens a folder that the
 workdir's config names: a workdir may be a stranger's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +65,60 @@ def _describe(folder: str, split: str, methods: Sequence[str]) -> dict[str, Any]
         "card": read_card(opened.folder),
         "geometry": geometry.quantiles(face_geometry.read(opened.folder, split, len(opened))),
     }
+
+
+def digests(described: Mapping[str, Any]) -> dict[str, str]:
+    """What was read -> its digest: the sets, and the files of the pretrained weights."""
+    found = {
+        f"{key} set {entry['set']}": entry["digest"] for key in _SPLITS for entry in described[key]
+    }
+    weights = described.get("initial_weights") or {"files": {}}
+    return found | {f"{weights['source']}/{name}": d for name, d in weights["files"].items()}
+
+
+def initial_weights(source: str) -> dict[str, Any]:
+    """The pretrained weights that a run begins with: their source, its revision, a digest of each file.
+
+    Args:
+      source: a folder, or an id of the Hugging Face hub, which is downloaded first.
+
+    Raises:
+      UserError: they cannot be opened.
+    """
+    from jax_vlffd.clip import weights
+
+    opened = weights.open_checkpoint(source)
+    files = {}
+    for path in [opened.folder / "config.json", *sorted(set(opened.tensors.values()))]:
+        with path.open("rb") as file:
+            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    # The hub's cache holds each revision in a folder of its name.
+    of_hub = not Path(source).is_dir() and opened.folder.parent.name == "snapshots"
+    return {
+        "source": source,
+        "revision": opened.folder.name if of_hub else None,
+        "files": files,
+    }
+
+
+def check_same(workdir: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Sees that the sets are those that the workdir was begun with; a workdir of before keeps none to compare.
+
+    Returns:
+      What the workdir keeps.
+
+    Raises:
+      UserError: a set was packed anew meanwhile; it is named.
+    """
+    before = read(workdir)
+    for key in _SPLITS if before else ():
+        for then, now in zip(before[key], described[key], strict=False):
+            if then["digest"] != now["digest"]:
+                raise UserError(
+                    f"data.{key}: {now['set']} is not the set that {workdir} was begun with (it was packed "
+                    "anew, or its files were changed); use that set, or another --workdir"
+                )
+    return before
 
 
 def save(workdir: Path, described: Mapping[str, Any]) -> None:

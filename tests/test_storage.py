@@ -57,6 +57,37 @@ def train(tmp_path: Path) -> Train:
     return start
 
 
+def test_a_full_folder_of_tensorboard_costs_one_warning_and_nothing_else(
+    train: Train, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    events = workdir / "tensorboard"
+    events.mkdir(parents=True)
+    done = train(workdir, f"mount -t tmpfs -o size=4k tmpfs {events}")
+    assert done.returncode == 0, done.stderr
+    warned = f"warning: {events}: TensorBoard's events cannot be written (No space left on device)"
+    assert done.stderr.count(warned) == done.stderr.count("warning:") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    steps = {
+        int(path.name) for path in (workdir / runs.CHECKPOINTS).iterdir() if path.name.isdigit()
+    }
+    assert steps == set(range(2, STEPS + 1, 2))
+    assert [line["step"] for line in read_history(workdir) if "train/loss" in line] == list(
+        range(1, STEPS + 1)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["8k", "60k", "400k", "1m", "2m"])
+def test_a_disk_full_at_any_moment_ends_the_run_in_one_line(
+    room: str, train: Train, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    done = train(workdir, f'mount -t tmpfs -o size={room} tmpfs "$1"')
+    refused(done, "No space left on device", str(workdir))
+
+
 @pytest.mark.slow
 def test_a_full_disk_and_then_one_that_may_not_be_written_leave_the_last_checkpoint_whole(
     train: Train, tmp_path: Path

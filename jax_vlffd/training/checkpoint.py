@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Checkpoints:
     ):
         self.folder = folder
         self._peers = peers or Alone()
+        self._failed: Exception | None = None
         broken = self._broken_metrics()
         if broken and read_only:
             raise next(iter(broken.values()))
@@ -138,8 +140,25 @@ class Checkpoints:
                 metrics=dict(metrics or {}),  # Orbax warns of none
                 force=True,
             )
+            threading.Thread(target=self._wait_for_save, daemon=True).start()
         except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
             raise self._unsaved(error) from error
+
+    def _wait_for_save(self) -> None:
+        # Orbax's own `check_for_errors` would take the error from the thread that then deletes older steps.
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed = error
+
+    def check(self) -> None:
+        """Sees that the save in the background has not failed; waits for nothing.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._failed is not None:
+            raise self._unsaved(self._failed) from self._failed
 
     def _complete(
         self, step: int, position: Mapping[str, Any], metrics: Mapping[str, float]

@@ -51,6 +51,10 @@ class Alone:
         """Whether to stop here; asked equally often by every process, and answered alike."""
         return bool(self.reason)
 
+    def name(self, number: int) -> str:
+        """What a process is called in messages."""
+        return f"process {number}"
+
 
 class Peers(Alone):
     """The other processes; made by `meet`."""
@@ -91,6 +95,10 @@ class Peers(Alone):
         with self._gate:
             self._asked += 1
             return 0 < self._stop_at <= self._asked
+
+    def name(self, number: int) -> str:
+        """See `Alone.name`; with its host and pid."""
+        return f"process {number} ({self.names[number]})"
 
     def tell(self, message: str) -> None:
         """Last words: the others end with this message."""

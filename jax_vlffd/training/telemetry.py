@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from jax_vlffd.errors import UserError
 
 
 class Telemetry:
@@ -26,6 +29,9 @@ class Telemetry:
       enabled: False writes and shows nothing.
       tensorboard: also write TensorBoard events.
       publish: called when all that was written is on disk, and a save comes next.
+
+    Raises:
+      UserError: `metrics.jsonl` cannot be written.
     """
 
     def __init__(
@@ -42,47 +48,62 @@ class Telemetry:
         self.workdir = workdir
         self._enabled, self._total, self._publish = enabled, total, publish
         self._file: TextIO | None = None
-        self._events: Any = None
+        self._events: _Events | None = None
         self._bar: Any = None
         self._last_line = 0.0
         if not enabled:
             return
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            _drop_after(path, start, due)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = workdir / "metrics.jsonl"
+        with _told(self._path):
+            if self._path.exists():
+                _drop_after(self._path, start, due)
+            self._file = self._path.open("a", encoding="utf-8")
         if tensorboard:
-            self._events = _event_writer(workdir / "tensorboard", start + 1)
+            self._events = _Events(workdir / "tensorboard", start + 1)
         if sys.stderr.isatty():
             self._bar = _progress_bar(start, total)
 
     def __enter__(self) -> Telemetry:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._events:
-            self._events.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar:
             self._bar[0].stop()
+        if self._events:
+            self._events.close()
+        if self._file:
+            try:
+                with _told(self._path):
+                    self._file.close()
+            except UserError:
+                if kind is None:  # else it is told already what went wrong, maybe this
+                    raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line of finite values, rounded to what fp32 holds."""
+        """Appends one line of finite values, rounded to what fp32 holds.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         if self._file is None:
             return
         # JSON has no nan: a value that is undefined at a step is left out of its line.
         rounded = {k: float(f"{v:.7g}") for k, v in values.items() if math.isfinite(v)}
-        self._file.write(json.dumps({"step": step, **rounded}) + "\n")
-        self._file.flush()
+        with _told(self._path):
+            self._file.write(json.dumps({"step": step, **rounded}) + "\n")
+            self._file.flush()
         if self._events:
-            for name, value in rounded.items():
-                self._events.add_scalar(name, value, step)
+            self._events.add(step, rounded)
 
     def sync(self) -> None:
-        """Sees that what was written outlives the machine."""
+        """Sees that what was written outlives the machine.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         if self._file:
-            os.fsync(self._file.fileno())
+            with _told(self._path):
+                os.fsync(self._file.fileno())
         if self._events:
             self._events.flush()
         if self._enabled:
@@ -114,21 +135,86 @@ def _lines(path: Path) -> Iterable[dict[str, float]]:
             return
 
 
-def _event_writer(folder: Path, step: int) -> Any:
-    """Writes TensorBoard events from a step on.
+class _Events:
+    """TensorBoard's events, written at once: where that fails there is one warning, and the run goes on.
 
-    tensorboardX imports torch where it is installed, to take its tensors: a second of every start, and
-    torch's own CUDA libraries beside those of JAX. It does without when the import fails.
+    tensorboardX's own writer hands them to a thread over a queue, and stands still for ever when that thread
+    has died of a full disk.
+
+    Args:
+      folder: made when missing.
+      step: the first that this run writes; what an earlier run wrote from there on is not shown.
     """
-    hidden = "torch" not in sys.modules
-    if hidden:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        from tensorboardX import SummaryWriter
-    finally:
+
+    def __init__(self, folder: Path, step: int):
+        self._folder = folder
+        self._writer: Any = None
+        # tensorboardX imports torch where it is installed, to take its tensors: a second of every start, and
+        # torch's own CUDA libraries beside those of JAX. It does without when the import fails.
+        hidden = "torch" not in sys.modules
         if hidden:
-            del sys.modules["torch"]
-    return SummaryWriter(str(folder), purge_step=step)
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        try:
+            from tensorboardX import event_file_writer, summary
+            from tensorboardX.proto import event_pb2
+        finally:
+            if hidden:
+                del sys.modules["torch"]
+        self._new, self._scalar = event_pb2.Event, summary.scalar
+        with self._warns():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+            begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(self._new(step=step, session_log=begun))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes scalars."""
+        with self._warns():
+            for name, value in values.items():
+                if self._writer:
+                    found = self._scalar(name, value)
+                    self._writer.write_event(
+                        self._new(wall_time=time.time(), step=step, summary=found)
+                    )
+
+    def flush(self) -> None:
+        """Hands what is written to the disk."""
+        with self._warns():
+            if self._writer:
+                self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        with self._warns():
+            if self._writer:
+                self._writer.close()
+        self._writer = None
+
+    @contextlib.contextmanager
+    def _warns(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            sys.stderr.write(
+                f"warning: {self._folder}: TensorBoard's events cannot be written ({error.strerror or error}); "
+                "the run goes on without them\n"
+            )
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(OSError):  # what it still holds goes nowhere
+                if writer:
+                    writer.close()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """An error of the disk as one of the user's, with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or mend the storage, start "
+            "again, and the run goes on from its last checkpoint"
+        ) from error
 
 
 def _drop_after(path: Path, step: int, due: bool) -> None:

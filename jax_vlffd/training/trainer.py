@@ -165,6 +165,7 @@ def train(
         pending = (step, metrics)
         trace.after(step, metrics)
 
+        checkpoints.check()
         last = step == config.steps
         evaluate = last or _due(step, config.evaluate_every)
         stopping = peers.reached() | checkpoints.reached_preemption(step)
