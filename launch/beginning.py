@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ def first_state(
         folder = Path(run.init.resume) / runs.CHECKPOINTS
         if not folder.is_dir():
             raise UserError(f"init.resume: {run.init.resume} is no trained workdir")
+        _check_same_model(run)
         with Checkpoints(folder, read_only=True) as others:
             if others.latest is None:
                 raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
@@ -70,6 +72,46 @@ def first_state(
         if jax.process_index() == 0:
             print(f"note: {note}", flush=True)
     return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
+
+
+#: Of a model's settings, what only changes how it is computed, and what its tokenizer decides.
+_FREE = (
+    "compute.dtype",
+    "compute.remat",
+    "compute.unroll",
+    "compute.attention",
+    "compute.pad_to_multiple_of",
+)
+_OF_TOKENIZER = "clip.text.eos_id"
+
+
+def _check_same_model(run: RunConfig) -> None:
+    """Sees that the run of `init.resume` is of the same model, also where no shape tells.
+
+    Raises:
+      UserError: a setting differs; each is named.
+    """
+    from jax_vlffd.errors import UserError
+    from launch import config as configs
+
+    saved = configs.read_saved(Path(run.init.resume))
+    if saved is None:
+        return
+    other, _ = configs.settings(saved)
+    theirs, ours = (
+        configs.flat(dataclasses.asdict(each.model)) | {"loss.targets": each.loss.targets}
+        for each in (other, run)
+    )
+    wrong = [
+        f"{key.removeprefix('clip.')} {theirs[key]!r} -> {value!r}"
+        for key, value in ours.items()
+        if theirs[key] != value and key not in (*_FREE, _OF_TOKENIZER)
+    ]
+    if wrong:
+        raise UserError(
+            f"init.resume: {run.init.resume} is of another model ({', '.join(wrong)}); give the model of that "
+            "run, or begin without init.resume"
+        )
 
 
 def tokenizer_of(run: RunConfig, data: DataSettings, workdir: Path, peers: Alone) -> Tokenizer:

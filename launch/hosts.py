@@ -52,8 +52,11 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[A
     Raises:
       UserError: the flags do not fit together, a process does not come, or two disagree.
     """
+    import jax
+
     from jax_vlffd.training.peers import Alone, Peers
 
+    jax.config.update("jax_enable_x64", False)  # parameters are fp32, whatever the environment says
     peers = Alone()
     begun = False
     try:

@@ -206,6 +206,10 @@ def test_other_code_is_named_by_its_file() -> None:
     assert hosts.fault(3, changed, ours) == (
         "process 3 has other code than process 0: jax_vlffd/losses.py"
     )
+    wide = {**ours, "environment": {"JAX_ENABLE_X64": "1"}}
+    assert hosts.fault(1, wide, ours) == (
+        "process 1 has another environment than process 0: JAX_ENABLE_X64 '1' instead of None"
+    )
     older = {**ours, "versions": {"jax": "0"}}
     assert hosts.fault(3, older, ours) == (
         "process 3 has other versions than process 0: jax '0' instead of '1'"

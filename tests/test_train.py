@@ -285,6 +285,19 @@ def test_its_own_checkpoint_comes_before_any_other(
     assert int(state.step) == STEPS  # resume comes before pretrained
 
 
+def test_a_run_of_another_model_is_not_resumed_though_its_shapes_fit(
+    whole: Whole, tmp_path: Path
+) -> None:
+    settings, _ = tiny.settings(Path("/set"), init=InitConfig(resume=str(whole.workdir)))
+    vision = dataclasses.replace(tiny.VISION, activation="quick_gelu", heads=4)
+    clip = dataclasses.replace(settings.model.clip, vision=vision)
+    other = dataclasses.replace(settings.model, clip=clip)
+    settings = dataclasses.replace(settings, model=other)
+    told = "is of another model .vision.heads 2 -> 4, vision.activation 'gelu' -> 'quick_gelu'"
+    with Checkpoints(tmp_path / "new") as checkpoints, pytest.raises(UserError, match=told):
+        beginning.first_state(settings, whole.plan, checkpoints, Standing())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
