@@ -34,15 +34,18 @@ class Panel:
     image: np.ndarray
 
 
-def panels(crop: np.ndarray, answer: Answer) -> list[Panel]:
+def panels(crop: np.ndarray, answer: Answer, maps: bool = True) -> list[Panel]:
     """The face, the classifier's map, and a map for each reason.
 
     Args:
       crop: uint8 [H, W, 3], RGB, that the answer is about.
       answer: with its maps.
+      maps: False gives the face alone.
     """
     face = square_view(crop, SIDE)
     found = [Panel(f"The face as judged: {answer.verdict}", face)]
+    if not maps:
+        return found
     if answer.classifier_map is not None:
         found.append(Panel("Where the classifier finds it fake", heat(face, answer.classifier_map)))
     for reason, values in zip(answer.reasons, answer.reason_maps, strict=True):

@@ -50,6 +50,7 @@ class TrainedModel:
       explainer: its bank of sentences, None where it was trained without the alignment branch.
       step: of the checkpoint.
       geometry: how faces lay in the pictures of its training.
+      learned_from_masks: whether patches were taught by forgery masks; otherwise maps mean nothing.
     """
 
     name: str
@@ -59,6 +60,7 @@ class TrainedModel:
     explainer: Explainer | None
     step: int
     geometry: Trained = field(default_factory=Trained)
+    learned_from_masks: bool = False
 
     def hash(self) -> str:
         """SHA-256 of all that an answer depends on: image parameters, normalisation, calibration, bank."""
@@ -123,12 +125,12 @@ def load_export(folder: Path) -> TrainedModel:
       UserError: a file is missing, it is damaged, or its parameters are not those of its config.
     """
     manifest = exported.read_manifest(folder)
-    model = _workdir_model(folder)
+    model, masks = _workdir_model(folder)
     parameters = exported.load_parameters(folder, _abstract(model))
     return TrainedModel(
         str(manifest.get("name", folder.name)), model, _image_parts(parameters),
         read_calibration(folder), read_explainer(folder), manifest["step"],
-        geometry.read(folder),
+        geometry.read(folder), masks,
     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
     """
     from jax_vlffd.training.checkpoint import Checkpoints
 
-    model = _workdir_model(workdir)
+    model, masks = _workdir_model(workdir)
     with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
@@ -149,6 +151,7 @@ def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
     return TrainedModel(
         workdir.resolve().name, model, _image_parts(parameters),
         read_calibration(workdir), read_explainer(workdir), found, geometry.read(workdir),
+        masks,
     )  # fmt: skip
 
 
@@ -187,13 +190,19 @@ def read_explainer(folder: Path) -> Explainer | None:
     return Explainer.load(path) if path.exists() else None
 
 
-def _workdir_model(workdir: Path) -> ModelConfig:
+def _workdir_model(workdir: Path) -> tuple[ModelConfig, bool]:
+    """The model of a config, and whether it learned from forgery masks."""
     path = workdir / CONFIG
     try:
         values: dict[str, Any] = json.loads(path.read_text("utf-8"))["config"]
-        model, compute = values["model"], values["compute"]
-        return model_config(model, compute)
+        model, loss = model_config(values["model"], values["compute"]), values["loss"]
+        image, local = float(loss["image"]), float(loss.get("local", 0))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a run's config ({error}); give a trained workdir") from error
+    if not image > 0:
+        raise UserError(
+            f"{path}: loss.image is 0, so the head that gives verdicts was never trained; train with it above 0"
+        )
+    return model, local > 0

@@ -51,6 +51,11 @@ def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunCon
     check_known("config", values, [*groups, "seed", "model", "compute", "data"])
     whole = model_config(values["model"], values["compute"])
     parts = {name: build(kind, values[name], name) for name, kind in groups.items()}
+    if not parts["loss"].image > 0:
+        raise UserError(
+            "loss.image is 0: every verdict is the image branch's, whose head would stay as it was drawn; "
+            "set it above 0"
+        )
     seed = values["seed"]
     return RunConfig(model=whole, seed=seed, **parts), _data(values["data"], seed)
 

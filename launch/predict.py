@@ -28,6 +28,10 @@ flags.DEFINE_string("checkpoint", None, "A trained workdir, or an exported folde
 flags.DEFINE_string("out", "", "File of JSON lines to write or to go on with.")
 flags.DEFINE_string("overlay", "", "Folder for a PNG of each face with its heat maps.")
 flags.DEFINE_string("html", "", "File for a self-contained report on all that is given.")
+flags.DEFINE_bool(
+    "maps", None, "Draw heat maps. Unless given, of a model that learned from forgery masks alone: others' "
+    "maps mean nothing.",
+)  # fmt: skip
 flags.DEFINE_string("list", "", "File of further paths, one a line, relative to its folder.")
 flags.DEFINE_bool("crops", False, "The pictures are face crops already, as packed sets hold them.")
 flags.DEFINE_integer("frames", 16, "Frames of a video, evenly spaced.", lower_bound=1)
@@ -66,6 +70,12 @@ def main(argv: Sequence[str]) -> None:
     detector = Detector.from_pretrained(FLAGS.checkpoint, batch_size=FLAGS.batch_size)
     if detector.trained.explainer is None:
         print("reasons unavailable: this model was trained without the alignment of captions")
+    maps = detector.trained.learned_from_masks if FLAGS.maps is None else FLAGS.maps
+    if (FLAGS.overlay or FLAGS.html) and not maps and FLAGS.maps is None:
+        print(
+            "no heat maps: this model was trained without forgery masks (loss.local is 0), so its maps would "
+            "mean nothing; --maps draws them all the same"
+        )
     finder = _finder()
     if finder is not None:
         finder = finder.fitted(detector.trained.geometry.placement())
@@ -76,10 +86,10 @@ def main(argv: Sequence[str]) -> None:
             )
     fixed = _fixed(detector, finder)
     if not FLAGS.out:
-        _run(paths, detector, finder, fixed, None)
+        _run(paths, detector, finder, fixed, maps, None)
         return
     with AnswerFile(Path(FLAGS.out), fixed["model"]["hash"], fixed["preprocessing"]) as file:
-        _run(paths, detector, finder, fixed, file)
+        _run(paths, detector, finder, fixed, maps, file)
 
 
 def _finder() -> FaceFinder | None:
@@ -124,6 +134,7 @@ def _run(
     detector: Detector,
     finder: FaceFinder | None,
     fixed: dict[str, Any],
+    maps: bool,
     file: Any,
 ) -> None:
     from data_pipeline.errors import UserError
@@ -144,7 +155,7 @@ def _run(
 
     items: list[Item] = []
     for case in looking.judge(cases(), detector, FLAGS.batch_size):
-        overlays = _overlays(case) if FLAGS.overlay else {}
+        overlays = _overlays(case, maps) if FLAGS.overlay else {}
         lines = looking.lines(case, fixed, overlays)
         if file and (str(case.path), case.sha256) not in done:
             file.write(lines)
@@ -152,7 +163,7 @@ def _run(
         for text in telling.told(lines, sys.stdout.isatty()):
             print(text, flush=True)
         if again and len(items) < _MOST_ITEMS:
-            items.append(_item(case, lines))
+            items.append(_item(case, lines, maps))
         case.forget()
     if again:
         _write_report(items, tally.inputs - len(items), detector, fixed)
@@ -173,7 +184,7 @@ def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
         return (str(path), "") in done
 
 
-def _overlays(case: Case) -> dict[int, str]:
+def _overlays(case: Case, maps: bool) -> dict[int, str]:
     """Writes a PNG for each judged face; their paths by the face's place."""
     from data_pipeline.files import atomic_write_bytes, file_name
     from jax_vlffd import overlay
@@ -188,12 +199,12 @@ def _overlays(case: Case) -> dict[int, str]:
         stem = file_name(case.path.stem, 80)
         name = f"{stem}-{case.sha256[:8]}{frame}-{face.face}.png"
         path = Path(FLAGS.overlay) / name
-        atomic_write_bytes(path, overlay.sheet(overlay.panels(face.crop.image, face.answer)))
+        atomic_write_bytes(path, overlay.sheet(overlay.panels(face.crop.image, face.answer, maps)))
         found[place] = str(path)
     return found
 
 
-def _item(case: Case, lines: Sequence[dict[str, Any]]) -> Item:
+def _item(case: Case, lines: Sequence[dict[str, Any]], maps: bool) -> Item:
     from jax_vlffd import overlay
     from jax_vlffd.evaluation.case import Item, Shown
 
@@ -214,7 +225,7 @@ def _item(case: Case, lines: Sequence[dict[str, Any]]) -> Item:
         face = case.faces[place]
         panels = []
         if face.crop and face.crop.image is not None and face.answer:
-            shown = overlay.panels(face.crop.image, face.answer)
+            shown = overlay.panels(face.crop.image, face.answer, maps)
             panels = [(panel.title, overlay.jpeg(panel.image)) for panel in shown]
         faces.append(Shown(lines[place], panels))
     return Item(

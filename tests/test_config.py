@@ -160,6 +160,7 @@ def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> 
         ({"loss__targets": "hard"}, "loss.targets 'hard' is none of multi_positive"),
         ({"loss__fusion": -1}, "loss weights must not be negative"),
         ({"loss": {"image": 0, "alignment": 0, "fusion": 0}}, "one must be above 0"),
+        ({"loss__image": 0}, "image branch's, whose head would stay as it was drawn"),
         ({"tuning__text": "half"}, "tuning.text 'half' is none of full, layernorm, lora, linear"),
         ({"tuning__vision": "lora"}, "tuning 'lora' wants compute.lora_rank"),
         ({"compute__lora_rank": 4}, "lora_rank is 4, yet no tower is tuned by adapters"),

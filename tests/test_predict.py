@@ -15,10 +15,12 @@ import PIL.Image
 import pytest
 
 from data_pipeline.faces import FaceFinder
+from jax_vlffd.config import LossConfig
 from jax_vlffd.detector import Detector
+from jax_vlffd.errors import UserError
 from launch import looking, telling
 from launch.looking import Looking
-from tests import tiny
+from tests import tiny, tiny_workdir
 from tests.packed_sets import draw
 from tests.video_trees import DiscFinder, write_video
 
@@ -191,6 +193,31 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_model_that_learned_from_no_masks_shows_no_maps(workdir: Path, tmp_path: Path) -> None:
+    picture = put(tmp_path / "p.png", draw(1, 64))
+    done = predict(
+        f"--checkpoint={workdir}", "--crops", f"--overlay={tmp_path / 'o'}",
+        f"--html={tmp_path / 'r.html'}", picture,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no heat maps: this model was trained without forgery masks" in done.stdout
+    (path,) = (tmp_path / "o").iterdir()
+    with PIL.Image.open(path) as overlay:
+        assert overlay.width < 2 * 256  # the face alone
+    assert "Where the classifier finds it fake" not in (tmp_path / "r.html").read_text()
+    masked = tiny_workdir.write(tmp_path / "masked", LossConfig(local=0.5))
+    assert Detector.from_pretrained(masked).trained.learned_from_masks
+
+
+def test_a_head_that_was_never_trained_gives_no_verdicts(workdir: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(workdir, tmp_path / "run")
+    config = json.loads((copied / "config.json").read_text())
+    config["config"]["loss"]["image"] = 0.0
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"loss\.image is 0, so the head"):
+        Detector.from_pretrained(copied)
+
+
 def test_the_command_writes_lines_overlays_and_a_report_and_goes_on(
     workdir: Path, tmp_path: Path
 ) -> None:
@@ -204,8 +231,9 @@ def test_the_command_writes_lines_overlays_and_a_report_and_goes_on(
     (pictures / "c.jpg").write_text("no picture")
     common = (f"--checkpoint={workdir}", f"--out={tmp_path / 'a.jsonl'}", "--crops")
     done = predict(
-        *common, f"--overlay={tmp_path / 'maps'}", f"--html={tmp_path / 'r.html'}", pictures
-    )
+        *common, "--maps", f"--overlay={tmp_path / 'maps'}", f"--html={tmp_path / 'r.html'}",
+        pictures,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = lines_of(tmp_path / "a.jsonl")
     assert [Path(line["path"]).name for line in found] == [name, "b.png", "c.jpg"]
