@@ -167,11 +167,11 @@ def test_a_workdir_is_exported_to_the_same_parameters(old: Path, run: Run) -> No
     run("export", "--workdir=finished", "--out=again", "--name=old")
     ours, theirs = (runs.load_run(old / name) for name in ("again", "export"))
     assert make.digest(ours.parameters) == make.digest(theirs.parameters)
-    assert (ours.step, ours.calibration, ours.methods) == (
-        theirs.step,
-        theirs.calibration,
-        theirs.methods,
-    )
+    assert (ours.step, ours.calibration) == (theirs.step, theirs.calibration)
+    # An old export names its methods; an old workdir does not, and the sets that its config names may be
+    # left closed.
+    assert theirs.methods == ("blur", "boundary", "color", "mixed", "structure", "texture")
+    assert ours.methods in ((), theirs.methods)
     files = {name: {p.name for p in (old / name).iterdir()} for name in ("again", "export")}
     assert files["again"] >= files["export"]
 
