@@ -21,6 +21,8 @@ _LONGEST: Final = 240
 #: What no part of a name may hold: separators of other systems, ends of lines, the end of a C string.
 _FORBIDDEN: Final = re.compile(r"[\\\0\r\n]|^[A-Za-z]:")
 
+_LARGEST_OBJECT = 64 << 20
+
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes `data` to `path` by writing aside, syncing and renaming.
@@ -177,10 +179,10 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where it is missing or damaged."""
+    """The JSON object in a file; None where it is missing, damaged, no regular file or above 64 MiB."""
     try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        found = parse_json(read_regular(path, _LARGEST_OBJECT))
+    except (UserError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

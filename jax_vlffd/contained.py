@@ -8,6 +8,8 @@ from pathlib import Path
 
 from jax_vlffd.errors import UserError
 
+_SMALL = 16 << 20
+
 
 def check_contained(folder: Path) -> None:
     """Sees that no link leads out of a folder, and that it holds only files and folders.
@@ -36,6 +38,20 @@ def check_contained(folder: Path) -> None:
                     waiting.append(Path(entry.path))
                 elif not entry.is_file():
                     raise UserError(f"{entry.path} is neither file nor folder; remove it")
+
+
+def read_small(path: Path) -> str:
+    """The text of a file of a run that is small by nature: at most 16 MiB.
+
+    Raises:
+      OSError: it is missing or cannot be read.
+      ValueError: it is larger, or is not UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(_SMALL + 1)
+    if len(data) > _SMALL:
+        raise ValueError(f"larger than {_SMALL:,} bytes")
+    return data.decode("utf-8")
 
 
 def _target(link: Path) -> Path | None:

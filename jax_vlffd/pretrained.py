@@ -19,7 +19,7 @@ import numpy as np
 from jax_vlffd import geometry
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.config_values import model_config
-from jax_vlffd.contained import check_contained
+from jax_vlffd.contained import check_contained, read_small
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explain import Explainer
@@ -178,8 +178,8 @@ def read_calibration(folder: Path) -> Calibration | None:
     if not path.exists():
         return None
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_small(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); fit the calibration again") from error
     return Calibration.from_json(text, str(path))
 
@@ -194,7 +194,7 @@ def _workdir_model(workdir: Path) -> tuple[ModelConfig, bool]:
     """The model of a config, and whether it learned from forgery masks."""
     path = workdir / CONFIG
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))["config"]
+        values: dict[str, Any] = json.loads(read_small(path))["config"]
         model, loss = model_config(values["model"], values["compute"]), values["loss"]
         image, local = float(loss["image"]), float(loss.get("local", 0))
     except UserError as error:

@@ -112,5 +112,5 @@ def _digest(leaf: Any) -> tuple[str, str]:
     parts = {str(shard.index): shard for shard in leaf.addressable_shards}
     digest = hashlib.sha256()
     for index in sorted(parts):
-        digest.update(np.ascontiguousarray(parts[index].data))
+        digest.update(np.ascontiguousarray(parts[index].data).tobytes())
     return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:12], digest.hexdigest()[:12]

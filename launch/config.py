@@ -22,6 +22,7 @@ from jax_vlffd.config import (
     TuningConfig,
 )
 from jax_vlffd.config_values import build, check_known, model_config
+from jax_vlffd.contained import read_small
 from jax_vlffd.errors import UserError
 
 #: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
@@ -116,7 +117,7 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
     """
     path = workdir / "config.json"
     try:
-        values: dict[str, Any] = parse_json(path.read_bytes())["config"]
+        values: dict[str, Any] = parse_json(read_small(path))["config"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

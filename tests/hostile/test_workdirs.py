@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from data_pipeline.files import read_object
 from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
+from jax_vlffd.pretrained import read_calibration
+from launch.config import read_saved
 from tests import processes, tiny, tiny_export
 
 SECRET = "what nobody else should see"
@@ -113,6 +118,24 @@ def test_pipes_are_refused_and_links_within_are_followed(tmp_path: Path, home: P
     (folder / "inner/key").symlink_to("../../home/.bashrc")
     with pytest.raises(UserError, match="inner/key is a link out of"):
         check_contained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "calibration.json", "summary.json"])
+def test_a_giant_is_not_read_whole(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with path.open("wb") as sparse:
+        sparse.truncate(8 << 30)
+    reader = {
+        "config.json": read_saved, "calibration.json": read_calibration,
+        "summary.json": lambda _: read_object(path),
+    }[name]  # fmt: skip
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(UserError):
+            assert reader(tmp_path) is None
+        assert tracemalloc.get_traced_memory()[1] < 256 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_links_of_the_hub_cache_are_no_way_out(tmp_path: Path, home: Path) -> None:
