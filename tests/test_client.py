@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,16 @@ pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.errors import UserError
 from data_pipeline.fftg import refine
-from tests.faulty_server import TOKENS_IN, TOKENS_OUT, Behaviour, Call, FaultyServer
+from tests.echoing_server import EchoingServer, Reply, Request
+from tests.faulty_server import (
+    TOKENS_IN,
+    TOKENS_OUT,
+    Behaviour,
+    Call,
+    FaultyServer,
+    completion,
+    good_reply,
+)  # fmt: skip
 from tests.refining import COST, PASSING, SECRET, load, pairs, read, run, settings
 
 pytestmark = pytest.mark.usefixtures("openai_key")
@@ -182,3 +194,113 @@ def test_rpm_and_tpm_space_the_requests(tmp_path: Path) -> None:
     assert np.diff(by_requests).min() > 0.28
     assert by_requests[-1] - by_requests[0] > 1.52
     assert by_tokens[-1] - by_tokens[0] > 3 * 0.9 * (TOKENS_IN + TOKENS_OUT) / 2000
+
+
+def refusing(answer: Callable[[dict[str, Any]], str | None]) -> Callable[[Request], Reply]:
+    """An endpoint that refuses a request's body with words, or answers well."""
+
+    def act(question: Request) -> Reply:
+        body = json.loads(question.body)
+        if words := answer(body):
+            return Reply(400, json.dumps({"error": {"message": words}}).encode())
+        return Reply(body=json.dumps(completion(good_reply(Call(0, "", 0, 0, body)))).encode())
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("refused", "words", "costs"),
+    [
+        (
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            1,
+        ),
+        (
+            "temperature",
+            "Unsupported value: 'temperature' does not support 0.2 with this model.",
+            1,
+        ),
+    ],
+)
+def test_a_parameter_that_is_refused_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: str, words: str, costs: int
+) -> None:
+    with EchoingServer(refusing(lambda body: words if refused in body else None)) as server:
+        how = settings(None, base_url=server.url, temperature=0.2, concurrency=1)
+        out = tmp_path / "out.jsonl"
+        summary = refine.refine_annotations(pairs(5), out, how, load)
+        assert (summary.refined, summary.requests) == (5, 5 + costs)
+        last = json.loads(server.requests[-1].body)
+    assert last.get("max_tokens", last.get("max_completion_tokens")) == 400
+    assert "response_format" in last
+    for line in read(out):
+        taken = None if refused == "temperature" else 0.2
+        assert line["refinement"]["decoding"]["temperature"] == taken
+    assert capfd.readouterr().err.count(f"takes no {refused}") == 1
+
+
+def test_an_endpoint_that_refuses_every_question_ends_the_run_with_its_words(
+    tmp_path: Path,
+) -> None:
+    with EchoingServer(refusing(lambda body: "this model takes no pictures")) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=r"5 questions in a row .*takes no pictures"):
+            refine.refine_annotations(pairs(40), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 15
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"OPENAI_API_KEY"),
+        (402, r"payment .*no credits"),
+        (403, r"no credits.*region"),
+        (405, r"--base_url"),
+        (413, r"1024x512 pixels .*no credits"),
+    ],
+)
+def test_a_refusal_is_told_in_one_line(tmp_path: Path, status: int, message: str) -> None:
+    body = json.dumps({"error": {"message": "no credits\n\x1b[31m"}}).encode()
+    with EchoingServer(lambda question: Reply(status, body)) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=message) as caught:
+            refine.refine_annotations(pairs(3), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 1
+    assert str(caught.value).isprintable()
+
+
+def test_a_web_page_in_place_of_answers_is_told(tmp_path: Path) -> None:
+    page = Reply(body=b"\n<!doctype html><h1>Welcome</h1>", headers={"Content-Type": "text/html"})
+    with EchoingServer(lambda question: page) as server:
+        how = settings(None, base_url=server.origin, concurrency=1, retries=2)
+        with pytest.raises(UserError, match=r"a web page, not JSON: .*/v1"):
+            refine.refine_annotations(pairs(30), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 3
+
+
+def test_a_pause_of_a_day_ends_the_run(tmp_path: Path) -> None:
+    with EchoingServer(lambda question: Reply(429, headers={"Retry-After": "86400"})) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=r"asks to wait 86,400 s.*run the same command again"):
+            refine.refine_annotations(pairs(3), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 1
+
+
+def test_a_pause_holds_those_that_wait_for_their_turn(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their turns were given before the endpoint asked for the pause."""
+    arrived: list[float] = []
+    good = refusing(lambda body: None)
+
+    def act(question: Request) -> Reply:
+        arrived.append(time.monotonic())
+        return Reply(429, headers={"Retry-After": "6"}) if question.number == 0 else good(question)
+
+    with EchoingServer(act) as server:
+        how = settings(None, base_url=server.url, rpm=120, concurrency=5)
+        assert refine.refine_annotations(pairs(5), tmp_path / "out.jsonl", how, load).refined == 5
+    assert arrived[1] - arrived[0] > 5.5
+    assert np.diff(arrived[1:]).min() > 0.3  # and they do not all go out at its end
+    assert "asks to wait 6 s" in capfd.readouterr().err

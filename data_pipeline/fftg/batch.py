@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.errors import UserError
-from data_pipeline.fftg.client import FORMATS, read_completion, request_body
+from data_pipeline.fftg.completions import FORMATS, read_completion, request_body
 from data_pipeline.fftg.journal import Journal
 from data_pipeline.fftg.prompts import load_prompts
 from data_pipeline.fftg.questions import (

@@ -13,49 +13,35 @@ import logging
 import math
 import os
 import random
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
 
 import openai
 
 from data_pipeline.errors import UserError
-from data_pipeline.fftg.pace import Budget, Halt, Pacer, Stopped
+from data_pipeline.fftg.completions import (
+    FORMATS,
+    PAGE,
+    Answer,
+    read_completion,
+    request_body,
+    unknown_names,
+)
+from data_pipeline.fftg.pace import Budget, Halt, Pacer
 from data_pipeline.fftg.prompts import Message
 from data_pipeline.fftg.redaction import printable
 from data_pipeline.fftg.refine_settings import RefineSettings, RefineSummary
 from data_pipeline.fftg.wire import Refused, Wire
-from data_pipeline.json_reading import parse_json
 
-__all__ = [
-    "FORMATS", "Answer", "Endpoint", "Failed", "Refused", "Stopped", "read_completion", "request_body",
-]  # fmt: skip
-
-#: Reply formats from the strictest down; an endpoint that refuses one is asked by the next.
-FORMATS: Final = ("json_schema", "json_object", "text")
 _REFUSED_FORMAT = (400, 415, 422, 501)
 _PASSING = (408, 409, 425, 429)  # and every 5xx
 _LONGEST_WAIT = 60.0
 _LONGEST_RETRY_AFTER = 600.0
 _TYPICAL_TOKENS_OUT = 150
-_LETTERS_A_TOKEN = 4
-_LONGEST_NAME = 200  # letters of a model's name
-# Counts of tokens beyond these are not believed: a picture may count for many times what we estimate, but a
-# wrong count stops the budget and the pace.
-_MOST_FOLD, _MOST_MORE, _MOST_TOKENS_OUT = 20, 10_000, 200_000
-_PAGE = "a web page, not JSON: does --base_url lack a /v1 at its end?"
+_WORTH_SAYING = 5.0  # seconds of a pause
+_GIVE_UP_REFUSED = 5  # questions in a row that were refused as wrong: all of them are
 _GIVE_UP = 20  # requests in a row that failed for good: the endpoint is down, not the pair at fault
-
-
-class Answer(NamedTuple):
-    """One reply of the endpoint, as it counts it."""
-
-    text: str
-    finish_reason: str | None
-    model: str
-    tokens_in: int
-    tokens_out: int
-    format: str
 
 
 class Failed(Exception):
@@ -95,6 +81,8 @@ class Endpoint:
         self._format = 0
         self._excess = 1.0  # how far the endpoint's count of tokens passed our estimate
         self._failed_in_a_row = 0
+        self._left_out: frozenset[str] = frozenset()
+        self._said: set[str] = set()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -116,9 +104,10 @@ class Endpoint:
         problem = ""
         attempt = 0
         level = self._format
+        left_out = self._left_out
         while attempt <= self._settings.retries:
             try:
-                answer = await self._once(conversation, tokens, tag, level)
+                answer = await self._once(conversation, tokens, tag, level, left_out)
             except _Retry as error:
                 problem = str(error)
                 attempt += 1
@@ -126,24 +115,50 @@ class Endpoint:
                     self._summary.retries += 1
                     await self._wait(attempt, error.after)
             except _FormatRefused as error:
-                if level + 1 == len(FORMATS):
-                    raise Failed(f"refused: {error}") from error
-                level += 1
                 self._summary.downgrades += 1
+                if more := unknown_names(str(error), self._settings) - left_out:
+                    left_out |= more
+                    self._say(
+                        f"the endpoint takes no {' and no '.join(sorted(more))}; asked without"
+                    )
+                elif level + 1 < len(FORMATS):
+                    level += 1
+                else:
+                    self._summary.downgrades -= 1
+                    raise self._failed(f"refused: {error}", _GIVE_UP_REFUSED) from error
             else:
                 self._failed_in_a_row = 0
                 self._format = max(self._format, level)
+                self._left_out |= left_out
                 return answer
+        raise self._failed(problem, 1 if PAGE in problem else _GIVE_UP)
+
+    def _failed(self, problem: str, give_up: int) -> Exception:
+        """What one more question without a reply comes to."""
+        if give_up < _GIVE_UP and self._summary.answered + self._summary.reused:
+            return Failed(problem)  # others were answered: it is this pair
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= _GIVE_UP:
-            raise Refused(
-                f"the endpoint failed {_GIVE_UP} questions in a row ({problem}); the replies so "
-                "far are kept: run the same command again once it is well"
-            )
-        raise Failed(problem)
+        if self._failed_in_a_row < give_up:
+            return Failed(problem)
+        questions = f"{give_up} questions in a row" if give_up > 1 else "the question"
+        return Refused(
+            f"the endpoint failed {questions} ({problem}); the replies so far are kept: run the same command "
+            "again once it is well"
+        )
+
+    def _say(self, text: str) -> None:
+        """Says something once."""
+        if text not in self._said:
+            self._said.add(text)
+            print(f"refine: {text}", file=sys.stderr, flush=True)
 
     async def _once(
-        self, conversation: Sequence[Message], tokens: int, tag: str, level: int
+        self,
+        conversation: Sequence[Message],
+        tokens: int,
+        tag: str,
+        level: int,
+        left_out: frozenset[str],
     ) -> Answer:
         likely = tokens * self._excess
         most = self._settings.cost(likely, self._settings.max_tokens)
@@ -156,12 +171,12 @@ class Endpoint:
             try:
                 async with asyncio.timeout(self._settings.timeout):
                     raw = await self._client.chat.completions.with_raw_response.create(
-                        **request_body(conversation, self._settings, FORMATS[level]),
+                        **request_body(conversation, self._settings, FORMATS[level], left_out),
                         extra_headers={"X-Client-Request-Id": tag},
                     )
             except openai.APIStatusError as error:
                 cost = 0.0
-                raise _sorted_out(error) from error
+                raise _sorted_out(error, self._settings) from error
             except (TimeoutError, openai.APITimeoutError) as error:
                 self._summary.unanswered += 1
                 raise _Retry(f"timeout: no answer in {self._settings.timeout:g} s") from error
@@ -177,6 +192,7 @@ class Endpoint:
                 raise _Retry(f"connection: {type(cause or error).__name__}") from error
             try:
                 answer = read_completion(raw.http_response.text, FORMATS[level], tokens)
+                answer = answer._replace(left_out=tuple(sorted(left_out)))
             except ValueError as error:
                 self._summary.unanswered += 1
                 raise _Retry(f"bad answer: {error}") from error
@@ -192,80 +208,18 @@ class Endpoint:
     async def _wait(self, attempt: int, after: float | None) -> None:
         """Backs off with jitter, or as long as the endpoint asked, and then for everyone."""
         if after is not None:
-            self._pacer.hold(min(after, _LONGEST_RETRY_AFTER))
+            if after > _LONGEST_RETRY_AFTER:
+                raise Refused(
+                    f"the endpoint asks to wait {after:,.0f} s; the replies so far are kept: run the same "
+                    "command again after that"
+                )
+            if self._pacer.hold(after) and after >= _WORTH_SAYING:
+                print(
+                    f"refine: the endpoint asks to wait {after:.0f} s", file=sys.stderr, flush=True
+                )
             return
         longest = min(self._settings.backoff * 2 ** (attempt - 1), _LONGEST_WAIT)
         await self.halt.sleep(longest * random.uniform(0.5, 1.0))
-
-
-def request_body(
-    conversation: Sequence[Message], settings: RefineSettings, form: str
-) -> dict[str, Any]:
-    """Returns the body of a chat completion request, by one of FORMATS."""
-    from data_pipeline.fftg.replies import reply_schema
-
-    body: dict[str, Any] = {"model": settings.model, "messages": list(conversation)}
-    # OpenAI's newer models refuse the old name, and many other servers do not know the new one.
-    longest = "max_tokens" if settings.base_url else "max_completion_tokens"
-    body[longest] = settings.max_tokens
-    if settings.temperature is not None:
-        body["temperature"] = settings.temperature
-    if form == "json_schema":
-        schema = {"name": "reply", "strict": True, "schema": reply_schema()}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif form == "json_object":
-        body["response_format"] = {"type": "json_object"}
-    return body
-
-
-def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Answer:
-    """Reads the body of a chat completion.
-
-    Args:
-      body: JSON text, or its value.
-      form: the reply format that was asked for, one of FORMATS.
-      asked: our own estimate of the prompt's tokens, for where the endpoint's count is none.
-
-    Raises:
-      ValueError: it is none.
-    """
-    try:
-        value = parse_json(body, lenient=True) if isinstance(body, str) else body
-    except ValueError as error:
-        page = isinstance(body, str) and body.lstrip()[:1] == "<"
-        raise ValueError(_PAGE if page else "not JSON") from error
-    try:
-        choice = value["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        if isinstance(text, list):  # some servers send parts
-            text = "".join(part.get("text") or "" for part in text)
-        finish = choice.get("finish_reason")
-        refusal = message.get("refusal")
-        if not isinstance(text, str):
-            # Refused, or all tokens went into thinking: a reply all the same, and billed.
-            text = refusal if isinstance(refusal, str) else ""
-            finish = "refusal" if refusal else finish
-        usage = value.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        model = value.get("model")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError("no chat completion") from error
-    written = len(text) // _LETTERS_A_TOKEN + 1
-    return Answer(
-        text=text,
-        finish_reason=finish[:_LONGEST_NAME] if isinstance(finish, str) else None,
-        model=model[:_LONGEST_NAME] if isinstance(model, str) else "",
-        tokens_in=_counted(usage.get("prompt_tokens"), asked, _MOST_FOLD * asked + _MOST_MORE),
-        tokens_out=_counted(usage.get("completion_tokens"), written, _MOST_TOKENS_OUT),
-        format=form,
-    )
-
-
-def _counted(said: Any, estimate: int, most: int) -> int:
-    """The endpoint's count of tokens where it is one that can be, else our estimate."""
-    believed = isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= most
-    return int(said) if believed else estimate
 
 
 class _Retry(Exception):
@@ -280,12 +234,29 @@ class _FormatRefused(Exception):
     """A request refused as wrong, perhaps for its reply format."""
 
 
-def _sorted_out(error: openai.APIStatusError) -> Exception:
+def _sorted_out(error: openai.APIStatusError, settings: RefineSettings) -> Exception:
     """Turns an HTTP error into what to do about it."""
     code = error.status_code
     said = printable(str(error.message))[:200]
-    if code in (401, 403):
-        return Refused(f"the endpoint refused the key (HTTP {code}): check OPENAI_API_KEY")
+    if code == 401:
+        return Refused(f"the endpoint refused the key (HTTP 401): check OPENAI_API_KEY ({said})")
+    if code == 403:
+        return Refused(
+            f"the endpoint refused us (HTTP 403: {said}): check OPENAI_API_KEY, --model and whether it serves "
+            "your region"
+        )
+    if code == 402:
+        return Refused(
+            f"the endpoint wants payment (HTTP 402: {said}); the replies so far are kept"
+        )
+    if code == 405:
+        return Refused(f"the endpoint takes no such request (HTTP 405: {said}): check --base_url")
+    if code == 413:
+        side = settings.image_side
+        return Refused(
+            f"the endpoint refused a request with a picture of up to {2 * side}x{side} pixels as too large "
+            f"(HTTP 413: {said}): raise its limit"
+        )
     if code == 404:
         return Refused(f"the endpoint knows no such model or address (HTTP 404: {said})")
     if code == 429 and error.code == "insufficient_quota":

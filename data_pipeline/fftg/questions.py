@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from data_pipeline.fftg.client import Answer
+from data_pipeline.fftg.completions import Answer
 from data_pipeline.fftg.grounding import Violation, final_caption, forged_regions
 from data_pipeline.fftg.journal import Journal, usd
 from data_pipeline.fftg.mask import PairError
@@ -131,7 +131,8 @@ class Asker:
             "model": self.settings.model,
             "answered_by": answer.model,
             "prompts": f"{self.prompts.version}-{self.prompts.digest}",
-            "decoding": self.settings.decoding,
+            "decoding": self.settings.decoding
+            | dict.fromkeys({"temperature"} & set(answer.left_out)),
             "format": answer.format,
             "how": how,
             "tokens_in": answer.tokens_in,

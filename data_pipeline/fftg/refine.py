@@ -30,9 +30,10 @@ from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.fftg.client import Endpoint, Failed, Stopped, request_body
+from data_pipeline.fftg.client import Endpoint, Failed
+from data_pipeline.fftg.completions import request_body
 from data_pipeline.fftg.journal import Journal
-from data_pipeline.fftg.pace import Halt
+from data_pipeline.fftg.pace import Halt, Stopped
 from data_pipeline.fftg.progress import Progress
 from data_pipeline.fftg.prompts import load_prompts
 from data_pipeline.fftg.questions import (
