@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipeline.annotations import parse_line
 from data_pipeline.datasets import PLAIN
+from data_pipeline.pair_records import fake_record, real_record
 from tests.preparing import prepare
-from tests.video_trees import clip, scene, write_video
+from tests.video_trees import clip, scene, write_picture, write_video
 
 COUNT = 70
 
@@ -198,3 +200,14 @@ def test_pairs_by_number_of_an_older_version_are_made_anew(root: Path, out: Path
     assert len(pairs) == 10
     assert [real for _, real in pairs] == [kept[fake] for fake, _ in pairs]
     assert len([row for row in rows if row["method"] == "y"]) == 1  # cannot slip: stays as it is
+
+
+def test_records_keep_both_frame_numbers(tmp_path: Path) -> None:
+    for name in ("real", "fake"):
+        write_picture(tmp_path / f"{name}.png")
+    line = {"id": "a", "real": "real.png", "fake": "fake.png", "caption": "The nose is blurred."}
+    line |= {"video": "01_02", "frame": "300", "real_frame": "341"}
+    pair = parse_line(json.dumps(line).encode(), tmp_path / "a.jsonl")
+    assert not isinstance(pair, str)
+    assert real_record([(pair, "a.jsonl, line 1")]).frame == "341"
+    assert fake_record(pair, "a.jsonl, line 1", "a/real").frame == "300"
