@@ -7,7 +7,9 @@ products; nothing here is measured by us.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 _TPU = "https://docs.cloud.google.com/tpu/docs"
 _NVIDIA = "https://www.nvidia.com/en-us/data-center"
@@ -61,3 +63,11 @@ CHIPS: tuple[Chip, ...] = (
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of JAX's `device_kind`, None for one that is not in the table (a CPU, for one)."""
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
+
+
+def count_chips(devices: Iterable[Any]) -> int:
+    """How many chips stand behind JAX's devices; a chip of two cores may show as one device or as two."""
+    # A TPU's device tells where its chip lies, within its slice; a GPU is a chip.
+    return len(
+        {(getattr(d, "slice_index", 0), tuple(getattr(d, "coords", (d.id,)))) for d in devices}
+    )

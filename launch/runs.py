@@ -88,13 +88,13 @@ def peak_share(run: RunConfig, data: DataSettings) -> Callable[[int], float]:
     """
     import jax
 
-    from jax_vlffd.chips import chip_of
+    from jax_vlffd.chips import chip_of, count_chips
     from jax_vlffd.flops import model_flops
 
     chip = chip_of(jax.devices()[0].device_kind)
     if chip is None:
         return lambda text_length: 0.0
-    peak = chip.per_device().peak_flops * jax.device_count()
+    peak = chip.peak_flops * count_chips(jax.devices())
 
     @functools.cache
     def share(text_length: int) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import jax
 import pytest
 
-from jax_vlffd.chips import CHIPS, chip_of
+from jax_vlffd.chips import CHIPS, chip_of, count_chips
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,17 @@ def test_a_device_has_its_share_of_the_chip() -> None:
     assert chip is not None
     share = chip.per_device()
     assert (share.hbm, share.peak_flops, share.devices) == (96 * 2**30, 2307e12 / 2, 1)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_chips_are_counted_and_not_their_cores(cores: int) -> None:
+    """A v4 chip shows as one device on a TPU VM, a chip of TPU7x as two; places repeat in each slice."""
+    devices = [
+        SimpleNamespace(id=n, slice_index=n // (4 * cores), coords=[0, (n // cores) % 4, 0])
+        for n in range(8 * cores)
+    ]
+    assert count_chips(devices) == 8
+
+
+def test_a_device_without_a_place_is_a_chip() -> None:
+    assert count_chips(jax.devices()) == jax.device_count()

@@ -54,6 +54,9 @@ class Recorder:
         assert position["data"]["step"] == state.step
         self.events.append(f"save {state.step}" + (" with metrics" if metrics else ""))
 
+    def check(self) -> None:
+        pass
+
     def reached_preemption(self, step: int) -> bool:
         return step == self.notice
 
