@@ -304,3 +304,42 @@ def test_a_pause_holds_those_that_wait_for_their_turn(
     assert arrived[1] - arrived[0] > 5.5
     assert np.diff(arrived[1:]).min() > 0.3  # and they do not all go out at its end
     assert "asks to wait 6 s" in capfd.readouterr().err
+
+
+NO_ADDRESSES = (
+    *(
+        "localhost:8000/v1",
+        "//host/v1",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "host",
+        "",
+        "http://",
+    ),
+    *("http://h:x/v1", "http://h:99999", "http://[::1"),
+)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_an_address_that_is_none_is_refused_at_the_flag(url: str) -> None:
+    with pytest.raises(UserError, match="--base_url="):
+        settings(None, base_url=url)
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-\u00fcber-0123456789", f"{SECRET}\n", f" {SECRET}", "sk-\x01-0123456789"]
+)
+def test_a_key_that_is_none_is_told_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with FaultyServer() as server, pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
+        run(server, tmp_path / "out.jsonl", pairs(1))
+    assert "0123456789" not in str(caught.value)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("name", ["max_usd", "rpm", "timeout", "price_in"])
+def test_no_limit_is_no_number(name: str) -> None:
+    with pytest.raises(UserError, match=f"--{name}=nan"):
+        settings(None, **{name: float("nan")})

@@ -153,6 +153,10 @@ def test_a_key_in_a_batch_and_in_an_old_journal(
     journal.write_text(journal.read_text().replace("[key]", SECRET))
     batch.import_batch(lines, out, [outside], how, load)
     assert_no_key(out.read_text())
+    write_review(
+        [line | {"refinement": {"reason": SECRET}} for line in lines], out, lambda line: None
+    )
+    assert_no_key(out.read_text())
     terminal = capfd.readouterr()
     assert_no_key(terminal.out + terminal.err)
 

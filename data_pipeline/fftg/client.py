@@ -64,6 +64,8 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY", "")
         if not key and not (settings.base_url or os.environ.get("OPENAI_BASE_URL")):
             raise UserError("OPENAI_API_KEY is not set; set it, or name an endpoint by --base_url")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise UserError("OPENAI_API_KEY holds a letter or a space that no key has; set it anew")
         self._settings = settings
         self._summary = summary
         self._client = openai.AsyncOpenAI(

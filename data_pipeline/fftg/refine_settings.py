@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -71,12 +72,16 @@ class RefineSettings:
         """
         for name in ("concurrency", "timeout", "max_tokens", "image_side", "rpm", "tpm"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN neither
                 raise UserError(f"--{name}={value}: must be above 0")
         for name in ("retries", "backoff", "max_usd", "price_in", "price_out"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise UserError(f"--{name}={value}: must not be below 0")
+        if self.base_url is not None and not _is_address(self.base_url):
+            raise UserError(
+                f"--base_url={self.base_url!r}: write an address such as http://localhost:8000/v1"
+            )
         if (self.price_in is None) != (self.price_out is None):
             raise UserError("--price_in and --price_out go together: give both or neither")
 
@@ -184,6 +189,14 @@ class RefineSummary:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}; {self.pending} left, run again to go on")
         return "\n".join(lines)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half an IPv6 address
+        return False
 
 
 def _usd(value: float | None) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.fftg.grounding import forged_regions
+from data_pipeline.fftg.redaction import redacted
 from data_pipeline.files import atomic_write_text
 from jax_vlffd.vocabulary import CAPTION_SOURCES, REGIONS, TYPES
 
@@ -121,7 +122,10 @@ def _card(line: Line, show: Callable[[Line], Pictures | None]) -> str:
         words.append(("raw caption", line.get("raw_caption")))
     reason = _mapping(line.get("refinement")).get("reason")
     words += [("refinement", reason), ("error", line.get("error"))]
-    said = "".join(f"<p><b>{name}</b> {escape(str(text))}</p>" for name, text in words if text)
+    # Lines of older versions may hold what an endpoint said of the key.
+    said = "".join(
+        f"<p><b>{name}</b> {escape(redacted(str(text)))}</p>" for name, text in words if text
+    )
     return (
         f'<article data-regions="{" ".join(sorted(forged))}" data-types="{" ".join(sorted(types))}" '
         f'data-source="{escape(source)}">\n'
