@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from data_pipeline import set_files
 from data_pipeline.annotations import Annotation
 from data_pipeline.errors import UserError
 from data_pipeline.faces import stored_landmarks
@@ -58,9 +59,9 @@ def read(folder: Path, split: str, records: int) -> np.ndarray | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = _path(folder, split)
-    if not path.is_file():
+    if not _path(folder, split).exists():
         return None
+    path = set_files.regular(folder, f"{INDEX_FOLDER}/{split}.geometry.npy")
     try:
         rows: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
