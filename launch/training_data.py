@@ -111,7 +111,9 @@ def check_same(workdir: Path, described: Mapping[str, Any]) -> dict[str, Any] | 
       UserError: a set was packed anew meanwhile; it is named.
     """
     before = read(workdir)
-    for key in _SPLITS if before else ():
+    if before is None:
+        return None
+    for key in _SPLITS:
         for then, now in zip(before[key], described[key], strict=False):
             if then["digest"] != now["digest"]:
                 raise UserError(
