@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,10 @@ def _check_same_model(run: RunConfig) -> None:
         return
     other, _ = configs.settings(saved)
     theirs, ours = (
-        configs.flat(dataclasses.asdict(each.model)) | {"loss.targets": each.loss.targets}
+        json.loads(
+            json.dumps(configs.flat(dataclasses.asdict(each.model)))
+        )  # lists and tuples alike
+        | {"loss.targets": each.loss.targets}
         for each in (other, run)
     )
     wrong = [
