@@ -189,3 +189,16 @@ def test_the_answer_is_what_comes_after_the_thought(tmp_path: Path) -> None:
 
     with EchoingServer(reply(change)) as server:
         assert refined(server, tmp_path / "out.jsonl").refined == 2
+
+
+def test_signs_that_models_write_are_as_good_as_plain_ones(tmp_path: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        message = value["choices"][0]["message"]
+        inner = json.loads(message["content"])
+        inner["caption"] += " It\u2019s a low\u2011quality\u00a0one\u202fhere\u2026"
+        message["content"] = json.dumps(inner)
+
+    with EchoingServer(reply(change)) as server:
+        summary = refined(server, tmp_path / "out.jsonl")
+    assert (summary.refined, summary.repairs) == (2, 0)
+    assert read(tmp_path / "out.jsonl")[0]["caption"].endswith("It's a low-quality one here...")

@@ -57,7 +57,16 @@ _UNSAFE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # Typographic marks that mean no harm, and the plain ones they become.
-_PLAIN: Final = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"}
+_PLAIN: Final[dict[int, str]] = {
+    0x2018: "'",
+    0x2019: "'",
+    0x201C: '"',
+    0x201D: '"',
+    0x2013: "-",
+    0x2014: "-",
+}
+#: Hyphens, spaces and an ellipsis that models write too.
+_PLAIN |= {0x2010: "-", 0x2011: "-", 0xA0: " ", 0x202F: " ", 0x2009: " ", 0x2026: "..."}
 
 
 class Violation(NamedTuple):
