@@ -18,7 +18,6 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
@@ -137,13 +136,10 @@ def _run(
     )
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     sys.argv = [module, *arguments]
-    import importlib
+    import runpy
 
     import jax
 
-    from launch import cli
-
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    main: Any = importlib.import_module(module).main
-    cli.run(main)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -74,7 +74,7 @@ def test_no_command_runs_what_lies_in_a_set(mine: Path, tmp_path: Path) -> None:
     for module, *arguments in (
         ("train", f"--config={recipe}", f"--workdir={tmp_path / 'new'}"),
         ("evaluate", f"--workdir={run}", named, "--split=validation", f"--out={tmp_path / 'eval'}"),
-        ("score_reasons", f"--workdir={run}", named, "--split=validation"),
+        ("score_reasons", f"--workdir={run}", named, "--split=validation", f"--validation={mine}"),
     ):
         done = tiny.command(f"launch.{module}", *arguments, cwd=mine)
         assert done.returncode == 1

@@ -45,7 +45,7 @@ def every_command(run: Path, packed: Path, out: Path) -> list[tuple[str, ...]]:
         ("train", f"--config={recipe}", f"--workdir={run}"),
         ("evaluate", f"--workdir={run}", data, "--split=validation", f"--out={out / 'eval'}"),
         ("export", f"--workdir={run}", f"--out={out / 'export'}"),
-        ("score_reasons", f"--workdir={run}", data, "--split=validation"),
+        ("score_reasons", f"--workdir={run}", data, "--split=validation", f"--validation={packed}"),
         ("predict", f"--checkpoint={run}", "--crops", str(packed.parent / "train" / "real_0.png")),
     ]
 
