@@ -88,9 +88,7 @@ def everywhere(said: str, status: int, question: Request) -> Reply:
     return Reply(status, json.dumps(value).encode(), headers, reason=header)
 
 
-@pytest.mark.parametrize(
-    "status", [200, 400, 401, 402, 403, 404, 409, 413, 418, 422, 429, 500, 501, 503]
-)
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 418, 422, 429, 501])
 def test_a_key_that_is_echoed_is_kept_and_shown_nowhere(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, status: int
 ) -> None:

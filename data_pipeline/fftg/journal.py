@@ -79,7 +79,7 @@ class Journal:
             os.fsync(self._file)
         except OSError as error:
             raise UserError(f"{self.path}: a reply cannot be written ({error.strerror})") from error
-        self._replies[record["key"], record["turn"]] = dict(record)
+        self._replies[record["key"], record["turn"]] = json.loads(line)
 
     def cost(self) -> float:
         """Returns what all replies in the file cost together, in US dollars."""
