@@ -64,9 +64,13 @@ _PLAIN: Final[dict[int, str]] = {
     0x201D: '"',
     0x2013: "-",
     0x2014: "-",
+    0x2010: "-",
+    0x2011: "-",
+    0xA0: " ",
+    0x202F: " ",
+    0x2009: " ",
+    0x2026: "...",
 }
-#: Hyphens, spaces and an ellipsis that models write too.
-_PLAIN |= {0x2010: "-", 0x2011: "-", 0xA0: " ", 0x202F: " ", 0x2009: " ", 0x2026: "..."}
 
 
 class Violation(NamedTuple):
