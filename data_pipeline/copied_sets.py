@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import read_regular
+from data_pipeline.files import open_regular, read_regular
 from data_pipeline.set_files import regular
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ CHECKSUMS: Final = "SHA256SUMS"
 _CHUNK: Final = 8 << 20
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 _LONGEST: Final = 1 << 20  # bytes of SHA256SUMS
+_BLOCKS, _BLOCK = (
+    16,
+    1 << 16,
+)  # of a file of records: how many are read for a digest, and their bytes
 _LARGEST_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
 
 
@@ -70,8 +74,9 @@ def local(place: str | os.PathLike[str]) -> Path:
 def set_digest(folder: Path) -> str:
     """SHA-256, in hexadecimal, of what a packed set holds.
 
-    Read are its list of checksums (where it has one), its index and its `dataset_info.json`; not the images,
-    which the checksums stand for.
+    Read are its list of checksums (where it has one), its index, its `dataset_info.json`, and of every file of
+    records the size and some blocks: a set of terabytes is not read whole at each start. So another set's
+    records are noticed, and a copy that was cut short; a few bytes that were changed are not.
 
     Raises:
         UserError: the files cannot be read, or are larger than such files are.
@@ -83,6 +88,13 @@ def set_digest(folder: Path) -> str:
         data = read_regular(regular(folder, str(path.relative_to(folder))), _LARGEST_INDEX)
         digest.update(f"{path.name} {len(data)}\n".encode())
         digest.update(data)
+    for path in sorted(path for path in folder.iterdir() if ".array_record-" in path.name):
+        with open_regular(regular(folder, path.name)) as file:
+            size = file.seek(0, os.SEEK_END)
+            digest.update(f"{path.name} {size}\n".encode())
+            for number in range(_BLOCKS):
+                file.seek(number * max(size - _BLOCK, 0) // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 

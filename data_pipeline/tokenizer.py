@@ -8,6 +8,7 @@ one space, lower case, CLIP's word pattern, byte-level BPE with `</w>` at the en
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -147,6 +148,10 @@ class Tokenizer:
             row[1 : 1 + len(ids)] = ids
             row[1 + len(ids)] = self.eos_id
         return tokens
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
+        return hashlib.sha256(json.dumps(self._parts, default=sorted).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load` and `transformers.CLIPTokenizer` read."""

@@ -49,7 +49,7 @@ def check_read(peers: Alone, digests: Mapping[str, str]) -> None:
 
 
 def check_workdir(peers: Alone, place: Folder) -> None:
-    """Sees that all processes see one workdir, by a random word that process 0 writes into it.
+    """Sees that all processes see one folder of the run, by a random word that process 0 writes into it.
 
     Raises:
       UserError: one does not see it.
@@ -72,7 +72,7 @@ def check_workdir(peers: Alone, place: Folder) -> None:
         path.unlink(missing_ok=True)
     if blind:
         raise UserError(
-            f"{peers.name(blind[0])} does not see the workdir {place} that process 0 writes; all hosts need "
+            f"{peers.name(blind[0])} does not see the folder {place} that process 0 writes; all hosts need "
             "it on storage that they share"
         )
 

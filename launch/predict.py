@@ -77,7 +77,12 @@ def main(argv: Sequence[str]) -> None:
             "mean nothing; --maps draws them all the same"
         )
     finder = _finder()
-    if finder is not None:
+    if finder is None:
+        print(
+            "geometry unknown: with --crops it is not measured how faces lie in the pictures; see that they "
+            "lie as in those of the model's training"
+        )
+    else:
         finder = finder.fitted(detector.trained.geometry.placement())
         if not detector.trained.geometry.sets:
             print(

@@ -87,7 +87,8 @@ def train(
         if folder.is_dir():
             check_contained(folder)
     main_process, place = peers.index == 0, buckets.origin(workdir)
-    agreement.check_workdir(peers, place)
+    for shared in (place, place / runs.CHECKPOINTS):  # one may be another disk
+        agreement.check_workdir(peers, shared)
     described = training_data.describe(data)
     source = run.init.clip or run.init.vit
     if runs.is_begun(workdir):
@@ -99,6 +100,7 @@ def train(
     agreement.check_read(peers, training_data.digests(described))
     judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
     tokenizer = beginning.tokenizer_of(run, data, workdir, peers)
+    agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
     run = runs.with_tokenizer(run, tokenizer)
     clip = run.model.clip
     index, count = mesh.data_share(mesh.make_mesh(run.mesh))

@@ -102,10 +102,28 @@ def test_another_set_on_one_host_ends_both_before_the_first_step(
     assert not runs.is_begun(tmp_path / "run")
 
 
+def test_other_records_under_the_same_checksums_end_both(changed: Path, tmp_path: Path) -> None:
+    (shard,) = (changed / "b" / "set").glob("*-train.array_record-*")
+    data = bytearray(shard.read_bytes())
+    data[-70_000:] = bytes(70_000)
+    shard.write_bytes(data)
+    for text in told(changed, tmp_path / "run", tmp_path):
+        assert "process 1 (" in text
+        assert "has other files than process 0: train set set, validation set set" in text
+
+
+def test_another_tokenizer_on_one_host_ends_both(changed: Path, tmp_path: Path) -> None:
+    train_tokenizer(["Words of another set."], tiny.TEXT.vocab_size, changed / "b" / "clip")
+    for text in told(changed, tmp_path / "run", tmp_path):
+        assert "process 1 (" in text
+        assert "has other files than process 0: the tokenizer" in text
+    assert not runs.is_begun(tmp_path / "run")
+
+
 def test_a_workdir_that_the_hosts_do_not_share_ends_both(hosts: Path, tmp_path: Path) -> None:
     for text in told(hosts, "run", tmp_path):
         assert "process 1 (" in text
-        assert "does not see the workdir run that process 0 writes" in text
+        assert "does not see the folder run that process 0 writes" in text
     assert not (hosts / "b" / "run").exists()
 
 

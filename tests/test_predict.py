@@ -201,6 +201,7 @@ def test_a_model_that_learned_from_no_masks_shows_no_maps(workdir: Path, tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "no heat maps: this model was trained without forgery masks" in done.stdout
+    assert "geometry unknown: with --crops" in done.stdout
     (path,) = (tmp_path / "o").iterdir()
     with PIL.Image.open(path) as overlay:
         assert overlay.width < 2 * 256  # the face alone
