@@ -28,6 +28,8 @@ Points = NDArray[np.float32]
 
 #: Longest side that dlib searches at twice its size; a larger picture is searched as it is.
 _UPSAMPLED_SIDE: Final = 800
+#: Pixels of the shorter side below which a picture is not searched: dlib sees faces from 40 pixels on.
+_SEARCHED_SIDE: Final = 20
 #: dlib's score (0 is its own threshold) of a doubtful face, and the share of the picture's shorter
 #: side that such a one must fill.
 _DOUBTFUL: Final = -0.5
@@ -115,6 +117,10 @@ class DlibFaces:
 
     def find(self, image: Image, unsure: bool = False) -> list[Face]:
         """See `Finder.find`."""
+        if (
+            min(image.shape[:2]) < _SEARCHED_SIDE
+        ):  # a strip with its margin would be a large picture
+            return []
         margin = max(image.shape[:2]) // 4
         faces = self._find(image, 0) or self._find(image, margin) or self._find(_brighten(image), 0)
         if faces or not unsure:

@@ -136,7 +136,8 @@ def check_out(out: Path, given: Iterable[Path], videos: Iterable[Video]) -> None
     read = set(given)
     for video in videos:
         read.add(video.path)
-        read.update(path.parent for path in (*video.frames.values(), *video.masks.values()))
+        for path in (*video.frames.values(), *video.masks.values()):
+            read.update((path, path.parent) if path.is_symlink() else (path.parent,))
     for path in sorted(read):
         if Path(os.path.realpath(path)).is_relative_to(whole):
             raise UserError(f"--out={out} holds {path}, which is read: name a folder beside it")

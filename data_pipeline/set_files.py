@@ -18,6 +18,7 @@ from data_pipeline.files import read_regular
 
 _MAX_BYTES: Final = 16 << 20  # of a JSON file: 100,000 shards take 1 MB
 _MOST_SHARDS: Final = 100_000
+_MOST_RECORDS: Final = 1 << 40
 _FORMAT: Final = "array_record"
 #: TFDS's default, the only one that we write.
 _TEMPLATE: Final = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -72,8 +73,10 @@ def _lengths(folder: Path, split: str, name: str) -> list[int]:
             raise UserError(
                 f"{path}: filepathTemplate is {template!r:.80}, not {_TEMPLATE!r}; {_REMEDY}"
             )
-        lengths = [int(length) for length in entry["shardLengths"]]
-        if not 0 < len(lengths) <= _MOST_SHARDS or min(lengths) < 0:
+        if not 0 < len(entry["shardLengths"]) <= _MOST_SHARDS:
+            raise ValueError(f"split {split} has no such number of shards")
+        lengths = [int(str(length)) for length in entry["shardLengths"]]
+        if min(lengths) < 0 or sum(lengths) > _MOST_RECORDS:
             raise ValueError(f"split {split} has no such shards")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}); {_REMEDY}") from error

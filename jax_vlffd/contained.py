@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from jax_vlffd.errors import UserError
 
 _SMALL = 16 << 20
+#: A folder of the Hugging Face cache, and what its files are called.
+_HUB = re.compile(r"/models--[^/]+/snapshots/[0-9a-f]{40}$")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def check_contained(folder: Path) -> None:
@@ -16,13 +20,14 @@ def check_contained(folder: Path) -> None:
 
     Every command that opens a workdir or an export asks for this first: a link would have other files read,
     published or written over, and a pipe would be waited for. The folder itself may be a link. In the Hugging
-    Face cache every file is a link into the `blobs` beside the snapshots; those are let be.
+    Face cache every file is a link to one in the `blobs` beside the snapshots, called by its digest; those are
+    let be.
 
     Raises:
       UserError: a part of it leads out, or is a pipe, a socket or a device; it is named.
     """
     home = folder.resolve()
-    hub = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    hub = home.parents[1] / "blobs" if _HUB.search(home.as_posix()) else None
     waiting = [folder]
     while waiting:
         # What vanishes (a run goes on) or cannot be listed cannot be opened either.
@@ -30,7 +35,8 @@ def check_contained(folder: Path) -> None:
             for entry in entries:
                 if entry.is_symlink():
                     real = _target(Path(entry.path))
-                    if real is None or not (real.is_relative_to(home) or real.is_relative_to(hub)):
+                    of_hub = real and hub and real.parent == hub and _DIGEST.fullmatch(real.name)
+                    if real is None or not (real.is_relative_to(home) or of_hub):
                         raise UserError(
                             f"{entry.path} is a link out of {folder}; put there what it points to, or remove it"
                         )

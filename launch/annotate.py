@@ -48,12 +48,14 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.errors import UserError
     from data_pipeline.fftg.annotate import Annotator
     from data_pipeline.fftg.lines import LineWriter
-    from data_pipeline.fftg.pairs import read_pairs
+    from data_pipeline.fftg.pairs import check_masks, read_pairs
     from data_pipeline.fftg.run import Tally, annotate_all, shard
 
     refine_settings = refinement.check_flags()
     out = Path(FLAGS.out)
     jobs = read_pairs(Path(FLAGS.pairs))[shard(FLAGS.shard)]
+    if FLAGS.masks:
+        check_masks(Path(FLAGS.masks), jobs)
     annotator = Annotator(
         detector=FLAGS.detector,
         wordings=FLAGS.captions,

@@ -70,7 +70,9 @@ def _data(values: Mapping[str, Any], seed: int) -> DataSettings:
     return build(DataSettings, {**fields, "seed": seed}, "data")
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _listed(text: object) -> tuple[str, ...]:
+    if not isinstance(text, str):
+        raise UserError(f"data: {text!r:.80} is not a text of names with commas between them")
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 

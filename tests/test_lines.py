@@ -35,6 +35,22 @@ def test_two_writers_of_one_file_are_refused(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["out.jsonl"]
 
 
+def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    (tmp_path / "link").mkdir()
+    link = tmp_path / "link" / "other.jsonl"
+    link.symlink_to(path)
+    with LineWriter(path) as writer:
+        writer.write({"id": "a"})
+        with pytest.raises(UserError, match="another process"):
+            LineWriter(link)
+    with LineWriter(link) as writer:
+        assert writer.keys == {"a": ""}
+        writer.write({"id": "b"})
+    assert link.is_symlink()
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_a_damaged_line_inside_the_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"id": "a"}\nnonsense\n{"id": "b"}\n')

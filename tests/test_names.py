@@ -131,6 +131,19 @@ def test_an_output_that_holds_what_is_read_is_refused(tmp_path: Path, out: str) 
     assert tree(tmp_path) == before
 
 
+def test_pictures_that_are_links_into_the_output_are_refused(tmp_path: Path) -> None:
+    table = crops(tmp_path / "root")
+    kept = tmp_path / "out" / "kept.png"
+    kept.parent.mkdir()
+    picture = tmp_path / "root/X/real/frames/v/001.png"
+    picture.rename(kept)
+    picture.symlink_to(kept)
+    before = tree(tmp_path)
+    status, told = command("deepfakebench", tmp_path / "root", kept.parent, f"--json={table}")
+    assert (status, told.count("\n")) == (1, 1), told
+    assert tree(tmp_path) == before
+
+
 def test_a_folder_is_not_prepared_into_itself(tmp_path: Path) -> None:
     write_video(tmp_path / "real/a.avi", clip(0, 5))
     before = tree(tmp_path)
@@ -159,9 +172,12 @@ def test_long_names_and_names_that_are_not_utf8_are_prepared(tmp_path: Path, out
     for name in names:
         (root / "real").mkdir(parents=True, exist_ok=True)
         (root / "real" / f"{name}.avi").write_bytes(video)
+    method = root / "fake" / os.fsdecode(b"m\xe9thode")  # a folder's name is a method
+    method.mkdir(parents=True)
+    (method / "other.avi").write_bytes(video)
     outcomes, rows = prepare(PLAIN["folder"](root), out)
-    assert [outcome.failed for outcome in outcomes.values()] == ["", "", ""]
-    assert len(rows) == 12
-    assert all((out / row["real"]).is_file() for row in rows)
+    assert {outcome.failed for outcome in outcomes.values()} == {""}
+    assert len(rows) == 16
+    assert all((out / (row["real"] or row["fake"])).is_file() for row in rows)
     with (out / "pairs.csv").open(encoding="utf-8", newline="") as file:
-        assert len({row["video"] for row in csv.DictReader(file)}) == 3
+        assert len({row["video"] for row in csv.DictReader(file)}) == 4

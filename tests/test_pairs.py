@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from data_pipeline.fftg.annotate import Annotator
-from data_pipeline.fftg.pairs import read_pairs
+from data_pipeline.fftg.pairs import check_masks, read_pairs
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,17 @@ def test_a_wrong_table_ends_the_run(
         table.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         read_pairs(table)
+
+
+def test_masks_may_not_lie_among_what_is_read(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("real,fake\nreals/a.png,crops/fakes/a.png\n")
+    jobs = read_pairs(table)
+    check_masks(tmp_path / "masks", jobs)
+    (tmp_path / "link").symlink_to(tmp_path / "crops")
+    for folder in (tmp_path, tmp_path / "crops", tmp_path / "link", tmp_path / "x" / ".."):
+        with pytest.raises(UserError, match="name a folder for the masks alone"):
+            check_masks(folder, jobs)
 
 
 def test_windows_separators_a_bom_and_spaces_are_read(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def _named(video: Video) -> Video:
         dataset=dataset,
         group=safe_path(video.group, record),
         name=safe_path(video.name, record),
+        method=safe_path(video.method, record),
         real=safe_path(video.real, record) if video.real else "",
     )
 

@@ -86,7 +86,7 @@ class Annotator:
       settings: thresholds.
       wordings: captions an image, the first of which is `caption`.
       root: the folder that paths in the lines are relative to; a path outside it stays absolute.
-      masks: a folder for the forgery masks, as PNG; None to write none.
+      masks: a folder for the forgery masks, as PNG; None to write none. It may not hold what is read.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ class LineWriter:
     """
 
     def __init__(self, path: Path):
+        path = Path(os.path.realpath(path))  # by whatever link it is named, one file has one lock
         self._path = path
         self._stale = False
         # The lock lies beside, as the file itself is replaced when stale lines are dropped.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -89,3 +90,18 @@ def _job(path: Path, number: int, row: dict[str, str]) -> Job:
         or row_name
     )
     return Job(id_, files["real"], files["fake"], files["mask"], columns, refused)
+
+
+def check_masks(folder: Path, jobs: Iterable[Job]) -> None:
+    """Sees that no mask is written over a picture that is read.
+
+    Raises:
+      UserError: the folder for the masks holds a picture of a pair; it is named.
+    """
+    whole = Path(os.path.realpath(folder))
+    for job in jobs:
+        for path in filter(None, (job.real, job.fake, job.mask)):
+            if Path(os.path.realpath(path)).is_relative_to(whole):
+                raise UserError(
+                    f"--masks={folder} holds {path}, which is read: name a folder for the masks alone"
+                )

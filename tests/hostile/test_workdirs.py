@@ -139,12 +139,18 @@ def test_a_giant_is_not_read_whole(name: str, tmp_path: Path) -> None:
 
 
 def test_links_of_the_hub_cache_are_no_way_out(tmp_path: Path, home: Path) -> None:
-    snapshot = tmp_path / "models--me--it" / "snapshots" / "abc"
+    snapshot = tmp_path / "models--me--it" / "snapshots" / ("0123" * 10)
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "blobs").mkdir()
-    (snapshot.parents[1] / "blobs" / "x").touch()
-    (snapshot / "config.json").symlink_to("../../blobs/x")
+    blob = snapshot.parents[1] / "blobs" / ("abcd" * 16)
+    blob.touch()
+    (snapshot / "config.json").symlink_to(f"../../blobs/{blob.name}")
     check_contained(snapshot)
+    other = snapshot.with_name("run")  # a folder that only looks like the cache
+    other.mkdir()
+    (other / "config.json").symlink_to(blob)
+    with pytest.raises(UserError, match=r"config\.json is a link out of"):
+        check_contained(other)
     (snapshot / "other").symlink_to("../../refs")
     with pytest.raises(UserError, match="other is a link out of"):
         check_contained(snapshot)
