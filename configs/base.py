@@ -1,7 +1,7 @@
 """A recipe as an ml_collections config, made from the settings' own dataclasses.
 
 Every key, its default and its meaning stand in `jax_vlffd.config`, `jax_vlffd.clip.config` and
-`data_pipeline.settings`; nothing is said twice. A recipe names what it changes.
+`data_pipeline.loading.settings`; nothing is said twice. A recipe names what it changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from data_pipeline.settings import DataSettings
+from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.config import RunConfig
 
 #: Lists are given as text on the command line: 'DIR,DIR' or, with weights, 'DIR@0.7,DIR@0.3'.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import config_dict
 
 from configs.base import recipe
-from data_pipeline.settings import DataSettings
+from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.clip.config import CLIPConfig, Compute
 from jax_vlffd.config import (
     LossConfig,

@@ -8,7 +8,7 @@ from ml_collections import config_dict
 
 from configs.base import recipe
 from configs.sweeps import Sweep, ablation
-from data_pipeline.settings import AugmentSettings, DataSettings
+from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
 from jax_vlffd.config import (
     VIT_MEAN,

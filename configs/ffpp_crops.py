@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from configs.base import recipe
 from configs.sweeps import Sweep, ablation
-from data_pipeline.settings import DataSettings
+from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.config import VIT_MEAN, VIT_STD, ModelConfig, OptimConfig, RunConfig, TrainConfig
 

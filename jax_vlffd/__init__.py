@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_vlffd.detector import Answer, Detector
+    from jax_vlffd.inference.detector import Answer, Detector
 
 __all__ = ["Answer", "Detector"]
 
@@ -13,7 +13,7 @@ __all__ = ["Answer", "Detector"]
 def __getattr__(name: str) -> Any:
     """Loads the detector, and JAX with it, when it is first asked for (PEP 562)."""
     if name in __all__:
-        from jax_vlffd import detector
+        from jax_vlffd.inference import detector
 
         return getattr(detector, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

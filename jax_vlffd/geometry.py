@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from jax_vlffd.errors import UserError
-from jax_vlffd.picture import FaceGeometry, Placement
+from jax_vlffd.preprocessing import FaceGeometry, Placement
 
 AS_TRAINED, OUTSIDE, UNKNOWN = "as_trained", "outside", "unknown"
-#: Of a workdir or an export, written by `launch.training_data`.
+#: Of a workdir or an export, written by `launch.experiment.training_data`.
 FILE: Final = "training_data.json"
 
 _QUANTILES: Final = (5, 50, 95)
@@ -136,7 +136,7 @@ def read(folder: Path) -> Trained:
     Raises:
       UserError: the file is damaged.
     """
-    from jax_vlffd.clip.weights import read_json
+    from jax_vlffd.clip.huggingface import read_json
 
     path = folder / FILE
     if not path.exists():

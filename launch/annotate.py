@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
-from launch import cli, refinement
+from launch.annotation import refinement
+from launch.cli import command
 
 if TYPE_CHECKING:
-    from data_pipeline.fftg.run import Tally
+    from data_pipeline.fftg.runner import Tally
 
 Line = dict[str, Any]
 
@@ -46,10 +47,10 @@ def main(argv: Sequence[str]) -> None:
     from pathlib import Path
 
     from data_pipeline.errors import UserError
-    from data_pipeline.fftg.annotate import Annotator
+    from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.lines import LineWriter
     from data_pipeline.fftg.pairs import check_masks, read_pairs
-    from data_pipeline.fftg.run import Tally, annotate_all, shard
+    from data_pipeline.fftg.runner import Tally, annotate_all, shard
 
     refine_settings = refinement.check_flags()
     out = Path(FLAGS.out)
@@ -107,4 +108,4 @@ def _shown(lines: Iterator[Line | None], tally: Tally) -> Iterator[Line | None]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

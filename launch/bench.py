@@ -20,35 +20,27 @@ from typing import Any, Final
 
 from absl import flags
 
-from launch import (
-    bench_data,
-    bench_device,
-    bench_feed,
-    bench_fftg,
-    bench_growth,
-    bench_start,
-    bench_step,
-    cli,
-)
+from benchmarks import data, device, feed, fftg, growth, start, step
+from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
 for _module in (
-    bench_data, bench_device, bench_feed, bench_fftg, bench_growth, bench_start, bench_step,
+    data, device, feed, fftg, growth, start, step,
 ):  # fmt: skip
     flags.adopt_module_key_flags(_module)
 
 #: What can be measured.
 _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
-    "step": bench_step.measure,
-    "tuning": bench_step.measure_tuning,
-    "data": bench_data.measure,
-    "feed": bench_feed.measure,
-    "records": bench_growth.measure_records,
-    "growth": bench_growth.measure,
-    "start": bench_start.measure,
-    "device": bench_device.measure,
-    "fftg": bench_fftg.measure,
+    "step": step.measure,
+    "tuning": step.measure_tuning,
+    "data": data.measure,
+    "feed": feed.measure,
+    "records": growth.measure_records,
+    "growth": growth.measure,
+    "start": start.measure,
+    "device": device.measure,
+    "fftg": fftg.measure,
 }
 
 #: What, set before a process starts, changes how fast it is.
@@ -59,8 +51,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the bench that is named."""
     import json
 
+    from data_pipeline.core.files import atomic_write_text
     from data_pipeline.errors import UserError
-    from data_pipeline.files import atomic_write_text
 
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")
@@ -78,7 +70,7 @@ def _made_by() -> dict[str, Any]:
     import platform
     from importlib import metadata
 
-    from launch import config as configs
+    from launch.experiment import config as configs
 
     versions = configs.versions()
     for name in ("torch", "transformers", "opencv-python-headless", "pillow"):
@@ -109,4 +101,4 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    command.run(main, positional=True)

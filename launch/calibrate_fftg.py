@@ -5,7 +5,7 @@
 
 The pictures of --faces are real faces to fit on, those of --heldout others to report on. --videos
 are real videos to measure the noise of H.264 on. The report names the
-values for `data_pipeline/fftg/settings.py`; nothing is changed by itself.
+values for `data_pipeline/fftg/measure/thresholds.py`; nothing is changed by itself.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 if TYPE_CHECKING:
-    from data_pipeline.fftg.calibration import Outcome, Quiet
-    from data_pipeline.fftg.settings import Settings
+    from data_pipeline.fftg.measure.calibration import Outcome, Quiet
+    from data_pipeline.fftg.measure.thresholds import Settings
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("faces", None, "Folders of real faces to fit on.")
@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> None:
     """Fits, measures on held-out faces and writes the report."""
     del argv
     from data_pipeline.errors import UserError
-    from data_pipeline.faces import open_finder
-    from data_pipeline.fftg import calibration
-    from data_pipeline.fftg.settings import DEFAULT
+    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.fftg.measure import calibration
+    from data_pipeline.fftg.measure.thresholds import DEFAULT
 
     for video in FLAGS.videos:
         if not Path(video).is_file():
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         quiet += calibration.measure_noise(calibration.encoded_again(Path(video), finder), DEFAULT)
     report = Path(FLAGS.report)
     _write_plots(report, alone, quiet, DEFAULT)
-    from data_pipeline.files import atomic_write_text
+    from data_pipeline.core.files import atomic_write_text
 
     counts = {"fit": len(faces), "heldout": len(others)}
     atomic_write_text(report, _report(report, counts, fitted, alone, pairs, quiet))
@@ -72,10 +72,10 @@ def _write_plots(
     report: Path, outcomes: list[Outcome], quiet: list[list[Quiet]], settings: Settings
 ) -> None:
     """One plot of each type's scores by what was planted, and one of mask against noise."""
-    from data_pipeline.fftg.calibration import TYPES
-    from data_pipeline.fftg.regions import region_threshold
-    from data_pipeline.files import atomic_write_text
-    from jax_vlffd.evaluation.svg import Axis, Series, line_chart, standalone
+    from data_pipeline.core.files import atomic_write_text
+    from data_pipeline.faces.regions import region_threshold
+    from data_pipeline.fftg.measure.calibration import TYPES
+    from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 
     for kind in TYPES:
         series = []
@@ -113,7 +113,7 @@ def _write_plots(
 
 def _highest(name: str, x: list[float], y: list[float]) -> Any:
     """The largest value in each bin of a fifth of a unit, as a line."""
-    from jax_vlffd.evaluation.svg import Series
+    from jax_vlffd.reports.charts import Series
 
     bins: dict[int, float] = {}
     for at, value in zip(x, y, strict=True):
@@ -133,8 +133,8 @@ def _report(
     pairs: list[Outcome],
     quiet: list[list[Quiet]],
 ) -> str:
-    from data_pipeline.fftg.calibration import TYPES, confusion, figures
-    from data_pipeline.fftg.settings import DEFAULT
+    from data_pipeline.fftg.measure.calibration import TYPES, confusion, figures
+    from data_pipeline.fftg.measure.thresholds import DEFAULT
 
     rows = [
         "# Calibration of the annotator",
@@ -196,4 +196,4 @@ def _confusion_rows(table: dict[str, dict[str, float]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
+from launch.cli import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "As v5e:16x16, v5p:8x8x8 or cpu:8.")
@@ -33,18 +33,18 @@ DOES_NOT_FIT = 3
 
 def main(argv: Sequence[str]) -> None:
     """Compiles, prints a table, and writes the JSON."""
-    from launch import config as configs
-    from launch import topology
+    from launch.compilation import topology
+    from launch.experiment import config as configs
 
     run, data = configs.settings(_CONFIG.value)
     name = _TOPOLOGY.value or ""  # required by its flag
     topology.prepare(name)
-    from launch import proving  # which imports JAX
+    from launch.compilation import check  # which imports JAX
 
     devices, chip = topology.devices(name)
-    found = proving.prove(run, data, devices, chip)
+    found = check.prove(run, data, devices, chip)
     if found["fits"] is False and _TRY.value:
-        found["would_fit"] = proving.what_would_fit(run, data, devices, chip)
+        found["would_fit"] = check.what_would_fit(run, data, devices, chip)
     report = {
         "topology": name,
         "chip": chip.name if chip else "cpu",
@@ -54,12 +54,10 @@ def main(argv: Sequence[str]) -> None:
         "config": json.loads(_CONFIG.value.to_json()),
         "versions": configs.versions() | _libtpu(),
     }
-    from data_pipeline.files import atomic_write_text
-    from launch import compile_table
+    from data_pipeline.core.files import atomic_write_text
+    from launch.compilation import table
 
-    print(
-        compile_table.render(report), flush=True
-    )  # first: it took minutes, whatever becomes of the file
+    print(table.render(report), flush=True)  # first: it took minutes, whatever becomes of the file
     if _OUT.value:
         atomic_write_text(_OUT.value, json.dumps(report, indent=2) + "\n")
     if found["fits"] is False:
@@ -76,4 +74,4 @@ def _libtpu() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

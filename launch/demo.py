@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command as cli
 
 _OUT = flags.DEFINE_string(
     "out", "runs/demo", "Folder of the demo; one that is there is continued."

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from data_pipeline import copied_sets
 from data_pipeline.errors import UserError
-from launch import agreement, buckets, cli, hosts, results
+from data_pipeline.packed import remote
+from launch.cli import command
+from launch.experiment import agreement, distributed, remote_workdir, results
 
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
     from jax_vlffd.evaluation.comparison import Detector
     from jax_vlffd.evaluation.scores import Scores
-    from launch.runs import Run
+    from launch.experiment.workdir import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -83,13 +84,13 @@ def main(argv: Sequence[str]) -> None:
             for name in ("workdir", "data", "compare", "split", "robustness", "train_data")
         }
         # Every process scores its share, and knows all the scores.
-        with hosts.joined(asked) as peers, buckets.local(FLAGS.workdir) as workdir:
+        with distributed.joined(asked) as peers, remote_workdir.local(FLAGS.workdir) as workdir:
             agreement.check_read(
                 peers,
                 {
-                    f"set {folder}": copied_sets.set_digest(local)
+                    f"set {folder}": remote.set_digest(local)
                     for folder in sets.values()
-                    if ((local := copied_sets.local(folder)) / "index").is_dir()  # else told below
+                    if ((local := remote.local(folder)) / "index").is_dir()  # else told below
                 },
             )
             detectors, asked, lies, robustness = _from_runs(workdir, sets)
@@ -218,10 +219,10 @@ def _from_runs(
       The detectors; their `models` and `sets` as `results` describes them; how the sets' faces lie, by
       detector and set; and the figures of --robustness.
     """
-    from data_pipeline.records import PackedSplit
+    from data_pipeline.packed.record import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import UNKNOWN, Detector
-    from launch.runs import load_run, require_run, run_name
+    from launch.experiment.workdir import load_run, require_run, run_name
 
     wanted = [(FLAGS.name, workdir)]
     wanted += [_pair(text, "--compare") for text in FLAGS.compare]
@@ -277,7 +278,7 @@ def _robustness(
     run: Run, name: str, set_name: str, set_dir: Path, clean: Scores
 ) -> dict[str, list[dict[str, Any]]]:
     """Frame and video AUC of a set by kind of corruption and strength (0: as stored)."""
-    from data_pipeline.corruptions import KINDS, Corruption
+    from data_pipeline.loading.corruptions import KINDS, Corruption
     from jax_vlffd.evaluation import metrics
 
     def point(strength: int, scores: Scores) -> dict[str, Any]:
@@ -307,8 +308,9 @@ def _write(
 
     asked: models or scores, and sets, with their digests. lies: geometry of the sets by detector and set.
     """
-    from jax_vlffd.evaluation import comparison, gallery, report
+    from jax_vlffd.evaluation import comparison
     from jax_vlffd.evaluation import scores as tables
+    from jax_vlffd.reports import evaluation, gallery
 
     main_one = detectors[0]
     matrix = comparison.matrix(detectors) if FLAGS.matrix else []
@@ -332,7 +334,7 @@ def _write(
     galleries = gallery.galleries(
         detectors, FLAGS.examples, FLAGS.seed, lambda rows: _pictures(main_one.scores, rows, sets)
     )
-    page = report.render(
+    page = evaluation.render(
         f"Evaluation of {main_one.name}", facts, detectors,
         galleries, matrix, robustness,
     )  # fmt: skip
@@ -360,7 +362,7 @@ def _write(
 
 def _pictures(scores: Scores, rows: Iterable[int], sets: Mapping[str, Path]) -> dict[int, bytes]:
     """Small JPEGs of the rows' pictures by row, from the packed sets that have them."""
-    from data_pipeline.records import PackedSplit
+    from data_pipeline.packed.record import PackedSplit
 
     wanted = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
     found: dict[int, bytes] = {}
@@ -382,7 +384,7 @@ def _small(data: bytes) -> bytes:
     """A JPEG of at most _PICTURE pixels a side; empty when the picture does not decode."""
     import cv2
 
-    from data_pipeline.transforms import BadImageError, decode_image
+    from data_pipeline.loading.augment import BadImageError, decode_image
 
     try:
         image = decode_image(data)
@@ -396,4 +398,4 @@ def _small(data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -12,7 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from data_pipeline.errors import UserError
-from launch import buckets, cli
+from launch.cli import command
+from launch.experiment import remote_workdir
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir: a folder, or gs://BUCKET/RUN.")
@@ -37,11 +38,11 @@ def main(argv: Sequence[str]) -> None:
     out = Path(FLAGS.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it first")
-    from launch import exporting
+    from launch.experiment import export
 
-    with buckets.local(FLAGS.workdir) as workdir:
-        metrics = exporting.evaluation_of(workdir, FLAGS.metrics)
-        step = exporting.export(
+    with remote_workdir.local(FLAGS.workdir) as workdir:
+        metrics = export.evaluation_of(workdir, FLAGS.metrics)
+        step = export.export(
             workdir, out, step=FLAGS.step, name=FLAGS.name, metrics=metrics,
             train_data=FLAGS.train_data, validation=FLAGS.validation,
         )  # fmt: skip
@@ -52,4 +53,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

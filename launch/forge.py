@@ -3,7 +3,7 @@
 `python -m launch.forge --out=DIR` writes `annotations.jsonl` (train, validation, test),
 `unseen.jsonl` (kinds of forgery that training never shows), `pairs.csv` with the truth, the images,
 their landmarks and masks. The same flags give the same files; what is not given is as
-`data_pipeline.drawn_set.DrawnSet` has it.
+`data_pipeline.synthetic.dataset.DrawnSet` has it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
@@ -33,7 +33,7 @@ flags.DEFINE_integer("seed", None, "Decides everything.", lower_bound=0)
 def main(argv: Sequence[str]) -> None:
     """Draws the set that the flags describe."""
     del argv
-    from data_pipeline.drawn_set import DrawnSet, write_drawn_set
+    from data_pipeline.synthetic.dataset import DrawnSet, write_drawn_set
 
     start = time.monotonic()
     names = ("identities", "frames", "fakes", "size", "seed")
@@ -54,4 +54,4 @@ def _silent(done: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("annotations", None, "Annotation files (JSON lines), separated by commas.")
@@ -39,7 +39,7 @@ flags.mark_flags_as_required(["annotations", "out"])
 def main(argv: Sequence[str]) -> None:
     """Packs and prints the counts."""
     del argv
-    from data_pipeline.packing import pack
+    from data_pipeline.packed.builder import pack
 
     shares = _shares(FLAGS.shares)
     with _progress() as progress:
@@ -69,7 +69,7 @@ def _shares(texts: Sequence[str]) -> tuple[float, ...]:
 
 def _faces(pictures: list[Path]) -> Sequence[int]:
     """Groups the reals by face and says what came of it."""
-    from data_pipeline.same_face import same_face
+    from data_pipeline.packed.same_face import same_face
 
     with _progress("comparing faces") as progress:
         groups, unknown = same_face(pictures, progress)
@@ -128,4 +128,4 @@ def _progress(work: str = "packing") -> Iterator[Callable[[int, int], None]]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

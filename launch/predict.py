@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 if TYPE_CHECKING:
-    from data_pipeline.faces import FaceFinder
-    from jax_vlffd.detector import Detector
-    from jax_vlffd.evaluation.case import Item
-    from launch.looking import Case
+    from data_pipeline.faces.detection import FaceFinder
+    from jax_vlffd.inference.detector import Detector
+    from jax_vlffd.reports.case import Item
+    from launch.prediction.pipeline import Case
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", None, "A trained workdir, or an exported folder.", required=True)
@@ -56,16 +56,16 @@ _MOST_ITEMS, _MOST_FACES, _THUMBNAIL = 200, 4, 640
 
 def main(argv: Sequence[str]) -> None:
     """Judges what the paths name."""
-    from data_pipeline import inputs
+    from data_pipeline.core import discovery
     from data_pipeline.errors import UserError
 
-    given = [*argv[1:], *(inputs.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
+    given = [*argv[1:], *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
     if not given:
         raise UserError("nothing to look at: give pictures, videos or folders, or a file by --list")
-    paths = inputs.find(given)
-    cli.use_compilation_cache()
-    from jax_vlffd.detector import Detector
-    from launch.answer_file import AnswerFile
+    paths = discovery.find(given)
+    command.use_compilation_cache()
+    from jax_vlffd.inference.detector import Detector
+    from launch.prediction.results import AnswerFile
 
     detector = Detector.from_pretrained(FLAGS.checkpoint, batch_size=FLAGS.batch_size)
     if detector.trained.explainer is None:
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
 def _finder() -> FaceFinder | None:
     if FLAGS.crops:
         return None
-    from data_pipeline.faces import FaceFinder
+    from data_pipeline.faces.detection import FaceFinder
 
     return FaceFinder(
         FLAGS.detector, FLAGS.size, FLAGS.margin, FLAGS.align, smallest=FLAGS.smallest
@@ -143,29 +143,29 @@ def _run(
     file: Any,
 ) -> None:
     from data_pipeline.errors import UserError
-    from launch import looking, telling
+    from launch.prediction import console, pipeline
 
-    settings = looking.Looking(FLAGS.frames, FLAGS.most_frames, _THUMBNAIL if FLAGS.html else 0)
+    settings = pipeline.Looking(FLAGS.frames, FLAGS.most_frames, _THUMBNAIL if FLAGS.html else 0)
     done = file.done if file else set()
     # A report shows everything, so what was answered before is looked at again, and not written twice.
     again = bool(FLAGS.html)
-    tally = telling.Tally()
+    tally = console.Tally()
 
     def cases() -> Iterator[Case]:
         for path in paths:
             if not again and done and _is_done(path, done):
                 tally.skipped += 1
                 continue
-            yield looking.look(path, finder, settings)
+            yield pipeline.look(path, finder, settings)
 
     items: list[Item] = []
-    for case in looking.judge(cases(), detector, FLAGS.batch_size):
+    for case in pipeline.judge(cases(), detector, FLAGS.batch_size):
         overlays = _overlays(case, maps) if FLAGS.overlay else {}
-        lines = looking.lines(case, fixed, overlays)
+        lines = pipeline.lines(case, fixed, overlays)
         if file and (str(case.path), case.sha256) not in done:
             file.write(lines)
         tally.add(lines)
-        for text in telling.told(lines, sys.stdout.isatty()):
+        for text in console.told(lines, sys.stdout.isatty()):
             print(text, flush=True)
         if again and len(items) < _MOST_ITEMS:
             items.append(_item(case, lines, maps))
@@ -179,20 +179,20 @@ def _run(
 
 
 def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
-    from data_pipeline import inputs
+    from data_pipeline.core import discovery
 
     if not any(name == str(path) for name, _ in done):
         return False
     try:
-        return (str(path), inputs.sha256(path)) in done
-    except inputs.InputError:
+        return (str(path), discovery.sha256(path)) in done
+    except discovery.InputError:
         return (str(path), "") in done
 
 
 def _overlays(case: Case, maps: bool) -> dict[int, str]:
     """Writes a PNG for each judged face; their paths by the face's place."""
-    from data_pipeline.files import atomic_write_bytes, file_name
-    from jax_vlffd import overlay
+    from data_pipeline.core.files import atomic_write_bytes, file_name
+    from jax_vlffd.inference import heatmaps
 
     found = {}
     for place, face in enumerate(case.faces):
@@ -204,21 +204,23 @@ def _overlays(case: Case, maps: bool) -> dict[int, str]:
         stem = file_name(case.path.stem, 80)
         name = f"{stem}-{case.sha256[:8]}{frame}-{face.face}.png"
         path = Path(FLAGS.overlay) / name
-        atomic_write_bytes(path, overlay.sheet(overlay.panels(face.crop.image, face.answer, maps)))
+        atomic_write_bytes(
+            path, heatmaps.sheet(heatmaps.panels(face.crop.image, face.answer, maps))
+        )
         found[place] = str(path)
     return found
 
 
 def _item(case: Case, lines: Sequence[dict[str, Any]], maps: bool) -> Item:
-    from jax_vlffd import overlay
-    from jax_vlffd.evaluation.case import Item, Shown
+    from jax_vlffd.inference import heatmaps
+    from jax_vlffd.reports.case import Item, Shown
 
     picture = b""
     if case.picture is not None and case.faces:
         first = [face for face in case.faces if face.frame == case.faces[0].frame]
         boxes = [face.crop.box if face.crop else None for face in first]
         scale = case.picture.shape[1] / case.width
-        picture = overlay.jpeg(overlay.numbered(case.picture, boxes, scale))
+        picture = heatmaps.jpeg(heatmaps.numbered(case.picture, boxes, scale))
     if case.code:
         return Item(lines[-1], picture)
     chosen = list(range(len(case.faces)))
@@ -230,8 +232,8 @@ def _item(case: Case, lines: Sequence[dict[str, Any]], maps: bool) -> Item:
         face = case.faces[place]
         panels = []
         if face.crop and face.crop.image is not None and face.answer:
-            shown = overlay.panels(face.crop.image, face.answer, maps)
-            panels = [(panel.title, overlay.jpeg(panel.image)) for panel in shown]
+            shown = heatmaps.panels(face.crop.image, face.answer, maps)
+            panels = [(panel.title, heatmaps.jpeg(panel.image)) for panel in shown]
         faces.append(Shown(lines[place], panels))
     return Item(
         lines[-1] if case.kind == "video" else lines[0],
@@ -244,9 +246,9 @@ def _item(case: Case, lines: Sequence[dict[str, Any]], maps: bool) -> Item:
 def _write_report(
     items: Sequence[Item], left_out: int, detector: Detector, fixed: dict[str, Any]
 ) -> None:
-    from data_pipeline.files import atomic_write_bytes
-    from jax_vlffd.evaluation import case
-    from launch.config import versions
+    from data_pipeline.core.files import atomic_write_bytes
+    from jax_vlffd.reports import case
+    from launch.experiment.config import versions
 
     calibration, found = detector.calibration, versions()
     facts = {
@@ -266,4 +268,4 @@ def _write_report(
 
 
 if __name__ == "__main__":
-    cli.run(main, positional=True)
+    command.run(main, positional=True)

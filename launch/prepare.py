@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 if TYPE_CHECKING:
     from data_pipeline.datasets import Collection
-    from data_pipeline.prepared import Outcome
+    from data_pipeline.preparation.store import Outcome
 
 #: Between two lines of progress where there is no terminal.
 _REPORT_SECONDS: Final = 10.0
@@ -58,11 +58,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from pathlib import Path
 
-    from data_pipeline import prepared
     from data_pipeline.errors import UserError, printable
-    from data_pipeline.face_crops import CropSettings
-    from data_pipeline.fftg.run import shard
-    from data_pipeline.preparation import Preparer, families, prepare_all
+    from data_pipeline.faces.cropper import CropSettings
+    from data_pipeline.fftg.runner import shard
+    from data_pipeline.preparation import store
+    from data_pipeline.preparation.runner import Preparer, families, prepare_all
 
     own = shard(FLAGS.shard)
     started = time.monotonic()
@@ -73,9 +73,9 @@ def main(argv: Sequence[str]) -> None:
         print(printable(f"left out: {count} ({reason})"))
     out = Path(FLAGS.out)
     given = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
-    prepared.check_out(out, given, collection.videos)
+    store.check_out(out, given, collection.videos)
     compression = collection.videos[0].compression if collection.videos else ""
-    prepared.check_settings(
+    store.check_settings(
         out,
         {"dataset": FLAGS.dataset, "compression": compression, "frames": FLAGS.frames}
         | {"size": FLAGS.size, "margin": FLAGS.margin, "align": FLAGS.align}
@@ -89,8 +89,8 @@ def main(argv: Sequence[str]) -> None:
     for _ in _shown(fresh, sum(len(family.videos) for family in todo)):
         pass
     videos = [video for family in every for video in family.videos]
-    outcomes, rows = prepared.write_all(out, videos)
-    print(prepared.summary(videos, outcomes, collection.expected))
+    outcomes, rows = store.write_all(out, videos)
+    print(store.summary(videos, outcomes, collection.expected))
     missing = len(videos) - len(outcomes)
     if missing:
         print(f"{missing} of {len(videos)} videos are left to other shards; the tables are partial")
@@ -171,4 +171,4 @@ def _shown(families: Iterator[list[Outcome]], total: int) -> Iterator[list[Outco
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

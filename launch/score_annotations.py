@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("annotations", None, "JSON lines, as launch.annotate writes them.")
@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> None:
     import json
     from pathlib import Path
 
+    from data_pipeline.core.files import atomic_write_text
     from data_pipeline.fftg.lines import read_lines
     from data_pipeline.fftg.scoring import read_truth, score, words_match
-    from data_pipeline.files import atomic_write_text
 
     path = Path(FLAGS.annotations)
     lines = read_lines(path, ("id", "fake"))
@@ -69,4 +69,4 @@ def _table(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

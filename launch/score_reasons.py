@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli
+from launch.cli import command
 
 if TYPE_CHECKING:
     from jax_vlffd.config import InitConfig
     from jax_vlffd.evaluation.scores import Scores
-    from launch.runs import Run
+    from launch.experiment.workdir import Run
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir.", required=True)
@@ -58,12 +58,12 @@ def main(argv: Sequence[str]) -> None:
             "'validation', as the run was validated on"
         )
     others = [_named("--compare", text) for text in FLAGS.compare]
-    cli.use_compilation_cache()
-    from launch.runs import load_run
+    command.use_compilation_cache()
+    from launch.experiment.workdir import load_run
 
     found: dict[str, dict[str, Any]] = {name: {} for name in sets}
     run = load_run(Path(FLAGS.workdir))
-    from launch.maps import score_maps
+    from launch.evaluation.heatmaps import score_maps
 
     runs = {run.name: Path(FLAGS.workdir)} | dict(others)
     _score(run, run.name, sets, found, controls=True)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
         for run_name, scored in maps[name].items():
             print(_maps(run_name, scored))
     if FLAGS.out:
-        from data_pipeline.files import atomic_write_text
+        from data_pipeline.core.files import atomic_write_text
 
         content = {"version": 1, "split": FLAGS.split, "sets": found, "maps": maps}
         atomic_write_text(Path(FLAGS.out), json.dumps(content, indent=2) + "\n")
@@ -97,9 +97,9 @@ def _score(
     run: Run, name: str, sets: dict[str, Path], found: dict[str, dict[str, Any]], controls: bool
 ) -> None:
     from data_pipeline.errors import UserError
-    from jax_vlffd import explain
-    from launch import config as configs
-    from launch import reasons
+    from jax_vlffd import explanation
+    from launch.experiment import config as configs
+    from launch.experiment import explanations
 
     scorer = run.scorer
     if scorer.plan.spec.loss.alignment <= 0:
@@ -117,22 +117,22 @@ def _score(
         if missing:
             print(f"note: there is no row {UNTUNED!r}: {missing}")
         else:
-            banks[UNTUNED] = reasons.untuned_text(
+            banks[UNTUNED] = explanations.untuned_text(
                 scorer.plan, settings.seed, run.parameters, FLAGS.clip
             )
         constant = _best_constant(validation)
     # Fitted anew, that of the run too: so all rows are made alike, whatever version trained the run.
     explainers = {
-        label: reasons.fit(
-            reasons.embed_bank(scorer.plan, parameters, scorer.tokenizer), validation
+        label: explanations.fit(
+            explanations.embed_bank(scorer.plan, parameters, scorer.tokenizer), validation
         )
         for label, parameters in banks.items()
     }
     for key, scores in tested.items():
         for label, explainer in explainers.items():
             assert explainer is not None and scores.embedding is not None  # noqa: PT018
-            said = reasons.with_reasons(scores, explainer, run.calibration)
-            raw = explain.raw_scores(explainer.directions, scores.embedding).regions
+            said = explanations.with_reasons(scores, explainer, run.calibration)
+            raw = explanation.raw_scores(explainer.directions, scores.embedding).regions
             found[key][label] = _figures(said, said.regions_in_reasons(), raw)
         if controls:
             import numpy as np
@@ -245,4 +245,4 @@ def _number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

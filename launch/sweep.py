@@ -25,9 +25,10 @@ from typing import IO, Any
 from absl import flags
 from ml_collections import config_flags
 
-from jax_vlffd.evaluation.sweep_report import METRICS
-from launch import cli, sweeps
-from launch.sweeps import Folder, Run
+from jax_vlffd.reports.sweep import METRICS
+from launch.cli import command as cli
+from launch.sweeps import plan
+from launch.sweeps.plan import Folder, Run
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe with a get_sweep(), as configs/demo.py."
@@ -48,22 +49,22 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: Sequence[str]) -> None:
     """Does what the flags say, and ends with status 1 if any run failed."""
-    from data_pipeline.fftg.run import shard
+    from data_pipeline.fftg.runner import shard
     from jax_vlffd.errors import UserError
-    from launch import config as configs
+    from launch.experiment import config as configs
 
     if FLAGS.index is not None and FLAGS.shard is not None:
         raise UserError("--index and --shard both choose runs; give one of them")
     keys = config_flags.get_override_values(FLAGS["config"])
     flat = configs.flat(json.loads(_CONFIG.value.to_json()))
-    runs = sweeps.plan(
-        _CONFIG.value, sweeps.read_sweep(Path(_recipe())), {key: flat[key] for key in keys}
+    runs = plan.plan(
+        _CONFIG.value, plan.read_sweep(Path(_recipe())), {key: flat[key] for key in keys}
     )
     if FLAGS.index is not None and FLAGS.index >= len(runs):
         raise UserError(f"--index={FLAGS.index}: the sweep has runs 0 to {len(runs) - 1}")
     chosen = runs[shard(FLAGS.shard)] if FLAGS.shard else runs
     chosen = runs[FLAGS.index : FLAGS.index + 1] if FLAGS.index is not None else chosen
-    folder = sweeps.Folder(Path(FLAGS.workdir))
+    folder = plan.Folder(Path(FLAGS.workdir))
     request = _request(flat["data.validation"])
     if not FLAGS.list:
         folder.check(runs)
@@ -112,7 +113,7 @@ def _request(validation: str) -> dict[str, Any]:
 def _digest(path: str) -> str | None:
     """Of a packed set; None where there is none: its figures may be there still."""
     from data_pipeline.errors import UserError
-    from launch import results
+    from launch.experiment import results
 
     try:
         return results.described_sets({"": path})[""]["digest"]
@@ -129,7 +130,7 @@ def _train(folder: Folder, run: Run) -> list[str]:
 def _evaluate(folder: Folder, run: Run, request: Mapping[str, Any]) -> list[str]:
     workdir = folder.workdir(run)
     return [
-        "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / sweeps.EVALUATION}",
+        "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / plan.EVALUATION}",
         f"--name={run.id}", f"--split={request['split']}", f"--bootstrap={request['bootstrap']}",
         f"--seed={request['seed']}",
         *(f"--data={name}={entry['path']}" for name, entry in request["sets"].items()),
@@ -218,7 +219,7 @@ def _do(folder: Folder, run: Run, request: Mapping[str, Any], log: IO[bytes]) ->
 
 def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> str:
     """Runs one command into the log; returns what it failed of, '' on success."""
-    from data_pipeline.files import atomic_write_text
+    from data_pipeline.core.files import atomic_write_text
 
     log.write(f"$ python -m {shlex.join(command)}\n".encode())
     log.flush()
@@ -250,9 +251,9 @@ def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> s
 
 def _summarise(folder: Folder, runs: Sequence[Run], request: Mapping[str, Any]) -> str:
     """Writes summary.csv and summary.html of all runs as they are now; returns the table as text."""
-    from data_pipeline.files import atomic_write_text, read_object
-    from jax_vlffd.evaluation import sweep_report
-    from launch import config as configs
+    from data_pipeline.core.files import atomic_write_text, read_object
+    from jax_vlffd.reports import sweep
+    from launch.experiment import config as configs
 
     keys = list(dict.fromkeys(key for run in runs for key in run.overrides))
     rows = []
@@ -262,7 +263,7 @@ def _summarise(folder: Folder, runs: Sequence[Run], request: Mapping[str, Any]) 
         failure = read_object(folder.failure(run)) or {}
         facts = {key: summary.get(key) for key in ("best_step", "training_seconds", "trainable")}
         found = folder.evaluation(run, request) or {}
-        row = sweep_report.Row(
+        row = sweep.Row(
             run.id, run.index, run.label, folder.status(run, request),
             {key: flat[key] for key in keys}, found.get("sets", {}), facts,
             str(failure.get("message", "")),
@@ -274,10 +275,10 @@ def _summarise(folder: Folder, runs: Sequence[Run], request: Mapping[str, Any]) 
         "Compared on": ", ".join(request["sets"]) + f", split {request['split']}",
         "Intervals": f"{request['bootstrap']} resamples of videos",
     }
-    page = sweep_report.render(f"Sweep of {Path(_recipe()).name}", rows, FLAGS.metric, told)
-    atomic_write_text(folder.path / "summary.csv", sweep_report.to_csv(rows, FLAGS.metric))
+    page = sweep.render(f"Sweep of {Path(_recipe()).name}", rows, FLAGS.metric, told)
+    atomic_write_text(folder.path / "summary.csv", sweep.to_csv(rows, FLAGS.metric))
     atomic_write_text(folder.path / "summary.html", page)
-    return sweep_report.to_markdown(rows, FLAGS.metric)
+    return sweep.to_markdown(rows, FLAGS.metric)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from launch import buckets, cli, hosts, training
+from launch.cli import command
+from launch.experiment import distributed, remote_workdir, training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -37,16 +38,19 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(argv: Sequence[str]) -> None:
     """Trains or continues the run that the flags name."""
     from jax_vlffd.training.preemption import Stopped, stops_on_sigterm
-    from launch import config as configs
+    from launch.experiment import config as configs
 
     run, data = configs.settings(_CONFIG.value)
     values = json.loads(_CONFIG.value.to_json())
     manner = training.Manner(_span(_PROFILE.value), _STALL.value)
     place = _WORKDIR.value or ""  # required by its flag
-    with hosts.joined(values, preemption=True) as peers, buckets.local(place) as workdir:
+    with (
+        distributed.joined(values, preemption=True) as peers,
+        remote_workdir.local(place) as workdir,
+    ):
         try:
             with stops_on_sigterm(peers, _GRACE.value):
-                cli.use_compilation_cache()
+                command.use_compilation_cache()
                 training.train(run, data, workdir, values, peers, manner)
         except Stopped as stopped:
             if peers.index == 0:
@@ -66,4 +70,4 @@ def _span(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

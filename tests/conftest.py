@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from data_pipeline.tokenizer import Tokenizer
-    from tests.dataset_trees import Tree
-    from tests.tiny_export import Made
+    from data_pipeline.loading.tokenizer import Tokenizer
+    from tests.support.dataset_trees import Tree
+    from tests.support.tiny_export import Made
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -71,7 +71,7 @@ def clip_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A video of two frames, encoded."""
     import numpy as np
 
-    from tests.video_trees import write_video
+    from tests.support.video_trees import write_video
 
     frames = [np.full((48, 64, 3), level, np.uint8) for level in (60, 120)]
     return write_video(tmp_path_factory.mktemp("clip") / "a.mp4", frames, "mp4v").read_bytes()
@@ -80,7 +80,7 @@ def clip_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture
 def tree(tmp_path: Path, clip_bytes: bytes) -> Tree:
     """A data set in the making."""
-    from tests.dataset_trees import Tree
+    from tests.support.dataset_trees import Tree
 
     return Tree(tmp_path, clip_bytes)
 
@@ -88,7 +88,7 @@ def tree(tmp_path: Path, clip_bytes: bytes) -> Tree:
 @pytest.fixture
 def openai_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key for an endpoint, which is none of OpenAI's."""
-    from tests.refining import SECRET
+    from tests.support.refining import SECRET
 
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -109,7 +109,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed set of 12 reals and 24 fakes."""
-    from tests.packed_sets import make_set
+    from tests.support.packed_sets import make_set
 
     return make_set(tmp_path_factory.mktemp("one"), 12)
 
@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed set of 6 reals and 6 fakes of another method."""
-    from tests.packed_sets import make_set
+    from tests.support.packed_sets import make_set
 
     return make_set(tmp_path_factory.mktemp("two"), 6, ("Face2Face",))
 
@@ -125,7 +125,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed set of 10 reals with a fake each; the fakes of 2 and 5 do not decode."""
-    from tests.packed_sets import make_set
+    from tests.support.packed_sets import make_set
 
     return make_set(tmp_path_factory.mktemp("bad"), 10, ("Deepfakes",), bad=(2, 5))
 
@@ -133,7 +133,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """Trained on the captions of `folder`."""
-    from tests.loading import make_tokenizer
+    from tests.support.loading import make_tokenizer
 
     return make_tokenizer(folder, tmp_path_factory.mktemp("tokenizer"))
 
@@ -141,7 +141,7 @@ def tokenizer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokeniz
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed set for runs of the tiny model, with splits `train` and `validation`."""
-    from tests import tiny
+    from tests.support import tiny
 
     return tiny.pack_set(tmp_path_factory.mktemp("set"))
 
@@ -149,7 +149,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny model as training leaves it, to be read or copied."""
-    from tests import tiny_workdir
+    from tests.support import tiny_workdir
 
     return tiny_workdir.write(tmp_path_factory.mktemp("runs") / "mine")
 
@@ -157,15 +157,15 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def made(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Workdir and export of a variant of the tiny model, each made once; to be read or copied."""
-    from tests.tiny_export import maker
+    from tests.support.tiny_export import maker
 
     return maker(packed, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def parameters() -> dict[str, np.ndarray]:
-    """Of the small CLIP of `tests.hf_files`, drawn."""
-    from tests.hf_files import draw
+    """Of the small CLIP of `tests.support.hf_files`, drawn."""
+    from tests.support.hf_files import draw
 
     return draw()
 
@@ -173,16 +173,16 @@ def parameters() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def tensors(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same under Hugging Face's keys."""
-    from jax_vlffd.clip import weights
-    from tests.hf_files import CONFIG
+    from jax_vlffd.clip import huggingface
+    from tests.support.hf_files import CONFIG
 
-    return weights.to_hf(parameters, CONFIG)
+    return huggingface.to_hf(parameters, CONFIG)
 
 
 @pytest.fixture
 def write(tmp_path: Path, tensors: dict[str, np.ndarray]) -> Callable[..., Path]:
     """Writes a checkpoint folder of them: other tensors, another config, or no weights (False)."""
-    from tests.hf_files import writer
+    from tests.support.hf_files import writer
 
     return writer(tmp_path, tensors)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests.support import tiny
 
 ROOT = tiny.ROOT
 PACKAGES = ("configs", "data_pipeline", "jax_vlffd", "launch")
@@ -30,8 +30,13 @@ HEAVY = (
 #: What each package may import of ours.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "launch": ("launch", "configs", "data_pipeline", "jax_vlffd"),
-    "configs": ("configs", "data_pipeline.settings", "jax_vlffd.config", "jax_vlffd.clip.config"),
-    "data_pipeline": ("data_pipeline", "jax_vlffd.vocabulary", "jax_vlffd.picture"),
+    "configs": (
+        "configs",
+        "data_pipeline.loading.settings",
+        "jax_vlffd.config",
+        "jax_vlffd.clip.config",
+    ),
+    "data_pipeline": ("data_pipeline", "jax_vlffd.vocabulary", "jax_vlffd.preprocessing"),
     "jax_vlffd": ("jax_vlffd",),
 }
 #: What it may not import of others', at any depth: no worker of the data pipeline starts JAX.
@@ -91,12 +96,12 @@ def test_the_files_are_found() -> None:
         ("data_pipeline", "from jax_vlffd import config", ["jax_vlffd.config"]),
         ("data_pipeline", "from jax_vlffd import vocabulary", []),
         ("data_pipeline", "from jax_vlffd.vocabulary import REGIONS", []),
-        ("data_pipeline", "from jax_vlffd.picture import square_view", []),
+        ("data_pipeline", "from jax_vlffd.preprocessing import square_view", []),
         ("data_pipeline", "def f():\n    import jax.numpy as jnp", ["jax.numpy"]),
         ("jax_vlffd", "from data_pipeline.errors import UserError", ["data_pipeline.errors"]),
         ("jax_vlffd", "from .clip import config", [".clip"]),
-        ("configs", "import jax_vlffd.training.steps", ["jax_vlffd.training.steps"]),
-        ("launch", "from tests import tiny", ["tests.tiny"]),
+        ("configs", "import jax_vlffd.training.step", ["jax_vlffd.training.step"]),
+        ("launch", "from tests import tiny", ["tests.support.tiny"]),
     ],
 )
 def test_a_wrong_import_is_found(package: str, text: str, found: list[str]) -> None:
@@ -128,7 +133,7 @@ def test_what_the_data_pipeline_has_of_the_model_starts_no_jax(module: str) -> N
     assert not set(REFUSED["data_pipeline"]) & loaded_by(module)
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, "launch.config", "configs.demo"])
+@pytest.mark.parametrize("module", [*COMMANDS, "launch.experiment.config", "configs.demo"])
 def test_nothing_heavy_is_loaded_before_the_flags_are_parsed(module: str) -> None:
     assert not set(HEAVY) & loaded_by(module)
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.records import PackedSplit
-from launch import runs
-from tests import tiny
-from tests.faulty_server import FaultyServer
+from data_pipeline.packed.record import PackedSplit
+from launch.experiment import workdir
 from tests.fixtures import make
+from tests.support import tiny
+from tests.support.faulty_server import FaultyServer
 
 EXPECTED: dict[str, Any] = json.loads((make.FOLDER / "expected.json").read_text())
 
@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_goes_on_as_it_would_have(old: Path, run: Run) ->
     expected = dict(EXPECTED["training"])
     assert make.last_step(old / "stopped") == expected.pop("stopped_at")
     run("train", f"--config={make.RECIPE}", "--workdir=stopped")
-    ours, theirs = (runs.load_run(old / name, "latest") for name in ("stopped", "finished"))
+    ours, theirs = (workdir.load_run(old / name, "latest") for name in ("stopped", "finished"))
     # The undisturbed run ended with the parameters to which the old version resumed.
     assert make.digest(theirs.parameters) == expected.pop("parameters")
     assert_holds(make.results(old / "stopped"), expected, rel=1e-5, abs=1e-6)
@@ -165,7 +165,7 @@ def test_an_export_answers_as_before_and_goes_on_with_a_torn_file(old: Path, run
 @pytest.mark.slow
 def test_a_workdir_is_exported_to_the_same_parameters(old: Path, run: Run) -> None:
     run("export", "--workdir=finished", "--out=again", "--name=old")
-    ours, theirs = (runs.load_run(old / name) for name in ("again", "export"))
+    ours, theirs = (workdir.load_run(old / name) for name in ("again", "export"))
     assert make.digest(ours.parameters) == make.digest(theirs.parameters)
     assert (ours.step, ours.calibration) == (theirs.step, theirs.calibration)
     # An old export names its methods; an old workdir does not, and the sets that its config names may be

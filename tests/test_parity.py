@@ -14,11 +14,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from jax_vlffd import model
-from jax_vlffd.clip import weights
+from jax_vlffd.clip import huggingface
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
 from jax_vlffd.config import VIT_MEAN, VIT_STD, ModelConfig
 from jax_vlffd.errors import UserError
-from tests import parity_table
+from tests.support import parity_table
 
 ABSOLUTE = 1e-5
 RELATIVE = 1e-4
@@ -94,7 +94,7 @@ def test_files_from_torch_come_back_bitwise(torch: Any, tmp_path: Path) -> None:
     before = load_file(tmp_path / "whole" / "model.safetensors")
     for kind in ("whole", "sharded"):
         config, _, parameters = parity_table.load(tmp_path / kind)
-        weights.save_hf(
+        huggingface.save_hf(
             tmp_path / f"{kind}_ours", {k: np.asarray(v) for k, v in parameters.items()}, config
         )
         after = load_file(tmp_path / f"{kind}_ours" / "model.safetensors")
@@ -111,7 +111,7 @@ def test_the_remedy_for_pickled_weights_works(torch: Any, tmp_path: Path) -> Non
     clip.config.save_pretrained(tmp_path)
     torch.save(clip.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"CLIPModel.from_pretrained\(OLD\).save_pretrained\(NEW\)"):
-        weights.open_checkpoint(str(tmp_path))
+        huggingface.open_checkpoint(str(tmp_path))
     CLIPModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "new")
     _, _, parameters = parity_table.load(tmp_path / "new")
     query = clip.text_model.encoder.layers[1].self_attn.q_proj.weight.detach().numpy()
@@ -128,7 +128,7 @@ def test_what_we_save_loads_in_torch_clip(torch: Any, tmp_path: Path) -> None:
         path: jnp.asarray(0.1 * rng.standard_normal(shape.shape), jnp.float32)
         for path, shape in shapes.items()
     }
-    weights.save_hf(tmp_path, {k: np.asarray(v) for k, v in parameters.items()}, TINY)
+    huggingface.save_hf(tmp_path, {k: np.asarray(v) for k, v in parameters.items()}, TINY)
     clip, info = CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     torch.backends.mkldnn.enabled = False
@@ -146,13 +146,13 @@ def plain_vit(vision: VisionConfig) -> ModelConfig:
 
 def load_vit(folder: Path) -> tuple[ModelConfig, Any, dict[str, jax.Array]]:
     """The image tower of a plain ViT's folder: config, graph, parameters (the rest is zero)."""
-    checkpoint = weights.open_checkpoint(str(folder))
+    checkpoint = huggingface.open_checkpoint(str(folder))
     assert checkpoint.clip is None
     config = plain_vit(checkpoint.vision)
     graph, shapes = model.graph_and_shapes(config)
     target = {path: shape for path, shape in shapes.items() if path.startswith("vision/")}
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    loaded = weights.load(checkpoint, target, dict.fromkeys(target, one))
+    loaded = huggingface.load(checkpoint, target, dict.fromkeys(target, one))
     return config, graph, {k: jnp.zeros(v.shape) for k, v in shapes.items()} | loaded
 
 

@@ -18,7 +18,7 @@ from data_pipeline.datasets import (
     uadfv,
     wild_deepfake,
 )
-from data_pipeline.datasets.video_records import Collection, Video
+from data_pipeline.datasets.base import Collection, Video
 
 __all__ = ["COMPRESSED", "PLAIN", "Collection", "Video"]
 

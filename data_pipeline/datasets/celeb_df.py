@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,

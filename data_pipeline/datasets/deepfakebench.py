@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Faces,

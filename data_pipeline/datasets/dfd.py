@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.datasets import dfd
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,

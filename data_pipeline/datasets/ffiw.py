@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,

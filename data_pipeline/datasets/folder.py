@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from data_pipeline.datasets.video_records import (
+from data_pipeline.datasets.base import (
     REAL_METHOD,
     VIDEO_SUFFIXES,
     Collection,

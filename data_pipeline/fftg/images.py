@@ -11,11 +11,11 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from data_pipeline.core.discovery import MAX_BYTES, MAX_PIXELS
+from data_pipeline.core.files import read_regular
 from data_pipeline.errors import UserError
-from data_pipeline.fftg.mask import PairError
-from data_pipeline.files import read_regular
-from data_pipeline.inputs import MAX_BYTES, MAX_PIXELS
-from data_pipeline.transforms import BadImageError, stated_size
+from data_pipeline.fftg.measure.difference_mask import PairError
+from data_pipeline.loading.augment import BadImageError, stated_size
 
 Image = NDArray[np.uint8]
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from data_pipeline.core.files import atomic_write_bytes
+from data_pipeline.core.json_reading import parse_json
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_write_bytes
-from data_pipeline.json_reading import parse_json
 
 Line = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.errors import UserError
-from data_pipeline.fftg.annotate import Job
+from data_pipeline.fftg.annotator import Job
 
 #: Columns that mean something to the annotator; all others are passed through.
 _OWN: Final = ("id", "real", "fake", "mask")

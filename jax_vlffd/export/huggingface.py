@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from jax_vlffd.clip import weights
+from jax_vlffd.clip import huggingface
 from jax_vlffd.clip.config import CLIPConfig, clip_to_hf, vit_to_hf
 from jax_vlffd.config import ModelConfig
 
@@ -72,15 +72,15 @@ def save(
     folder.mkdir(parents=True)
     clip = config.clip
     if form(clip) == "vit":
-        values, table = dict(parameters), weights.VIT_TABLE
+        values, table = dict(parameters), huggingface.VIT_TABLE
         # CLIP's patch embedding has no bias; a ViTModel's always has one.
         values.setdefault("vision/patch_embedding/bias", np.zeros(clip.vision.width, np.float32))
         settings = vit_to_hf(clip.vision)
     else:
         values, clip = _folded(parameters, clip)
-        table, settings = weights.CLIP_TABLE, clip_to_hf(clip)
+        table, settings = huggingface.CLIP_TABLE, clip_to_hf(clip)
         settings["text_config"] |= special
-    tensors = weights.to_hf(values, clip, table)
+    tensors = huggingface.to_hf(values, clip, table)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", settings | {"dtype": "float32"})
     _write_json(folder / "preprocessor_config.json", _preprocessor(config))
@@ -139,7 +139,7 @@ def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: st
     """
     folder.mkdir(parents=True)
     clip = config.clip
-    table = weights.CLIP_TABLE if form(clip) == "clip" else weights.VIT_TABLE
+    table = huggingface.CLIP_TABLE if form(clip) == "clip" else huggingface.VIT_TABLE
     tensors: dict[str, np.ndarray] = {}
     targets = set()
     for ours, theirs in table:

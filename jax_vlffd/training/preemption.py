@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from jax_vlffd.training.peers import Alone, end
+from jax_vlffd.training.processes import Alone, end
 
 
 class Stopped(Exception):

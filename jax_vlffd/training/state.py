@@ -13,14 +13,14 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from jax_vlffd.clip import weights
+from jax_vlffd.clip import huggingface
 from jax_vlffd.clip.config import TextConfig, VisionConfig, difference
 from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters, graph_and_shapes, initial_parameters
 from jax_vlffd.training import rules
-from jax_vlffd.training.mesh import replicated
-from jax_vlffd.training.optim import learning_rate, make_optimizer
+from jax_vlffd.training.optimizer import learning_rate, make_optimizer
+from jax_vlffd.training.sharding import replicated
 
 Array = jax.Array
 
@@ -139,7 +139,7 @@ def initial_state(
     return TrainState(step, parameters, start(moving))
 
 
-def load_pretrained(plan: Plan, checkpoint: weights.Checkpoint) -> Parameters:
+def load_pretrained(plan: Plan, checkpoint: huggingface.Checkpoint) -> Parameters:
     """The towers' weights of a Hugging Face checkpoint, in the plan's shardings.
 
     A CLIP fills both towers and the projections; a plain ViT fills the image tower.
@@ -165,7 +165,7 @@ def load_pretrained(plan: Plan, checkpoint: weights.Checkpoint) -> Parameters:
         for path, shape in plan.shapes.items()
         if path.startswith(tuple(targets)) and "/lora_" not in path
     }
-    return weights.load(checkpoint, wanted, plan.sharding.parameters)
+    return huggingface.load(checkpoint, wanted, plan.sharding.parameters)
 
 
 def _differ(

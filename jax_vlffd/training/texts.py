@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jax_vlffd.training.peers import Alone
+from jax_vlffd.training.processes import Alone
 from jax_vlffd.training.state import StepSpec
 
 FIELDS = ("tokens", "fused_tokens")

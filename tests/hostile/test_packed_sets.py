@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.copied_sets import set_digest
 from data_pipeline.errors import UserError
-from data_pipeline.records import PackedSplit
-from tests import tiny, tiny_workdir
-from tests.packed_sets import make_set
+from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.remote import set_digest
+from tests.support import tiny, tiny_workdir
+from tests.support.packed_sets import make_set
 
 #: Runs when it is imported.
 EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"

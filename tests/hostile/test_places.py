@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny, tiny_export
 from tests.hostile.test_packed_sets import poison
+from tests.support import tiny, tiny_export
 
 COMMANDS = ("evaluate", "export", "score_reasons", "predict")
 #: Beside the interpreter's, the repository, and the folders of the test.

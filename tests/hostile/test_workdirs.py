@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.files import read_object
+from data_pipeline.core.files import read_object
 from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
-from jax_vlffd.pretrained import read_calibration
-from launch.config import read_saved
-from tests import processes, tiny, tiny_export
+from jax_vlffd.inference.trained import read_calibration
+from launch.experiment.config import read_saved
+from tests.support import processes, tiny, tiny_export
 
 SECRET = "what nobody else should see"
 SETTINGS = {"duration": "4 steps", "evaluate_every": "4 steps"}

@@ -1,0 +1,152 @@
+"""Everything that a GPU (or any one device) is measured for, in one run of at most ten minutes.
+
+Correctness comes first: bf16 against fp32, and ours against the peer. Then the step against the peer; tuning
+modes; memory policies and attention; the detector; the largest batch that fits. A part that would start too
+late is left out and named; what is done is written after every part, so that a run that is cut off keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from benchmarks import step
+from benchmarks.process import Job, SideProcess, alternate, summary
+from benchmarks.step import TOLERANCE
+
+if TYPE_CHECKING:
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_float(
+    "minutes", 9.5, "device: no part starts later than this less its share.", lower_bound=0.1
+)
+flags.DEFINE_integer(
+    "largest", 2048, "device: largest batch that is tried, by doubling.", lower_bound=1
+)
+
+
+class Parts:
+    """Runs parts against a clock; a part that fails is told of and does not end the others."""
+
+    def __init__(self, minutes: float, save: Callable[[Mapping[str, Any]], None]):
+        self._end = time.monotonic() + 60 * minutes
+        self._save = save
+        self.found: dict[str, Any] = {}
+        self.left_out: dict[str, str] = {}
+
+    def do(self, name: str, needs: float, part: Callable[[], Any]) -> None:
+        """Runs a part that takes about `needs` seconds."""
+        from jax_vlffd.errors import UserError
+
+        left = self._end - time.monotonic()
+        if left < needs:
+            self.left_out[name] = f"wants {needs:.0f} s, and {max(left, 0):.0f} s were left"
+        else:
+            start = time.monotonic()
+            try:
+                self.found[name] = {
+                    "value": part(),
+                    "seconds": round(time.monotonic() - start, 1),
+                }
+            except UserError as error:
+                self.left_out[name] = str(error)
+        self._save({"bench": "device", "left_out": self.left_out, **self.found})
+
+
+def measure() -> dict[str, Any]:
+    """All parts: what matters most first, what takes longest last."""
+    from benchmarks import jax_side
+
+    run, size = step.settings()
+    parts = Parts(FLAGS.minutes, _keep)
+    parts.do("bf16_against_fp32", 40, lambda: precision(run, min(size, 8)))
+    if "bf16_against_fp32" in parts.found and not parts.found["bf16_against_fp32"]["value"]["ok"]:
+        parts.left_out["everything else"] = "bf16 is too far from fp32: speed means nothing"
+        return {"bench": "device", "left_out": parts.left_out, **parts.found}
+    steps = {"rounds": FLAGS.repeats, "steps": FLAGS.steps}
+    parts.do("step", 150, lambda: step.compare(run, size, "train", apart=True, **steps))
+    parts.do("tuning", 60, lambda: step.compare_tuning(run, max(size // 4, 1), **steps))
+    for name, change in variants(run).items():
+        part = functools.partial(one, jax_side.Ours, _with(run, **change), size)
+        parts.do(f"step, {name}", 40, part)
+    for batch in (1, 64):
+        detect = functools.partial(step.compare, run, batch, "detect", **steps)
+        parts.do(f"detect_{batch}", 30, detect)
+    most = FLAGS.largest
+    parts.do("largest batch, ours", 45, lambda: largest(jax_side.Ours, run, size, most))
+    parts.do("largest batch, peer", 45, lambda: largest(step.peer(), run, size, most))
+    unrolled = _with(run, unroll=run.model.clip.vision.layers)  # compiles longest
+    parts.do("step, unrolled", 90, lambda: one(jax_side.Ours, unrolled, size))
+    return {"bench": "device", "left_out": parts.left_out, **parts.found}
+
+
+def _keep(found: Mapping[str, Any]) -> None:
+    from data_pipeline.core.files import atomic_write_text
+
+    if FLAGS.out:
+        atomic_write_text(FLAGS.out, json.dumps(found, indent=2) + "\n")
+
+
+def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
+    """Losses and gradient norms of two steps in both precisions, and whether they are near enough."""
+    from benchmarks import jax_side
+
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        attention = "xla" if dtype == "float32" else run.model.compute.attention
+        job = Job(_with(run, dtype=dtype, attention=attention), batch_size)
+        with SideProcess(jax_side.Ours, job) as side:
+            found[dtype] = side.call("check")
+    names = ("loss_1", "gradient_norm_1")  # the second step's follow from different updates
+    exact = {name: found["float32"][name] for name in names}
+    apart, tolerance = step.farthest(found["bfloat16"], exact)[1], TOLERANCE["bfloat16"]
+    return {**found, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
+
+
+def variants(run: RunConfig) -> dict[str, dict[str, Any]]:
+    """Other memory policies and, where it can run, the other attention: name -> `compute` settings."""
+    changes: dict[str, dict[str, Any]] = {
+        f"remat {policy}": {"remat": policy} for policy in ("none", "dots", "full")
+    }
+    if run.model.compute.dtype == "bfloat16" and step.has_gpu():
+        changes |= {f"{name} attention": {"attention": name} for name in ("cudnn", "xla")}
+    here = dataclasses.asdict(run.model.compute)
+    return {name: change for name, change in changes.items() if not change.items() <= here.items()}
+
+
+def largest(make: Any, run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
+    """The rate of a side at the largest batch that fits, found by doubling."""
+    found: dict[str, Any] = {}
+    while batch_size <= most:
+        at_this = {"batch_size": batch_size, **one(make, run, batch_size)}
+        if "failed" in at_this:
+            return {**found, "did_not_fit": at_this}
+        found = at_this
+        batch_size *= 2
+    return found
+
+
+def one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:
+    """The rate and the memory of one side's step, or why it failed."""
+    from jax_vlffd.errors import UserError
+
+    job = Job(run, batch_size, peer_compile=step.has_gpu())
+    try:
+        with SideProcess(make, job) as side:
+            seconds = alternate({"one": side}, 2, max(FLAGS.steps, 2))["one"]
+            about = {n: side.about.get(n) for n in ("compile_s", "program_bytes")}
+            return summary(seconds, batch_size) | about | {"peak": side.call("peak")}
+    except UserError as error:
+        return {"failed": str(error)[:300]}
+
+
+def _with(run: RunConfig, **compute: Any) -> RunConfig:
+    changed = dataclasses.replace(run.model.compute, **compute)
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, compute=changed))

@@ -1,0 +1,155 @@
+"""Packed sets for the benches: small files drawn or given, tiny records, and large sets made of links."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_pipeline.loading.tokenizer import Tokenizer
+
+
+def draw_files(folder: Path, count: int, side: int) -> list[Path]:
+    """Drawn faces under a sensor's noise, as JPEG: as many bytes as a photograph has."""
+    import numpy as np
+
+    from data_pipeline.synthetic import forgeries
+    from data_pipeline.synthetic.anatomy import draw_identity
+    from data_pipeline.synthetic.faces import draw_face
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(count):
+        image, _ = draw_face(draw_identity(rng), rng, side)
+        noisy = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+        files.append(folder / f"{number:05}.jpg")
+        files[-1].write_bytes(forgeries.encode_jpeg(noisy, 90))
+    return files
+
+
+def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
+    """An even number of JPEG files, as they are, or square and of one side at quality 95.
+
+    Raises:
+      UserError: the source has less than four.
+    """
+    from jax_vlffd.errors import UserError
+    from jax_vlffd.preprocessing import square_view
+
+    found = sorted(source.rglob("*.jpg"))
+    if len(found) < 4:
+        raise UserError(f"{source} has {len(found)} files *.jpg; give at least 4")
+    folder.mkdir(parents=True)
+    files = [folder / f"{number:05}.jpg" for number in range(len(found) // 2 * 2)]
+    for original, file in zip(found, files, strict=False):
+        if side is None:
+            shutil.copyfile(original, file)
+            continue
+        from data_pipeline.loading.augment import decode_image
+        from data_pipeline.synthetic import forgeries
+
+        image = decode_image(original.read_bytes())
+        file.write_bytes(forgeries.encode_jpeg(square_view(image, side), 95))
+    return files
+
+
+def pack_files(folder: Path, jpegs: Sequence[Path]) -> None:
+    """Packs the files as pairs of real and fake, with a tokenizer of their captions."""
+    from data_pipeline.loading.tokenizer import train_tokenizer
+    from data_pipeline.packed.builder import pack
+
+    lines: list[dict[str, Any]] = []
+    for number, (real, fake) in enumerate(zip(jpegs[::2], jpegs[1::2], strict=False)):
+        region = ("mouth", "nose", "eyes", "face")[number % 4]
+        caption = f"This is a fake face. The {region} is blurred, and its color is off."
+        lines.append(
+            {
+                "id": f"{number:05}", "real": str(real), "fake": str(fake), "label": 1,
+                "regions": {region: {"forged": True, "score": 1.0, "types": ["blur", "color"]}},
+                "raw_caption": caption, "caption": caption, "source": "raw", "error": None,
+                "real_captions": ["This is a real face. Nothing in it is altered."],
+                "method": "drawn", "dataset": "drawn", "video": f"{number:05}", "frame": "0",
+                "split": "train",
+            }
+        )  # fmt: skip
+    file = folder / "annotations.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    pack([file], folder / "packed")
+    train_tokenizer((line["caption"] for line in lines), 600, folder / "tokenizer")
+
+
+def tokenizer(folder: Path) -> Tokenizer:
+    """The one that was trained on the set's captions."""
+    from data_pipeline.loading.tokenizer import Tokenizer
+
+    return Tokenizer.load(folder / "tokenizer")
+
+
+def pack_small(folder: Path, count: int) -> Path:
+    """One shard of so many records, with images of a few hundred bytes; half of them fakes of the other."""
+    import numpy as np
+
+    from data_pipeline.packed.record import Record, write_packed_set
+    from data_pipeline.synthetic import forgeries
+    from jax_vlffd.vocabulary import REGIONS, TYPES
+
+    rng = np.random.default_rng(0)
+    images = [
+        forgeries.encode_jpeg(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), 80)
+        for _ in range(64)
+    ]
+    nothing = np.zeros(len(REGIONS), np.int64), np.zeros((len(REGIONS), len(TYPES)), np.int64)
+
+    def shard() -> Any:
+        for number in range(count):
+            fake = number % 2
+            real = f"{number - fake:08}"
+            caption = f"This is a {('real', 'fake')[fake]} face."
+            yield (
+                Record(
+                    f"{number:08}", images[number % 64], fake, "small", ("real", "drawn")[fake],
+                    real, "0", real if fake else "", (caption,), caption, caption, *nothing,
+                ),
+                number - 1 if fake else -1,
+            )  # fmt: skip
+
+    aside = folder.with_suffix(".aside")
+    aside.mkdir(parents=True)
+    shutil.move(write_packed_set(aside, {"train": [shard]}), folder)
+    return folder
+
+
+def multiply(one: Path, folder: Path, copies: int) -> Path:
+    """A packed set whose shards are all the same file; a link costs no disk."""
+    import numpy as np
+
+    folder.mkdir()
+    (shard,) = one.glob("*.array_record*")
+    for number in range(copies):
+        name = shard.name.replace("00000-of-00001", f"{number:05}-of-{copies:05}")
+        os.link(shard, folder / name)
+    info = json.loads((one / "dataset_info.json").read_text("utf-8"))
+    (split,) = info["splits"]
+    split["shardLengths"] *= copies
+    split["numBytes"] = str(int(split["numBytes"]) * copies)
+    (folder / "dataset_info.json").write_text(json.dumps(info), "utf-8")
+    shutil.copy(one / "features.json", folder)
+    (folder / "index").mkdir()
+    index = json.loads((one / "index" / "index.json").read_text("utf-8"))
+    rows = np.load(one / "index" / "train.npy")
+    every = np.lib.format.open_memmap(
+        folder / "index" / "train.npy", "w+", rows.dtype, (len(rows) * copies,)
+    )
+    for number in range(copies):
+        part = every[number * len(rows) : (number + 1) * len(rows)]
+        part[:] = rows
+        part["pair"][rows["pair"] >= 0] += number * len(rows)
+    every.flush()
+    index["records"]["train"] = len(every)
+    (folder / "index" / "index.json").write_text(json.dumps(index), "utf-8")
+    return folder

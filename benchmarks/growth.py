@@ -1,0 +1,240 @@
+"""How the cost of an image grows with batch, image size and depth; that of a set with its records.
+
+`growth` changes one of the three at a time, from the config's own; the step is our training step. `records`
+opens packed sets of sizes up to what is asked for, and reads from one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from benchmarks.fixtures import multiply, pack_small
+from benchmarks.process import Job, SideProcess, alternate
+
+if TYPE_CHECKING:
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("batches", ["1", "4", "16", "64"], "growth: images of a batch.")
+flags.DEFINE_list("sizes", ["112", "224", "336"], "growth: sides of the image, by the patch.")
+flags.DEFINE_list("depths", ["3", "6", "12"], "growth: layers of the image tower.")
+flags.DEFINE_integer("records", 10_000_000, "records: most records.", lower_bound=1000)
+flags.DEFINE_integer("read", 200_000, "records: records read in a row.", lower_bound=200)
+flags.DEFINE_string("plots", None, "growth, records: folder for the plots, growth_*.svg.")
+
+#: Records of the one shard that larger sets hold many times over.
+SHARD: Final = 50_000
+#: Records between two looks at the memory.
+LOOKS: Final = 10
+
+
+def measure() -> dict[str, Any]:
+    """All three tables, and their plots where a folder is given."""
+    from benchmarks import step as bench_step
+
+    run, size = bench_step.settings()
+    found = step_growth(
+        run, size,
+        batches=_whole(FLAGS.batches), sizes=_whole(FLAGS.sizes), depths=_whole(FLAGS.depths),
+        repeats=FLAGS.repeats,
+    )  # fmt: skip
+    if FLAGS.plots:
+        plot_steps(found, Path(FLAGS.plots))
+    return {"bench": "growth", "model": bench_step.describe(run), **found}
+
+
+def step_growth(
+    run: RunConfig,
+    batch_size: int,
+    *,
+    batches: Sequence[int],
+    sizes: Sequence[int],
+    depths: Sequence[int],
+    repeats: int,
+) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds an image of a training step: by batch, by image size, by depth.
+
+    Raises:
+      UserError: a size is not a multiple of the patch.
+    """
+    clip = run.model.clip
+
+    def with_vision(**changes: Any) -> RunConfig:
+        vision = dataclasses.replace(clip.vision, **changes)
+        model = dataclasses.replace(run.model, clip=dataclasses.replace(clip, vision=vision))
+        return dataclasses.replace(run, model=model)
+
+    return {
+        "batch": [_cost(run, n, n, repeats) for n in batches],
+        "image_size": [_cost(with_vision(image_size=n), batch_size, n, repeats) for n in sizes],
+        "depth": [_cost(with_vision(layers=n), batch_size, n, repeats) for n in depths],
+    }
+
+
+def _cost(run: RunConfig, batch_size: int, value: int, repeats: int) -> dict[str, float]:
+    from benchmarks import jax_side
+    from benchmarks import step as bench_step
+
+    job = Job(run, batch_size)
+    with SideProcess(jax_side.Ours, job) as side:
+        seconds = statistics.median(alternate({"one": side}, 1, repeats)["one"])
+        flops = bench_step.flops_per_image(job)
+        return {
+            "value": value,
+            "ms_per_image": round(1e3 * seconds / batch_size, 3),
+            "gflops_per_image": round(flops / 1e9, 4),
+            "gflops_per_second": round(flops * batch_size / seconds / 1e9, 2),
+            "program_mb": round((side.about["program_bytes"] or 0) / 1e6, 1),
+            "compile_s": side.about["compile_s"],
+        }
+
+
+def records_growth(folder: Path, most: int) -> list[dict[str, float]]:
+    """Seconds to open a set and to its first batch, and bytes held, for sets of growing size."""
+    shard = pack_small(folder / "one", min(SHARD, most))
+    found = []
+    for copies in sorted({max(most // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
+        large = multiply(shard, folder / f"of_{copies}", copies)
+        with SideProcess(Reading, large) as side:
+            found.append(side.call("open"))
+    return found
+
+
+def measure_records() -> dict[str, Any]:
+    """Whether memory stays flat over many records, read in order of training; opening large sets."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        opened = records_growth(folder, FLAGS.records)
+        shard = folder / "one"
+        large = multiply(shard, folder / "read", max(FLAGS.read // SHARD, 1))
+        with SideProcess(Reading, large) as side:
+            read = side.call("read", FLAGS.read)
+    if FLAGS.plots:
+        plot_records(opened, Path(FLAGS.plots))
+    return {"bench": "records", "opening": opened, "reading": read}
+
+
+class Reading:
+    """Opens a packed set and reads from it, in a process of its own."""
+
+    def __init__(self, folder: Path):
+        from data_pipeline.loading.loader import TrainLoader  # noqa: F401 - what is imported is no opening
+        from data_pipeline.loading.tokenizer import train_tokenizer
+
+        self._folder = folder
+        with tempfile.TemporaryDirectory() as aside:
+            self._tokenizer = train_tokenizer(["This is a real face."], 600, Path(aside))
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def _loader(self) -> Any:
+        from data_pipeline.loading.loader import TrainLoader
+        from data_pipeline.loading.settings import AugmentSettings, DataSettings
+
+        settings = DataSettings(
+            train=((str(self._folder), 1.0),), batch_size=200, paired=True,
+            augment=AugmentSettings.none(),
+        )  # fmt: skip
+        return TrainLoader(settings, image_size=16, tokenizer=self._tokenizer, text_length=16)
+
+    def open(self) -> dict[str, float]:
+        """Seconds and bytes."""
+        before, start = _resident(), time.perf_counter()
+        loader = self._loader()
+        opened = time.perf_counter() - start
+        iterator = iter(loader)
+        next(iterator)
+        first = time.perf_counter() - start
+        found = {
+            "records": loader.records_per_epoch,
+            "shards": len(list(self._folder.glob("*.array_record*"))),
+            "open_s": round(opened, 3),
+            "first_batch_s": round(first, 3),
+            "resident_mb": round((_resident() - before) / 1e6, 1),
+        }
+        iterator.close()
+        return found
+
+    def read(self, records: int) -> dict[str, Any]:
+        """Resident memory at equal distances over so many records."""
+        iterator, start = iter(self._loader()), time.perf_counter()
+        looks = []
+        for number in range(records // 200):
+            next(iterator)
+            if (number + 1) % max(records // 200 // LOOKS, 1) == 0:
+                looks.append(round(_resident() / 1e6, 1))
+        return {
+            "records": records,
+            "records_per_second": round(records / (time.perf_counter() - start), 1),
+            "resident_mb": looks,
+        }
+
+
+def _resident() -> float:
+    """Bytes of the process's own memory; pages of files that are mapped can be dropped at any time."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(float(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+
+def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
+    """Writes growth_batch.svg, growth_image_size.svg and growth_depth.svg."""
+    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
+
+    for name, label in (
+        ("batch", "images of a batch"),
+        ("image_size", "side of the image, pixels"),
+        ("depth", "layers of the image tower"),
+    ):
+        points = found[name]
+        x, y = ([point[key] for point in points] for key in ("value", "ms_per_image"))
+        # What it would cost at the rate of the largest point, by FLOPs alone.
+        last = points[-1]["ms_per_image"] / points[-1]["gflops_per_image"]
+        even = [point["gflops_per_image"] * last for point in points]
+        chart = line_chart(
+            f"Cost of an image by {label}",
+            [Series("measured", x, y, marks=True), Series("by FLOPs alone", x, even)],
+            Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *even))),
+        )  # fmt: skip
+        atomic_write_text(folder / f"growth_{name}.svg", standalone(chart))
+
+
+def plot_records(points: list[dict[str, float]], folder: Path) -> None:
+    """Writes growth_records.svg."""
+    import math
+
+    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
+
+    x = [math.log10(point["records"]) for point in points]
+    ticks = [(n, f"10^{n}") for n in range(math.floor(min(x)), math.ceil(max(x)) + 1)]
+    lines = [
+        Series("open", x, [p["open_s"] for p in points], marks=True),
+        Series("first batch", x, [p["first_batch_s"] for p in points], marks=True),
+    ]
+    chart = line_chart(
+        "Opening a set by its records", lines, Axis("records", None, ticks), Axis("seconds")
+    )
+    atomic_write_text(folder / "growth_records.svg", standalone(chart))
+
+
+def _whole(values: Sequence[str]) -> list[int]:
+    from jax_vlffd.errors import UserError
+
+    try:
+        found = [int(value) for value in values]
+    except ValueError:
+        raise UserError(f"{','.join(values)}: whole numbers are wanted") from None
+    if not found or min(found) < 1:
+        raise UserError(f"{','.join(values)}: numbers of at least 1 are wanted")
+    return found

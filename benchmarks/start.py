@@ -1,0 +1,185 @@
+"""What a user waits for besides the steps: help, the first step, a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if TYPE_CHECKING:
+    from data_pipeline.loading.settings import DataSettings
+    from data_pipeline.loading.tokenizer import Tokenizer
+    from jax_vlffd.config import RunConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("people", 60, "start: people drawn for the demo's set.", lower_bound=10)
+
+
+def measure() -> dict[str, Any]:
+    """Seconds of every command's help, of two starts of the demo, and of a save."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        packed = _packed(folder)
+        found: dict[str, Any] = {
+            "bench": "start",
+            "help_s": help_seconds(commands()),
+            **first_steps(folder, packed),
+            **save_held(*_demo(folder, packed), folder / "checkpoints"),
+        }
+    found["help_most_s"] = max(found["help_s"].values())
+    return found
+
+
+def commands() -> list[str]:
+    """The modules of `launch` that are commands."""
+    here = Path(__file__).parents[1] / "launch"
+    return sorted(
+        f"launch.{file.stem}"
+        for file in here.glob("*.py")
+        if re.search("^if __name__ == .__main__.:", file.read_text("utf-8"), re.MULTILINE)
+    )
+
+
+def help_seconds(names: Sequence[str], repeats: int = 3) -> dict[str, float]:
+    """The median wall time of `--help` of each command."""
+    found = {}
+    for name in names:
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", name, "--help"], check=True, stdout=subprocess.DEVNULL
+            )
+            seconds.append(time.perf_counter() - start)
+        found[name] = round(statistics.median(seconds), 3)
+    return found
+
+
+def first_steps(folder: Path, packed: Path) -> dict[str, float]:
+    """Seconds from the command to the first logged step of the demo, without and with a cache."""
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    found = {}
+    for name in ("first_start_s", "second_start_s"):
+        command = [
+            sys.executable, "-m", "launch.train", "--config=configs/demo.py",
+            f"--workdir={folder / name}", f"--config.data.train={packed}",
+            f"--config.data.validation={packed}", "--config.train.duration=3 steps",
+        ]  # fmt: skip
+        start = time.perf_counter()
+        with subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if line.startswith("step 1/"):
+                    found[name] = round(time.perf_counter() - start, 2)
+            status = process.wait()
+        if status or name not in found:
+            from jax_vlffd.errors import UserError
+
+            raise UserError(f"the demo did not start: {' '.join(lines[-3:])}")
+    return found
+
+
+def save_held(
+    run: RunConfig, data: DataSettings, words: Tokenizer, folder: Path, saves: int = 7
+) -> dict[str, float]:
+    """How long a save holds the loop, in milliseconds and in steps.
+
+    Args:
+      run: of the model.
+      data: of its batches; names a set with a split `train`.
+      words: the tokenizer.
+      folder: where checkpoints go.
+      saves: how many; the median counts.
+    """
+    import jax
+
+    from data_pipeline.loading.loader import TrainLoader
+    from jax_vlffd.training import texts
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.sharding import to_devices
+    from jax_vlffd.training.state import initial_state
+    from jax_vlffd.training.step import batch_fields, make_train_step
+    from launch.experiment import workdir
+
+    run = workdir.with_tokenizer(run, words)
+    clip = run.model.clip
+    plan = workdir.make_plan(run, data, steps=1000)
+    state = initial_state(plan, run.seed)
+    iterator = iter(
+        TrainLoader(
+            data, image_size=clip.vision.image_size, tokenizer=words,
+            text_length=clip.text.context_length, mask_grid=workdir.mask_grid(run),
+        )
+    )  # fmt: skip
+    batch = next(iterator)
+    fields = {name: batch[name] for name in batch_fields(run.loss)}
+    fields, _ = texts.shortened(fields, plan.spec, Alone())
+    step = make_train_step(plan)
+    stepping: list[float] = []
+    saving: list[float] = []
+    with Checkpoints(folder, keep=1) as checkpoints:
+        for number in range(4 * saves + 1):
+            start = time.perf_counter()
+            state, metrics = step(state, to_devices(fields, plan.mesh))
+            jax.block_until_ready((state, metrics))
+            if number:
+                stepping.append(time.perf_counter() - start)
+            if number % 4 == 3:
+                checkpoints.wait()  # as in training, where the one before is long written
+                start = time.perf_counter()
+                checkpoints.save(state, {"data": iterator.get_state(), "clock": {}}, None)
+                saving.append(time.perf_counter() - start)
+    iterator.close()
+    held, median = statistics.median(saving), statistics.median(stepping)
+    return {
+        "step_ms": round(1e3 * median, 2),
+        "save_holds_ms": round(1e3 * held, 2),
+        "save_holds_steps": round(held / median, 2),
+    }
+
+
+def _demo(folder: Path, packed: Path) -> tuple[RunConfig, DataSettings, Tokenizer]:
+    """The demo's settings, and the tokenizer of the run that `first_steps` left."""
+    from configs.demo import get_config
+    from data_pipeline.loading.tokenizer import Tokenizer
+    from launch.experiment import config as configs
+    from launch.experiment import workdir
+
+    config = get_config()
+    config.data.train = config.data.validation = str(packed)
+    run, data = configs.settings(config)
+    return run, data, Tokenizer.load(folder / "second_start_s" / workdir.TOKENIZER)
+
+
+def _packed(folder: Path) -> Path:
+    """The demo's own drawn set, packed, small."""
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL}
+    drawn, packed = folder / "drawn", folder / "packed"
+    command = [
+        sys.executable,
+        "-m",
+        "launch.forge",
+        f"--out={drawn}",
+        f"--identities={FLAGS.people}",
+    ]
+    subprocess.run(command, **quiet)
+    command = [
+        sys.executable, "-m", "launch.pack", f"--annotations={drawn / 'annotations.jsonl'}",
+        f"--out={packed}",
+    ]  # fmt: skip
+    subprocess.run(command, **quiet)
+    return packed

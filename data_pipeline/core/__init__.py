@@ -1,0 +1,1 @@
+"""The ground floor: files, pictures, videos, and finding them."""

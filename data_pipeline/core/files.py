@@ -1,0 +1,193 @@
+"""Writing files so that nothing half-written is ever seen, and reading those that may be damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from data_pipeline.core.json_reading import parse_json
+from data_pipeline.errors import UserError
+
+#: Bytes of a name: what file systems take, and what leaves room for a suffix.
+_LIMIT: Final = 255
+_LONGEST: Final = 240
+#: What no part of a name may hold: separators of other systems, ends of lines, the end of a C string.
+_FORBIDDEN: Final = re.compile(r"[\\\0\r\n]|^[A-Za-z]:")
+
+_LARGEST_OBJECT = 64 << 20
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path` by writing aside, syncing and renaming.
+
+    Makes the parent folder when it is missing. On failure the old file stays and no temporary is left.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    target = Path(path)
+    try:
+        _write(target, data)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror or error})") from error
+
+
+def _write(target: Path, data: bytes) -> None:
+    temporary = _write_aside(target, data)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_aside(target: Path, data: bytes) -> Path:
+    """Writes `data` to a new file beside `target`, and on to the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes 0600; a result is an ordinary file
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Path(temporary)
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files that belong together: where the last one is, the others are of the same writing.
+
+    All are written aside first; then the last one's old file is removed, the others are renamed, and it comes
+    after them. Whoever is killed in between leaves the old files, or no last one, or the new ones.
+
+    Raises:
+      UserError: they cannot be written there; the old files are then still there.
+    """
+    *_, last = files
+    aside: dict[str, Path] = {}
+    name = next(iter(files))
+    try:
+        for name, data in files.items():
+            aside[name] = _write_aside(folder / name, data)
+        (folder / last).unlink(missing_ok=True)
+        for name in files:
+            os.replace(aside[name], folder / name)
+    except OSError as error:
+        raise UserError(f"{folder / name} cannot be written ({error.strerror or error})") from error
+    finally:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` as UTF-8; see `atomic_write_bytes`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def file_name(name: str, longest: int = _LONGEST) -> str:
+    """A name as one that every file system takes: in UTF-8, of at most `longest` bytes.
+
+    One that is longer, or not UTF-8, is cut and told apart by a hash.
+    """
+    raw = os.fsencode(name)
+    text = raw.decode("utf-8", errors="replace").replace("\ufffd", "_")
+    if text == name and len(raw) <= longest:
+        return name
+    end = f"-{hashlib.sha256(raw).hexdigest()[:12]}"
+    return raw[: longest - len(end)].decode("utf-8", errors="ignore") + end
+
+
+def safe_path(name: str, record: str, longest: int = _LONGEST) -> str:
+    """A relative path, with slashes, of a name that came out of a file: each part as `file_name` has it.
+
+    Args:
+      name: one part or several with slashes between them.
+      record: what is named in an error.
+      longest: bytes of a part.
+
+    Raises:
+      UserError: it is empty, absolute, holds `..`, or what is no part of a name on some system.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or _FORBIDDEN.search(part) for part in parts):
+        raise UserError(
+            f"{record}: {name!r} cannot be a name of a file or folder here; rename it (it may not be "
+            "empty, absolute or climb by '..', nor hold a backslash or an end of line)"
+        )
+    return "/".join(file_name(part, longest) for part in parts)
+
+
+def inside(folder: Path, name: str, record: str = "") -> Path:
+    """Where to write what a name from a file stands for: below `folder`, whatever the name is.
+
+    Args:
+      folder: of the output.
+      name: see `safe_path`.
+      record: what is named in an error; the path where it is empty.
+
+    Raises:
+      UserError: see `safe_path`; or a link on the way leads out of the folder.
+    """
+    path = folder / safe_path(name, record or str(folder), _LIMIT)
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{record or path}: {path} is a link that leads out of {folder}; remove it")
+    return path
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, opened to read without a buffer; devices and pipes are never waited for.
+
+    Raises:
+      UserError: it is missing, another kind of file, or cannot be opened.
+    """
+    try:
+        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait for ever.
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path}: cannot be read ({why or error})") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path}: not a regular file; give a copy of the file itself")
+    return cast(BinaryIO, file)
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`; see `open_regular`.
+
+    Raises:
+      UserError: it is missing, another kind of file, larger, or cannot be read.
+    """
+    with io.BufferedReader(cast(io.RawIOBase, open_regular(path))) as file:
+        try:
+            data = file.read(max_bytes + 1)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > max_bytes:
+        raise UserError(f"{path}: larger than the {max_bytes:,} bytes that such a file may have")
+    return data
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where it is missing, damaged, no regular file or above 64 MiB."""
+    try:
+        found = parse_json(read_regular(path, _LARGEST_OBJECT))
+    except (UserError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,309 @@
+"""The record that every data set gives, and what adapters share to find their files.
+
+A data set is read as it lies on disk: videos, folders of extracted frames, or single pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from data_pipeline.core.files import safe_path
+from data_pipeline.core.frame_numbers import Place, natural, places
+from data_pipeline.core.json_reading import parse_json
+from data_pipeline.errors import UserError
+from jax_vlffd.vocabulary import FAKE, REAL
+
+VIDEO_SUFFIXES: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+#: `method` of every real video.
+REAL_METHOD: Final = "real"
+#: Labels as the sets write them, in lower case.
+_LABELS: Final = {"real": REAL, "0": REAL, "false": REAL, "fake": FAKE, "1": FAKE, "true": FAKE}
+
+
+class Faces(NamedTuple):
+    """The crops of a video.
+
+    Attributes:
+      files: by frame number and rank of the face.
+      by_name: False where the names tell no frame numbers, so that positions stand in.
+    """
+
+    files: Mapping[Place, Path]
+    by_name: bool = True
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of a data set.
+
+    Attributes:
+      dataset: name of the set, as DeepfakeBench spells it where it has it.
+      group: folder of the set that the video belongs to, such as `original_sequences/youtube/c23`;
+        its crops come to lie at `<dataset>/<group>/frames/<name>/<frame>.png`.
+      name: id, unique in its group and one path component long.
+      path: the video file, the folder of its frames, or the one picture that stands for it.
+      label: 0 real, 1 fake.
+      method: how it was forged; `real` for a real video.
+      bench_label: its label in DeepfakeBench's JSON, such as `FF-DF`.
+      split: `train`, `validation`, `test`, or "" where the set has no official split.
+      real: `key` of the real video that a fake was made from, "" where it is not known.
+      compression: `raw`, `c23` or `c40` for the FaceForensics++ family, otherwise "".
+      cropped: its frames are face crops already and are taken as they are.
+      frames: the pictures of a cropped video by frame number, where they are not simply those of the
+        folder `path`.
+      masks: its forgery masks, likewise.
+      faces: instead of `frames`, where there are several faces of a frame or positions for numbers.
+    """
+
+    dataset: str
+    group: str
+    name: str
+    path: Path
+    label: int
+    method: str
+    bench_label: str
+    split: str = ""
+    real: str = ""
+    compression: str = ""
+    cropped: bool = False
+    frames: Mapping[int, Path] = field(default_factory=dict)
+    masks: Mapping[int, Path] = field(default_factory=dict)
+    faces: Faces | None = None
+
+    @property
+    def key(self) -> str:
+        """`<dataset>/<group>/<name>`, unique in a collection."""
+        return f"{self.dataset}/{self.group}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What an adapter found.
+
+    Attributes:
+      videos: in a fixed order.
+      expected: (set, method) -> videos that the full set has, where that is known; the method of
+        reals is `real`.
+      left_out: videos that were found and not taken, counted by reason.
+      notes: sentences for the user: what is missing and what follows from that.
+    """
+
+    videos: tuple[Video, ...]
+    expected: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def collect(
+    videos: Iterable[Video],
+    expected: Mapping[tuple[str, str], int] | None = None,
+    left_out: Mapping[str, int] | None = None,
+    notes: Iterable[str] = (),
+) -> Collection:
+    """Orders and checks the videos of a set.
+
+    A fake whose real is not there, or is in another split, loses the reference: a face that is in
+    two splits would make the test untrue.
+
+    Raises:
+      UserError: two videos have the same key, or a name leads out of the folder that it is to lie in.
+    """
+    ordered = sorted(map(_named, videos), key=lambda video: video.key)
+    keys = Counter(video.key for video in ordered)
+    twice = [video for video in ordered if keys[video.key] > 1]
+    if twice:
+        paths = " and ".join(str(video.path) for video in twice[:2])
+        raise UserError(f"{paths} would both be '{twice[0].key}'; rename or remove one of them")
+    splits = {video.key: video.split for video in ordered if video.label == REAL}
+    apart = [v for v in ordered if v.real in splits and splits[v.real] != v.split]
+    kept = (v if splits.get(v.real) == v.split else replace(v, real="") for v in ordered)
+    if apart:
+        crossing = f"{len(apart)} fakes are in another split than their real; they stand alone"
+        notes = (*notes, crossing)
+    return Collection(tuple(kept), expected or {}, left_out or {}, tuple(notes))
+
+
+def _named(video: Video) -> Video:
+    """The video by names that its crops can be written under."""
+    record = str(video.path)
+    dataset = safe_path(video.dataset, record)
+    if "/" in dataset or dataset in ("prepare", ".prepared"):  # names of our own files
+        raise UserError(f"{record}: a data set cannot be called {video.dataset!r}; rename it")
+    return replace(
+        video,
+        dataset=dataset,
+        group=safe_path(video.group, record),
+        name=safe_path(video.name, record),
+        method=safe_path(video.method, record),
+        real=safe_path(video.real, record) if video.real else "",
+    )
+
+
+def media(folder: Path) -> dict[str, tuple[Path, bool]]:
+    """The videos that belong to a folder: name -> (path, whether it is face crops already).
+
+    They lie in the folder itself or in its `videos`, as folders of whole frames in its `images`, or
+    as DeepfakeBench's crops in its `frames`. The first of these that has any is taken.
+    """
+    for place in (folder / "videos", folder):
+        files = [path for path in entries(place) if path.suffix.lower() in VIDEO_SUFFIXES]
+        if files:
+            found = {path.stem: (path, False) for path in files}
+            if len(found) < len(files):
+                names = Counter(path.stem for path in files)
+                name = next(name for name in names if names[name] > 1)
+                raise UserError(f"{place} has two videos called '{name}'; remove one of them")
+            return found
+    for place, cropped in ((folder / "images", False), (folder / "frames", True)):
+        folders = [path for path in entries(place) if path.is_dir()]
+        if folders:
+            return {path.name: (path, cropped) for path in folders}
+    return {}
+
+
+def compression_folder(root: Path, folder: str, compression: str) -> str:
+    """The group of a compression: `<folder>/<compression>`, or `c0`, as raw was called at first."""
+    old = compression == "raw" and not (root / folder / "raw").is_dir()
+    return f"{folder}/c0" if old and (root / folder / "c0").is_dir() else f"{folder}/{compression}"
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, ordered, without hidden files; nothing where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def picture_folders(folder: Path) -> Iterator[Path]:
+    """Every folder at or under `folder` that holds pictures itself."""
+    inside = entries(folder)
+    if any(is_picture(path) for path in inside):
+        yield folder
+    for path in inside:
+        if path.is_dir():
+            yield from picture_folders(path)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is called like a picture."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def pictures(folder: Path) -> dict[int, Path]:
+    """The pictures of a folder by frame number (see `frame_numbers`); of several faces the first."""
+    return first_faces(faces_in(folder))
+
+
+def faces_in(folder: Path) -> Faces:
+    """The pictures of a folder by their places."""
+    files = [path for path in entries(folder) if is_picture(path)]
+    return by_place({path.name: path for path in files})
+
+
+def by_place(files: Mapping[str, Path | None]) -> Faces:
+    """Pictures of one video by their places; those without a path count for the places alone."""
+    names = sorted(files, key=natural)
+    found = places(names)
+    placed = zip(found.places, (files[name] for name in names), strict=True)
+    return Faces({place: path for place, path in placed if path is not None}, found.by_name)
+
+
+def first_faces(faces: Faces) -> dict[int, Path]:
+    """Of each frame the picture of its first face."""
+    first: dict[int, Path] = {}
+    for place in sorted(faces.files):
+        first.setdefault(place.number, faces.files[place])
+    return first
+
+
+def crops(video: Video) -> tuple[Mapping[int, Path], Mapping[int, Path]]:
+    """The frames and the masks of a cropped video, by frame number; of several faces the first.
+
+    Those of the record, else the picture that the path is or the pictures of the folder that it is,
+    with the masks of a fake at the same path under `masks`.
+    """
+    faces, masks = faces_of(video)
+    return first_faces(faces), masks
+
+
+def faces_of(video: Video) -> tuple[Faces, Mapping[int, Path]]:
+    """As `crops`, with all faces of a frame."""
+    if video.faces:
+        return video.faces, video.masks
+    if video.frames:
+        return Faces({Place(n): path for n, path in video.frames.items()}), video.masks
+    if is_picture(video.path):
+        return Faces({Place(0): video.path}), {}
+    masks = swap_folder(video.path, "masks")
+    has_masks = video.label == FAKE and masks != video.path
+    return faces_in(video.path), pictures(masks) if has_masks else {}
+
+
+def swap_folder(path: Path, folder: str) -> Path:
+    """The path with its last part called `frames` replaced (DeepfakeBench's rule)."""
+    parts = list(path.parts)
+    for i in range(len(parts) - 1, -1, -1):
+        if parts[i] == "frames":
+            parts[i] = folder
+            break
+    return Path(*parts)
+
+
+def read_label(value: Any, where: str) -> int:
+    """0 or 1 from a label as data sets write it: real/fake in any case, 0/1, true/false.
+
+    Raises:
+      UserError: it is none of these; `where` names the record.
+    """
+    label = _LABELS.get(str(value).strip().lower())
+    if label is None:
+        raise UserError(f"{where}: the label {value!r} is neither real nor fake")
+    return label
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; raises UserError where it cannot be read or is none."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+
+
+def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Reads a CSV with at least `columns`; raises UserError where it cannot or they are missing."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            found = ", ".join(reader.fieldnames or ())
+            raise UserError(f"{path}: column '{missing[0]}' is missing; found: {found}")
+        return [
+            {k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in reader
+        ]
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV ({error})") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, with or without a byte-order mark; UserError where it cannot."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8") from error
+
+
+def require_folder(root: Path, dataset: str, *inside: str) -> None:
+    """Raises UserError where `root` is no folder or has none of the folders `inside`."""
+    if not root.is_dir():
+        raise UserError(f"--root={root}: there is no such folder")
+    if inside and not any((root / name).is_dir() for name in inside):
+        raise UserError(f"--root={root} does not look like {dataset}: it has no {inside[0]}/")

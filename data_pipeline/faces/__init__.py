@@ -1,0 +1,1 @@
+"""Faces: detection, landmarks, crops and regions."""

@@ -1,0 +1,1 @@
+"""What is measured on a pair: registration, difference mask, artifacts."""

@@ -1,0 +1,1 @@
+"""Refinement of captions by a multimodal LLM, checked against the mask."""

@@ -1,0 +1,200 @@
+"""The same refinement through files: OpenAI's Batch API, and `vllm run-batch`, which reads them too.
+
+    export_batch(lines, out, Path("ask.jsonl"), settings, load_images)   # then send the files
+    import_batch(lines, out, [Path("answers.jsonl")], settings, load_images)
+
+Replies go into the journal beside `out`, as those of an online run do: what was paid for online is
+not exported, and what came back in a batch is not asked for online. A reply with violations leaves
+its repair turn open: export again to ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline.core.files import atomic_write_bytes, read_regular
+from data_pipeline.core.json_reading import parse_json
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.refine.completions import FORMATS, read_completion, request_body
+from data_pipeline.fftg.refine.journal import Journal
+from data_pipeline.fftg.refine.online import estimate_text, journal_path
+from data_pipeline.fftg.refine.prompts import load_prompts
+from data_pipeline.fftg.refine.redaction import printable, redacted
+from data_pipeline.fftg.refine.requests import (
+    UNREADABLE,
+    Asker,
+    Line,
+    LoadImages,
+    Plan,
+    next_turn,
+    write_output,
+)
+from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
+
+#: OpenAI's limits of one batch file, the size with some room.
+MOST_REQUESTS: Final = 50_000
+MOST_BYTES: Final = 190_000_000
+_MOST_READ = 4 << 30  # bytes of a file of replies
+_URL = "/v1/chat/completions"
+
+
+def export_batch(
+    lines: Iterable[Line],
+    out: Path,
+    requests: Path,
+    settings: RefineSettings,
+    load_images: LoadImages,
+) -> list[Path]:
+    """Writes every open question as a request, in as many files as the API's limits ask for.
+
+    Args:
+      lines: annotation lines.
+      out: the annotation file that the replies will be for; what its journal holds is left out.
+      requests: the file to write; further ones get `-002` and so on before their suffix.
+      settings: the run's settings.
+      load_images: gives the pair of a line.
+
+    Returns:
+      The files, none if nothing is open.
+    """
+    asker = Asker(settings, load_prompts(settings.prompt_version), load_images)
+    plan = asker.plan(list(lines))
+    with Journal(journal_path(out)) as journal:
+        print(estimate_text(plan, journal, settings))
+        written: list[Path] = []
+        part: list[bytes] = []
+        size = 0
+        for request in _requests(asker, plan, journal):
+            if part and (len(part) == MOST_REQUESTS or size + len(request) > MOST_BYTES):
+                written.append(_write_part(requests, len(written), part))
+                part, size = [], 0
+            part.append(request)
+            size += len(request)
+        if part:
+            written.append(_write_part(requests, len(written), part))
+    return written
+
+
+def import_batch(
+    lines: Iterable[Line],
+    out: Path,
+    replies: Sequence[Path],
+    settings: RefineSettings,
+    load_images: LoadImages,
+) -> RefineSummary:
+    """Takes the replies of a batch into the journal and writes all lines to `out`.
+
+    Importing a file twice changes nothing. Replies to other questions (of other images, prompts or
+    settings) are counted and left alone.
+
+    Args:
+      lines: annotation lines, as exported.
+      out: the annotation file to write.
+      replies: the batch's output files; its error files may be among them.
+      settings: the run's settings, as exported.
+      load_images: gives the pair of a line.
+
+    Raises:
+      UserError: a file cannot be read, or a line of it is no batch reply.
+    """
+    started = time.monotonic()
+    lines = list(lines)
+    asker = Asker(settings, load_prompts(settings.prompt_version), load_images)
+    plan = asker.plan(lines)
+    questions = {question.key: question for question in plan.questions}
+    summary = RefineSummary()
+    failures: dict[str, str] = {}
+    strangers = 0
+    with Journal(journal_path(out)) as journal:
+        summary.reused = sum(journal.get(key, 0) is not None for key in questions)
+        before = journal.cost()
+        for place, key, turn, reply in _replies(replies):
+            if key not in questions:
+                strangers += 1
+                continue
+            if journal.get(key, turn) is not None:
+                continue
+            try:
+                answer = read_completion(_body(reply), FORMATS[0], questions[key].tokens)
+            except ValueError as error:
+                failures[key] = f"batch: {error} ({place})"
+                continue
+            failures.pop(key, None)
+            journal.append(asker.record(questions[key], turn, answer, "batch"))
+            summary.answered += 1
+            summary.tokens_in += answer.tokens_in
+            summary.tokens_out += answer.tokens_out
+        if strangers:
+            print(f"refine: {strangers} replies answer none of these questions; left alone")
+        write_output(out, lines, plan, journal, failures, summary)
+        if settings.prices is not None:
+            summary.total_usd = journal.cost()
+            summary.spent_usd = journal.cost() - before
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _requests(asker: Asker, plan: Plan, journal: Journal) -> Iterator[bytes]:
+    for question in plan.questions:
+        turn = next_turn(question, journal)
+        if turn is None:
+            continue
+        try:
+            conversation = asker.conversation(question, journal, turn)
+        except UNREADABLE as error:
+            raise UserError(f"{question.line.get('id')}: images: {error}") from error
+        request = {
+            "custom_id": f"{question.key}-{turn}",
+            "method": "POST",
+            "url": _URL,
+            "body": request_body(conversation, asker.settings, FORMATS[0]),
+        }
+        yield json.dumps(request).encode() + b"\n"
+
+
+def _write_part(path: Path, number: int, part: Sequence[bytes]) -> Path:
+    if number:
+        path = path.with_name(f"{path.stem}-{number + 1:03d}{path.suffix}")
+    atomic_write_bytes(path, b"".join(part))
+    return path
+
+
+def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Each reply of the files as (where it is, key, turn, the line)."""
+    for path in paths:
+        try:
+            text = read_regular(path, _MOST_READ).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: cannot be read ({error})") from error
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            place = f"{path}: line {number}"
+            try:
+                reply = parse_json(redacted(line), lenient=True)
+                key, turn = reply["custom_id"].rsplit("-", 1)
+                which = int(turn)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{place} is no batch reply; give the output file of the batch"
+                ) from error
+            yield place, key, which, reply
+
+
+def _body(reply: dict[str, Any]) -> dict[str, Any]:
+    """The chat completion in a reply; ValueError says what came instead."""
+    response = reply.get("response")
+    response = response if isinstance(response, dict) else {}
+    body = response.get("body")
+    body = body if isinstance(body, dict) else {}
+    if reply.get("error") or response.get("status_code") != 200:
+        error = reply.get("error") or body.get("error")
+        said = error.get("message") if isinstance(error, dict) else error
+        raise ValueError(f"http {response.get('status_code')}: {printable(str(said))[:120]}")
+    if not body:
+        raise ValueError("no chat completion")
+    return body

@@ -1,0 +1,82 @@
+"""The one way to an endpoint: no redirect to another origin, no endless answer, no key in what comes back."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httpx2
+import openai
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.refine.redaction import printable, redacted
+
+_LONGEST_BODY = 1 << 20  # bytes; a reply has some thousand
+_MOST_REDIRECTS = 3
+_READ_HEADERS: Final = ("content-type", "retry-after")
+#: Not "\n", "\r" and "\t", which JSON knows.
+_CONTROLS = dict.fromkeys(code for code in range(32) if code not in (9, 10, 13))
+
+
+class Refused(UserError):
+    """The endpoint wants nothing of us: a wrong key, model or address, no quota, or it is down."""
+
+
+class Wire(openai.DefaultAsyncHttpxClient):
+    """Sends requests as the SDK's own client does. What it gives back is safe to keep and to show: the text of
+    the answer and two of its headers, each without the key.
+    """
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Sends a request and reads the answer whole, whatever `stream` says.
+
+        Raises:
+          Refused: the endpoint points to another origin, where nothing is sent.
+          httpx2.HTTPError: no answer, or one that is too long.
+        """
+        options |= {"stream": True, "follow_redirects": False}
+        for number in range(_MOST_REDIRECTS + 1):
+            response = await super().send(request, **options)
+            following = response.next_request
+            if following is None:
+                return await _read(response)
+            await response.aclose()
+            # A 301, 302 or 303 would turn the question into a GET without it.
+            same = _origin(following.url) == _origin(request.url)
+            if not same or following.method != request.method or number == _MOST_REDIRECTS:
+                raise Refused(_redirected(response.status_code, following.url))
+            request = following
+        raise AssertionError("the last redirect is refused")
+
+
+async def _read(response: httpx2.Response) -> httpx2.Response:
+    body = b""
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > _LONGEST_BODY:
+                raise httpx2.ReadError("an answer without end", request=response.request)
+    finally:
+        await response.aclose()
+    text = redacted(body.decode("utf-8", "replace").translate(_CONTROLS))
+    headers = {
+        name: redacted(response.headers[name]) for name in _READ_HEADERS if name in response.headers
+    }
+    kind = headers.get("content-type", "").partition(";")[0]
+    return httpx2.Response(
+        response.status_code,
+        headers=headers | {"content-type": f"{kind}; charset=utf-8"},
+        content=text.encode(),
+        request=response.request,
+    )
+
+
+def _redirected(code: int, url: httpx2.URL) -> str:
+    shown = redacted(str(url.copy_with(userinfo=b"", query=None, fragment=None)))
+    return (
+        f"the endpoint redirects to {printable(shown)[:200]} (HTTP {code}); nothing was sent there: give "
+        "that address as --base_url if you trust it"
+    )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)

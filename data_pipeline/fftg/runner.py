@@ -1,0 +1,147 @@
+"""Many jobs over many processes, in order, and what came of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cv2
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.annotator import Annotator, Job
+from jax_vlffd.vocabulary import REGIONS, TYPES
+
+Line = dict[str, Any]
+
+#: Jobs that a process takes at once, and such parcels waiting for each process.
+_PARCEL: Final = 16
+_WAITING: Final = 3
+
+
+def annotate_all(
+    annotator: Annotator, jobs: Sequence[Job], done: Mapping[str, str], workers: int
+) -> Iterator[Line | None]:
+    """Annotates jobs and yields their lines in order; None for one whose earlier line still holds.
+
+    Args:
+      annotator: is copied into every process.
+      jobs: what to annotate.
+      done: id -> `key` of lines from earlier runs.
+      workers: processes; 1 works in this one.
+
+    Raises:
+      UserError: see `Annotator.annotate`; or a process was killed, most likely for memory.
+    """
+    if workers == 1:
+        _start(annotator)
+        for job in jobs:
+            yield annotator.annotate(job, done.get(job.id))
+        return
+    waiting: deque[Future[list[Line | None]]] = deque()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start, (annotator,)) as pool:
+        try:
+            for start in range(0, len(jobs), _PARCEL):
+                parcel = [(job, done.get(job.id)) for job in jobs[start : start + _PARCEL]]
+                waiting.append(pool.submit(_work, parcel))
+                if len(waiting) >= workers * _WAITING:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed; try fewer --workers") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_worker: Annotator | None = None
+
+
+def _start(annotator: Annotator) -> None:
+    global _worker
+    _worker = annotator
+    cv2.setNumThreads(1)  # the processes are the parallelism
+
+
+def _work(parcel: list[tuple[Job, str | None]]) -> list[Line | None]:
+    assert _worker is not None
+    return [_worker.annotate(job, done) for job, done in parcel]
+
+
+@dataclass
+class Tally:
+    """Counts of a run.
+
+    Attributes:
+      total: jobs of this run.
+      kept: lines of earlier runs that still hold.
+      captioned: new lines with a caption.
+      failed: new lines without one.
+      codes: codes in `error`, over all jobs of this run.
+      regions: forged regions in new lines.
+      types: types found in new lines, once a region.
+      unseen: new fakes without any visible forgery.
+    """
+
+    total: int
+    kept: int = 0
+    captioned: int = 0
+    failed: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    regions: Counter[str] = field(default_factory=Counter)
+    types: Counter[str] = field(default_factory=Counter)
+    unseen: int = 0
+
+    def add(self, line: Line | None) -> None:
+        """Counts one result of `annotate_all`."""
+        if line is None:
+            self.kept += 1
+            return
+        if line["error"]:
+            self.codes[line["error"].split(":", 1)[0]] += 1
+        if not line["caption"]:
+            self.failed += 1
+            return
+        self.captioned += 1
+        forged = {name: found for name, found in line["regions"].items() if found["forged"]}
+        self.regions.update(forged.keys())
+        for found in forged.values():
+            self.types.update(found["types"])
+        self.unseen += bool(line["fake"]) and not forged
+
+    @property
+    def done(self) -> int:
+        """Jobs that have been dealt with."""
+        return self.kept + self.captioned + self.failed
+
+    def summary(self) -> str:
+        """Several lines of text."""
+        counts = {
+            "regions forged": {name: self.regions[name] for name in REGIONS},
+            "types found": {name: self.types[name] for name in TYPES},
+            "codes": dict(sorted(self.codes.items())),
+        }
+        head = (
+            f"{self.total} rows: {self.captioned} annotated, {self.kept} already done, "
+            f"{self.failed} failed; {self.unseen} fakes without visible forgery"
+        )
+        parts = [
+            f"{title}: " + ", ".join(f"{name} {count}" for name, count in found.items())
+            for title, found in counts.items()
+            if found
+        ]
+        return "\n".join([head, *parts])
+
+
+def shard(text: str) -> slice:
+    """The rows of shard 'i/n' (i from 0), as a slice. Raises UserError for anything else."""
+    index, _, count = text.partition("/")
+    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
+        return slice(int(index), None, int(count))
+    raise UserError(f"--shard={text}: write i/n with i from 0 to n-1, such as 0/4")

@@ -1,0 +1,1 @@
+"""From packed sets to batches, through Grain."""

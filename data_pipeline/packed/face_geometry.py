@@ -1,0 +1,75 @@
+"""How the faces of a packed set lie in their pictures: one row a record, beside the index.
+
+`index/SPLIT.geometry.npy` is float32 [records, 6], columns as in `jax_vlffd.preprocessing.FaceGeometry`, NaN where no
+landmarks were known. Sets of before have none.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from data_pipeline.faces.detection import stored_landmarks
+from data_pipeline.loading.augment import image_size
+from data_pipeline.packed import set_files
+from data_pipeline.packed.annotation import Annotation
+from data_pipeline.packed.record import INDEX_FOLDER, Record
+from jax_vlffd.preprocessing import FaceGeometry, face_geometry
+
+UNKNOWN: Final = FaceGeometry(*[math.nan] * len(FaceGeometry._fields))
+
+
+def of_record(pairs: Sequence[Annotation], path: Path, record: Record) -> FaceGeometry:
+    """That of a record: as its annotation has it, else by the landmarks that lie with its picture.
+
+    Args:
+        pairs: the annotations that the record comes from.
+        path: of its picture.
+        record: with the picture.
+    """
+    known = next((pair.geometry for pair in pairs if pair.geometry), None)
+    if known:
+        return known
+    try:
+        landmarks = stored_landmarks(path)
+    except UserError:  # annotating has told of it
+        landmarks = None
+    if landmarks is None:
+        return UNKNOWN
+    width, height = image_size(record.image)
+    return face_geometry(landmarks, height, width)
+
+
+def write(folder: Path, rows: Mapping[str, array[float]]) -> None:
+    """Writes the rows of each split, one after the other, into a finished set."""
+    for split, values in rows.items():
+        table = np.array(values, np.float32).reshape(-1, len(FaceGeometry._fields))
+        np.save(_path(folder, split), table, allow_pickle=False)
+
+
+def read(folder: Path, split: str, records: int) -> np.ndarray | None:
+    """The rows of a split, float32 [records, 6]; None in a set of before.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not _path(folder, split).exists():
+        return None
+    path = set_files.regular(folder, f"{INDEX_FOLDER}/{split}.geometry.npy")
+    try:
+        rows: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}); pack the set again") from error
+    if rows.dtype != np.float32 or rows.shape != (records, len(FaceGeometry._fields)):
+        raise UserError(f"{path} is not of the set's {records} records; pack the set again")
+    return np.asarray(rows)
+
+
+def _path(folder: Path, split: str) -> Path:
+    return folder / INDEX_FOLDER / f"{split}.geometry.npy"

@@ -1,0 +1,140 @@
+"""Crops that lie on disk already, taken into a prepared set as they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from data_pipeline.core.files import inside
+from data_pipeline.core.frame_numbers import Place
+from data_pipeline.core.video import evenly_spaced, read_picture
+from data_pipeline.datasets.base import Video, faces_of, first_faces
+from data_pipeline.faces.cropper import likeness, onto_real
+from data_pipeline.faces.detection import landmark_paths
+from data_pipeline.preparation.store import Frame, Outcome, crop_path, folder_of
+
+#: Crops of a pair that are looked at before a stated pair is believed.
+_LOOKED_AT: Final = 3
+
+
+def take(
+    out: Path,
+    frames: int,
+    lead: tuple[Video, Outcome],
+    fakes: Sequence[tuple[Video, Outcome]],
+) -> None:
+    """Takes crops, landmarks and masks of a family into `out`, by hard links where that is possible.
+
+    A frame of a fake is paired with the frame of its real that has the same number, and of several
+    faces with the one that is most alike. A fake whose crops do not look like its real's, or whose
+    files' names do not tell frame numbers, is taken without it.
+
+    Args:
+      out: folder of the prepared set.
+      frames: at most this many of each video, evenly spaced.
+      lead: the real, or a fake alone, and its outcome, to which frames are added.
+      fakes: the fakes and their outcomes.
+    """
+    video, outcome = lead
+    own, masks = faces_of(video)
+    numbers = {place.number for place in own.files}
+    wanted: set[Place] = set()
+    for fake, found in fakes:
+        theirs, their_masks = faces_of(fake)
+        their_numbers = {place.number for place in theirs.files}
+        shared = sorted(numbers & their_numbers)
+        # Positions say what belongs together only where no picture is missing.
+        told = (own.by_name and theirs.by_name) or len(own.files) == len(theirs.files)
+        paired = told and bool(shared) and _alike(own.files, first_faces(theirs), shared)
+        chosen = set(_spaced(shared if paired else their_numbers, frames))
+        if paired:
+            found.skipped += Counter(no_such_frame_in_real=len(their_numbers) - len(shared))
+        else:
+            found.remarks["unpaired_unlike_real" if told else "unpaired_no_frame_numbers"] += 1
+        for place in sorted(place for place in theirs.files if place.number in chosen):
+            real = ""
+            if paired:
+                at = _same_face(own.files, theirs.files[place], place)
+                wanted.add(at)
+                real = crop_path(video, at.number, own.files[at].suffix, at.rank)
+            _add(out, fake, found, place, theirs.files[place], their_masks, real)
+        _failed_if_empty(fake, found)
+    have = {frame.image for frame in outcome.frames}
+    alone = set() if wanted else set(_spaced(numbers, frames))
+    for place in sorted(wanted | {place for place in own.files if place.number in alone}):
+        if crop_path(video, place.number, own.files[place].suffix, place.rank) not in have:
+            _add(out, video, outcome, place, own.files[place], masks, "")
+    outcome.frames.sort()
+    _failed_if_empty(video, outcome)
+
+
+def _same_face(real: Mapping[Place, Path], fake: Path, place: Place) -> Place:
+    """Which crop of a real's frame shows the face of a fake's crop: the one that is most alike."""
+    ranked = sorted(at for at in real if at.number == place.number)
+    if len(ranked) == 1:
+        return ranked[0]
+    picture = read_picture(fake)
+    if picture is None:
+        return place if place in real else ranked[0]
+    read = {at: read_picture(real[at]) for at in ranked}
+    return max(ranked, key=lambda at: -1.0 if (p := read[at]) is None else likeness(picture, p))
+
+
+def _alike(real: Mapping[Place, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
+    looked_at = [shared[i] for i in evenly_spaced(len(shared), _LOOKED_AT)]
+    alike = 0
+    for number in looked_at:
+        at = _same_face(real, fake[number], Place(number))
+        a, b = read_picture(real[at]), read_picture(fake[number])
+        alike += a is not None and b is not None and onto_real(b, a) is not None
+    return 2 * alike > len(looked_at)
+
+
+def _spaced(numbers: Collection[int], frames: int) -> list[int]:
+    ordered = sorted(numbers)
+    return [ordered[i] for i in evenly_spaced(len(ordered), frames)] if ordered else []
+
+
+def _add(
+    out: Path,
+    video: Video,
+    outcome: Outcome,
+    place: Place,
+    source: Path,
+    masks: Mapping[int, Path],
+    real: str,
+) -> None:
+    number = place.number
+    path = crop_path(video, number, source.suffix, place.rank)
+    _link(source, inside(out, path))
+    points = next((at for at in landmark_paths(source) if at.is_file()), None)
+    if points:
+        _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{Path(path).stem}.npy"))
+    mask = ""
+    if number in masks and not place.rank:
+        mask = f"{folder_of(video, 'masks')}/{number:03d}{masks[number].suffix}"
+        _link(masks[number], inside(out, mask))
+    outcome.frames.append(Frame(number, path, real, mask))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Puts a file at `target`, linked where that is possible; an old one there is replaced by a whole one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.samefile(source):
+        return
+    aside = target.with_name(f".new.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), aside)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
+
+
+def _failed_if_empty(video: Video, outcome: Outcome) -> None:
+    if not outcome.frames:
+        outcome.failed = f"no_frames: {video.path} holds no pictures"

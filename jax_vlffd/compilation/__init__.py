@@ -1,0 +1,1 @@
+"""What a step takes on given hardware, by compiling it."""

@@ -1,0 +1,258 @@
+"""Proof before the hardware: compiles a run's steps for devices that need not be there, and measures them.
+
+The steps are those that a run takes (`training.steps`), lowered on abstract arrays of a plan over the
+devices of a described topology; nothing is computed. What can be read from the compiled program is read;
+the roofline is an estimate and is named so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_vlffd.compilation.chips import Chip
+from jax_vlffd.compilation.costs import Costs, costs
+from jax_vlffd.compilation.flops import ModelFlops
+from jax_vlffd.compilation.roofline import alignment_bytes, estimate, least_collectives, ways
+from jax_vlffd.errors import UserError
+from jax_vlffd.training.sharding import batch_sharding
+from jax_vlffd.training.state import Plan
+from jax_vlffd.training.step import (
+    ALIGNMENT_SCOPE,
+    batch_fields,
+    make_eval_step,
+    make_loss,
+    make_train_step,
+)
+
+_SIZES = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+_REFUSED = re.compile(
+    r"\(?([\d.]+)([KMGT]?)\)?(?: of | exceeds available HBM \(?)([\d.]+)([KMGT]?)"
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a device's memory.
+
+    peak: at most in use at once, arguments included. parameters, optimizer, batch: the step's arguments.
+    activations: what the forward pass keeps for the backward pass, as traced; XLA may keep less.
+    temporaries: all else that the program allocates (gradients, working copies of weights, scratch). peak
+    and temporaries are None where a program was refused and XLA does not say.
+    """
+
+    peak: float | None
+    parameters: float
+    optimizer: float
+    batch: float
+    activations: float
+    temporaries: float | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One compiled step, of one device.
+
+    fits: whether it can be loaded; None where the memory is not known (a CPU). refusal: XLA's words when it
+    does not fit; then `memory.peak` is the size that XLA names, and `costs` is None.
+    """
+
+    fits: bool | None
+    memory: Memory
+    compile_s: float
+    costs: Costs | None
+    refusal: str = ""
+
+    def global_similarities(self, plan: Plan, batch_size: int) -> int | None:
+        """Arrays in memory that have the global batch on two axes: the similarities, were they whole.
+
+        None where weights have such an axis too, so that it could not be told.
+        """
+        if self.costs is None or any(batch_size in shape.shape for shape in plan.shapes.values()):
+            return None
+        return sum(array.dims.count(batch_size) > 1 for array in self.costs.arrays)
+
+
+def batch_of(plan: Plan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The abstract batch of a training step, in its sharding."""
+    side = plan.spec.model.clip.vision.image_size
+    words = plan.spec.model.clip.text.context_length
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((side, side, 3), np.uint8),
+        "label": ((), np.int32),
+        "tokens": ((words,), np.int32),
+        "fused_tokens": ((words,), np.int32),
+        "caption_key": ((), np.int32),
+        "forged_patches": ((plan.spec.model.clip.vision.grid**2,), np.float32),
+    }
+    read = batch_fields(plan.spec.loss)
+    return _abstract(plan, batch_size, {name: shapes[name] for name in read})
+
+
+def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
+    """Compiles the training step.
+
+    Args:
+      plan: over the devices to compile for.
+      batch_size: global.
+      chip: what the devices are, as one device; None where nothing is known of them.
+    """
+    batch = batch_of(plan, batch_size)
+    step: Any = make_train_step(plan)
+    lowered = step.lower(plan.abstract, batch)
+    kept = _kept(plan, batch) / ways(plan)
+    state = (plan.abstract.parameters, plan.abstract.optimizer)
+    return _prove(lowered, plan, (*state, batch), kept, chip)
+
+
+def prove_eval(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
+    """Compiles the eval step; arguments as of `prove_train`."""
+    side = plan.spec.model.clip.vision.image_size
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((side, side, 3), np.uint8),
+        "label": ((), np.int32),
+        "index": ((), np.int32),
+        "valid": ((), np.bool_),
+    }
+    batch = _abstract(plan, batch_size, shapes)
+    step: Any = make_eval_step(plan)
+    lowered = step.lower(plan.abstract.parameters, batch)
+    return _prove(lowered, plan, (plan.abstract.parameters, {}, batch), 0.0, chip)
+
+
+def summary(
+    plan: Plan,
+    batch_size: int,
+    model: ModelFlops,
+    proof: Proof,
+    evaluation: Proof | None,
+    chip: Chip | None,
+) -> dict[str, Any]:
+    """What is written: per chip, the training step's figures first."""
+    devices, per_chip = plan.mesh.size, chip.devices if chip else 1
+    images = batch_size / devices * per_chip
+    verdicts = [step.fits for step in (proof, evaluation) if step is not None]
+    found: dict[str, Any] = {
+        "fits": None if None in verdicts else all(verdicts),
+        "hbm_bytes_per_chip": _times(proof.memory.peak, per_chip),
+        "hbm_available_per_chip": chip.hbm if chip else None,
+        "model_flops_per_chip": model.total.train * images,
+        "images_per_chip": images,
+        "chips": devices // per_chip,
+        "devices": devices,
+        "compile_s": round(proof.compile_s, 1),
+        "hbm_split_per_chip": {
+            name: _times(value, per_chip)
+            for name, value in dataclasses.asdict(proof.memory).items()
+        },
+        "refusal": proof.refusal,
+        "collectives_least": least_collectives(plan, batch_size),
+    }
+    if proof.costs is not None:
+        found |= _program(proof.costs, model.total.train * images, per_chip, chip)
+        found["alignment_flops_per_chip"] = proof.costs.scoped[ALIGNMENT_SCOPE] * per_chip
+        found["alignment_bytes_per_chip"] = alignment_bytes(plan, batch_size) * per_chip
+        found["arrays_of_global_similarity"] = proof.global_similarities(plan, batch_size)
+    if evaluation is not None:
+        found["eval"] = {
+            "fits": evaluation.fits,
+            "hbm_bytes_per_chip": _times(evaluation.memory.peak, per_chip),
+            "compile_s": round(evaluation.compile_s, 1),
+            "model_flops_per_chip": model.detector * images,
+            "refusal": evaluation.refusal,
+        }
+        if evaluation.costs is not None:
+            found["eval"] |= _program(evaluation.costs, model.detector * images, per_chip, chip)
+    return found
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
+
+
+def _program(found: Costs, model_flops: float, per_chip: int, chip: Chip | None) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "flops_per_chip": found.flops * per_chip,
+        "flops_over_model": found.flops * per_chip / model_flops,
+        "collective_bytes": found.collective_bytes * per_chip,
+        "collectives": {
+            kind: dataclasses.asdict(value) for kind, value in sorted(found.collectives.items())
+        },
+        "memory_traffic_per_chip": found.hbm_bytes * per_chip,
+        "uncounted_calls": list(found.uncounted),
+    }
+    if chip is not None:
+        guess = estimate(found, model_flops / per_chip, chip.per_device())
+        result["roofline_estimate"] = dataclasses.asdict(guess)
+    return result
+
+
+def _prove(
+    lowered: Any, plan: Plan, arguments: tuple[Any, ...], kept: float, chip: Chip | None
+) -> Proof:
+    parameters, optimizer, batch = (_bytes(part) for part in arguments)
+    started = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = " ".join(str(error).split("\n")[0].split())[:300]
+        size = _REFUSED.search(refusal)
+        wanted = float(size[1]) * _SIZES[size[2]] if size else None
+        memory = Memory(wanted, parameters, optimizer, batch, kept, None)
+        return Proof(False, memory, time.perf_counter() - started, None, refusal)
+    seconds = time.perf_counter() - started
+    stats = compiled.memory_analysis()
+    whole = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+    whole += stats.output_size_in_bytes - stats.alias_size_in_bytes
+    # A CPU's figure leaves the temporaries out.
+    peak = float(whole if chip is None else stats.peak_memory_in_bytes)
+    rest = max(stats.temp_size_in_bytes - kept, 0.0)
+    memory = Memory(peak, parameters, optimizer, batch, kept, rest)
+    try:
+        found = costs(compiled.as_text(), devices=plan.mesh.size, scopes=(ALIGNMENT_SCOPE,))
+    except ValueError as error:
+        raise UserError(f"the compiled program cannot be read: {error}") from None
+    return Proof(None if chip is None else True, memory, seconds, found)
+
+
+def _abstract(
+    plan: Plan, batch_size: int, shapes: Mapping[str, tuple[tuple[int, ...], Any]]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    sharding = batch_sharding(plan.mesh)
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _kept(plan: Plan, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+    """Bytes of all arrays over the batch that the trace keeps between the passes, on all devices."""
+    loss = make_loss(plan)
+    bare = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    moving = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
+    fixed = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
+
+    def backward(moving: Any, fixed: Any, batch: Any) -> Any:
+        return jax.vjp(lambda m: loss(m, fixed, batch)[0], moving)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(backward, moving, fixed, bare))
+    known = {shape.shape for shape in plan.shapes.values()}
+    size = bare["label"].shape[0]
+    over_batch = [x for x in kept if size in x.shape and x.shape not in known]
+    return float(sum(x.size * x.dtype.itemsize for x in over_batch))
+
+
+def _bytes(tree: Any) -> float:
+    """Of one device's share of abstract arrays."""
+    leaves = jax.tree.leaves(tree)
+    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves))

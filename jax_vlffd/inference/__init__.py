@@ -1,0 +1,1 @@
+"""Trained detectors: reading them and asking them."""

@@ -1,0 +1,118 @@
+"""Pictures of an answer: the face as the model saw it, and heat maps laid over it.
+
+A map is drawn relative to itself: its coldest patch shows the face alone, its hottest is drawn strongest. So
+it says where, never how sure.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from jax_vlffd.inference.detector import Answer
+from jax_vlffd.preprocessing import square_view
+
+SIDE: Final = 256
+_MARGIN, _LINE, _LINES = 8, 16, 4
+#: How much of a patch's own colour the hottest patch covers.
+_STRENGTH: Final = 0.65
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture, uint8 [SIDE, SIDE, 3], RGB, and what it shows."""
+
+    title: str
+    image: np.ndarray
+
+
+def panels(crop: np.ndarray, answer: Answer, maps: bool = True) -> list[Panel]:
+    """The face, the classifier's map, and a map for each reason.
+
+    Args:
+      crop: uint8 [H, W, 3], RGB, that the answer is about.
+      answer: with its maps.
+      maps: False gives the face alone.
+    """
+    face = square_view(crop, SIDE)
+    found = [Panel(f"The face as judged: {answer.verdict}", face)]
+    if not maps:
+        return found
+    if answer.classifier_map is not None:
+        found.append(Panel("Where the classifier finds it fake", heat(face, answer.classifier_map)))
+    for reason, values in zip(answer.reasons, answer.reason_maps, strict=True):
+        against = " (contradicts the verdict)" if reason.contradiction else ""
+        found.append(Panel(f"“{reason.text}”{against}", heat(face, values)))
+    return found
+
+
+def heat(face: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lays a map over a face.
+
+    Args:
+      face: uint8 [S, S, 3], RGB.
+      values: float [G, G], higher is hotter.
+
+    Returns:
+      uint8 [S, S, 3].
+    """
+    low, high = float(values.min()), float(values.max())
+    even = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    side = face.shape[0]
+    smooth = cv2.resize(even.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    smooth = np.clip(smooth, 0.0, 1.0)
+    colors = cv2.applyColorMap((smooth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = (_STRENGTH * smooth)[..., None]
+    return np.round(face * (1 - weight) + colors * weight).astype(np.uint8)
+
+
+def sheet(shown: list[Panel]) -> bytes:
+    """The panels side by side with their titles, as a PNG."""
+    width = _MARGIN + len(shown) * (SIDE + _MARGIN)
+    page = PIL.Image.new("RGB", (width, SIDE + 2 * _MARGIN + _LINES * _LINE + _MARGIN), "white")
+    draw, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(13)
+    for number, panel in enumerate(shown):
+        left = _MARGIN + number * (SIDE + _MARGIN)
+        page.paste(PIL.Image.fromarray(panel.image), (left, _MARGIN))
+        for row, text in enumerate(textwrap.wrap(panel.title, 38)[:_LINES]):
+            draw.text((left, SIDE + 2 * _MARGIN + row * _LINE), text, "black", font)
+    ok, data = cv2.imencode(".png", np.asarray(page)[..., ::-1])
+    assert ok  # a plain RGB picture
+    return bytes(data)
+
+
+def numbered(
+    picture: np.ndarray, boxes: Sequence[Sequence[float] | None], scale: float
+) -> np.ndarray:
+    """A picture with a numbered frame around each face.
+
+    Args:
+      picture: uint8 [H, W, 3], RGB; left as it is.
+      boxes: left, top, right, bottom of each face; None draws nothing.
+      scale: of the picture over that which the boxes are of.
+    """
+    page = PIL.Image.fromarray(picture)
+    draw, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(15)
+    for number, box in enumerate(boxes, start=1):
+        if box is not None:
+            corners = [scale * float(value) for value in box]
+            draw.rectangle(corners, outline="black", width=4)
+            draw.rectangle(corners, outline="white", width=2)
+            place = (corners[0] + 5, corners[1] + 3)
+            draw.text(place, str(number), "white", font, stroke_width=2, stroke_fill="black")
+    return np.asarray(page)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """A JPEG of uint8 [H, W, 3], RGB."""
+    ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert ok
+    return bytes(data)

@@ -1,0 +1,169 @@
+"""Examples in the report: the most wrong frames, and some drawn at random, with their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jax_vlffd.evaluation.comparison import Detector
+from jax_vlffd.evaluation.scores import Scores
+from jax_vlffd.reports import render
+from jax_vlffd.reports.render import Markup, element
+from jax_vlffd.vocabulary import LABEL_NAMES
+
+
+@dataclass(frozen=True)
+class Example:
+    """A frame shown with its picture (encoded bytes, empty for none) and what is said of it."""
+
+    set_name: str
+    method: str
+    video: str
+    frame: str
+    label: int
+    probability: float
+    verdict: str = ""
+    caption: str = ""
+    reasons: str = ""
+    image: bytes = b""
+    others: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A titled row of examples."""
+
+    title: str
+    note: str
+    examples: Sequence[Example]
+
+
+def galleries(
+    detectors: Sequence[Detector],
+    count: int,
+    seed: int,
+    pictures: Callable[[Sequence[int]], Mapping[int, bytes]],
+) -> list[Gallery]:
+    """The first detector's worst errors and some random frames, `count` of each.
+
+    Args:
+      detectors: the others' probabilities of the same frames (set and id) are shown too.
+      count: examples in a gallery.
+      seed: of the random draw.
+      pictures: gives the encoded pictures of rows of the first detector's scores, where it has
+        them.
+    """
+    first, *others = detectors
+    worst = "{} with the {} probabilities of being fake, one frame a video."
+    picked = [
+        ("Reals that look most like fakes", worst.format("Reals", "highest"),
+         most_wrong(first.scores, 0, count)),
+        ("Fakes that look most real", worst.format("Fakes", "lowest"),
+         most_wrong(first.scores, 1, count)),
+        ("Examples", "Drawn at random, the methods in turn.", sample(first.scores, count, seed)),
+    ]  # fmt: skip
+    found = pictures(sorted({int(row) for _, _, rows in picked for row in rows}))
+    probability = first.probability()
+    elsewhere = {other.name: (other.scores, other.probability()) for other in others}
+    return [
+        Gallery(
+            title,
+            note,
+            [
+                _example(first, int(row), probability, elsewhere, found.get(int(row), b""))
+                for row in rows
+            ],
+        )
+        for title, note, rows in picked
+    ]
+
+
+def _example(
+    detector: Detector,
+    row: int,
+    probability: np.ndarray,
+    elsewhere: Mapping[str, tuple[Scores, np.ndarray]],
+    picture: bytes,
+) -> Example:
+    scores, calibration = detector.scores, detector.calibration
+    others = {}
+    for name, (table, values) in elsewhere.items():
+        same = (table.id == scores.id[row]) & (table.set_name == scores.set_name[row])
+        if scores.id[row] and same.any():
+            others[name] = float(values[same][0])
+    return Example(
+        set_name=str(scores.set_name[row]),
+        method=str(scores.method[row]),
+        video=str(scores.video[row]),
+        frame=str(scores.frame[row]),
+        label=int(scores.label[row]),
+        probability=float(probability[row]),
+        verdict="" if calibration is None else calibration.verdict(float(probability[row])),
+        caption="" if scores.caption is None else str(scores.caption[row]),
+        reasons="" if scores.reasons is None else str(scores.reasons[row]),
+        image=picture,
+        others=others,
+    )
+
+
+def most_wrong(scores: Scores, label: int, count: int) -> np.ndarray:
+    """Row numbers of the `count` worst frames of a label, the worst first, one frame a video."""
+    rows = np.flatnonzero(scores.label == label)
+    wrong = scores.probability[rows] if label == 0 else 1 - scores.probability[rows]
+    ordered = rows[np.argsort(-wrong, kind="stable")]
+    first = np.unique(scores.videos()[ordered], return_index=True)[1]
+    return ordered[np.sort(first)][:count]
+
+
+def sample(scores: Scores, count: int, seed: int) -> np.ndarray:
+    """Row numbers of up to `count` random frames, the methods in turn, one frame a video."""
+    order = np.random.default_rng(seed).permutation(len(scores))
+    order = order[np.sort(np.unique(scores.videos()[order], return_index=True)[1])]
+    kind = np.where(scores.label == 0, "", np.char.add("+", scores.method))
+    by_kind = [order[kind[order] == name] for name in np.unique(kind)]
+    turns = max(map(len, by_kind), default=0)
+    taken = [rows[turn] for turn in range(turns) for rows in by_kind if turn < len(rows)]
+    return np.asarray(taken[:count], dtype=np.int64)
+
+
+def sections(galleries: Sequence[Gallery]) -> list[Markup]:
+    """A section for each gallery that has examples."""
+    body = []
+    for gallery in galleries:
+        if gallery.examples:
+            body.append(element("h2", gallery.title))
+            body.append(element("p", gallery.note, class_="note"))
+            pictured = any(example.image for example in gallery.examples)
+            cards = [_card(example, pictured) for example in gallery.examples]
+            body.append(element("div", *cards, class_="cards"))
+    return body
+
+
+def _card(example: Example, pictured: bool) -> Markup:
+    truth = LABEL_NAMES[example.label]
+    method = example.method if example.label else ""
+    names = (example.set_name, method, example.video, example.frame and f"frame {example.frame}")
+    where = " · ".join(filter(None, names))
+    width = f"width:{100 * example.probability:.1f}%"
+    said = [element("span", truth, class_=f"tag {truth}")]
+    if example.verdict:
+        said += [
+            Markup(" called "),
+            element("span", example.verdict, class_=f"tag {example.verdict}"),
+        ]
+    others = " · ".join(f"{name}: {p:.3f}" for name, p in example.others.items())
+    text = [
+        element("div", *said),
+        element("div", element("i", "", style=width), class_="meter"),
+        element("div", f"probability of fake {example.probability:.3f}", class_="where"),
+        element("div", others, class_="where") if others else Markup(),
+        element("div", where, class_="where"),
+    ]
+    if example.caption:
+        text.append(element("p", element("b", "Annotated: "), example.caption))
+    if example.reasons:
+        text.append(element("p", element("b", "Detector: "), example.reasons))
+    image = render.picture(example.image, f"{truth} face, {where}") if pictured else Markup()
+    return element("div", image, element("div", *text, class_="text"), class_="card")

@@ -1,0 +1,1 @@
+"""What `launch.annotate` is made of."""

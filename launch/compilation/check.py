@@ -1,0 +1,88 @@
+"""What a run's steps take on given devices, by compiling them, and what would make them fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from data_pipeline.loading.settings import DataSettings
+from jax_vlffd.compilation import report
+from jax_vlffd.compilation.chips import Chip
+from jax_vlffd.compilation.flops import model_flops
+from jax_vlffd.config import RunConfig
+from jax_vlffd.errors import UserError
+from launch.experiment import workdir
+
+
+def prove(
+    run: RunConfig,
+    data: DataSettings,
+    devices: list[Any],
+    chip: Chip | None,
+    *,
+    evaluation: bool = True,
+) -> dict[str, Any]:
+    """Compiles the steps of a run for these devices; the summary of `jax_vlffd.compilation.report`.
+
+    Args:
+      run: the settings.
+      data: the settings of the data; only the batch and the captions matter.
+      devices: to compile for.
+      chip: what they are, None for a CPU.
+      evaluation: whether to compile the eval step too.
+
+    Raises:
+      UserError: the mesh or the batch does not divide.
+    """
+    plan = workdir.make_plan(run, data, steps=1000, warmup_steps=50, devices=devices)
+    model = model_flops(
+        run.model, run.loss, run.tuning,
+        batch_size=data.batch_size, separate_captions=plan.spec.separate_captions,
+    )  # fmt: skip
+    trained = report.prove_train(plan, data.batch_size, chip)
+    evaluated = report.prove_eval(plan, data.batch_size, chip) if evaluation else None
+    return report.summary(plan, data.batch_size, model, trained, evaluated, chip)
+
+
+def what_would_fit(
+    run: RunConfig, data: DataSettings, devices: list[Any], chip: Chip | None
+) -> list[dict[str, Any]]:
+    """Tries remat, fsdp, accumulation and smaller batches, each alone, the mildest that fits of each.
+
+    Returns:
+      One entry a try: the changed key, its value, whether it fits, and what it takes.
+    """
+    tried: list[dict[str, Any]] = []
+
+    def fits(key: str, value: Any, run: RunConfig, data: DataSettings) -> bool:
+        try:
+            found = prove(run, data, devices, chip, evaluation=False)
+        except UserError as error:
+            tried.append({"key": key, "value": value, "fits": False, "error": str(error)})
+            return False
+        names = ("fits", "hbm_bytes_per_chip", "flops_per_chip", "flops_over_model", "compile_s")
+        tried.append({"key": key, "value": value, **{n: found.get(n) for n in names}})
+        return bool(found["fits"])
+
+    order = ("none", "dots", "full")
+    for remat in order[order.index(run.model.compute.remat) + 1 :]:
+        compute = dataclasses.replace(run.model.compute, remat=remat)
+        model = dataclasses.replace(run.model, compute=compute)
+        if fits("compute.remat", remat, dataclasses.replace(run, model=model), data):
+            break
+    for ways in (4, 16, 64):
+        if ways > run.mesh.fsdp and len(devices) % (ways * run.mesh.tensor) == 0:
+            mesh = dataclasses.replace(run.mesh, data=-1, fsdp=ways)
+            if fits("mesh.fsdp", ways, dataclasses.replace(run, mesh=mesh), data):
+                break
+    for parts in (2, 4, 8):
+        train = dataclasses.replace(run.train, accumulate=parts * run.train.accumulate)
+        changed = dataclasses.replace(run, train=train)
+        if fits("train.accumulate", train.accumulate, changed, data):
+            break
+    size = data.batch_size // 2
+    while size >= max(len(devices) // run.mesh.tensor, data.batch_size // 16):
+        if fits("data.batch_size", size, run, dataclasses.replace(data, batch_size=size)):
+            break
+        size //= 2
+    return tried

@@ -1,0 +1,1 @@
+"""What `launch.evaluate` is made of."""

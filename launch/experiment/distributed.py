@@ -1,0 +1,201 @@
+"""Several processes as one run: started by a TPU pod, by SLURM, or by hand with three flags."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from jax_vlffd.errors import UserError
+from launch.cli import command
+from launch.experiment import config as configs
+
+if TYPE_CHECKING:
+    from jax_vlffd.training.processes import Alone
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, for processes that are started by hand."
+)
+_COUNT = flags.DEFINE_integer("num_processes", None, "How many there are.", lower_bound=1)
+_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.", lower_bound=0)
+
+#: Seconds after which JAX gives up a process whose machine says nothing more. One that is killed is noticed
+#: at once by ours.
+_SILENT = 40
+#: Seconds that an error of a device waits to hear whether another process caused it.
+_CAUSE = 5.0
+#: Of JAX's variables in the environment, what each host may have of its own.
+_OF_HOST = ("COORDINATOR", "PROCESS", "LOCAL", "CACHE_DIR", "DUMP", "LOG")
+_PACKAGES = ("jax_vlffd", "data_pipeline", "configs", "launch")
+
+
+@contextlib.contextmanager
+def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[Alone]:
+    """Within it, this process is one of the run's; on the way out all of them end together.
+
+    Starts `jax.distributed` where there are others, and sees that all run the same config and code. An error
+    in one process ends all of them, each with a line that names the process and says why.
+
+    Args:
+      config: JSON-able: what all processes must have alike.
+      preemption: listen for the platform's notices to Orbax, besides SIGTERM.
+
+    Raises:
+      UserError: the flags do not fit together, a process does not come, or two disagree.
+    """
+    import jax
+
+    from jax_vlffd.training.processes import Alone, Peers
+
+    jax.config.update("jax_enable_x64", False)  # parameters are fp32, whatever the environment says
+    peers = Alone()
+    begun = False
+    try:
+        if begun := _started(preemption):
+            peers = _met(config)
+        yield peers
+        if isinstance(peers, Peers):
+            peers.leave()
+    except BaseException as error:
+        if not begun or _state().num_processes == 1:
+            raise
+        expected = isinstance(error, (UserError, KeyboardInterrupt)) or hasattr(error, "errno")
+        if isinstance(peers, Peers):
+            if not expected:
+                time.sleep(_CAUSE)  # ends here when another process is the cause
+            peers.tell(" ".join(str(error).split()) or type(error).__name__)
+        status = command.report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # the ordinary way out waits for processes that wait for this one
+
+
+def _started(preemption: bool) -> bool:
+    """Starts `jax.distributed` by the flags, else by what is found around; whether it did."""
+    import jax
+
+    place, count, number = _COORDINATOR.value or None, _COUNT.value, _ID.value
+    if any(value is not None for value in (place, count, number)):
+        if place is None or count is None or number is None:
+            raise UserError("--coordinator, --num_processes and --process_id go together")
+        if number >= count:
+            raise UserError(f"--process_id={number} is none of 0 to {count - 1}")
+        if not place.rpartition(":")[2].isdigit():
+            raise UserError(f"--coordinator={place}: give HOST:PORT")
+    elif not (_in_slurm_step() or _on_tpu_vm()):
+        return False
+    jax.config.update("jax_enable_preemption_service", preemption)
+    try:
+        jax.distributed.initialize(
+            place, count, number,
+            local_device_ids=_devices_of_one_task(),
+            cluster_detection_method="deactivate" if place else None,
+            heartbeat_timeout_seconds=_SILENT,
+        )  # fmt: skip
+    except ValueError as error:
+        if "should be defined" in str(error) and _on_tpu_vm():
+            return False  # a TPU VM that is no part of a pod
+        raise
+    except RuntimeError as error:
+        first = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"the processes of this run do not find each other ({first}); see that all of them were started, "
+            "and that they reach process 0"
+        ) from error
+    return True
+
+
+def _in_slurm_step() -> bool:
+    """Whether srun started this process with others; the batch script itself and a lone task are not."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _devices_of_one_task() -> list[int] | None:
+    """All GPUs, where SLURM gives them to a single task of a host; JAX would take the first alone."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if not _in_slurm_step() or tasks.split("(")[0] != "1" or "," not in visible:
+        return None
+    return list(range(len(visible.split(","))))
+
+
+def _on_tpu_vm() -> bool:
+    wanted = os.environ.get("JAX_PLATFORMS", "tpu")
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    return "tpu" in wanted and bool(chips) and util.find_spec("libtpu") is not None
+
+
+def _met(config: Mapping[str, Any]) -> Alone:
+    from jax_vlffd.training.processes import Alone, meet
+
+    state = _state()
+    if state.num_processes == 1 or state.client is None or state.coordinator_address is None:
+        return Alone()
+    key, client = "jax_vlffd/peers", state.client
+    identity = {
+        "config": configs.flat(config), "versions": configs.versions(), "environment": environment(),
+        "code": code(),
+    }  # fmt: skip
+    return meet(
+        state.process_id,
+        state.num_processes,
+        state.coordinator_address.rpartition(":")[0].strip("[]"),
+        lambda text: client.key_value_set(key, text),
+        lambda: client.blocking_key_value_get(key, 300_000),
+        identity,
+        fault,
+    )
+
+
+def _state() -> Any:
+    from jax._src import distributed  # its store of keys has no public name; Orbax uses it likewise
+
+    return distributed.global_state
+
+
+def code() -> dict[str, str]:
+    """A short digest of each source file of ours."""
+    root = Path(__file__).parents[2]
+    return {
+        str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        for package in _PACKAGES
+        for file in sorted((root / package).rglob("*.py"))
+    }
+
+
+def environment() -> dict[str, str]:
+    """The variables that change what JAX and XLA compute."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+        or (name.startswith("JAX_") and not any(part in name for part in _OF_HOST))
+    }
+
+
+def fault(number: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str | None:
+    """What process `number` has otherwise than process 0."""
+    others = {
+        "versions": "other versions", "code": "other code", "config": "another config",
+        "environment": "another environment",
+    }  # fmt: skip
+    for kind, words in others.items():
+        a, b = ours.get(kind, {}), theirs.get(kind, {})
+        wrong = [
+            key if kind == "code" else f"{key} {b.get(key)!r} instead of {a.get(key)!r}"
+            for key in sorted(a.keys() | b.keys())
+            if a.get(key) != b.get(key)
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            return f"process {number} has {words} than process 0: {', '.join(wrong[:3])}{more}"
+    return None

@@ -1,0 +1,189 @@
+"""Where a run begins: its words, its first state, and its place in the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_pipeline.loading.loader import TrainIterator
+    from data_pipeline.loading.settings import DataSettings
+    from data_pipeline.loading.tokenizer import Tokenizer
+    from jax_vlffd.config import RunConfig
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.loop import Clock
+    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.state import Plan, TrainState
+
+#: Records whose captions a tokenizer is trained on, when the run has none.
+_TOKENIZER_RECORDS = 20_000
+
+
+def first_state(
+    run: RunConfig, plan: Plan, checkpoints: Checkpoints, iterator: TrainIterator
+) -> tuple[TrainState, Clock]:
+    """Where a run starts: own run > resume > pretrained > random, decided here alone.
+
+    Args:
+      run: the settings.
+      plan: its static side.
+      checkpoints: of its own workdir.
+      iterator: brought to the position that belongs to the state.
+
+    Raises:
+      UserError: a checkpoint is missing, damaged, or of another model or other data.
+    """
+    import jax
+
+    from jax_vlffd.clip import huggingface
+    from jax_vlffd.errors import UserError
+    from jax_vlffd.training import normalization
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.loop import Clock
+    from jax_vlffd.training.state import initial_state, load_pretrained
+    from launch.experiment import workdir as runs
+
+    if checkpoints.latest is not None:
+        state, position = checkpoints.restore_newest(plan.abstract)
+        iterator.set_state(position["data"])
+        return state, Clock(**position["clock"])
+    if run.init.resume:
+        folder = Path(run.init.resume) / runs.CHECKPOINTS
+        if not folder.is_dir():
+            raise UserError(f"init.resume: {run.init.resume} is no trained workdir")
+        _check_same_model(run)
+        with Checkpoints(folder, read_only=True) as others:
+            if others.latest is None:
+                raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
+            state, position = others.restore(plan.abstract, others.latest)
+        iterator.set_state(position["data"])
+        # What that run has still to validate is no part of this one.
+        return state, Clock(**{**position["clock"], "due": False})
+    source = run.init.clip or run.init.vit
+    if not source:
+        return initial_state(plan, run.seed), Clock()
+    checkpoint = huggingface.open_checkpoint(source)
+    if (checkpoint.clip is None) != bool(run.init.vit):
+        kind, key = ("plain ViT", "init.vit") if checkpoint.clip is None else ("CLIP", "init.clip")
+        raise UserError(f"{source} is a {kind}; give it as {key}")
+    for note in normalization.check(checkpoint.folder, run.model):
+        if jax.process_index() == 0:
+            print(f"note: {note}", flush=True)
+    return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
+
+
+#: Of a model's settings, what only changes how it is computed, and what its tokenizer decides.
+_FREE = (
+    "compute.dtype",
+    "compute.remat",
+    "compute.unroll",
+    "compute.attention",
+    "compute.pad_to_multiple_of",
+)
+_OF_TOKENIZER = "clip.text.eos_id"
+
+
+def _check_same_model(run: RunConfig) -> None:
+    """Sees that the run of `init.resume` is of the same model, also where no shape tells.
+
+    Raises:
+      UserError: a setting differs; each is named.
+    """
+    from jax_vlffd.errors import UserError
+    from launch.experiment import config as configs
+
+    saved = configs.read_saved(Path(run.init.resume))
+    if saved is None:
+        return
+    other, _ = configs.settings(saved)
+    theirs, ours = (
+        json.loads(
+            json.dumps(configs.flat(dataclasses.asdict(each.model)))
+        )  # lists and tuples alike
+        | {"loss.targets": each.loss.targets}
+        for each in (other, run)
+    )
+    wrong = [
+        f"{key.removeprefix('clip.')} {theirs[key]!r} -> {value!r}"
+        for key, value in ours.items()
+        if theirs[key] != value and key not in (*_FREE, _OF_TOKENIZER)
+    ]
+    if wrong:
+        raise UserError(
+            f"init.resume: {run.init.resume} is of another model ({', '.join(wrong)}); give the model of that "
+            "run, or begin without init.resume"
+        )
+
+
+def tokenizer_of(run: RunConfig, data: DataSettings, workdir: Path, peers: Alone) -> Tokenizer:
+    """The run's own; else that of the run it resumes; else the config's; else the checkpoint's; else one
+    trained on the captions.
+
+    Nothing is written: a start that fails must not decide the words of the next one.
+    """
+    from data_pipeline.loading.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
+    from data_pipeline.packed.record import PackedSplit
+    from jax_vlffd.errors import UserError
+    from launch.experiment import workdir as runs
+
+    for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
+        if runs.is_begun(folder):
+            return Tokenizer.load(folder / runs.TOKENIZER)
+    if data.tokenizer or run.init.clip:
+        return Tokenizer.load(data.tokenizer or run.init.clip)
+
+    def captions() -> Iterator[str]:
+        for folder, _ in data.train:
+            split = PackedSplit(folder, "train")
+            for row in range(min(len(split), _TOKENIZER_RECORDS)):
+                yield from split[row].captions
+
+    size = run.model.clip.text.vocab_size
+    if size < LEAST_VOCABULARY:
+        raise UserError(
+            f"model.text.vocab_size is {size}, and a tokenizer of its own wants {LEAST_VOCABULARY} at "
+            "least; raise it, or name a tokenizer by data.tokenizer"
+        )
+    with tempfile.TemporaryDirectory() as made:
+        aside = Path(made)
+        if peers.index == 0:
+            train_tokenizer(captions(), size, aside)
+        # Trained once and handed around, so that all hosts have the same words.
+        files = peers.exchange({path.name: path.read_text("utf-8") for path in aside.iterdir()})
+        for file, text in files[0].items():
+            (aside / file).write_text(text, "utf-8")
+        return Tokenizer.load(aside)
+
+
+class Gathered:
+    """The data of all processes as one: what was read and skipped is counted over all of them.
+
+    A position is the same for any number of processes, so a run goes on with another number of them.
+
+    Args:
+      iterator: this process's share, at the position where the run begins.
+      peers: the processes.
+    """
+
+    def __init__(self, iterator: TrainIterator, peers: Alone):
+        self._iterator, self._peers = iterator, peers
+        if peers.index:  # what a position has counted is that of all: one process goes on from it
+            iterator.seen = iterator.bad = 0
+
+    def __next__(self) -> Any:
+        """The next batch of this process's share."""
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position; all processes ask for it together."""
+        found = self._peers.exchange([self._iterator.seen, self._iterator.bad])
+        seen, bad = (sum(counts) for counts in zip(*found, strict=True))
+        return {**self._iterator.get_state(), "seen": seen, "bad": bad}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        self._iterator.set_state(state)

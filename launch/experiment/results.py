@@ -1,0 +1,124 @@
+"""What an evaluation leaves: three files of one writing, the last of which names the request that they answer.
+
+`metrics.json` holds, under `request`, the models with their steps and hashes (or the scores files with their
+digests), the sets with theirs, the split and the settings; and under `files` the digests of `scores.csv` and
+`report.html`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from data_pipeline.core.files import read_regular, write_together
+from data_pipeline.errors import UserError
+from data_pipeline.packed import remote
+
+if TYPE_CHECKING:
+    from launch.experiment.workdir import Run
+
+#: The files, in the order in which they are written.
+SCORES, REPORT, METRICS = "scores.csv", "report.html", "metrics.json"
+_LARGEST: Final = 4 << 30  # bytes of scores.csv
+
+
+def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
+    """Path and digest of each packed set, by name.
+
+    Raises:
+      UserError: one of them cannot be read.
+    """
+    from data_pipeline.packed.record import split_names
+
+    found = {}
+    for name, path in sets.items():
+        folder = remote.local(path)
+        split_names(folder)  # says it where the folder is no packed set
+        found[name] = {"path": str(path), "digest": remote.set_digest(folder)}
+    return found
+
+
+def described_model(name: str, folder: str | Path, run: Run) -> dict[str, Any]:
+    """What a model is called, where it lies, its step, and its hash as `launch.predict` tells it."""
+    return {"name": name, "workdir": str(folder), "step": run.step, "hash": model_hash(run)}
+
+
+def model_hash(run: Run) -> str:
+    """SHA-256 of all that a run's verdicts depend on; see `TrainedModel.hash`."""
+    import numpy as np
+
+    from jax_vlffd.inference.trained import IMAGE_PARTS, TrainedModel
+
+    parts = {k: np.asarray(v) for k, v in run.parameters.items() if k.startswith(IMAGE_PARTS)}
+    return TrainedModel(run.name, run.model, parts, run.calibration, run.explainer, run.step).hash()
+
+
+def compared_geometry(
+    workdir: Path, sets: Mapping[str, str | Path], split: str
+) -> dict[str, dict[str, Any]]:
+    """How the faces of packed sets lie, held against those that a run was trained on; see `Trained.compare`."""
+    from data_pipeline.packed import face_geometry
+    from data_pipeline.packed.record import PackedSplit
+    from jax_vlffd import geometry
+
+    trained, found = geometry.read(workdir), {}
+    for name, path in sets.items():
+        opened = PackedSplit(path, split)
+        rows = face_geometry.read(opened.folder, split, len(opened))
+        found[name] = trained.compare(rows)
+    return found
+
+
+def told_outside(found: Mapping[str, Any]) -> str:
+    """A set of another geometry, in words."""
+    return (
+        f"{1 - found['as_trained']:.0%} of the faces lie in their pictures otherwise (size, place or turn) "
+        "than those the model was trained on, so its figures here say little of it"
+    )
+
+
+def write(out: Path, content: Mapping[str, Any], scores: str, page: str) -> None:
+    """Writes the files so that no `metrics.json` ever lies beside another evaluation's scores or report.
+
+    Args:
+      out: folder to write to; made when missing.
+      content: of `metrics.json`, with its `request`.
+      scores: the text of `scores.csv`.
+      page: of `report.html`.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    files = {SCORES: scores.encode(), REPORT: page.encode()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    metrics = json.dumps({**content, "files": digests}, indent=2, allow_nan=False) + "\n"
+    write_together(out, {**files, METRICS: metrics.encode()})
+
+
+def check_companions(path: Path, content: Mapping[str, Any]) -> None:
+    """Sees that scores and report beside a `metrics.json`, where there are any, are of the same writing.
+
+    Raises:
+      UserError: they are not.
+    """
+    digests = content.get("files")
+    for name, digest in (digests if isinstance(digests, dict) else {}).items():
+        beside = path.parent / name
+        if name not in (SCORES, REPORT) or not beside.exists():
+            continue
+        if hashlib.sha256(read_regular(beside, _LARGEST)).hexdigest() != digest:
+            raise UserError(
+                f"{path}: {name} beside it is of another evaluation; run launch.evaluate again"
+            )
+
+
+def is_of(content: Mapping[str, Any], step: int, digest: str) -> bool | None:
+    """Whether a `metrics.json` is first of all of this step and hash of a model; None where it names none."""
+    request = content.get("request")
+    models = request.get("models") if isinstance(request, dict) else None
+    if not isinstance(models, list) or not models or not isinstance(models[0], dict):
+        return None
+    return (models[0].get("step"), models[0].get("hash")) == (step, digest)

@@ -1,0 +1,297 @@
+"""Training a run from its first step to its summary, on one process or as one of many.
+
+What a workdir holds at the end: see `launch.train`, the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_pipeline.loading.settings import DataSettings
+    from jax_vlffd.config import RunConfig
+    from jax_vlffd.evaluation.scores import Scores
+    from jax_vlffd.explanation import Explainer
+    from jax_vlffd.model import Parameters
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.loop import Clock
+    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.state import Plan
+    from launch.experiment.workdir import Scorer
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a run is watched, which is no part of its config.
+
+    profile: first and last step of a trace; (0, 0) takes none. stall: seconds without movement after which
+    it warns; 0 never does.
+    """
+
+    profile: tuple[int, int] = (0, 0)
+    stall: float = 0.0
+
+
+def train(
+    run: RunConfig,
+    data: DataSettings,
+    workdir: Path,
+    values: dict,
+    peers: Alone | None = None,
+    manner: Manner | None = None,
+) -> None:
+    """Trains or continues a run.
+
+    Args:
+      run: the settings.
+      data: the settings of the data.
+      workdir: of the run.
+      values: the config that both were made from, to be saved.
+      peers: the other processes of the run; all of them train.
+      manner: how it is watched.
+
+    Raises:
+      Stopped: it was asked to stop, and is saved.
+      UserError: the data, the checkpoint or the workdir does not fit; nothing is lost.
+    """
+    from jax_vlffd.errors import UserError
+
+    if not data.train:
+        raise UserError("no training set: give a packed set by --config.data.train=DIR")
+    if not data.validation:
+        raise UserError(
+            "no validation set: give a packed set by --config.data.validation=DIR; its split "
+            "'validation' chooses the best checkpoint and calibrates the detector"
+        )
+    from data_pipeline.loading.loader import TrainLoader
+    from jax_vlffd.config import in_steps
+    from jax_vlffd.contained import check_contained
+    from jax_vlffd.training import loop as trainer
+    from jax_vlffd.training import sharding
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.heartbeat import Watch, lock
+    from jax_vlffd.training.metric_writer import Telemetry
+    from jax_vlffd.training.preemption import Stopped
+    from jax_vlffd.training.processes import Alone
+    from launch.experiment import (
+        agreement,
+        explanations,
+        initialization,
+        remote_workdir,
+        training_data,
+    )
+    from launch.experiment import config as configs
+    from launch.experiment import workdir as runs
+
+    peers, manner = peers or Alone(), manner or Manner()
+    started = time.time()
+    for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
+        if folder.is_dir():
+            check_contained(folder)
+    main_process, place = peers.index == 0, remote_workdir.origin(workdir)
+    for shared in (place, place / runs.CHECKPOINTS):  # one may be another disk
+        agreement.check_workdir(peers, shared)
+    described = training_data.describe(data)
+    source = run.init.clip or run.init.vit
+    if runs.is_begun(workdir):
+        configs.check_same(workdir, values)
+        before = training_data.check_same(workdir, described)
+        described["initial_weights"] = (before or {}).get("initial_weights")
+    elif source and not run.init.resume:
+        described["initial_weights"] = training_data.initial_weights(source)
+    agreement.check_read(peers, training_data.digests(described))
+    judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
+    tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
+    agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
+    run = runs.with_tokenizer(run, tokenizer)
+    clip = run.model.clip
+    index, count = sharding.data_share(sharding.make_mesh(run.mesh))
+    loader = TrainLoader(
+        data, image_size=clip.vision.image_size, tokenizer=tokenizer,
+        text_length=clip.text.context_length, process_index=index, process_count=count,
+        mask_grid=runs.mask_grid(run),
+    )  # fmt: skip
+
+    def steps(duration: str, total: int | None = None) -> int:
+        return in_steps(
+            duration,
+            batch_size=data.batch_size,
+            examples_per_epoch=loader.records_per_epoch,
+            total=total,
+        )
+
+    total = steps(run.train.duration)
+    if total < 1:
+        raise UserError("train.duration is 0: give '300 steps', '2 epochs' or '1e6 examples'")
+    plan = runs.make_plan(run, data, steps=total, warmup_steps=steps(run.optim.warmup, total))
+    loop = trainer.LoopConfig(
+        steps=total, batch_size=data.batch_size,
+        evaluate_every=steps(run.train.evaluate_every, total),
+        checkpoint_every=steps(run.train.checkpoint_every, total),
+        log_every=run.train.log_every, profile=manner.profile,
+        peak_share=runs.peak_share(run, data),
+    )  # fmt: skip
+    scorer = runs.Scorer(plan, data, tokenizer)
+    with contextlib.ExitStack() as stack:
+        if main_process:
+            stack.enter_context(lock(place))
+            if runs.is_begun(workdir):  # by a run that ended meanwhile
+                configs.check_same(workdir, values)
+        peers.exchange("locked")
+        iterator = stack.enter_context(contextlib.closing(iter(loader)))
+        checkpoints = stack.enter_context(
+            Checkpoints(place / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
+        )
+        state, clock = initialization.first_state(run, plan, checkpoints, iterator)
+        agreement.check_state(peers, state)
+        if checkpoints.latest is None and int(state.step) >= total:
+            raise UserError(
+                f"init.resume: that run is at step {int(state.step)} already, and train.duration is "
+                f"{total} steps; give a longer one"
+            )
+        if main_process:
+            tokenizer.save(workdir / runs.TOKENIZER)
+            runs.save_config(workdir, values)
+            training_data.save(workdir, described)
+            stack.callback(remote_workdir.publish, workdir)
+        watch = stack.enter_context(
+            Watch(place if main_process else None, total=total, stall=manner.stall)
+        )
+
+        def tick() -> None:
+            watch.beat("validating")
+            checkpoints.check()
+            if peers.reached():
+                raise Stopped(f"stopped in the last validation, after step {total} of {total}")
+
+        def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
+            return _validate(scorer, parameters, judged, tick)
+
+        together = initialization.Gathered(iterator, peers)
+        with Telemetry(
+            workdir, start=int(state.step), total=total, due=clock.due, enabled=main_process,
+            tensorboard=run.train.tensorboard, publish=lambda: remote_workdir.publish(workdir),
+        ) as telemetry:  # fmt: skip
+            state = trainer.train(
+                plan, state, together, lambda parameters: validate(parameters)[0],
+                checkpoints, telemetry, loop, clock, peers, watch,
+            )  # fmt: skip
+        iterator.close()  # its workers read ahead, and nothing more is trained
+        parameters, best = _best(plan, checkpoints)
+        metrics, scored = validate(parameters)
+        skipped = together.get_state()["bad"]
+        sentences = explanations.embed_bank(plan, parameters, tokenizer)  # on every process
+        if main_process:
+            seconds = time.time() - started
+            explainer = explanations.fit(sentences, scored)
+            _finish(workdir, plan, clock, best, metrics, scored, explainer, skipped, seconds)
+
+
+def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
+    """The validation sets, and of each the methods that a run is judged by: those it trains on.
+
+    A method that was never trained on must not choose the checkpoint either, or a table of unseen
+    methods would be untrue.
+    """
+    from data_pipeline.packed.record import PackedSplit
+    from jax_vlffd.errors import UserError
+
+    judged = {}
+    for folder in data.validation:
+        split = PackedSplit(folder, "validation")
+        there = {split.methods[number] for number in set(split.index["method"].tolist())}
+        judged[folder] = tuple(name for name in data.methods if name in there)
+        if data.methods and not judged[folder]:
+            raise UserError(
+                f"data.validation: {folder} has no fakes of {', '.join(data.methods)} (data.methods) "
+                "in split 'validation'; name another set"
+            )
+    return judged
+
+
+def _validate(
+    scorer: Scorer,
+    parameters: Parameters,
+    sets: Mapping[str, Sequence[str]],
+    tick: Callable[[], None],
+) -> tuple[dict[str, float], Scores]:
+    """Metrics of the validation split over all its sets, and the scores behind them.
+
+    Args:
+      scorer: of the run.
+      parameters: in the plan's shardings.
+      sets: packed set -> the methods whose fakes count, all when empty.
+    """
+    import numpy as np
+
+    from jax_vlffd.evaluation import metrics
+    from jax_vlffd.evaluation.scores import concatenate
+
+    scores = concatenate(
+        [
+            scorer.score(parameters, folder, "validation", methods=methods, tick=tick)
+            for folder, methods in sets.items()
+        ]
+    )
+    logits = scores.logits()
+    # log(1 + e^-z) for a fake, log(1 + e^z) for a real
+    loss = float(np.logaddexp(0.0, np.where(scores.label == 1, -logits, logits)).mean())
+    found = metrics.measure(scores, resamples=0).values
+    named = {"auc": "frame_auc", "video_auc": "video_auc", "eer": "eer", "accuracy": "acc"}
+    values = {ours: found[theirs] for ours, theirs in named.items()}
+    known = {name: float(value) for name, value in values.items() if value is not None}
+    return {"loss": loss, **known}, scores
+
+
+def _best(plan: Plan, checkpoints: Checkpoints) -> tuple[Parameters, int]:
+    best = checkpoints.best
+    assert best is not None  # the last step has just been saved
+    return checkpoints.restore_parameters(plan.abstract.parameters, best), best
+
+
+def _finish(
+    workdir: Path,
+    plan: Plan,
+    clock: Clock,
+    best: int,
+    metrics: dict[str, float],
+    scored: Scores,
+    explainer: Explainer | None,
+    skipped: int,
+    seconds: float,
+) -> None:
+    """Calibrates the best checkpoint on the validation split; writes that, the bank and the summary."""
+    import jax
+
+    from data_pipeline.core.files import atomic_write_bytes, atomic_write_text
+    from jax_vlffd.evaluation import calibration
+    from launch.experiment import config as configs
+    from launch.experiment import remote_workdir
+    from launch.experiment import workdir as runs
+
+    if "auc" in metrics:  # with one class only there is nothing to calibrate
+        fitted = calibration.fit(scored.logits(), scored.label)
+        atomic_write_text(workdir / runs.CALIBRATION, fitted.to_json())
+    if explainer is not None:
+        atomic_write_bytes(workdir / runs.EXPLANATION, explainer.to_bytes())
+    summary = {
+        "best_step": best,
+        "validation": metrics,
+        "images_skipped": skipped,
+        "training_seconds": round(clock.seconds, 1),
+        "seconds_since_start": round(seconds, 1),
+        "parameters": sum(shape.size for shape in plan.shapes.values()),
+        "trainable": sum(plan.shapes[path].size for path in plan.trainable),
+        "devices": len(jax.devices()),
+        "platform": jax.devices()[0].device_kind,
+        "versions": configs.versions(),
+    }
+    atomic_write_text(workdir / runs.SUMMARY, json.dumps(summary, indent=2) + "\n")
+    auc = f"{metrics['auc']:.4f}" if "auc" in metrics else "undefined (one class only)"
+    print(f"best checkpoint: step {best}, validation AUC {auc}; {remote_workdir.origin(workdir)}")

@@ -1,0 +1,159 @@
+"""What a run was trained and validated on, kept in its workdir as `training_data.json`.
+
+Beside the sets it names the pretrained weights that the run began with, as `initial_weights`; null for none.
+
+Whoever reads a workdir learns methods, data cards and digests from this file, and never opens a folder that the
+workdir's config names: a workdir may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline.core.files import atomic_write_text, read_regular
+from data_pipeline.core.json_reading import parse_json
+from data_pipeline.errors import UserError
+from data_pipeline.loading.settings import DataSettings
+from data_pipeline.packed import face_geometry, remote
+from data_pipeline.packed.card import read_card
+from data_pipeline.packed.record import PackedSplit
+from jax_vlffd import geometry
+
+FILE: Final = geometry.FILE
+VERSION: Final = 1
+_MAX_BYTES: Final = 16 << 20
+#: Splits that a run reads, by their key in the file.
+_SPLITS: Final = {"train": "train", "validation": "validation"}
+
+
+def describe(data: DataSettings) -> dict[str, Any]:
+    """The sets of a run, each with its digest, its number of records, the methods used, its data card, and how
+    its faces lie in their pictures (null where that is not known).
+
+    Raises:
+      UserError: a set is missing or damaged.
+    """
+    return describe_sets([folder for folder, _ in data.train], data.validation, data.methods)
+
+
+def describe_sets(
+    train: Sequence[str], validation: Sequence[str], methods: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The same of packed sets that are named; `methods` are those trained on, all of the sets' when empty."""
+    folders = {"train": train, "validation": validation}
+    return {
+        "version": VERSION,
+        **{
+            key: [_describe(folder, _SPLITS[key], methods) for folder in found]
+            for key, found in folders.items()
+        },
+    }
+
+
+def _describe(folder: str, split: str, methods: Sequence[str]) -> dict[str, Any]:
+    opened = PackedSplit(folder, split)
+    there = {opened.methods[number] for number in set(opened.index["method"].tolist())} - {"real"}
+    return {
+        "set": folder,
+        "digest": remote.set_digest(opened.folder),
+        "records": len(opened),
+        "methods": sorted(there & set(methods) if methods else there),
+        "card": read_card(opened.folder),
+        "geometry": geometry.quantiles(face_geometry.read(opened.folder, split, len(opened))),
+    }
+
+
+def digests(described: Mapping[str, Any]) -> dict[str, str]:
+    """What was read -> its digest: the sets, and the files of the pretrained weights."""
+    found = {
+        f"{key} set {entry['set']}": entry["digest"] for key in _SPLITS for entry in described[key]
+    }
+    huggingface = described.get("initial_weights") or {"files": {}}
+    return found | {
+        f"{huggingface['source']}/{name}": d for name, d in huggingface["files"].items()
+    }
+
+
+def initial_weights(source: str) -> dict[str, Any]:
+    """The pretrained weights that a run begins with: their source, its revision, a digest of each file.
+
+    Args:
+      source: a folder, or an id of the Hugging Face hub, which is downloaded first.
+
+    Raises:
+      UserError: they cannot be opened.
+    """
+    from jax_vlffd.clip import huggingface
+
+    opened = huggingface.open_checkpoint(source)
+    files = {}
+    for path in [opened.folder / "config.json", *sorted(set(opened.tensors.values()))]:
+        with path.open("rb") as file:
+            files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    # The hub's cache holds each revision in a folder of its name.
+    of_hub = not Path(source).is_dir() and opened.folder.parent.name == "snapshots"
+    return {
+        "source": source,
+        "revision": opened.folder.name if of_hub else None,
+        "files": files,
+    }
+
+
+def check_same(workdir: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Sees that the sets are those that the workdir was begun with; a workdir of before keeps none to compare.
+
+    Returns:
+      What the workdir keeps.
+
+    Raises:
+      UserError: a set was packed anew meanwhile; it is named.
+    """
+    before = read(workdir)
+    if before is None:
+        return None
+    for key in _SPLITS:
+        for then, now in zip(before[key], described[key], strict=False):
+            if then["digest"] != now["digest"]:
+                raise UserError(
+                    f"data.{key}: {now['set']} is not the set that {workdir} was begun with (it was packed "
+                    "anew, or its files were changed); use that set, or another --workdir"
+                )
+    return before
+
+
+def save(workdir: Path, described: Mapping[str, Any]) -> None:
+    """Writes `training_data.json`."""
+    atomic_write_text(workdir / FILE, json.dumps(dict(described), indent=2) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What a workdir or an export was trained on; None where it was made before this was kept.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content = parse_json(read_regular(path, _MAX_BYTES))
+        assert content["version"] == VERSION
+        for entry in (*content["train"], *content["validation"]):
+            assert isinstance(entry["set"], str)
+            assert isinstance(entry["digest"], str)
+            assert all(isinstance(method, str) for method in entry["methods"])
+            assert entry["card"] is None or isinstance(entry["card"], dict)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UserError(
+            f"{path}: not a description of training sets of version {VERSION}; copy the workdir again"
+        ) from error
+    return content  # type: ignore[no-any-return]
+
+
+def methods(content: Mapping[str, Any], key: str = "train") -> tuple[str, ...]:
+    """The methods of forgery over all sets of `train` or `validation`, sorted."""
+    return tuple(sorted({method for entry in content[key] for method in entry["methods"]}))

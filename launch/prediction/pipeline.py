@@ -1,0 +1,371 @@
+"""From files to answers: what is read of a picture or a video, judged in batches, and put into lines.
+
+Every face has a line of its own; a video has one more, over the frames of one person. The schema is described
+in docs/predict.md and has a version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from data_pipeline.core import discovery
+from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
+from data_pipeline.errors import UserError as DataError
+from data_pipeline.errors import fault
+from data_pipeline.faces.detection import FaceCrop, FaceFinder
+from jax_vlffd.errors import UserError as ModelError
+from jax_vlffd.explanation import Reason
+from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
+
+#: Of the lines; raised when a key changes its meaning.
+SCHEMA: Final = 1
+#: A face in the next frame looked at is the same person when its centre moved by less than its own size.
+_SAME_PERSON: Final = 1.0
+#: A person counts for a video's verdict when seen in this share of the frames in which anyone is.
+_OFTEN: Final = 0.25
+#: Frames that are named as what drove a video's verdict.
+_DROVE: Final = 3
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How files are looked at.
+
+    Attributes:
+      frames: of each video, evenly spaced.
+      most_frames: of a video, the first so many are looked at.
+      thumbnail: longest side of the picture that is kept for a report; 0 keeps none.
+    """
+
+    frames: int = 16
+    most_frames: int = 20_000
+    thumbnail: int = 0
+
+
+@dataclass(eq=False)
+class Seen:
+    """One face, or that there is none; `answer` comes later."""
+
+    crop: FaceCrop | None
+    frame: int | None = None
+    second: float | None = None
+    face: int = 0
+    person: int | None = None
+    answer: Answer | None = None
+
+
+@dataclass
+class Case:
+    """One input on its way through: its facts, its faces, and what is to be said of it as a whole."""
+
+    path: Path
+    sha256: str = ""
+    kind: str = "image"
+    code: str = ""
+    message: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    notes: tuple[str, ...] = ()
+    exif: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+    looked_at: list[int] = field(default_factory=list)
+    faces: list[Seen] = field(default_factory=list)
+    picture: np.ndarray | None = None  # reduced
+    whole: Answer | None = None
+    drove: list[Seen] = field(default_factory=list)
+    people: list[Line] = field(default_factory=list)
+
+    @property
+    def judged(self) -> list[Seen]:
+        """The faces that were large enough to be judged."""
+        return [
+            seen for seen in self.faces if seen.crop is not None and seen.crop.image is not None
+        ]
+
+    def forget(self) -> None:
+        """Lets go of the pixels."""
+        self.picture = None
+        self.faces = []
+
+
+def judge(cases: Iterable[Case], detector: Detector, batch_size: int) -> Iterator[Case]:
+    """Answers the faces of cases, many together, and yields the cases in order."""
+    waiting: list[Case] = []
+    faces = 0
+    for case in cases:
+        waiting.append(case)
+        faces += len(case.judged)
+        if faces >= batch_size or len(waiting) >= batch_size:
+            yield from _answered(waiting, detector)
+            waiting, faces = [], 0
+    yield from _answered(waiting, detector)
+
+
+def _answered(cases: list[Case], detector: Detector) -> list[Case]:
+    seen = [face for case in cases for face in case.judged]
+    crops = [face.crop.image for face in seen if face.crop and face.crop.image is not None]
+    for face, answer in zip(seen, detector.answer(crops), strict=True):
+        face.answer = answer
+    for case in cases:
+        for face in case.faces:
+            if face.crop is None:
+                face.answer = Answer(NO_FACE)
+            else:
+                face.answer = detector.placed(face.answer, face.crop)
+        if case.kind == "video" and not case.code:
+            _sum_up(case, detector)
+    return cases
+
+
+def look(path: Path, finder: FaceFinder | None, settings: Looking) -> Case:
+    """Reads one file and cuts out its faces; what is wrong with it becomes the case's code.
+
+    Args:
+      path: of a picture or a video.
+      finder: None takes each picture, or each frame, for a face crop.
+      settings: see `Looking`.
+    """
+    case = Case(path)
+    try:
+        case.sha256 = discovery.sha256(path)
+        if discovery.is_video(path):
+            case.kind = "video"
+            _look_at_video(case, finder, settings)
+        else:
+            found = discovery.read_picture(path)
+            case.height, case.width = found.image.shape[:2]
+            case.format, case.notes, case.exif = found.format, found.notes, found.exif
+            case.picture = _reduced(found.image, settings.thumbnail)
+            case.faces = _faces(found.image, finder)
+    except (discovery.InputError, VideoError) as error:
+        case.code, case.message = error.code, str(error)
+    except (DataError, ModelError):
+        raise
+    except Exception as error:  # of this file alone, whatever it is: the others go on
+        case.code, case.message = "unreadable", f"{path} cannot be looked at ({fault(error)})"
+    if case.code:
+        case.forget()
+    return case
+
+
+def _reduced(image: np.ndarray, side: int) -> np.ndarray | None:
+    """A copy with at most `side` pixels a side; None for 0."""
+    if not side:
+        return None
+    scale = min(1.0, side / max(image.shape[:2]))
+    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _faces(image: np.ndarray, finder: FaceFinder | None) -> list[Seen]:
+    if finder is None:
+        return [Seen(FaceCrop(image, None, np.eye(2, 3), 1.0))]
+    found = [Seen(crop, face=i) for i, crop in enumerate(finder.crops(image))]
+    return found or [Seen(None)]
+
+
+def _look_at_video(case: Case, finder: FaceFinder | None, settings: Looking) -> None:
+    frames = open_frames(case.path)
+    try:
+        stated = frames.count
+        _look_at_frames(case, frames, min(stated, settings.most_frames), finder, settings)
+    finally:
+        frames.close()
+    notes = []
+    wanted = min(settings.frames, stated, settings.most_frames)
+    if 2 * len(case.looked_at) < wanted and not case.path.is_dir():
+        # The header states frames that are not there: those that are there are spread anew.
+        held = count_frames(case.path)
+        notes.append(f"cut: it states {stated} frames and holds {held}")
+        case.looked_at, case.faces = [], []
+        frames = open_frames(case.path)
+        try:
+            _look_at_frames(case, frames, min(held, settings.most_frames), finder, settings)
+        finally:
+            frames.close()
+    elif len(case.looked_at) < wanted:
+        missing = wanted - len(case.looked_at)
+        notes.append(f"unreadable_frames: {missing} of {wanted} could not be read")
+    if stated > settings.most_frames:
+        notes.append(f"long: only the first {settings.most_frames} frames were looked at")
+    if frames.lost_start:
+        notes.append(f"lost_start: {frames.lost_start} frames before the first key frame are lost")
+    if not case.looked_at:
+        raise VideoError("no_frames", f"{case.path} has no frame that can be decoded")
+    case.count, case.notes = stated, tuple(notes)
+
+
+def _look_at_frames(
+    case: Case, frames: Frames, within: int, finder: FaceFinder | None, settings: Looking
+) -> None:
+    people: list[tuple[int, np.ndarray]] = []
+    for index in evenly_spaced(within, settings.frames):
+        image = frames.read(index)
+        if image is None:
+            continue
+        case.looked_at.append(index)
+        case.height, case.width = image.shape[:2]
+        if case.picture is None and settings.thumbnail:
+            case.picture = _reduced(image, settings.thumbnail)
+        seen = _faces(image, finder)
+        people = _follow(seen, people)
+        for face in seen:
+            face.frame = index
+            face.second = round(index / frames.rate, 3) if frames.rate else None
+        case.faces += seen
+
+
+def _follow(
+    faces: list[Seen], people: list[tuple[int, np.ndarray]]
+) -> list[tuple[int, np.ndarray]]:
+    """Numbers the faces of a frame by person: the nearest of those seen so far, else a new one.
+
+    Returns:
+      The people seen so far, each with the box last seen.
+    """
+    found = dict(people)
+    free = set(found)
+    for face in faces:
+        if face.crop is None:
+            continue
+        box = np.zeros(4) if face.crop.box is None else np.array(face.crop.box)
+        size = max(box[2] - box[0], box[3] - box[1], 1.0)
+        apart = {
+            who: float(np.hypot(*(found[who][:2] + found[who][2:] - box[:2] - box[2:]))) / 2 / size
+            for who in free
+        }
+        who = min(apart, key=lambda key: apart[key]) if apart else -1
+        if who < 0 or apart[who] > _SAME_PERSON:
+            who = len(found)
+        free.discard(who)
+        found[who] = box
+        face.person = who
+    return list(found.items())
+
+
+def _sum_up(case: Case, detector: Detector) -> None:
+    """The verdict on a video: that of the person whose frames look most like a fake's on average."""
+    people: dict[int, list[Seen]] = {}
+    for face in case.judged:
+        people.setdefault(face.person or 0, []).append(face)
+    if not people:
+        codes = {face.answer.verdict for face in case.faces if face.answer}
+        case.whole = Answer(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
+        return
+    with_a_face = len({face.frame for face in case.judged})
+    often = {
+        w: faces for w, faces in people.items() if len(faces) >= _OFTEN * with_a_face
+    } or people
+    mean = {
+        who: _mean([_answer(face).probability for face in faces]) for who, faces in people.items()
+    }
+    case.people = [
+        {"person": who, "frames": len(faces), "probability": mean[who]}
+        for who, faces in people.items()
+    ]
+    who = max(often, key=lambda key: mean[key] or 0.0)
+    faces = people[who]
+    probability = mean[who] or 0.0
+    verdict = detector.calibration.verdict(probability)
+    fakest = sorted(faces, key=lambda face: -(_answer(face).probability or 0.0))
+    if verdict == "real":
+        fakest.reverse()
+    case.drove = fakest[:_DROVE]
+    answers = [_answer(face) for face in faces]
+    regions = types = None
+    if answers[0].regions is not None:
+        regions = {r: _mean([(a.regions or {})[r] for a in answers]) for r in answers[0].regions}
+        types = {
+            region: {
+                kind: _mean([(a.types or {})[region][kind] for a in answers]) for kind in kinds
+            }
+            for region, kinds in (answers[0].types or {}).items()
+        }
+    case.whole = Answer(
+        verdict, probability, _mean([a.logit for a in answers]), regions, types,
+        _reasons([_answer(face) for face in case.drove], verdict),
+        geometry=Counter(a.geometry for a in answers).most_common(1)[0][0],
+    )  # fmt: skip
+
+
+def _reasons(answers: list[Answer], verdict: str) -> tuple[Reason, ...]:
+    """The reasons of some frames, each subject once, held against the verdict on the whole video."""
+    found: dict[tuple[str, str], Reason] = {}
+    for answer in answers:
+        for reason in answer.reasons:
+            key = reason.region, reason.type
+            if key not in found or reason.score > found[key].score:
+                against = verdict == ("real" if reason.region else "fake")
+                found[key] = dataclasses.replace(reason, contradiction=against)
+    return tuple(sorted(found.values(), key=lambda r: (r.contradiction, -r.score)))
+
+
+def _answer(face: Seen) -> Answer:
+    assert face.answer is not None  # it has been judged
+    return face.answer
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def lines(case: Case, fixed: Line, overlays: dict[int, str] | None = None) -> list[Line]:
+    """The lines of a judged case.
+
+    Args:
+      case: with answers.
+      fixed: `model` and `preprocessing`, the same in every line.
+      overlays: the overlay's path by the face's place in `case.faces`.
+    """
+    base = {
+        "schema": SCHEMA,
+        "kind": "face",
+        "path": str(case.path),
+        "sha256": case.sha256 or None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    about = {
+        "width": case.width, "height": case.height, "format": case.format or None,
+        "notes": list(case.notes), "exif": case.exif,
+    }  # fmt: skip
+    if case.code:
+        answer = Answer(case.code).as_dict()
+        return [{**base, "kind": case.kind, **answer, "message": case.message, **about, **fixed}]
+    found = []
+    for place, face in enumerate(case.faces):
+        line = {
+            **base, **_answer(face).as_dict(),
+            "frame": face.frame, "second": face.second, "face": face.face, "person": face.person,
+            "confidence": face.crop.confidence if face.crop else None,
+            "overlay": (overlays or {}).get(place),
+            **(about if case.kind == "image" else {}), **fixed,
+        }  # fmt: skip
+        found.append(line)
+    if case.whole is not None:
+        found.append(
+            {
+                **base, "kind": "video", **case.whole.as_dict(),
+                "frames": case.count, "frames_looked_at": len(case.looked_at),
+                "people": case.people,
+                "drove": [
+                    {"frame": f.frame, "second": f.second, "face": f.face, "person": f.person,
+                     "probability": _answer(f).probability}
+                    for f in case.drove
+                ],
+                **about, **fixed,
+            }
+        )  # fmt: skip
+    return found

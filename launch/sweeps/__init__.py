@@ -1,0 +1,1 @@
+"""What `launch.sweep` is made of."""

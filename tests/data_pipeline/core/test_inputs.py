@@ -1,0 +1,209 @@
+"""Files that a user hands in: what is found, what is read, and what is refused before it does harm."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from data_pipeline.core import discovery
+from data_pipeline.core.discovery import InputError, read_picture
+from data_pipeline.errors import UserError
+from tests.support.packed_sets import draw
+
+SIDE = 40
+
+
+def save(path: Path, image: PIL.Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def picture(mode: str = "RGB") -> PIL.Image.Image:
+    return PIL.Image.fromarray(draw(3, SIDE)).convert(mode)
+
+
+# --- what is found ---
+
+
+def test_folders_globs_and_files_are_found_once_and_in_order(tmp_path: Path) -> None:
+    for name in ("b/2.png", "b/1.JPG", "b/deep/3.mp4", "b/notes.txt", "a.jpg", "strange.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/loop").symlink_to(tmp_path / "b")
+    given = [str(tmp_path / text) for text in ("strange.bin", "b", "*.jpg", "b/1.JPG", "gone.png")]
+    found = [str(path.relative_to(tmp_path)) for path in discovery.find(given)]
+    assert found == ["strange.bin", "b/1.JPG", "b/2.png", "b/deep/3.mp4", "a.jpg", "gone.png"]
+
+
+def test_a_name_with_the_signs_of_a_glob_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a[1].png").touch()
+    (tmp_path / "a1.png").touch()
+    assert discovery.find([str(tmp_path / "a[1].png")]) == [tmp_path / "a[1].png"]
+
+
+def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("\ufeffone.png\n\n  two/b.mp4 \n/abs.png\n", "utf-8")
+    found = discovery.read_list(tmp_path / "list.txt")
+    assert found == [str(tmp_path / "one.png"), str(tmp_path / "two/b.mp4"), "/abs.png"]
+
+
+def test_empty_folders_globs_and_lists_are_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(UserError, match="no picture and no video"):
+        discovery.find([str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="nothing matches"):
+        discovery.find([str(tmp_path / "*.png")])
+    with pytest.raises(UserError, match="names no file"):
+        discovery.read_list(tmp_path / "list.txt")
+    with pytest.raises(UserError, match="cannot be read as a list"):
+        discovery.read_list(tmp_path / "empty")
+
+
+# --- what is read ---
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "note"),
+    [
+        ("RGB", ".png", None), ("L", ".png", "grey"), ("RGBA", ".png", "transparent"),
+        ("CMYK", ".jpg", "cmyk"), ("I;16", ".png", "deep"), ("P", ".png", None),
+        ("1", ".png", "grey"), ("RGB", ".webp", None), ("RGB", ".bmp", None),
+        ("RGB", ".tif", None), ("CMYK", ".tif", "cmyk"), ("P", ".gif", None),
+    ],
+)  # fmt: skip
+def test_every_kind_comes_as_rgb(tmp_path: Path, mode: str, suffix: str, note: str | None) -> None:
+    options = (
+        {"lossless": True} if suffix == ".webp" else {"quality": 100} if suffix == ".jpg" else {}
+    )
+    if mode == "I;16":
+        deep = PIL.Image.fromarray(draw(3, SIDE)[..., 0].astype(np.uint16) * 257)
+        found = read_picture(save(tmp_path / f"a{suffix}", deep))
+        expected = draw(3, SIDE)[..., [0, 0, 0]]
+    else:
+        found = read_picture(save(tmp_path / f"a{suffix}", picture(mode), **options))
+        expected = np.asarray(picture(mode).convert("RGB"))
+    assert (found.image.shape, found.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
+    assert np.abs(found.image.astype(int) - expected).mean() < 3
+    assert [text.split(":")[0] for text in found.notes] == ([note] if note else [])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".webp", ".png"])
+def test_exif_turns_pictures_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = PIL.Image.new("RGB", (40, 24), "black")
+    upright.paste("white", (0, 0, 8, 24))  # the left edge is bright
+    undo = {
+        1: None, 2: PIL.Image.Transpose.FLIP_LEFT_RIGHT, 3: PIL.Image.Transpose.ROTATE_180,
+        4: PIL.Image.Transpose.FLIP_TOP_BOTTOM, 5: PIL.Image.Transpose.TRANSPOSE,
+        6: PIL.Image.Transpose.ROTATE_90, 7: PIL.Image.Transpose.TRANSVERSE,
+        8: PIL.Image.Transpose.ROTATE_270,
+    }[orientation]  # fmt: skip
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    found = read_picture(save(tmp_path / f"a{suffix}", stored, exif=exif))
+    assert found.image.shape == (24, 40, 3)
+    assert found.image[:, :7].mean() > 200 > 50 > found.image[:, 9:].mean()
+    assert any("rotated" in note for note in found.notes) == (orientation != 1)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, suffix: str) -> None:
+    frames = [PIL.Image.new("RGB", (30, 20), color) for color in ("red", "blue", "lime")]
+    path = save(
+        tmp_path / f"a{suffix}", frames[0], save_all=True, append_images=frames[1:], duration=50
+    )
+    found = read_picture(path)
+    assert found.image.shape == (20, 30, 3)
+    assert np.abs(found.image.mean((0, 1)) - [255, 0, 0]).max() < 12
+    assert any(note.startswith("animated: only the first of 3") for note in found.notes)
+
+
+def test_exif_facts_are_kept_short_and_as_text(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x010F], exif[0x0131] = "<script>alert(1)</script>", "x" * 10_000
+    exif.get_ifd(0x8825)[1] = "N"
+    found = read_picture(save(tmp_path / "a.jpg", picture(), exif=exif))
+    assert found.exif["Make"] == "<script>alert(1)</script>"
+    assert found.exif["Software"] == "x" * 200
+    assert found.exif["GPS"] == "present"
+
+
+# --- what is refused ---
+
+
+def png(width: int, height: int, pixels: bytes = b"") -> bytes:
+    """A PNG whose header states a size, with whatever pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def jpeg(tmp_path: Path, width: int, height: int) -> bytes:
+    """A JPEG whose header was changed to state another size."""
+    data = save(tmp_path / "plain.jpg", picture()).read_bytes()
+    return data.replace(struct.pack(">HH", SIDE, SIDE), struct.pack(">HH", height, width), 1)
+
+
+def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
+    bombs = {
+        "png": png(60_000, 60_000, zlib.compress(bytes(10_000_000), 9)),  # 10 MB in 10 kB
+        "wide.png": png(2**31 - 1, 1),
+        "jpg": jpeg(tmp_path, 65_000, 65_000),
+        "large.png": png(12_000, 10_001, zlib.compress(b"", 9)),
+    }
+    for name, data in bombs.items():
+        path = tmp_path / f"bomb.{name}"
+        path.write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            read_picture(path)
+        assert caught.value.code == "too_large", name
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    whole = save(tmp_path / "a.jpg", picture()).read_bytes()
+    broken = save(tmp_path / "a.png", picture()).read_bytes()
+    files = {
+        "empty.jpg": b"", "text.png": b"no picture" * 99, "cut.jpg": whole[: len(whole) // 2],
+        "cut.png": broken[: len(broken) // 2], "header.png": png(30, 30), "svg.png": b"<svg/>",
+        "cut.gif": save(tmp_path / "a.gif", picture("P")).read_bytes()[:60],
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError) as caught:
+            read_picture(tmp_path / name)
+        assert caught.value.code == "unreadable", name
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        read_picture(tmp_path / "gone.jpg")
+    assert caught.value.code == "missing_file"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):
+        with pytest.raises(InputError, match="no ordinary file"):
+            discovery.sha256(path)
+
+
+def test_a_video_is_told_by_its_suffix_or_its_content(tmp_path: Path) -> None:
+    save(tmp_path / "photo.bin", picture(), format="PNG")
+    (tmp_path / "clip.bin").write_bytes(b"\x00\x00\x00\x18ftypmp42")
+    assert not discovery.is_video(tmp_path / "photo.bin")
+    assert discovery.is_video(tmp_path / "clip.bin")
+    assert discovery.is_video(tmp_path / "a.MP4")
+    assert not discovery.is_video(tmp_path / "a.jpeg")

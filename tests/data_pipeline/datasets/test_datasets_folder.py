@@ -1,0 +1,59 @@
+"""A folder of one's own: paired by path and name, or by a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipeline.datasets import PLAIN
+from data_pipeline.errors import UserError
+from tests.support.dataset_trees import Tree, by_name, check
+
+
+def test_folder_pairs_by_path_and_by_name(tree: Tree) -> None:
+    tree.videos("real/a.mp4", "real/deep/c.mp4", "fake/a.avi", "fake/swap/c.mp4", "fake/z.mp4")
+    tree.pictures("real/p.png", "fake/p.jpg", "real/seq/0.png", "fake/seq/0.png", "fake/seq/1.png")
+    collection = PLAIN["folder"](tree.root)
+    check(collection)
+    reals = {video.name: video.real for video in collection.videos if video.label}
+    top = tree.root.name
+    assert reals == {
+        "a": f"{top}/real/a",
+        "c": f"{top}/real/deep/c",
+        "z": "",
+        "p": f"{top}/real/p",
+        "seq": f"{top}/real/seq",
+    }
+    assert {video.method for video in collection.videos if video.label} == {"fake", "swap"}
+    assert {video.split for video in collection.videos} == {""}
+
+
+def test_folder_with_a_table(tree: Tree) -> None:
+    tree.pictures("x/1.png", "x/2.png", "y/3.png", "x/unlisted.png")
+    tree.text(
+        "pairs.csv",
+        "real,fake,method,split\nx/1.png,x/2.png,swap,val\nx/1.png,,,val\n,y\\3.png,gan,test\n",
+    )
+    collection = PLAIN["folder"](tree.root)
+    check(collection)
+    found = by_name(collection)
+    assert set(found) == {"1", "2", "3"}
+    assert found["2"].real == found["1"].key
+    assert (found["2"].method, found["2"].split) == ("swap", "validation")
+    assert (found["3"].method, found["3"].real) == ("gan", "")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("../a.png,,", "leaves"),
+        ("gone.png,,", "is not there"),
+        ("x/1.png,x/1.png,", "another row"),
+        ("x/1.png,x/2.png,dev", "'dev'"),
+    ],
+)
+def test_wrong_rows_are_told(tree: Tree, row: str, told: str) -> None:
+    tree.pictures("x/1.png", "x/2.png")
+    tree.text("pairs.csv", f"real,fake,split\n{row}\n")
+    with pytest.raises(UserError, match=told) as caught:
+        PLAIN["folder"](tree.root)
+    assert "row 2" in str(caught.value)

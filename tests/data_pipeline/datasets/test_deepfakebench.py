@@ -1,0 +1,168 @@
+"""DeepfakeBench's JSON: its orders and separators, what lies where it says, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipeline.datasets import COMPRESSED, deepfakebench
+from data_pipeline.datasets.base import crops
+from data_pipeline.errors import UserError
+from tests.support.dataset_trees import Tree, by_name, check
+
+
+def bench(label: str, name: str, numbers: tuple[int, ...] = (0, 7), **more: Any) -> dict[str, Any]:
+    frames = [f"../data/FaceForensics++/{label}/frames/{name}/{i:03d}.png" for i in numbers]
+    return {"label": label, "frames": [path.removeprefix("../") for path in frames], **more}
+
+
+def lay(tree: Tree, *entries: dict[str, Any]) -> None:
+    for entry in entries:
+        for path in entry["frames"]:
+            tree.pictures(path.removeprefix("data/"))
+
+
+REAL, FAKE = bench("FF-real", "183"), bench("FF-DF", "183_253")
+ORDERS = {
+    "split, compression": {
+        "FF-real": {"train": {"c23": {}, "c40": {}}, "test": {"c23": {"183": REAL}}},
+        "FF-DF": {"train": {"c23": {}}, "test": {"c23": {"183_253": FAKE}, "c40": {}}},
+    },
+    "compression, split": {
+        "FF-real": {"c23": {"train": {}, "test": {"183": REAL}}, "c40": {"test": {}}},
+        "FF-DF": {"c23": {"test": {"183_253": FAKE}, "val": {}}},
+    },
+    "no compression": {
+        "FF-real": {"test": {"183": REAL}, "train": {}},
+        "FF-DF": {"test": {"183_253": FAKE}},
+    },
+}
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+@pytest.mark.parametrize("windows", [False, True])
+def test_json_of_either_order_and_separator(tree: Tree, order: str, windows: bool) -> None:
+    lay(tree, REAL, FAKE)
+    text = json.dumps({"FaceForensics++": ORDERS[order]})
+    if windows:
+        text = text.replace("data/", "F:\\\\data\\\\").replace("/", "\\\\")
+    tree.text("FaceForensics++.json", text)
+    collection = COMPRESSED["deepfakebench"](tree.root, "c23")
+    check(collection)
+    found = by_name(collection)
+    assert set(found) == {"183", "183_253"}
+    fake = found["183_253"]
+    assert fake.real == found["183"].key
+    assert (fake.method, fake.split, fake.bench_label) == ("Deepfakes", "test", "FF-DF")
+    assert list(crops(fake)[0]) == [0, 7]
+    assert fake.compression == ("c23" if "," in order else "")
+    assert not collection.left_out
+
+
+def test_json_may_lie_elsewhere(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> None:
+    lay(tree, REAL, FAKE)
+    file = tmp_path_factory.mktemp("json") / "FF-DF.json"
+    file.write_text(json.dumps({"FF-DF": ORDERS["split, compression"]}))
+    assert len(deepfakebench.read(file, tree.root, "c23").videos) == 2
+    with pytest.raises(UserError, match="none of its frames"):
+        deepfakebench.find(file, "c23")
+
+
+def test_a_root_that_lies_too_deep_is_told(tree: Tree) -> None:
+    swap = bench("FF-FS", "183_253")
+    lay(tree, FAKE, swap)
+    labels = {"FF-DF": {"test": {"183_253": FAKE}}, "FF-FS": {"test": {"183_253": swap}}}
+    tree.text("FF.json", {"FaceForensics++": labels})
+    file = tree.root / "FF.json"
+    assert len(deepfakebench.read(file, tree.root, "c23").videos) == 2
+    deep = (tree.root / FAKE["frames"][0].removeprefix("data/")).parent.parent
+    with pytest.raises(UserError, match=r"'FF-DF' and '183_253' of 'FF-FS' would both be"):
+        deepfakebench.read(file, deep, "c23")
+
+
+def test_the_worst_split_wins_where_a_video_has_several(tree: Tree) -> None:
+    entry = {"label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/0.png"]}
+    tree.pictures(entry["frames"][0])
+    labels = {"CelebDFv2_real": {s: {"id0_0000": entry} for s in ("test", "train", "val")}}
+    tree.text("Celeb-DF-v2.json", {"Celeb-DF-v2": labels})
+    found = COMPRESSED["deepfakebench"](tree.root, "c23")
+    assert [video.split for video in found.videos] == ["test"]
+    assert "2 videos are listed under several splits" in found.notes[0]
+
+
+def test_masks_are_found_by_the_list_or_beside(tree: Tree) -> None:
+    listed = bench("FF-DF", "183_253", masks=["FaceForensics++/elsewhere/007.png"])
+    lay(tree, listed, bench("FF-FS", "183_253"))
+    tree.pictures("FaceForensics++/elsewhere/007.png")
+    tree.pictures("FaceForensics++/FF-FS/masks/183_253/000.png")
+    labels = {
+        "FF-DF": {"test": {"183_253": listed}},
+        "FF-FS": {"test": {"183_253": bench("FF-FS", "183_253")}},
+    }
+    tree.text("a.json", {"FaceForensics++": labels})
+    masks = {v.method: v.masks for v in COMPRESSED["deepfakebench"](tree.root, "c23").videos}
+    assert list(masks["Deepfakes"]) == [7]
+    assert list(masks["FaceSwap"]) == [0]
+
+
+def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
+    lay(tree, REAL)
+    bad = dict(REAL, frames=[*REAL["frames"], "FaceForensics++/gone/frames/183/1.png"])
+    bad["frames"].append("FaceForensics++/../../../etc/frames/2.png")
+    gone = bench("FF-DF", "000_003")
+    labels = {"FF-real": {"test": {"183": bad}}, "FF-DF": {"test": {"000_003": gone}}}
+    tree.text("a.json", {"FaceForensics++": labels})
+    found = COMPRESSED["deepfakebench"](tree.root, "c23")
+    assert [video.name for video in found.videos] == ["183"]
+    assert found.left_out == {
+        "frame not there": 3,
+        "frame outside the root": 1,
+        "video without any frame on disk": 1,
+    }
+    methods = ("real", "Deepfakes")
+    assert found.expected == {("FaceForensics++", method): 1 for method in methods}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is not JSON"),
+        ([], "exactly one data set"),
+        ({"a": {}, "b": {}}, "exactly one data set"),
+        ({"X": []}, "must hold labels"),
+        ({"X": {"FF-real": {"test": {"a": 3}}}}, "where a video should be"),
+        ({"X": {"FF-real": {"test": {"a": {"frames": [3]}}}}}, "no list of paths"),
+        ({"X": {"FF-real": {"test": {}}}}, "no video of compression"),
+        ({"X": {"FF-real": {"test": {"a": {"b": {"c": {}}}}}}}, "has no frames"),
+        ({"X": {"FF-odd": {"test": {"183": REAL}}}}, "'FF-odd' is neither real nor fake"),
+        ({"X": {"FF-DF": {"test": {"183": REAL}}}}, "labelled 'FF-real' under 'FF-DF'"),
+        ({"X": {"FF-DF": {"c40": {"test": {"183_253": FAKE}}}}}, "compression c23; it has c40"),
+    ],
+)
+def test_wrong_json_is_told(tree: Tree, content: Any, told: str) -> None:
+    lay(tree, REAL)
+    tree.text("a.json", content)
+    with pytest.raises(UserError, match=told):
+        COMPRESSED["deepfakebench"](tree.root, "c23")
+
+
+def test_several_json_files_must_be_told_apart(tree: Tree) -> None:
+    tree.text("a.json", {})
+    tree.text("b.json", {})
+    with pytest.raises(UserError, match=r"a\.json, b\.json.*--json"):
+        COMPRESSED["deepfakebench"](tree.root, "c23")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        *((name, 0) for name in ("FF-real", "CelebDFv1_real", "DFDCP_Real", "DFD_real", "DF_real")),
+        *((name, 1) for name in ("FF-DF", "FF-F2F", "FF-FS", "FF-NT", "FF-SH", "FF-FH")),
+        *((name, 1) for name in ("DFDCP_FakeA", "DFDCP_FakeB", "UADFV_Fake", "DFDC_Fake")),
+    ],
+)
+def test_labels_of_deepfakebench(label: str, expected: int) -> None:
+    assert deepfakebench.read_label(label, Path("a.json")) == expected

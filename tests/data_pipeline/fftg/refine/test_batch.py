@@ -1,0 +1,78 @@
+"""Refinement through files of a Batch API: there and back, repairs, limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("openai", reason="the extra `annotate` is not installed")
+pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.refine import batch
+from tests.support.faulty_server import FaultyServer
+from tests.support.refining import COST, answer_batch, load, pairs, read, run, settings
+
+pytestmark = pytest.mark.usefixtures("openai_key")
+
+
+def test_batch_there_and_back(tmp_path: Path) -> None:
+    lines, out = pairs(6), tmp_path / "out.jsonl"
+    how = settings(None)
+    files = batch.export_batch(lines, out, tmp_path / "ask.jsonl", how, load)
+    assert files == [tmp_path / "ask.jsonl"]
+    requests = read(files[0])
+    assert {r["method"] for r in requests} == {"POST"}
+    assert {r["url"] for r in requests} == {"/v1/chat/completions"}
+    assert len({r["custom_id"] for r in requests}) == 6
+    answer_batch(files, tmp_path / "answers.jsonl", skip=2)
+    summary = batch.import_batch(lines, out, [tmp_path / "answers.jsonl"], how, load)
+    assert (summary.refined, summary.fallback, summary.answered) == (5, 1, 5)
+    assert summary.spent_usd == pytest.approx(5 * COST)
+    assert read(out)[2]["refinement"]["reason"].startswith("batch: http 500")
+    # What came back is not asked again, and importing twice changes nothing.
+    again = batch.import_batch(lines, out, [tmp_path / "answers.jsonl"], how, load)
+    assert (again.refined, again.answered, again.spent_usd) == (5, 0, 0)
+    assert len(read(batch.export_batch(lines, out, tmp_path / "more.jsonl", how, load)[0])) == 1
+    with FaultyServer() as server:
+        online = run(server, out, lines)
+    assert (online.refined, online.requests) == (6, 1)
+    assert {line["refinement"]["how"] for line in read(out)} == {"online", "batch"}
+    assert batch.export_batch(lines, out, tmp_path / "none.jsonl", how, load) == []
+
+
+def test_batch_repairs_by_a_second_export(tmp_path: Path) -> None:
+    lines, out, how = pairs(3), tmp_path / "out.jsonl", settings(None)
+    files = batch.export_batch(lines, out, tmp_path / "1.jsonl", how, load)
+    answer_batch(files, tmp_path / "1a.jsonl", "wrong_verdict")
+    summary = batch.import_batch(lines, out, [tmp_path / "1a.jsonl"], how, load)
+    assert (summary.pending, summary.violations["wrong_verdict"]) == (3, 3)
+    files = batch.export_batch(lines, out, tmp_path / "2.jsonl", how, load)
+    assert all(r["custom_id"].endswith("-1") for r in read(files[0]))
+    answer_batch(files, tmp_path / "2a.jsonl")
+    summary = batch.import_batch(lines, out, [tmp_path / "2a.jsonl"], how, load)
+    assert (summary.refined, summary.repairs) == (3, 3)
+
+
+def test_batch_files_keep_within_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    files = batch.export_batch(pairs(5), tmp_path / "o", tmp_path / "a.jsonl", settings(None), load)
+    assert [path.name for path in files] == ["a.jsonl", "a-002.jsonl", "a-003.jsonl"]
+    assert [len(read(path)) for path in files] == [2, 2, 1]
+
+
+def test_batch_replies_of_others_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = settings(None)
+    files = batch.export_batch(pairs(3), tmp_path / "o", tmp_path / "a.jsonl", how, load)
+    answer_batch(files, tmp_path / "b.jsonl")
+    summary = batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)
+    assert summary.refined == 2
+    assert "1 replies answer none" in capsys.readouterr().out
+    (tmp_path / "b.jsonl").write_text('{"what": 1}\n')
+    with pytest.raises(UserError, match="line 1 is no batch reply"):
+        batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)

@@ -1,0 +1,345 @@
+"""The endpoint: what is tried again, what ends the run, reply formats, the budget, the pace, the key."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openai", reason="the extra `annotate` is not installed")
+pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.refine import online
+from tests.support.echoing_server import EchoingServer, Reply, Request
+from tests.support.faulty_server import (  # fmt: skip
+    TOKENS_IN,
+    TOKENS_OUT,
+    Behaviour,
+    Call,
+    FaultyServer,
+    completion,
+    good_reply,
+)
+from tests.support.refining import COST, PASSING, SECRET, load, pairs, read, run, settings
+
+pytestmark = pytest.mark.usefixtures("openai_key")
+
+
+def first(bad: str, times: int = 1) -> Behaviour:
+    """Every question is treated badly a few times, and well from then on."""
+    return lambda call: bad if call.attempt < times else "good"
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_passing_faults_are_tried_again(tmp_path: Path, fault: str) -> None:
+    with FaultyServer(first(fault, 2)) as server:
+        summary = run(server, tmp_path / "out.jsonl", pairs(3))
+    assert summary.refined == 3
+    assert (summary.requests, summary.retries, summary.answered) == (9, 6, 3)
+    maybe_billed = fault not in ("rate_limit", "busy", "server_error", "overloaded")
+    assert summary.unanswered == (6 if maybe_billed else 0)
+    assert len(server.paid()) == 3
+
+
+def test_retry_after_holds_every_request(tmp_path: Path) -> None:
+    with FaultyServer(lambda call: "rate_limit" if call.number == 0 else "good") as server:
+        run(server, tmp_path / "out.jsonl", pairs(3), concurrency=1)
+    pause = server.calls[1].arrived - server.calls[0].arrived
+    assert pause >= 0.29
+
+
+def test_slow_answers_are_waited_for_and_hanging_ones_are_not(tmp_path: Path) -> None:
+    behaviours = {0: "hang", 1: "slow"}
+    with FaultyServer(lambda call: behaviours.get(call.number, "good")) as server:
+        started = time.monotonic()
+        summary = run(server, tmp_path / "out.jsonl", pairs(4), timeout=1.5)
+        assert time.monotonic() - started < 15
+    assert (summary.refined, summary.retries, summary.unanswered) == (4, 1, 1)
+
+
+def test_a_question_that_never_gets_a_reply_falls_back_and_is_asked_again_later(
+    tmp_path: Path,
+) -> None:
+    lines, out = pairs(3), tmp_path / "out.jsonl"
+    sick: list[str] = []
+
+    def behave(call: Call) -> str:
+        if not sick:
+            sick.append(call.tag)
+        return "server_error" if call.tag == sick[0] else "good"
+
+    with FaultyServer(behave) as server:
+        summary = run(server, out, lines, retries=2, concurrency=1)
+        line = read(out)[0]
+        assert (line["source"], line["caption"]) == ("fallback", line["raw_caption"])
+        assert line["refinement"]["reason"] == "http 500"
+        assert (summary.refined, summary.fallback, summary.reasons) == (2, 1, {"http 500": 1})
+        assert (summary.requests, summary.retries) == (5, 2)
+        server.behave = lambda call: "good"
+        again = run(server, out, lines)
+    assert (again.refined, again.requests, again.reused) == (3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("server_lacks", "form", "refused"),
+    [("no_schema", "json_object", 1), ("no_formats", "text", 2)],
+)
+def test_formats_fall_to_what_the_endpoint_knows(
+    tmp_path: Path, server_lacks: str, form: str, refused: int
+) -> None:
+    with FaultyServer(lambda call: server_lacks) as server:
+        summary = run(server, tmp_path / "out.jsonl", pairs(4), concurrency=1)
+    assert (summary.refined, summary.downgrades, summary.requests) == (4, refused, 4 + refused)
+    assert {line["refinement"]["format"] for line in read(tmp_path / "out.jsonl")} == {form}
+
+
+def test_a_refused_pair_does_not_lower_the_format_of_others(tmp_path: Path) -> None:
+    with FaultyServer(lambda call: "filtered" if call.number < 3 else "good") as server:
+        summary = run(server, tmp_path / "out.jsonl", pairs(3), concurrency=1)
+    lines = read(tmp_path / "out.jsonl")
+    assert [line["source"] for line in lines] == ["fallback", "refined", "refined"]
+    assert lines[0]["refinement"]["reason"].startswith("refused: http 400")
+    assert lines[1]["refinement"]["format"] == "json_schema"
+    assert summary.reasons == {"refused": 1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("unauthorized", "OPENAI_API_KEY"), ("no_model", "model"), ("no_quota", "quota")],
+)
+def test_an_endpoint_that_refuses_us_ends_the_run(tmp_path: Path, fault: str, message: str) -> None:
+    out = tmp_path / "out.jsonl"
+    with FaultyServer(lambda call: "good" if call.number < 2 else fault) as server:
+        with pytest.raises(UserError, match=message) as caught:
+            run(server, out, pairs(8), concurrency=1)
+        assert SECRET not in str(caught.value)
+        assert len(server.calls) == 3
+        assert not out.exists()
+        server.behave = lambda call: "good"
+        assert run(server, out, pairs(8)).requests == 6  # what was paid for was kept
+
+
+def test_an_endpoint_that_is_down_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="connection: ConnectError"):
+        online.refine_annotations(
+            pairs(40), tmp_path / "out.jsonl", settings(None, retries=0), load
+        )
+
+
+def test_no_key_for_openai(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        online.refine_annotations(
+            pairs(1), tmp_path / "out.jsonl", settings(None, base_url=None), load
+        )
+    with FaultyServer() as server:  # a local server needs none
+        assert run(server, tmp_path / "local.jsonl", pairs(1)).refined == 1
+
+
+def test_the_key_is_written_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FaultyServer(lambda call: random.Random(call.number).choice(PASSING)) as server:
+        run(server, tmp_path / "out.jsonl", pairs(4), retries=1)
+        online.dry_run(pairs(2), tmp_path / "dry", tmp_path / "out.jsonl", settings(server), load)
+    said = capfd.readouterr()
+    assert SECRET not in said.out + said.err
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes()
+
+
+def test_max_usd_stops_cleanly_and_holds(tmp_path: Path) -> None:
+    lines, out = pairs(20), tmp_path / "out.jsonl"
+    with FaultyServer(latency=0.05) as server:
+        stopped = run(server, out, lines, max_usd=10.2 * COST)
+        assert server.calls[1].arrived - server.calls[0].arrived > 0.05  # the first goes alone
+        assert stopped.stopped is not None
+        assert "max_usd" in stopped.stopped
+        assert stopped.total_usd is not None
+        assert stopped.total_usd <= 10.2 * COST
+        assert 0 < stopped.refined < 11
+        assert stopped.refined + stopped.pending == 20
+        assert len(read(out)) == 20
+        # The limit is for the output, not for the run: nothing more can be bought.
+        assert run(server, out, lines, max_usd=stopped.total_usd).requests == 0
+        rest = run(server, out, lines, max_usd=100 * COST)
+    assert rest.refined == 20
+    assert len(server.calls) == 20
+
+
+def test_max_usd_counts_what_may_have_been_billed(tmp_path: Path) -> None:
+    with FaultyServer(lambda call: "cut") as server:
+        summary = run(
+            server, tmp_path / "out.jsonl", pairs(20), max_usd=5 * COST, retries=50, concurrency=2
+        )
+    assert summary.stopped is not None
+    assert 0 < len(server.calls) <= 5
+    assert summary.unanswered == len(server.calls)
+
+
+def test_rpm_and_tpm_space_the_requests(tmp_path: Path) -> None:
+    with FaultyServer() as server:
+        # So far apart that how long a request is on its way hardly counts.
+        run(server, tmp_path / "a.jsonl", pairs(5), rpm=150)
+        by_requests = [call.arrived for call in server.calls]
+        server.calls.clear()
+        # Each request counts for some 1,000 tokens by its reply: 60 a second are far too few.
+        run(server, tmp_path / "b.jsonl", pairs(4), tpm=120_000, concurrency=1)
+        by_tokens = [call.arrived for call in server.calls]
+    assert np.diff(by_requests).min() > 0.28
+    assert by_requests[-1] - by_requests[0] > 1.52
+    assert by_tokens[-1] - by_tokens[0] > 3 * 0.9 * (TOKENS_IN + TOKENS_OUT) / 2000
+
+
+def refusing(answer: Callable[[dict[str, Any]], str | None]) -> Callable[[Request], Reply]:
+    """An endpoint that refuses a request's body with words, or answers well."""
+
+    def act(question: Request) -> Reply:
+        body = json.loads(question.body)
+        if words := answer(body):
+            return Reply(400, json.dumps({"error": {"message": words}}).encode())
+        return Reply(body=json.dumps(completion(good_reply(Call(0, "", 0, 0, body)))).encode())
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("refused", "words", "costs"),
+    [
+        (
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            1,
+        ),
+        (
+            "temperature",
+            "Unsupported value: 'temperature' does not support 0.2 with this model.",
+            1,
+        ),
+    ],
+)
+def test_a_parameter_that_is_refused_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: str, words: str, costs: int
+) -> None:
+    with EchoingServer(refusing(lambda body: words if refused in body else None)) as server:
+        how = settings(None, base_url=server.url, temperature=0.2, concurrency=1)
+        out = tmp_path / "out.jsonl"
+        summary = online.refine_annotations(pairs(5), out, how, load)
+        assert (summary.refined, summary.requests) == (5, 5 + costs)
+        last = json.loads(server.requests[-1].body)
+    assert last.get("max_tokens", last.get("max_completion_tokens")) == 400
+    assert "response_format" in last
+    for line in read(out):
+        taken = None if refused == "temperature" else 0.2
+        assert line["refinement"]["decoding"]["temperature"] == taken
+    assert capfd.readouterr().err.count(f"takes no {refused}") == 1
+
+
+def test_an_endpoint_that_refuses_every_question_ends_the_run_with_its_words(
+    tmp_path: Path,
+) -> None:
+    with EchoingServer(refusing(lambda body: "this model takes no pictures")) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=r"5 questions in a row .*takes no pictures"):
+            online.refine_annotations(pairs(40), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 15
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, r"OPENAI_API_KEY"),
+        (402, r"payment .*no credits"),
+        (403, r"no credits.*region"),
+        (405, r"--base_url"),
+        (413, r"1024x512 pixels .*no credits"),
+    ],
+)
+def test_a_refusal_is_told_in_one_line(tmp_path: Path, status: int, message: str) -> None:
+    body = json.dumps({"error": {"message": "no credits\n\x1b[31m"}}).encode()
+    with EchoingServer(lambda question: Reply(status, body)) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=message) as caught:
+            online.refine_annotations(pairs(3), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 1
+    assert str(caught.value).isprintable()
+
+
+def test_a_web_page_in_place_of_answers_is_told(tmp_path: Path) -> None:
+    page = Reply(body=b"\n<!doctype html><h1>Welcome</h1>", headers={"Content-Type": "text/html"})
+    with EchoingServer(lambda question: page) as server:
+        how = settings(None, base_url=server.origin, concurrency=1, retries=2)
+        with pytest.raises(UserError, match=r"a web page, not JSON: .*/v1"):
+            online.refine_annotations(pairs(30), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 3
+
+
+def test_a_pause_of_a_day_ends_the_run(tmp_path: Path) -> None:
+    with EchoingServer(lambda question: Reply(429, headers={"Retry-After": "86400"})) as server:
+        how = settings(None, base_url=server.url, concurrency=1)
+        with pytest.raises(UserError, match=r"asks to wait 86,400 s.*run the same command again"):
+            online.refine_annotations(pairs(3), tmp_path / "out.jsonl", how, load)
+        assert len(server.requests) == 1
+
+
+def test_a_pause_holds_those_that_wait_for_their_turn(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their turns were given before the endpoint asked for the pause."""
+    arrived: list[float] = []
+    good = refusing(lambda body: None)
+
+    def act(question: Request) -> Reply:
+        arrived.append(time.monotonic())
+        return Reply(429, headers={"Retry-After": "6"}) if question.number == 0 else good(question)
+
+    with EchoingServer(act) as server:
+        how = settings(None, base_url=server.url, rpm=120, concurrency=5)
+        assert online.refine_annotations(pairs(5), tmp_path / "out.jsonl", how, load).refined == 5
+    assert arrived[1] - arrived[0] > 5.5
+    assert np.diff(arrived[1:]).min() > 0.3  # and they do not all go out at its end
+    assert "asks to wait 6 s" in capfd.readouterr().err
+
+
+NO_ADDRESSES = (
+    *(
+        "localhost:8000/v1",
+        "//host/v1",
+        "ftp://host/v1",
+        "file:///etc/passwd",
+        "host",
+        "",
+        "http://",
+    ),
+    *("http://h:x/v1", "http://h:99999", "http://[::1"),
+)
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+def test_an_address_that_is_none_is_refused_at_the_flag(url: str) -> None:
+    with pytest.raises(UserError, match="--base_url="):
+        settings(None, base_url=url)
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-\u00fcber-0123456789", f"{SECRET}\n", f" {SECRET}", "sk-\x01-0123456789"]
+)
+def test_a_key_that_is_none_is_told_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with FaultyServer() as server, pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
+        run(server, tmp_path / "out.jsonl", pairs(1))
+    assert "0123456789" not in str(caught.value)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("name", ["max_usd", "rpm", "timeout", "price_in"])
+def test_no_limit_is_no_number(name: str) -> None:
+    with pytest.raises(UserError, match=f"--{name}=nan"):
+        settings(None, **{name: float("nan")})

@@ -1,0 +1,30 @@
+"""Settings of a refinement: prices, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai", reason="the extra `annotate` is not installed")
+pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg.refine.online import RefineSettings
+from tests.support.refining import PRICES
+
+
+def test_prices() -> None:
+    assert RefineSettings(model="gpt-4o-mini").cost(1e6, 1e6) == pytest.approx(0.75)
+    assert RefineSettings(model="of-my-own").prices is None
+    # A limit on an unknown model counts it as the dearest that we know.
+    assert RefineSettings(model="of-my-own", max_usd=1.0).prices == (2.5, 10.0)
+    assert RefineSettings(model="gpt-4o", max_usd=1.0, **PRICES).prices == (1.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"concurrency": 0}, {"rpm": -1}, {"timeout": 0}, {"retries": -1}, {"price_in": 1}]
+)
+def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
+        RefineSettings(**wrong)

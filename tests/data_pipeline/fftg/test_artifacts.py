@@ -1,0 +1,142 @@
+"""The five criteria: each answers to its own cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.faces.regions import region_maps
+from data_pipeline.fftg.annotator import annotate_pair
+from data_pipeline.fftg.measure import artifacts, calibration
+from data_pipeline.fftg.measure.difference_mask import compare
+from data_pipeline.fftg.measure.thresholds import DEFAULT
+from data_pipeline.synthetic import forgeries
+from data_pipeline.synthetic.anatomy import draw_identity
+from data_pipeline.synthetic.faces import draw_face
+from jax_vlffd.vocabulary import REGIONS, TYPES
+
+SIZE = 224
+
+
+def _portraits(count: int) -> list[calibration.Portrait]:
+    rng = np.random.default_rng(7)
+    return [calibration.Portrait(*draw_face(draw_identity(rng), rng, SIZE)) for _ in range(count)]
+
+
+def _scores(
+    real: np.ndarray, fake: np.ndarray, points: np.ndarray, region: str
+) -> dict[str, float]:
+    pair = compare(real, fake, points, DEFAULT)
+    index = REGIONS.index(region)
+    return artifacts.scores(artifacts.planes(pair, [index]), index, DEFAULT.boundary)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_each_type_answers_to_its_own_cause(kind: str) -> None:
+    found = []
+    for number, portrait in enumerate(_portraits(12)):
+        maps = region_maps(portrait.landmarks, SIZE, SIZE)
+        region = REGIONS[number % 3]
+        fake = forgeries.plant(
+            portrait.image, maps[region], kind, 0.8, np.random.default_rng(number)
+        )
+        findings, _ = annotate_pair(portrait.image, fake, portrait.landmarks)
+        found.append(findings[region].types)
+    right = sum(kind in types for types in found)
+    alone = sum(types == (kind,) for types in found)
+    assert right >= 11, found
+    assert alone >= 9, found
+
+
+def test_no_change_has_no_score() -> None:
+    image, points = _portraits(1)[0].image, _portraits(1)[0].landmarks
+    for region in REGIONS:
+        scores = _scores(image, image.copy(), points, region)
+        assert list(scores) == list(TYPES)
+        assert all(value <= 1e-3 for value in scores.values())
+
+
+@pytest.mark.parametrize("kind", ["color", "blur", "texture", "boundary"])
+def test_scores_grow_with_strength(kind: str) -> None:
+    portrait = _portraits(1)[0]
+    region = region_maps(portrait.landmarks, SIZE, SIZE)["mouth"]
+    scores = []
+    for strength in (0.0, 0.5, 1.0):
+        rng = np.random.default_rng(0)
+        fake = forgeries.plant(portrait.image, region, kind, strength, rng)
+        scores.append(_scores(portrait.image, fake, portrait.landmarks, "mouth")[kind])
+    assert scores[0] < scores[1]
+    assert scores[0] < scores[2]
+
+
+def test_two_causes_are_both_found() -> None:
+    hits = 0
+    for number, portrait in enumerate(_portraits(8)):
+        region = region_maps(portrait.landmarks, SIZE, SIZE)["mouth"]
+        rng = np.random.default_rng(number)
+        fake = forgeries.plant(portrait.image, region, "blur", 0.8, rng)
+        fake = forgeries.plant(fake, region, "color", 0.8, rng)
+        findings, _ = annotate_pair(portrait.image, fake, portrait.landmarks)
+        hits += {"blur", "color"} <= set(findings["mouth"].types)
+    assert hits >= 7
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), levels=st.integers(2, 32))
+def test_glcm_contrast_equals_scikit_images(seed: int, levels: int) -> None:
+    feature = pytest.importorskip("skimage.feature")
+    image = np.random.default_rng(seed).integers(0, levels, (20, 30)).astype(np.uint8)
+    matrix = feature.graycomatrix(image, [1], [0, np.pi / 2], levels=levels).sum(axis=3)
+    weights = (np.arange(levels)[:, None] - np.arange(levels)) ** 2
+    expected = (matrix[:, :, 0] * weights).sum() / matrix.sum()
+    found = artifacts.glcm_contrast(image.astype(np.float32), np.ones(image.shape, bool))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_glcm_contrast_counts_pairs_inside_only() -> None:
+    image = np.zeros((10, 10), np.float32)
+    image[:, 5:] = 9
+    where = np.zeros((10, 10), bool)
+    where[:, :5] = True
+    assert artifacts.glcm_contrast(image, where) == 0
+    where[:, 5] = True
+    assert artifacts.glcm_contrast(image, where) > 0
+    assert artifacts.glcm_contrast(image, np.zeros((10, 10), bool)) == 0
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_small_faces_and_slivers_of_regions_do_no_harm(size: int) -> None:
+    rng = np.random.default_rng(0)
+    image, points = draw_face(draw_identity(rng), rng, size)
+    points = np.add(points, (0.45 * size, 0))  # half of the face lies outside
+    fake = np.clip(image.astype(int) + rng.integers(-60, 60, image.shape), 0, 255).astype(np.uint8)
+    fake[:, : size // 3] = image[:, : size // 3]
+    findings, _ = annotate_pair(image, fake, points.astype(np.float32))
+    for finding in findings.values():
+        assert all(np.isfinite(figure["score"]) for figure in finding.evidence.values())
+
+
+def test_planted_types_are_told_apart_on_held_out_real_faces(shared_dir: Path) -> None:
+    pytest.importorskip("dlib")
+    from data_pipeline.faces.detection import open_finder
+
+    folder = shared_dir / "data" / "edited_faces" / "real"
+    faces = calibration.portraits([folder], open_finder("dlib"))
+    outcomes = calibration.judge(list(calibration.plant_all(faces, 300, 99)), DEFAULT)
+    figures = calibration.figures(outcomes)
+    assert figures["macro"]["f1"] > 0.89, figures
+    table = calibration.confusion(outcomes)
+    assert table["blur"]["texture"] + table["blur"]["structure"] < 0.05
+    assert max(table["color"][kind] for kind in TYPES if kind != "color") < 0.12
+
+
+def test_fit_finds_a_threshold_between_two_crowds() -> None:
+    plants = list(calibration.plant_all(_portraits(6), 60, 3))
+    fitted = calibration.fit_types(plants, DEFAULT)
+    figures = calibration.figures(calibration.judge(plants, fitted))
+    assert figures["macro"]["f1"] > 0.85
+    assert all(fitted.threshold(kind) > 0 for kind in TYPES)

@@ -1,0 +1,33 @@
+"""The run over many pairs: its shards, and what ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from data_pipeline.fftg import annotator
+from data_pipeline.fftg.pairs import read_pairs
+from data_pipeline.fftg.runner import annotate_all, shard
+from tests.support.drawn_pairs import make_pairs
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
+def test_a_bad_shard_is_a_users_error(text: str) -> None:
+    with pytest.raises(UserError, match="--shard"):
+        shard(text)
+
+
+def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise UserError("run: pip install 'jax-vlffd[faces]'")
+
+    monkeypatch.setattr(annotator, "open_finder", refuse)
+    table = make_pairs(tmp_path, 1)
+    (tmp_path / "real/0.npy").unlink()
+    jobs = read_pairs(table)
+    with pytest.raises(UserError, match="pip install"):
+        list(annotate_all(annotator.Annotator(), jobs, {}, 1))

@@ -1,0 +1,41 @@
+"""Settings of data and augmentations: what is wrong is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_pipeline.errors import UserError
+from data_pipeline.loading.settings import AugmentSettings, DataSettings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": (("a", 0),)}, "weight 0: it must be above 0"),
+        ({"train": ("a",)}, "each entry is"),
+        ({"validation": "a"}, "must be a tuple"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": -1}, "workers is -1"),
+        ({"balance": 1.0}, "balance is 1.0"),
+        ({"balance": 0.5, "paired": True}, "cannot be set with"),
+        ({"batch_size": 7, "paired": True}, "take 6 or 8"),
+        ({"batch_size": 1, "paired": True}, "take 2$"),
+        ({"fused_caption": "none"}, "full, no_verdict, shuffled"),
+        ({"captions": "best"}, "all, raw, label_only"),
+        ({"max_bad_share": 2}, "between 0.0 and 1.0"),
+    ],
+)
+def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DataSettings(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"flip": 1.1}, {"jpeg_quality": (0, 50)}, {"blur_sigma": (2, 1)}, {"resize_crop_side": 0.5}],
+)
+def test_augmentation_settings_are_checked(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"augment.{next(iter(change))}"):
+        AugmentSettings(**change)

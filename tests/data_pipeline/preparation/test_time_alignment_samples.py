@@ -1,0 +1,99 @@
+"""DeepFakeDetection's fakes drop frames: their pairs against a search over all frames nearby."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipeline.core.video import open_frames
+from data_pipeline.datasets import COMPRESSED
+from data_pipeline.faces.cropper import CropSettings, find_faces
+from data_pipeline.faces.detection import Finder, open_finder
+from data_pipeline.preparation.runner import Preparer, families
+from data_pipeline.preparation.store import load, write_tables
+
+pytestmark = pytest.mark.slow
+
+#: Frames before and after that are searched, and the width that they are searched at.
+NEARBY = 150
+WIDTH = 320
+
+
+def blurred(frame: np.ndarray) -> np.ndarray:
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 3)
+
+
+def frames_of(path: Path, numbers: set[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    frames = open_frames(path)
+    for number in range(frames.count) if numbers is None else sorted(numbers):
+        frame = frames.read(number)
+        assert frame is not None
+        yield number, frame
+    frames.close()
+
+
+def small(frame: np.ndarray) -> np.ndarray:
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    height = round(WIDTH * gray.shape[0] / gray.shape[1])
+    return cv2.resize(gray, (WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.int16)
+
+
+def outside_faces(finder: Finder, frame: np.ndarray) -> np.ndarray:
+    outside = np.ones(frame.shape[:2], bool)
+    for face in find_faces(finder, frame):
+        low, high = face.landmarks.min(axis=0), face.landmarks.max(axis=0)
+        (left, top), (right, bottom) = low - 0.5 * (high - low), high + 0.5 * (high - low)
+        outside[max(int(top), 0) : int(bottom) + 1, max(int(left), 0) : int(right) + 1] = False
+    return outside
+
+
+def test_pairs_of_deepfakedetection_show_one_moment(shared_dir: Path, tmp_path: Path) -> None:
+    root = shared_dir / "data/DFD"
+    if not root.is_dir():
+        pytest.skip("no sample of DeepFakeDetection")
+    finder = open_finder("dlib")
+    found = COMPRESSED["dfd"](root, "c40")
+    [family] = families(found.videos)
+    Preparer(tmp_path, 32, CropSettings(), finder=finder).prepare(family)
+    outcomes = {video.key: load(tmp_path, video) for video in family.videos}
+    write_tables(tmp_path, family.videos, {k: o for k, o in outcomes.items() if o})
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["real"] and row["fake"]]
+    pairs = {
+        video.name: [
+            (int(row["frame"]), int(row.get("real_frame") or row["frame"]))
+            for row in rows
+            if row["video"] == video.name
+        ]
+        for video in family.fakes
+    }
+    used = {real for numbers in pairs.values() for _, real in numbers}
+    reals, sharp, outside = [], {}, {}
+    for number, frame in frames_of(family.lead.path):
+        reals.append(small(frame))
+        if number in used:
+            sharp[number], outside[number] = blurred(frame), outside_faces(finder, frame)
+    for video in family.fakes:
+        numbers = dict(pairs[video.name])
+        assert len(numbers) >= 28
+        apart = []
+        for number, frame in frames_of(video.path, set(numbers)):
+            real = numbers[number]
+            mask = outside[real]
+            apart.append(float(np.abs(blurred(frame) - sharp[real])[mask].mean()))
+            little = cv2.resize(mask.astype(np.uint8), reals[0].shape[::-1]) > 0
+            picture = small(frame)
+            first = max(real - NEARBY, 0)
+            away = [
+                float(np.abs(other - picture)[little].mean())
+                for other in reals[first : real + NEARBY + 1]
+            ]
+            best = first + int(np.argmin(away))
+            assert abs(best - real) <= 1, (video.name, number, real, best)
+        assert np.mean(np.array(apart) <= 3.0) >= 0.95, sorted(apart)

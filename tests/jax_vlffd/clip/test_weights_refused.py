@@ -1,0 +1,192 @@
+"""What is said of Hugging Face files that do not fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from jax_vlffd.clip.config import clip_to_hf
+from tests.support.hf_files import CONFIG, SHAPES, refusal
+
+
+def test_every_fault_is_in_one_message(
+    write: Callable[..., Path], tensors: dict[str, np.ndarray]
+) -> None:
+    found = {k: v for k, v in tensors.items() if k != "visual_projection.weight"}
+    found |= {
+        "text_model.final_layer_norm.bias": np.zeros(3, np.float32),
+        "vision_model.encoder.layers.1.mlp.fc1.weight": np.zeros((32, 64), np.float32),
+        "vision_model.pre_layrnorm.bias": np.zeros(32, np.int8),
+        "vision_model.head.weight": np.zeros(2, np.float32),
+        "text_model.embeddings.position_ids": np.arange(12)[None],
+    }
+    found |= {
+        key.replace("layers.2.", "layers.3."): value
+        for key, value in tensors.items()
+        if key.startswith("text_model.encoder.layers.2.mlp")
+    }
+    folder = write(found)
+    message = refusal(folder)
+    assert message.startswith(str(folder))
+    for fault in (
+        "visual_projection.weight is missing",
+        "text_model.final_layer_norm.bias is [3], the model wants [16]",
+        "vision_model.encoder.layers.1.mlp.fc1.weight is [32, 64], the model wants [64, 32]",
+        "vision_model.pre_layrnorm.bias is of I8",
+        "vision_model.head.weight has no place in the model",
+        "text_model.encoder.layers.3.mlp.fc1.weight is of a layer beyond the model",
+        "text_model.encoder.layers.3.mlp.fc2.bias is of a layer beyond the model",
+    ):
+        assert fault in message, fault
+    assert message.count(";") == 9, "eight faults and a remedy"
+    assert "position_ids" not in message
+
+
+def test_any_missing_key_is_named(
+    write: Callable[..., Path], tensors: dict[str, np.ndarray]
+) -> None:
+    for key in tensors:
+        message = refusal(write({k: v for k, v in tensors.items() if k != key}))
+        assert f": {key} is missing;" in message
+
+
+def test_a_shallower_checkpoint_is_told_by_its_layers(
+    write: Callable[..., Path], tensors: dict[str, np.ndarray]
+) -> None:
+    found = {k: v for k, v in tensors.items() if ".layers.1." not in k and ".layers.2." not in k}
+    message = refusal(write(found))
+    assert "text_model.encoder.layers.1-2.mlp.fc1.weight is missing" in message
+    assert "vision_model.encoder.layers.1.mlp.fc1.weight is missing" in message
+
+
+def test_a_wild_number_of_layers_ends_in_a_message(write: Callable[..., Path]) -> None:
+    layers = 2**20
+    shapes = {
+        path: jax.ShapeDtypeStruct((layers, *shape.shape[1:]), shape.dtype)
+        if "/blocks/" in path
+        else shape
+        for path, shape in SHAPES.items()
+    }
+    start = time.monotonic()
+    message = refusal(write(), shapes=shapes)
+    assert "text_model.encoder.layers.3-1048575.mlp.fc1.weight is missing" in message
+    assert time.monotonic() - start < 30
+
+
+def test_a_parameter_without_a_row_is_a_fault(write: Callable[..., Path]) -> None:
+    shapes = SHAPES | {"vision/new/weight": jax.ShapeDtypeStruct((2,), np.float32)}
+    assert "parameter vision/new/weight has no row in the table" in refusal(write(), shapes=shapes)
+
+
+def test_pickled_weights_are_refused_with_the_remedy(write: Callable[..., Path]) -> None:
+    folder = write(False)
+    (folder / "pytorch_model.bin").write_bytes(b"anything")
+    message = refusal(folder)
+    assert "pickled" in message
+    assert "pytorch_model.bin" in message
+    assert "save_pretrained" in message
+
+
+def test_no_weights_at_all(write: Callable[..., Path]) -> None:
+    message = refusal(write(False))
+    assert "model.safetensors is missing" in message
+    assert "save_pretrained" in message, "a hub id may have pickled weights only"
+
+
+@settings(deadline=None, max_examples=25)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_cut_weights_are_refused(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, np.ndarray], share: float
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "config.json").write_text(json.dumps(clip_to_hf(CONFIG)))
+    save_file(tensors, folder / "model.safetensors")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: int(share * len(whole))])
+    message = refusal(folder)
+    assert "model.safetensors: not a whole safetensors file" in message
+    assert "download it again" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"", "not readable as JSON"),
+        (b"{", "not readable as JSON"),
+        (b"\xff\xfe", "not readable as JSON"),
+        (b"[" * 200_000, "not readable as JSON"),
+        (b'{"a":' * 200_000, "not readable as JSON"),
+        (b'{"hidden_size": ' + b"9" * 5000 + b"}", "not readable as JSON"),
+        (b" " * (17 << 20), "larger than 16 MiB"),
+        (b"[]", "not a JSON object"),
+        (b"3", "not a JSON object"),
+        (b"null", "not a JSON object"),
+        (b"{}", "model_type is None, not 'clip'"),
+        (b'{"model_type": "siglip"}', "model_type is 'siglip', not 'clip'"),
+        (b'{"model_type": ["clip"]}', "model_type is ['clip'], not 'clip'"),
+        (b'{"model_type": "clip", "vision_config": [1]}', "vision_config is not an object"),
+        (b'{"model_type": "vit", "qkv_bias": false}', "qkv_bias is false"),
+    ],
+)
+def test_a_hostile_config_is_refused(write: Callable[..., Path], text: bytes, fault: str) -> None:
+    folder = write()
+    (folder / "config.json").write_bytes(text)
+    message = refusal(folder)
+    assert fault in message
+    assert str(folder / "config.json") in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a": "../model.safetensors"},
+        {"a": "/etc/passwd"},
+        {"a": "sub/model.safetensors"},
+        {"a": ".."},
+        {"a": ""},
+        {"a": "config.json"},
+        {"a": "pytorch_model.bin"},
+        {"a": ["model.safetensors"]},
+        {"a": 5},
+        ["model.safetensors"],
+        "model.safetensors",
+        None,
+    ],
+)
+def test_an_index_may_only_name_shards_of_its_folder(
+    write: Callable[..., Path], files: Any
+) -> None:
+    folder = write()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    message = refusal(folder)
+    assert "model.safetensors.index.json: its weight_map names something other" in message
+
+
+@pytest.mark.parametrize(
+    "source", ["someone/no-such-model", "a b/c", "/no/such/folder", "./nowhere", "a/b/c", "clip"]
+)
+def test_a_source_that_cannot_be_had_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    start = time.monotonic()
+    message = refusal(source)
+    assert message.startswith(f"{source}: ")
+    assert "folder" in message
+    assert time.monotonic() - start < 5

@@ -1,0 +1,149 @@
+"""The model's FLOPs by arithmetic against the products that its loss and gradient really take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from configs import vlffd_clip_l14
+from jax_vlffd.compilation.flops import model_flops
+from jax_vlffd.config import LossConfig, TuningConfig
+from jax_vlffd.model import bind, normalise
+from jax_vlffd.training import texts
+from jax_vlffd.training.state import Plan
+from jax_vlffd.training.step import _losses, forward
+from launch.experiment import config
+from tests.support import tiny
+
+BATCH = tiny.abstract_batch(tiny.BATCH)
+RANK = 4
+
+
+def products(jaxpr: Any, wanted: set[Any]) -> float:
+    """FLOPs of the matrix products that `wanted` variables need, scans as often as they turn."""
+    total = 0.0
+    for equation in reversed(jaxpr.eqns):
+        if not wanted.intersection(equation.outvars):
+            continue
+        wanted |= {v for v in equation.invars if not hasattr(v, "val")}
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            inner = math.prod(shape[axis] for axis in contracted)
+            total += 2.0 * inner * equation.outvars[0].aval.size
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for part in jaxprs_in_params(equation.params):
+            body = getattr(part, "jaxpr", part)
+            total += turns * products(body, {v for v in body.outvars if not hasattr(v, "val")})
+    return total
+
+
+def counted(plan: Plan, of: Any) -> float:
+    """FLOPs per image of a function of the trainable parameters, the others and a batch."""
+    moving = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
+    fixed = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
+    jaxpr = jax.make_jaxpr(of)(moving, fixed, BATCH).jaxpr
+    return products(jaxpr, set(jaxpr.outvars)) / tiny.BATCH
+
+
+def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
+    """What is not kept for the backward pass: the scores of the towers; of the fusion, which is computed
+    again as a whole but for its products with weights, the mixing too, and the scores once within it; and
+    the first product of the adapters of query, key and value.
+    """
+    readings = (2 if separate and loss.alignment and loss.fusion else 1) if loss.uses_text else 0
+    images, words = tiny.VISION.tokens, tiny.TEXT.context_length
+    towers = tiny.VISION.layers * tiny.VISION.width * images**2
+    towers += readings * tiny.TEXT.layers * tiny.TEXT.width * words**2
+    fusion = 3 * images * words * tiny.VISION.width if loss.fusion else 0
+    if tuning == "lora":
+        towers += 3 * RANK * tiny.VISION.layers * tiny.VISION.width * images
+        towers += 3 * RANK * readings * tiny.TEXT.layers * tiny.TEXT.width * words
+    return 2.0 * (fusion + (0 if tuning == "linear" else towers))
+
+
+@pytest.mark.parametrize("tuning", ["full", "layernorm", "linear", "lora"])
+@pytest.mark.parametrize(
+    ("loss", "separate"),
+    [
+        (LossConfig(), False),
+        (LossConfig(targets="sigmoid"), True),
+        (LossConfig(fusion=0), True),
+        (LossConfig(alignment=0, fusion=0), False),
+        (LossConfig(local=0.5), False),
+        (LossConfig(image=0, fusion=0, local=0.5), False),
+        (LossConfig(alignment=0, fusion=0, local=0.5), False),
+    ],
+    ids=[
+        "three branches",
+        "sigmoid, own captions",
+        "no fusion",
+        "image only",
+        "three branches, local",
+        "alignment alone, local",
+        "image only, local",
+    ],
+)
+def test_the_model_takes_the_flops_that_are_told(
+    tuning: str, loss: LossConfig, separate: bool
+) -> None:
+    mode, rank = TuningConfig(tuning, tuning), RANK if tuning == "lora" else 0
+    plan = tiny.plan(tuning=mode, loss=loss, separate_captions=separate, lora_rank=rank)
+
+    def total(moving: Any, fixed: Any, batch: Any) -> Any:
+        parameters = {**fixed, **moving}
+        out = forward(bind(plan.graph, parameters), batch, plan.spec)
+        return _losses(out, parameters, batch, loss, plan.mesh)[0]
+
+    told = model_flops(
+        plan.spec.model, loss, mode, batch_size=tiny.BATCH, separate_captions=separate
+    )
+    assert counted(plan, total) == pytest.approx(told.total.forward)
+    again = recomputed(tuning, loss, separate)
+    assert counted(plan, jax.grad(total)) == pytest.approx(told.total.train + again)
+
+    def detect(moving: Any, fixed: Any, batch: Any) -> Any:
+        model = bind(plan.graph, {**fixed, **moving})
+        images = normalise(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
+        return model.classify_image(model.encode_image(images).pooled)
+
+    assert counted(plan, detect) == pytest.approx(told.detector)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
+    length = 7
+    plan = tiny.plan(separate_captions=separate)
+
+    def total(moving: Any, fixed: Any, batch: Any) -> Any:
+        parameters = {**fixed, **moving}
+        short = {name: batch[name][:, :length] for name in texts.FIELDS}
+        out = forward(bind(plan.graph, parameters), batch | short, plan.spec)
+        return _losses(out, parameters, batch, LossConfig(), plan.mesh)[0]
+
+    told = model_flops(
+        plan.spec.model, LossConfig(), TuningConfig(), batch_size=tiny.BATCH,
+        separate_captions=separate, text_length=length,
+    )  # fmt: skip
+    assert counted(plan, total) == pytest.approx(told.total.forward)
+
+
+def test_a_tower_that_stands_still_passes_no_gradient() -> None:
+    mixed = TuningConfig("full", "linear")
+    model, batch = tiny.model(), 16
+    told = model_flops(model, LossConfig(), mixed, batch_size=batch)
+    assert told.text.train == told.text.forward
+    assert told.vision.train > 2.5 * told.vision.forward
+
+
+def test_vit_l14_costs_what_is_published() -> None:
+    """open_clip lists ViT-L/14 at 224 px with 175.33 billion FLOPs, both towers forward."""
+    run, data = config.settings(vlffd_clip_l14.get_config())
+    told = model_flops(run.model, run.loss, run.tuning, batch_size=data.batch_size)
+    towers = told.vision.forward + told.text.forward + told.heads.forward
+    assert towers == pytest.approx(175.33e9, rel=1e-3)
+    assert told.alignment.train < 0.001 * told.total.train

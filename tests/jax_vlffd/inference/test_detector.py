@@ -1,0 +1,247 @@
+"""The detector as a library: what it answers, how it is opened, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+import jax_vlffd
+from data_pipeline.faces.detection import Face, FaceFinder
+from data_pipeline.loading.augment import decode_image
+from data_pipeline.loading.tokenizer import train_tokenizer
+from data_pipeline.packed.record import PackedSplit
+from jax_vlffd.config import LossConfig
+from jax_vlffd.errors import UserError
+from jax_vlffd.inference import trained
+from jax_vlffd.inference.detector import Detector
+from jax_vlffd.model import bind, graph_and_shapes, normalise
+from jax_vlffd.preprocessing import square_view
+from jax_vlffd.vocabulary import REGIONS, TYPES
+from launch.experiment import workdir as runs
+from tests.support import tiny, tiny_workdir
+from tests.support.packed_sets import draw
+
+
+@pytest.fixture(scope="module")
+def detector(workdir: Path) -> Detector:
+    return Detector.from_pretrained(workdir, batch_size=4)
+
+
+class TwoFaces:
+    """Finds a large face on the left and a small one on the right of any picture."""
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        points = np.random.default_rng(0).random((68, 2)).astype(np.float32)
+        # The five points that crops are made by: eyes, nose, mouth.
+        points[[37, 44, 30, 49, 55]] = [
+            (0.3, 0.4),
+            (0.7, 0.4),
+            (0.5, 0.6),
+            (0.35, 0.8),
+            (0.65, 0.8),
+        ]
+        height = image.shape[0]
+        big = Face((10, 10, 10 + height / 2, 60), points * height / 2 + 10, 1.0)
+        small = Face((height, 10, height + 12, 22), points * 12 + [height, 10], 0.5)
+        return [big, small]
+
+
+def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> None:
+    crops = [draw(seed, 40 + 3 * seed) for seed in range(6)]
+    answers = detector.answer(crops)
+    graph, _ = graph_and_shapes(tiny.model())
+    model = bind(graph, tiny.start())
+    config = tiny.model()
+    views = np.stack([square_view(crop, tiny.VISION.image_size) for crop in crops])
+    features = model.encode_image(normalise(views, config.image_mean, config.image_std))
+    logits = np.asarray(model.classify_image(features.pooled), np.float64)
+    expected = logits[:, 1] - logits[:, 0]
+    np.testing.assert_allclose([a.logit for a in answers], expected, rtol=0, atol=1e-5)
+    probability = 1 / (1 + np.exp(-expected / 2.0))  # the workdir's temperature
+    np.testing.assert_allclose([a.probability for a in answers], probability, atol=1e-5)
+    heads = np.asarray(model.classify_image(features.tokens[:, 1:]))
+    margins = (heads[..., 1] - heads[..., 0]).reshape(6, 2, 2)
+    np.testing.assert_allclose([a.classifier_map for a in answers], margins, atol=1e-5)
+    explainer = detector.trained.explainer
+    embedding = np.asarray(model.embed_image(features.pooled))
+    for row, answer in enumerate(answers):
+        said = explainer.explain(embedding[row], answer.verdict)
+        assert [r.text for r in answer.reasons] == [r.text for r in said.reasons]
+        assert len(answer.reason_maps) == len(answer.reasons)
+        assert list(answer.regions) == list(REGIONS)
+        assert list(answer.types["nose"]) == list(TYPES)
+
+
+def test_a_picture_alone_is_answered_as_in_a_batch(detector: Detector) -> None:
+    crops = [draw(seed) for seed in range(5)]
+    together = detector.answer(crops)
+    for crop, answer in zip(crops, together, strict=True):
+        (alone,) = detector(crop)
+        assert alone.probability == pytest.approx(answer.probability, abs=1e-6)
+        assert alone.verdict == answer.verdict
+        assert alone.box is None
+
+
+def test_every_face_of_a_picture_is_answered(workdir: Path) -> None:
+    faces = FaceFinder(TwoFaces(), size=64, smallest=20)
+    detector = Detector.from_pretrained(str(workdir), faces=faces)
+    picture = draw(3, 200)
+    first, second = detector(picture)
+    assert first.box == (10, 10, 110, 60)
+    (alone,) = Detector(detector.trained)(faces.crops(picture)[0].image)
+    assert first.probability == pytest.approx(alone.probability, abs=1e-6)
+    assert (second.verdict, second.probability) == ("face_too_small", None)
+    assert json.loads(json.dumps(second.as_dict()))["box"] == [200, 10, 212, 22]
+
+
+def test_a_picture_without_a_face_says_so(workdir: Path) -> None:
+    class None_:
+        def find(self, image: np.ndarray) -> list[Face]:
+            return []
+
+    (answer,) = Detector.from_pretrained(workdir, faces=FaceFinder(None_()))(draw(0))
+    assert (answer.verdict, answer.probability, answer.reasons) == ("no_face", None, ())
+
+
+def test_pil_images_of_any_mode_come_upright(detector: Detector) -> None:
+    picture = draw(1, 48)
+    (expected,) = detector(picture)
+    turned = PIL.Image.fromarray(np.rot90(picture, -1).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 8  # turn left to see it upright
+    turned.info["exif"] = exif.tobytes()
+    assert detector(turned)[0].logit == pytest.approx(expected.logit, abs=1e-6)
+    for mode in ("L", "RGBA", "CMYK", "P", "1"):
+        assert detector(PIL.Image.fromarray(picture).convert(mode))[0].verdict
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8), "photo.jpg", None,
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused(detector: Detector, image: object) -> None:
+    with pytest.raises(UserError, match="uint8"):
+        detector(image)
+
+
+def test_a_model_without_alignment_has_no_reasons(tmp_path: Path) -> None:
+    folder = tiny_workdir.write(tmp_path / "plain", LossConfig(alignment=0, fusion=0))
+    (answer,) = Detector.from_pretrained(folder)(draw(0))
+    assert answer.verdict in ("real", "fake", "uncertain")
+    assert (answer.regions, answer.types, answer.reasons) == (None, None, ())
+
+
+def test_the_hash_follows_what_decides_an_answer(workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    first = trained.open_trained(workdir).hash()
+    assert trained.open_trained(copy).hash() == first
+    text = (copy / "calibration.json").read_text()
+    (copy / "calibration.json").write_text(text.replace('"high": 0.55', '"high": 0.56'))
+    assert trained.open_trained(copy).hash() != first
+
+
+def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Path) -> None:
+    """Decoded, viewed and judged by the loader's way and by the detector's."""
+    folder, packed = shutil.copytree(workdir, tmp_path / "run"), tiny.pack_set(tmp_path)
+    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
+    scores = runs.load_run(folder).score(packed, "validation")
+    split = PackedSplit(packed, "validation")
+    images = {
+        record.id: decode_image(record.image)
+        for record in map(split.__getitem__, range(len(split)))
+    }
+    answers = Detector.from_pretrained(folder).answer([images[name] for name in scores.id])
+    assert len(answers) == 8
+    np.testing.assert_allclose([a.logit for a in answers], scores.logit, rtol=0, atol=1e-5)
+    assert [" ".join(r.text for r in a.reasons) for a in answers] == scores.reasons.tolist()
+
+
+def broken(folder: Path, workdir: Path, kind: str) -> Path:
+    target = Path(shutil.copytree(workdir, folder / kind))
+    config = json.loads((target / "config.json").read_text())
+    if kind == "architecture":
+        config["config"]["model"]["vision"]["width"] = 64
+    elif kind == "keys":
+        config["config"]["model"]["vision"]["widht"] = 64
+    elif kind == "hugging face":
+        config = {"model_type": "clip"}
+    elif kind == "no checkpoint":
+        shutil.rmtree(target / "checkpoints" / str(tiny_workdir.STEP))
+    elif kind == "no folder":
+        shutil.rmtree(target)
+        return target
+    elif kind == "empty":
+        shutil.rmtree(target)
+        target.mkdir()
+        return target
+    elif kind == "bank":
+        (target / "explanation.safetensors").write_bytes(b"{}")
+    elif kind == "calibration":
+        (target / "calibration.json").write_bytes(b"\xff")
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("architecture", "of another model"),
+        ("keys", "did you mean 'width'"),
+        ("hugging face", "not a run's config"),
+        ("no checkpoint", "no checkpoint yet"),
+        ("no folder", "no such folder"),
+        ("empty", "no trained detector"),
+        ("bank", "no bank of sentences"),
+        ("calibration", "calibration.json: cannot be read"),
+    ],
+)
+def test_what_is_no_detector_is_told_in_one_line(
+    workdir: Path, tmp_path: Path, kind: str, says: str
+) -> None:
+    folder = broken(tmp_path, workdir, kind)
+    with pytest.raises(UserError, match=says) as raised:
+        Detector.from_pretrained(folder)
+    assert "\n" not in str(raised.value)
+    assert folder.name in str(raised.value)
+
+
+def test_the_package_loads_no_jax_before_the_detector_is_asked_for() -> None:
+    program = (
+        "import sys, jax_vlffd, jax_vlffd.vocabulary; assert 'jax' not in sys.modules; "
+        "assert 'Detector' in dir(jax_vlffd); jax_vlffd.Detector; assert 'jax' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tiny.ROOT, check=True, timeout=60)
+    assert jax_vlffd.Detector is Detector
+    with pytest.raises(AttributeError, match="Detektor"):
+        _ = jax_vlffd.Detektor  # type: ignore[attr-defined]
+
+
+def test_crops_are_those_of_preparation(workdir: Path) -> None:
+    from data_pipeline.faces.cropper import CropSettings, crop, crop_matrix
+
+    picture = draw(3, 200)
+    face = TwoFaces().find(picture)[0]
+    settings = CropSettings(96, 1.5, align=False)
+    matrix = crop_matrix(picture, face.landmarks, settings)
+    expected = crop(picture, matrix, 96)
+    inside = crop(np.full_like(picture, 255), matrix, 96) == 255
+    (found, _) = FaceFinder(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)
+    np.testing.assert_array_equal(found.image[inside], expected[inside])
+    assert 0.5 < inside.mean() < 1
+    assert found.image[~inside].min() > 0  # the border is continued, not black
+    corner = cv2.transform(face.landmarks[None, 37:38].astype(np.float64), found.matrix)
+    assert 0 < corner.min() < corner.max() < 96

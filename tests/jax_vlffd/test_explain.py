@@ -1,0 +1,188 @@
+"""The bank of sentences: what it says, how it is calibrated, and that it never hides a contradiction."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jax_vlffd import explanation
+from jax_vlffd.errors import UserError
+from jax_vlffd.evaluation.calibration import sigmoid
+from jax_vlffd.evaluation.logistic import (
+    LEAST_EXAMPLES,
+    Curve,
+    best_threshold,
+    fit_curve,
+    fit_logistic,
+)
+from jax_vlffd.explanation import ENTRIES, Explainer
+from jax_vlffd.vocabulary import REGIONS, TYPES, regions_named, types_named, without_verdict
+from tests.support import tiny_workdir
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    return tiny_workdir.explainer(width=48)
+
+
+def toward(explainer: Explainer, *entries: int) -> np.ndarray:
+    """An image that is as the sentences of these entries say."""
+    return tiny_workdir.unit(explainer.directions[list(entries)].sum(0))
+
+
+def entry(region: str, kind: str) -> int:
+    return ENTRIES.index((region, kind))
+
+
+def test_every_sentence_names_its_region_and_no_other() -> None:
+    for sentence in explanation.bank():
+        region, kind = ENTRIES[sentence.entry]
+        assert regions_named(sentence.text) == ({region} if region else set()), sentence
+        assert types_named(sentence.text) <= {kind} or not region, sentence
+        assert without_verdict(sentence.prompt) == sentence.text
+
+
+def test_every_entry_has_several_paraphrases() -> None:
+    texts = [s.text for s in explanation.bank()]
+    assert len(set(texts)) == len(texts)
+    for number in range(len(ENTRIES)):
+        assert sum(s.entry == number for s in explanation.bank()) >= 4
+    assert ENTRIES[7] == (REGIONS[1], TYPES[2])
+
+
+def test_an_image_is_explained_by_what_is_true_of_it(explainer: Explainer) -> None:
+    said = explainer.explain(toward(explainer, entry("nose", "blur")), "fake")
+    first = said.reasons[0]
+    assert (first.region, first.type, first.contradiction) == ("nose", "blur", False)
+    assert regions_named(first.text) == {"nose"}
+    assert said.types["nose"]["blur"] == first.score > 0.5
+    assert max(said.regions, key=said.regions.get) == "nose"
+    assert said.real < 0.5
+    assert said.entries[0] == (entry("nose", "blur"),)
+
+
+def test_what_speaks_against_the_verdict_is_said_and_flagged(explainer: Explainer) -> None:
+    forged = toward(explainer, entry("mouth", "color"))
+    for verdict in ("fake", "uncertain", "real"):
+        reasons = explainer.explain(forged, verdict).reasons
+        assert {r.region for r in reasons} >= {"mouth"}
+        assert {r.contradiction for r in reasons if r.region} == {verdict == "real"}
+    sound = toward(explainer, entry("", "real"))
+    for verdict in ("fake", "uncertain", "real"):
+        reasons = explainer.explain(sound, verdict).reasons
+        assert [r.region for r in reasons] == [""]
+        assert reasons[0].contradiction == (verdict == "fake")
+
+
+def test_a_region_without_a_sure_type_is_named_without_one(explainer: Explainer) -> None:
+    unsure = dataclasses.replace(explainer, types=(Curve(),) * len(explainer.types))
+    said = unsure.explain(toward(explainer, entry("eyes", "blur")), "fake")
+    assert [(r.region, r.type, r.text) for r in said.reasons] == [
+        ("eyes", "", "The eyes do not look natural.")
+    ]
+    assert said.reasons[0].score == said.regions["eyes"]
+    assert said.entries == (tuple(entry("eyes", kind) for kind in TYPES),)
+
+
+def test_few_reals_are_named(explainer: Explainer) -> None:
+    """However good the F1 of naming everything would be."""
+    rng = np.random.default_rng(5)
+    truth = rng.random(1000) < 0.6
+    raw = rng.normal(size=1000) + 0.3 * truth
+    sound = ~truth & (rng.random(1000) < 0.5)
+    loose, strict = fit_curve(raw, truth), fit_curve(raw, truth, sound, 0.1)
+    assert np.mean(loose.score(raw[sound]) >= loose.threshold) > 0.5
+    assert np.mean(strict.score(raw[sound]) >= strict.threshold) <= 0.1
+
+
+def test_the_map_of_a_reason_is_hot_where_patches_are_like_it(explainer: Explainer) -> None:
+    similarities = np.zeros((4, len(ENTRIES)), np.float32)
+    similarities[2, entry("nose", "blur")] = 0.8
+    similarities[3] = 0.5  # like everything, so like nothing more than the real face
+    found = explainer.patch_map(similarities, [entry("nose", "blur")])
+    assert found.argmax() == 2
+    assert found[3] == found[0] == 0
+    assert explainer.patch_map(similarities, [entry("", "real")]).argmax() == 3
+
+
+def test_what_validation_hardly_shows_is_never_named() -> None:
+    rng = np.random.default_rng(0)
+    bank = explanation.bank()
+    embeddings = tiny_workdir.unit(rng.normal(size=(len(bank), 16)))
+    images = tiny_workdir.unit(rng.normal(size=(60, 16)))
+    label = np.arange(60) % 2
+    types = np.zeros((60, 4, 5), int)
+    types[1 : 2 * LEAST_EXAMPLES : 2, 0, 0] = 1
+    types[1, 1, 0] = 1
+    found = explanation.fit(bank, embeddings, images, label, types.any(2), types)
+    assert [curve.fitted for curve in found.regions] == [True, False, False, False]
+    said = found.explain(toward(found, entry("nose", "color")), "fake")
+    assert said.regions["nose"] is None
+    assert said.types["nose"]["color"] is None
+    assert "nose" not in {reason.region for reason in said.reasons}
+
+
+def test_less_alike_where_true_gives_no_evidence() -> None:
+    """A negative slope would let a sentence speak for what it does not say."""
+    raw = np.linspace(-1, 1, 40)
+    slope, offset = fit_logistic(raw, raw < 0.2)
+    assert slope == 0
+    assert sigmoid(offset) == pytest.approx(np.mean(raw < 0.2), abs=0.02)
+
+
+def test_the_curve_gives_back_the_odds_it_was_drawn_from() -> None:
+    rng = np.random.default_rng(1)
+    raw = rng.normal(0.3, 0.05, 20_000)
+    truth = rng.random(20_000) < sigmoid(40 * (raw - 0.32))
+    slope, offset = fit_logistic(raw, truth)
+    assert slope == pytest.approx(40, rel=0.05)
+    assert -offset / slope == pytest.approx(0.32, abs=0.002)
+    separated = np.r_[np.zeros(10), np.ones(10)]
+    slope, _ = fit_logistic(separated, separated > 0.5)
+    assert 0 < slope < 50
+
+
+def test_the_threshold_gives_the_best_f1() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        score = rng.integers(0, 8, 25) / 8
+        truth = rng.random(25) < score
+        if not truth.any():
+            continue
+
+        def f1(threshold: float, score: np.ndarray = score, truth: np.ndarray = truth) -> float:
+            named = score >= threshold
+            return 2 * (named & truth).sum() / (named.sum() + truth.sum())
+
+        best = max(f1(threshold) for threshold in np.unique(score))
+        assert f1(best_threshold(score, truth)) == pytest.approx(best)
+
+
+def test_a_bank_comes_back_from_its_file(explainer: Explainer, tmp_path: Path) -> None:
+    path = tmp_path / "explanation.safetensors"
+    path.write_bytes(explainer.to_bytes())
+    found = Explainer.load(path)
+    assert found.to_bytes() == explainer.to_bytes()
+    image = toward(explainer, 3, 9)
+    assert found.explain(image, "fake") == explainer.explain(image, "fake")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"", lambda data: data[:100], lambda data: b"x" * 500,
+        lambda data: data.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+        lambda data: data.replace(b'\\"slope\\"', b'\\"slepo\\"'),
+        lambda data: data.replace(b'\\"images\\"', b'\\"imegas\\"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_bank_is_told(explainer: Explainer, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "explanation.safetensors"
+    data = damage(explainer.to_bytes())
+    assert data != explainer.to_bytes()
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"explanation\.safetensors: no bank of sentences"):
+        Explainer.load(path)

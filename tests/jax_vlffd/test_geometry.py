@@ -1,0 +1,194 @@
+"""How faces lie in pictures: measured, packed, kept with a model, and held against what is judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.test_predict import put, scene
+
+from data_pipeline.errors import UserError as DataError
+from data_pipeline.faces.detection import FaceFinder
+from data_pipeline.packed import face_geometry
+from data_pipeline.packed.builder import pack
+from data_pipeline.packed.record import PackedSplit
+from jax_vlffd import geometry
+from jax_vlffd.errors import UserError
+from jax_vlffd.inference import trained as pretrained
+from jax_vlffd.inference.detector import Detector
+from jax_vlffd.preprocessing import FaceGeometry
+from jax_vlffd.preprocessing import face_geometry as measure
+from launch.experiment import training_data
+from launch.prediction import console, pipeline
+from launch.prediction.pipeline import Looking
+from tests.support import packed_sets, tiny, tiny_workdir
+from tests.support.packed_sets import write_annotations
+from tests.support.video_trees import DiscFinder, landmarks
+
+TIGHT = FaceGeometry(0.75, 1.0, 0.0, 0.125, 40.0, 0.0)
+
+
+def entry(face: FaceGeometry, **changes: float) -> dict[str, Any]:
+    """As training keeps a set whose faces all lie about so."""
+    rows = np.array([face._replace(**changes)] * 20, np.float32)
+    return geometry.quantiles(rows + np.linspace(-0.01, 0.01, 20, dtype=np.float32)[:, None])
+
+
+def describe(workdir: Path, *entries: Any) -> Path:
+    sets = [
+        {"set": "s", "digest": "d", "records": 20, "methods": [], "card": None, "geometry": found}
+        for found in entries
+    ]
+    training_data.save(workdir, {"version": 1, "train": sets, "validation": []})
+    return workdir
+
+
+def test_a_face_is_measured_in_the_centered_square() -> None:
+    points = landmarks((20.0, 10.0, 60.0, 50.0))
+    found = measure(points, 80, 100)  # the square reaches from 10 to 90
+    assert found.pixels == pytest.approx(40)
+    assert found.width == pytest.approx(40 / 80)
+    assert found.x == pytest.approx((40 - 50) / 80)
+    assert found.height == pytest.approx(np.ptp(points[:, 1]) / 80)
+    assert found.roll == pytest.approx(0, abs=1e-4)
+    turned = points @ np.array([[0.0, 1.0], [-1.0, 0.0]])
+    assert measure(turned, 80, 100).roll == pytest.approx(90)
+    assert measure(np.vstack([points, np.zeros((13, 2))]), 80, 100) == found  # no forehead
+
+
+def test_a_face_is_judged_by_what_training_kept() -> None:
+    wide = FaceGeometry(0.35, 0.45, 0.0, 0.1, 40.0, 0.0)
+    trained = geometry.Trained.of([entry(TIGHT)])
+    assert trained.judge(TIGHT) == "as_trained"
+    assert trained.judge(TIGHT._replace(pixels=400.0)) == "as_trained"
+    others = (wide, TIGHT._replace(x=0.3), TIGHT._replace(roll=40.0), TIGHT._replace(width=0.6))
+    assert {trained.judge(face) for face in others} == {"outside"}
+    assert trained.judge(None) == geometry.Trained().judge(TIGHT) == "unknown"
+    mixed = geometry.Trained.of([entry(TIGHT), None])
+    assert (mixed.judge(TIGHT), mixed.judge(wide)) == ("as_trained", "unknown")
+    assert geometry.Trained.of([entry(TIGHT), entry(wide)]).judge(wide) == "as_trained"
+    assert geometry.Trained.of([entry(TIGHT), entry(wide)]).placement() is None
+    placed = trained.placement()
+    assert (placed.height, placed.width) == pytest.approx((0.75, 1.0), abs=0.01)
+    # What launch.prepare makes is cropped as ever.
+    assert geometry.Trained.of([entry(FaceGeometry(0.48, 0.53, 0, 0.12, 9, 0))]).placement() is None
+
+
+def test_few_measured_faces_say_nothing_of_a_set() -> None:
+    rows = np.full((10, 6), np.nan, np.float32)
+    rows[:4] = TIGHT
+    assert geometry.quantiles(rows) is None
+    rows[4] = TIGHT
+    assert geometry.quantiles(rows)["faces"] == 5
+    assert geometry.quantiles(None) is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [3, [], {}, {"height": [1, 2, 3]}, {name: [1, 1, "x"] for name in FaceGeometry._fields},
+     {name: [3, 2, 1] for name in FaceGeometry._fields},
+     {name: [0, 0, float("nan")] for name in FaceGeometry._fields}],
+)  # fmt: skip
+def test_a_damaged_description_is_one_line(workdir: Path, tmp_path: Path, entry: Any) -> None:
+    folder = describe(shutil.copytree(workdir, tmp_path / "run"), entry)
+    with pytest.raises(UserError, match="not a description of training sets") as told:
+        pretrained.open_trained(folder)
+    assert "\n" not in str(told.value)
+
+
+def test_packing_keeps_what_lines_say_and_what_lies_beside_the_pictures(tmp_path: Path) -> None:
+    said = {name: round(value, 3) for name, value in TIGHT._asdict().items()}
+    files = [
+        write_annotations(tmp_path / "a", 3, ("One",), split="train", geometry=said),
+        write_annotations(tmp_path / "b", 2, ("Two",), split="test"),
+    ]
+    np.save(tmp_path / "b" / "real_0.npy", landmarks((0, 0, 30, 30)))
+    files[1].write_text(files[1].read_text().replace('"id": "', '"id": "b-'))
+    pack(files, tmp_path / "packed")
+    folder = tmp_path / "packed"
+    rows = face_geometry.read(folder, "train", 6)
+    np.testing.assert_allclose(rows, [TIGHT] * 6, atol=1e-3)
+    test = face_geometry.read(folder, "test", 4)
+    known = [PackedSplit(folder, "test")[n].id for n in range(4) if np.isfinite(test[n]).all()]
+    assert known == ["b-Two_0/real"]
+    assert test[np.isfinite(test).all(axis=1)][0][1] == pytest.approx(30 / 40)
+    assert "index/train.geometry.npy" in (folder / "SHA256SUMS").read_text()
+    # Kept by training; null where few faces are known, and for a set of before.
+    _, data = tiny.settings(folder, validation=())
+    (kept,) = training_data.describe(data)["train"]
+    assert kept["geometry"]["height"] == pytest.approx([0.75] * 3)
+    assert geometry.quantiles(test) is None
+    (folder / "index" / "train.geometry.npy").unlink()
+    (kept,) = training_data.describe(data)["train"]
+    assert kept["geometry"] is None
+    np.save(folder / "index" / "train.geometry.npy", rows[:2])
+    with pytest.raises(DataError, match="is not of the set's 6 records; pack the set again"):
+        training_data.describe(data)
+
+
+@pytest.mark.parametrize("value", [3, {}, {"height": 1}, {k: "x" for k in FaceGeometry._fields}])
+def test_a_line_with_a_wrong_geometry_is_named(tmp_path: Path, value: Any) -> None:
+    file = write_annotations(tmp_path / "a", 1, geometry=value)
+    with pytest.raises(DataError, match=r"annotations.jsonl:1: has a geometry that is not"):
+        pack([file], tmp_path / "packed")
+
+
+def lines(detector: Detector, path: Path, **crop: Any) -> list[dict[str, Any]]:
+    """As `launch.predict` answers of a picture."""
+    finder = FaceFinder(DiscFinder(), size=64, smallest=20, **crop)
+    finder = finder.fitted(detector.trained.geometry.placement())
+    (done,) = pipeline.judge([pipeline.look(path, finder, Looking())], detector, 8)
+    return pipeline.lines(done, {"model": {}, "preprocessing": {}})
+
+
+def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
+    workdir: Path, tmp_path: Path
+) -> None:
+    path = put(tmp_path / "p.png", scene((60, 20, 50)))
+    run = describe(shutil.copytree(workdir, tmp_path / "run"), entry(TIGHT))
+    detector = Detector.from_pretrained(run)
+    (line,) = lines(detector, path)
+    assert line["geometry"] == "as_trained"
+    (crop,) = FaceFinder(DiscFinder(), 64).fitted(detector.trained.geometry.placement()).crops(
+        scene((60, 20, 50))
+    )  # fmt: skip
+    assert np.sqrt(crop.geometry.height * crop.geometry.width) == pytest.approx(0.866, rel=0.05)
+    assert (crop.geometry.x, crop.geometry.y) == pytest.approx((0, 0.125), abs=0.01)
+    (line,) = lines(detector, path, margin=1.3)
+    assert line["geometry"] == "outside"
+    assert any("geometry: outside" in text for text in console.told([line], False))
+    tally = console.Tally()
+    tally.add([line])
+    assert any("another geometry than the model's training set" in text for text in tally.summary())
+    # The library alike; a model of before, and a picture that is a crop, are unknown.
+    faces = FaceFinder(DiscFinder(), 64, margin=1.3, smallest=20)
+    (answer,) = Detector(detector.trained, faces)(scene((60, 20, 50)))
+    assert (answer.geometry, answer.as_dict()["geometry"]) == ("outside", "outside")
+    (answer,) = detector(scene((60, 20, 50)))
+    assert answer.geometry == "unknown"
+    (line,) = lines(Detector.from_pretrained(workdir), path)
+    assert line["geometry"] == "unknown"
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_that_a_set_has_another_geometry(tmp_path: Path) -> None:
+    said = {name: value for name, value in TIGHT._asdict().items()}
+    run = tiny_workdir.write_scoring(tmp_path / "run")
+    packed_sets.make_set(tmp_path, 4, split="test", geometry=said)
+    for trained, verdict in ((TIGHT, "as_trained"), (TIGHT._replace(height=0.4), "outside")):
+        describe(run, entry(trained))
+        out = tmp_path / verdict
+        done = tiny.command(
+            "launch.evaluate", f"--workdir={run}", f"--data=s={tmp_path / 'packed'}",
+            f"--out={out}", "--bootstrap=0",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = json.loads((out / "metrics.json").read_text())["geometry"]["run"]["s"]
+        assert (found["verdict"], found["set"]["faces"]) == (verdict, 12)
+        told = "100% of the faces lie in their pictures otherwise"
+        assert (told in done.stdout) == (verdict == "outside")
+        assert (told in (out / "report.html").read_text()) == (verdict == "outside")

@@ -1,0 +1,64 @@
+"""Of several hosts one cannot write its part of a checkpoint: all end, soon, with its name and the file's."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from jax_vlffd.config import LossConfig
+from jax_vlffd.training.metric_writer import read_history
+from tests.support import processes, tiny
+
+#: So many that the run is not done before its saves have failed.
+STEPS = 4000
+
+pytestmark = pytest.mark.skipif(not processes.can_mount(), reason="no mounts of one's own here")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (["mount", "-o", "remount,ro,bind"], "Read-only file system"),
+        (["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs"], None),
+    ],
+    ids=["read-only", "another, full disk"],
+)
+def test_a_host_that_cannot_write_ends_all_with_its_name_and_the_file(
+    how: list[str], reason: str | None, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+    checkpoints = workdir / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    settings = tiny.settings(
+        tiny.pack_set(tmp_path / "set"), loss=LossConfig(alignment=0, fusion=0),
+        duration=f"{STEPS} steps", checkpoint_every="20 steps", evaluate_every=f"{STEPS} steps",
+    )  # fmt: skip
+    given = [
+        f"--config={tiny.write_recipe(tmp_path / 'tiny.py', *settings)}",
+        f"--workdir={workdir}",
+    ]
+    place = str(checkpoints)
+    started = processes.start_hosts(
+        2, "launch.train", given, tmp_path / "logs", tmp_path / "compiled",
+        before={1: (["mount", "--bind", place, place], [*how, place])},
+    )  # fmt: skip
+    while max((line["step"] for line in read_history(workdir)), default=0) < 20:
+        if any(process.exitcode is not None for process in started):
+            break
+        time.sleep(0.05)
+    began = time.monotonic()
+    found = [processes.status(process, 60) for process in started]
+    took = time.monotonic() - began
+    told = [(tmp_path / "logs" / str(number)).read_text() for number in range(2)]
+    assert found == [1, 1], told
+    assert took < 15, told
+    for text in told:
+        [last] = [line for line in text.splitlines() if line.startswith("error: ")]
+        assert place in last, text
+        assert "could not be written" in last, text
+        assert reason is None or reason in last, text
+        assert "Traceback" not in text
+    assert re.search(r"process 1 \(.*, pid \d+\) stopped: ", told[0]), told

@@ -1,0 +1,120 @@
+"""Small encoded videos with discs for faces, and a finder that finds the discs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_pipeline.faces.detection import Face
+
+#: Left, top and size of a disc.
+Disc = tuple[int, int, int]
+
+
+class DiscFinder:
+    """Finds red discs; `calls` counts the pictures that were searched."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        self.calls += 1
+        red = image[..., 0].astype(int) - image[..., 1]
+        mask = cv2.morphologyEx(
+            (red > 60).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)
+        )
+        count, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+        faces = []
+        for left, top, width, height, area in stats[1:count]:
+            if area > 150:
+                box = (float(left), float(top), float(left + width), float(top + height))
+                faces.append(Face(box, landmarks(box), 1.0))
+        return sorted(faces, key=lambda face: -face.size)
+
+
+def landmarks(box: tuple[float, float, float, float]) -> np.ndarray:
+    """68 points in the order of iBUG, spread over a box as over a face."""
+    angle = np.linspace(np.pi, 0, 17)
+    jaw = np.stack([0.5 + 0.5 * np.cos(angle), 0.4 + 0.6 * np.sin(angle)], axis=1)
+    brows = [(x, 0.25) for x in (*np.linspace(0.12, 0.4, 5), *np.linspace(0.6, 0.88, 5))]
+    nose = [(0.5, y) for y in np.linspace(0.35, 0.55, 4)]
+    nose += [(x, 0.62) for x in np.linspace(0.42, 0.58, 5)]
+    eyes = [
+        (centre + 0.09 * np.cos(a), 0.38 + 0.03 * np.sin(a))
+        for centre in (0.3, 0.7)
+        for a in np.linspace(np.pi, -np.pi, 6, endpoint=False)
+    ]
+    mouth = [
+        (0.5 + width * np.cos(a), 0.8 + 0.5 * width * np.sin(a))
+        for width, points in ((0.18, 12), (0.12, 8))
+        for a in np.linspace(np.pi, -np.pi, points, endpoint=False)
+    ]
+    unit = np.concatenate([jaw, brows, nose, eyes, mouth])
+    low, high = np.array(box[:2]), np.array(box[2:])
+    return (low + unit * (high - low)).astype(np.float32)
+
+
+def scene(
+    seed: int, discs: Sequence[Disc], forged: Iterable[int] = (), size: tuple[int, int] = (240, 180)
+) -> np.ndarray:
+    """A frame, RGB: a background that follows from `seed`, discs, and blue mouths on the forged."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(20, 120, (6, 8, 1)).astype(np.uint8).repeat(3, axis=2)
+    frame = cv2.resize(small, size, interpolation=cv2.INTER_CUBIC)
+    for number, (left, top, side) in enumerate(discs):
+        middle = (left + side // 2, top + side // 2)
+        cv2.circle(frame, middle, side // 2, (220, 60, 60), -1)
+        for x in (0.3, 0.7):
+            eye = (left + round(x * side), top + round(0.38 * side))
+            cv2.circle(frame, eye, max(side // 16, 1), (150, 40, 40), -1)
+        if number in set(forged):
+            mouth = (left + round(0.3 * side), top + round(0.65 * side))
+            corner = (left + round(0.7 * side), top + round(0.85 * side))
+            cv2.rectangle(frame, mouth, corner, (230, 110, 180), -1)
+    return frame
+
+
+def clip(
+    seed: int, count: int, discs: Sequence[Disc] = ((80, 50, 72),), forged: Iterable[int] = ()
+) -> list[np.ndarray]:
+    """Frames of a scene whose discs move to the right by a pixel a frame."""
+    forged = tuple(forged)
+    return [scene(seed, [(x + i, y, side) for x, y, side in discs], forged) for i in range(count)]
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], code: str = "MJPG") -> Path:
+    """Encodes frames; MJPG keeps every frame a key frame and changes little."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = frames[0].shape[:2] if len(frames) else (48, 64)
+    fourcc = cv2.VideoWriter.fourcc(*code)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, 25, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+def write_picture(path: Path, picture: np.ndarray | None = None) -> Path:
+    """Writes a picture, a grey one unless it is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((32, 32, 3), 90, np.uint8) if picture is None else picture
+    assert cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def blank_frames(path: Path, numbers: set[int]) -> None:
+    """Wipes the content of some frames of an AVI."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"movi")
+    for number in range(max(numbers) + 1):
+        at = data.index(b"00dc", at)
+        length = struct.unpack("<I", data[at + 4 : at + 8])[0]
+        if number in numbers:
+            data[at + 8 : at + 8 + length] = bytes(length)
+        at += 8 + length
+    path.write_bytes(data)
