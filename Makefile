@@ -6,7 +6,7 @@ VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.jax-vlffd
 
-.PHONY: demo test dev lint types docs clean
+.PHONY: demo test test-fast dev lint types docs clean
 
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
@@ -14,6 +14,10 @@ demo: $(STAMP)-run
 # Three at once keep two cores busy: many tests wait for commands that they start.
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# Without the tests that take longer than about ten seconds.
+test-fast: $(STAMP)-dev
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 dev: $(STAMP)-dev
 

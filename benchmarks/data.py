@@ -112,7 +112,7 @@ def _decode(load: Load) -> Iterator[int]:
     """Decodes bytes that lie in memory, and does nothing else."""
     import cv2
 
-    from data_pipeline.loading.augment import decode_image
+    from data_pipeline.core.images import decode_image
 
     cv2.setNumThreads(1)
     files = [path.read_bytes() for path in sorted((load.folder / "files").glob("*.jpg"))]

@@ -46,7 +46,7 @@ def measure() -> dict[str, Any]:
 def compare(
     run: RunConfig, data: DataSettings, folder: Path, *, turns: int, steps: int
 ) -> dict[str, Any]:
-    """Both in turn; `folder` as `bench_sets.pack_files` and `multiply` leave it."""
+    """Both in turn; `folder` as `fixtures.pack_files` and `multiply` leave it."""
     import jax
 
     from benchmarks.fixtures import tokenizer

@@ -33,8 +33,8 @@ def measure() -> dict[str, Any]:
 
     import cv2
 
-    from data_pipeline.errors import UserError
     from data_pipeline.fftg.annotator import Annotator, Job
+    from jax_vlffd.errors import UserError
 
     try:
         import skimage  # noqa: F401

@@ -50,7 +50,7 @@ def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
         if side is None:
             shutil.copyfile(original, file)
             continue
-        from data_pipeline.loading.augment import decode_image
+        from data_pipeline.core.images import decode_image
         from data_pipeline.synthetic import forgeries
 
         image = decode_image(original.read_bytes())

@@ -27,7 +27,7 @@ from launch.experiment import workdir
 
 
 class Ours:
-    """Runs one of our steps; a `bench_sides.Side`."""
+    """Runs one of our steps; a `process.Side`."""
 
     def __init__(self, job: Job):
         self._job = job
@@ -60,7 +60,7 @@ class Ours:
         forget_peak()
 
     def describe(self) -> dict[str, Any]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         memory = self._step.memory_analysis()
         asked = None
         if memory is not None:
@@ -92,7 +92,7 @@ class Ours:
         return found
 
     def run(self, steps: int) -> list[float]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         seconds = []
         for _ in range(steps):
             start = time.perf_counter()
@@ -107,14 +107,14 @@ class Ours:
         return out
 
     def peak(self) -> dict[str, float]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         stats = jax.devices()[0].memory_stats()
         if stats and "peak_bytes_in_use" in stats:
             return {"device_bytes": float(stats["peak_bytes_in_use"])}
         return {"process_bytes": process_peak()}
 
     def matmul(self) -> float:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         exact = self._job.run.model.compute.dtype == "float32"
         dtype = jnp.float32 if exact else jnp.bfloat16
         size = 2048 if jax.default_backend() == "cpu" else 8192

@@ -201,7 +201,7 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
 
 
 class Peer:
-    """Runs one of the peer's steps; a `bench_sides.Side`."""
+    """Runs one of the peer's steps; a `process.Side`."""
 
     def __init__(self, job: Job):
         # The device is torch's; of JAX only names and shapes are asked.
@@ -240,7 +240,7 @@ class Peer:
         forget_peak()
 
     def describe(self) -> dict[str, Any]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         cuda = self._device.type == "cuda"
         return {
             "name": f"torch {torch.__version__}" + (" compiled" if self._job.peer_compile else ""),
@@ -251,7 +251,7 @@ class Peer:
         }
 
     def check(self) -> dict[str, float]:
-        """See `bench_sides.Side`; the same values as ours."""
+        """See `process.Side`; the same values as ours."""
         if self._job.task == "detect":
             return {"output": float(self._once().abs().sum())}
         if self._job.task == "tower":
@@ -268,7 +268,7 @@ class Peer:
         return found
 
     def run(self, steps: int) -> list[float]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         seconds = []
         for _ in range(steps):
             start = time.perf_counter()
@@ -303,13 +303,13 @@ class Peer:
         return out, norm
 
     def peak(self) -> dict[str, float]:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         if self._device.type == "cuda":
             return {"device_bytes": float(torch.cuda.max_memory_allocated())}
         return {"process_bytes": process_peak()}
 
     def matmul(self) -> float:
-        """See `bench_sides.Side`."""
+        """See `process.Side`."""
         exact = self._job.run.model.compute.dtype == "float32"
         size = 2048 if self._device.type == "cpu" else 8192
         dtype = torch.float32 if exact else torch.bfloat16

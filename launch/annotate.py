@@ -46,11 +46,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from pathlib import Path
 
-    from data_pipeline.errors import UserError
     from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.lines import LineWriter
     from data_pipeline.fftg.pairs import check_masks, read_pairs
     from data_pipeline.fftg.runner import Tally, annotate_all, shard
+    from jax_vlffd.errors import UserError
 
     refine_settings = refinement.check_flags()
     out = Path(FLAGS.out)

@@ -16,9 +16,15 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from importlib import util
 from typing import Any, Final
 
 from absl import flags
+
+if util.find_spec("benchmarks") is None:
+    sys.exit(
+        "error: the benches are not part of the package; run launch.bench in a checkout of jax-vlffd"
+    )
 
 from benchmarks import data, device, feed, fftg, growth, start, step
 from launch.cli import command
@@ -52,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     import json
 
     from data_pipeline.core.files import atomic_write_text
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")

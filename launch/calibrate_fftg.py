@@ -35,10 +35,10 @@ flags.mark_flags_as_required(["faces", "heldout"])
 def main(argv: Sequence[str]) -> None:
     """Fits, measures on held-out faces and writes the report."""
     del argv
-    from data_pipeline.errors import UserError
     from data_pipeline.faces.detection import open_finder
     from data_pipeline.fftg.measure import calibration
     from data_pipeline.fftg.measure.thresholds import DEFAULT
+    from jax_vlffd.errors import UserError
 
     for video in FLAGS.videos:
         if not Path(video).is_file():
@@ -73,8 +73,8 @@ def _write_plots(
 ) -> None:
     """One plot of each type's scores by what was planted, and one of mask against noise."""
     from data_pipeline.core.files import atomic_write_text
-    from data_pipeline.faces.regions import region_threshold
     from data_pipeline.fftg.measure.calibration import TYPES
+    from data_pipeline.fftg.measure.forged_regions import region_threshold
     from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 
     for kind in TYPES:

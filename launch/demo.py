@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.cli import command as cli
+from launch.cli import command
 
 _OUT = flags.DEFINE_string(
     "out", "runs/demo", "Folder of the demo; one that is there is continued."
@@ -80,10 +80,10 @@ def main(argv: Sequence[str]) -> None:
 def _step(title: str, module: str, *arguments: str) -> None:
     from jax_vlffd.errors import UserError
 
-    command = [sys.executable, "-m", f"launch.{module}", *arguments]
+    line = [sys.executable, "-m", f"launch.{module}", *arguments]
     print(f"\n== {title}\n$ python -m launch.{module} {shlex.join(arguments)}", flush=True)
     began = time.monotonic()
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run(line, check=False).returncode
     if status:
         raise UserError(
             f"the step launch.{module} ended with status {status}; its message is above"
@@ -92,4 +92,4 @@ def _step(title: str, module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

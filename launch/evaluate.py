@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from data_pipeline.errors import UserError
 from data_pipeline.packed import remote
+from jax_vlffd.errors import UserError
 from launch.cli import command
+from launch.evaluation.pictures import thumbnails
 from launch.experiment import agreement, distributed, remote_workdir, results
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ flags.mark_flag_as_required("out")
 
 #: Flags that figures or report depend on.
 _ASKED = ("split", "bootstrap", "seed", "matrix", "robustness", "examples")
-_PICTURE = 192  # side of the report's pictures in pixels
 
 
 def main(argv: Sequence[str]) -> None:
@@ -332,7 +332,10 @@ def _write(
     if outside:
         facts["Geometry"] = "; ".join(outside)
     galleries = gallery.galleries(
-        detectors, FLAGS.examples, FLAGS.seed, lambda rows: _pictures(main_one.scores, rows, sets)
+        detectors,
+        FLAGS.examples,
+        FLAGS.seed,
+        lambda rows: thumbnails(main_one.scores, rows, sets, FLAGS.split),
     )
     page = evaluation.render(
         f"Evaluation of {main_one.name}", facts, detectors,
@@ -358,43 +361,6 @@ def _write(
     for text in outside:
         print(f"note: {text}")
     print(f"wrote {out}/metrics.json, scores.csv and report.html")
-
-
-def _pictures(scores: Scores, rows: Iterable[int], sets: Mapping[str, Path]) -> dict[int, bytes]:
-    """Small JPEGs of the rows' pictures by row, from the packed sets that have them."""
-    from data_pipeline.packed.record import PackedSplit
-
-    wanted = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
-    found: dict[int, bytes] = {}
-    for set_name, folder in sets.items():
-        missing = {record: row for (name, record), row in wanted.items() if name == set_name}
-        if not missing:
-            continue
-        split = PackedSplit(folder, FLAGS.split)
-        for index in range(len(split)):
-            if not missing:
-                break
-            record = split[index]
-            if record.id in missing:
-                found[missing.pop(record.id)] = _small(record.image)
-    return found
-
-
-def _small(data: bytes) -> bytes:
-    """A JPEG of at most _PICTURE pixels a side; empty when the picture does not decode."""
-    import cv2
-
-    from data_pipeline.loading.augment import BadImageError, decode_image
-
-    try:
-        image = decode_image(data)
-    except BadImageError:
-        return b""
-    scale = _PICTURE / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-    return encoded.tobytes()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from launch.cli import command
 from launch.experiment import remote_workdir
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _shares(texts: Sequence[str]) -> tuple[float, ...]:
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     try:
         shares = tuple(float(text) for text in texts)

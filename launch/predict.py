@@ -57,7 +57,7 @@ _MOST_ITEMS, _MOST_FACES, _THUMBNAIL = 200, 4, 640
 def main(argv: Sequence[str]) -> None:
     """Judges what the paths name."""
     from data_pipeline.core import discovery
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     given = [*argv[1:], *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
     if not given:
@@ -142,7 +142,7 @@ def _run(
     maps: bool,
     file: Any,
 ) -> None:
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
     from launch.prediction import console, pipeline
 
     settings = pipeline.Looking(FLAGS.frames, FLAGS.most_frames, _THUMBNAIL if FLAGS.html else 0)

@@ -58,11 +58,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from pathlib import Path
 
-    from data_pipeline.errors import UserError, printable
     from data_pipeline.faces.cropper import CropSettings
     from data_pipeline.fftg.runner import shard
     from data_pipeline.preparation import store
     from data_pipeline.preparation.runner import Preparer, families, prepare_all
+    from jax_vlffd.errors import UserError, printable
 
     own = shard(FLAGS.shard)
     started = time.monotonic()
@@ -106,7 +106,7 @@ def _find() -> Collection:
 
     from data_pipeline import datasets
     from data_pipeline.datasets import deepfakebench
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     root = Path(FLAGS.root)
     compression = FLAGS.compression or "c23"

@@ -47,7 +47,7 @@ UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
 
 def main(argv: Sequence[str]) -> None:
     """Scores and prints the table."""
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     sets = dict(_named("--data", text) for text in FLAGS.data)
     if not sets:
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _named(flag: str, text: str) -> tuple[str, Path]:
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     name, _, path = text.partition("=")
     if not name or not path:
@@ -96,8 +96,8 @@ def _named(flag: str, text: str) -> tuple[str, Path]:
 def _score(
     run: Run, name: str, sets: dict[str, Path], found: dict[str, dict[str, Any]], controls: bool
 ) -> None:
-    from data_pipeline.errors import UserError
     from jax_vlffd import explanation
+    from jax_vlffd.errors import UserError
     from launch.experiment import config as configs
     from launch.experiment import explanations
 
@@ -143,7 +143,7 @@ def _score(
 
 def _why_no_start(init: InitConfig, clip: str) -> str:
     """Why the text tower before training is not known, '' where it is."""
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
 
     if init.resume:
         return "the run continued another one; score the one that began it"
@@ -183,7 +183,7 @@ def _figures(scores: Scores, named: Any, ranking: Any) -> dict[str, Any]:
     """`metrics.region_scores` over the fakes, with `region_aucs` of the scores before any threshold under
     `auc`, and the share of reals of which any region is named.
     """
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
     from jax_vlffd.evaluation.metrics import region_aucs, region_scores
 
     fake = scores.label == 1

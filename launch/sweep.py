@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_vlffd.reports.sweep import METRICS
-from launch.cli import command as cli
+from launch.cli import command
 from launch.sweeps import plan
 from launch.sweeps.plan import Folder, Run
 
@@ -112,7 +112,7 @@ def _request(validation: str) -> dict[str, Any]:
 
 def _digest(path: str) -> str | None:
     """Of a packed set; None where there is none: its figures may be there still."""
-    from data_pipeline.errors import UserError
+    from jax_vlffd.errors import UserError
     from launch.experiment import results
 
     try:
@@ -140,12 +140,12 @@ def _evaluate(folder: Folder, run: Run, request: Mapping[str, Any]) -> list[str]
 def _print_commands(folder: Folder, run: Run, request: Mapping[str, Any]) -> None:
     """The commands that are left to do of a run, ready for a shell."""
     trained, evaluated = folder.summary(run), folder.evaluation(run, request)
-    for command, done in (
+    for arguments, done in (
         (_train(folder, run), trained),
         (_evaluate(folder, run, request), evaluated),
     ):
         if done is None or (trained is None):
-            print(f"python -m {shlex.join(command)}")
+            print(f"python -m {shlex.join(arguments)}")
 
 
 def _run_all(
@@ -217,15 +217,15 @@ def _do(folder: Folder, run: Run, request: Mapping[str, Any], log: IO[bytes]) ->
     return ""
 
 
-def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> str:
+def _call(folder: Folder, run: Run, arguments: Sequence[str], log: IO[bytes]) -> str:
     """Runs one command into the log; returns what it failed of, '' on success."""
     from data_pipeline.core.files import atomic_write_text
 
-    log.write(f"$ python -m {shlex.join(command)}\n".encode())
+    log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
     log.flush()
     start = log.tell()
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        [sys.executable, "-m", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
     )
     try:
         # Not `wait`: a signal that another thread receives would not end it.
@@ -237,7 +237,7 @@ def _call(folder: Folder, run: Run, command: Sequence[str], log: IO[bytes]) -> s
         raise
     if status == 0:
         return ""
-    message = f"{command[0]} ended with status {status}"
+    message = f"{arguments[0]} ended with status {status}"
     with folder.log(run).open("rb") as written:
         written.seek(start)
         lines = written.read().decode("utf-8", "replace").splitlines()
@@ -282,4 +282,4 @@ def _summarise(folder: Folder, runs: Sequence[Run], request: Mapping[str, Any]) 
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -1,4 +1,4 @@
-"""Imports point down only, `--help` loads nothing heavy, and no file grows beyond reading."""
+"""Imports point down only, from room to room; `--help` loads nothing heavy; no file grows beyond reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support import tiny
 
 ROOT = tiny.ROOT
-PACKAGES = ("configs", "data_pipeline", "jax_vlffd", "launch")
+PACKAGES = ("benchmarks", "configs", "data_pipeline", "jax_vlffd", "launch")
 FILES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 COMMANDS = sorted(
@@ -29,6 +29,7 @@ HEAVY = (
 
 #: What each package may import of ours.
 ALLOWED: dict[str, tuple[str, ...]] = {
+    "benchmarks": PACKAGES,
     "launch": ("launch", "configs", "data_pipeline", "jax_vlffd"),
     "configs": (
         "configs",
@@ -36,11 +37,34 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "jax_vlffd.config",
         "jax_vlffd.clip.config",
     ),
-    "data_pipeline": ("data_pipeline", "jax_vlffd.vocabulary", "jax_vlffd.preprocessing"),
+    "data_pipeline": (
+        "data_pipeline",
+        "jax_vlffd.errors",
+        "jax_vlffd.preprocessing",
+        "jax_vlffd.vocabulary",
+    ),
     "jax_vlffd": ("jax_vlffd",),
 }
+#: The one module outside its package that may import the benches: their door.
+DOOR = "launch/bench.py"
+#: The rooms of each package, from the ground floor up: a room may import those before it. Modules that lie at
+#: the top of a package are rooms of their own.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "jax_vlffd": (
+        "errors", "vocabulary", "preprocessing", "contained", "clip", "config", "config_values", "geometry",
+        "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
+        "compilation",
+    ),
+    "data_pipeline": (
+        "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "loading",
+    ),
+    "launch": (
+        "cli", "experiment", "annotation", "evaluation", "prediction", "sweeps", "compilation", "(commands)",
+    ),
+}  # fmt: skip
 #: What it may not import of others', at any depth: no worker of the data pipeline starts JAX.
 REFUSED: dict[str, tuple[str, ...]] = {
+    "benchmarks": (),
     "launch": (),
     "configs": HEAVY,
     "data_pipeline": ("jax", "flax", "optax", "orbax", "tensorflow", "torch"),
@@ -98,14 +122,43 @@ def test_the_files_are_found() -> None:
         ("data_pipeline", "from jax_vlffd.vocabulary import REGIONS", []),
         ("data_pipeline", "from jax_vlffd.preprocessing import square_view", []),
         ("data_pipeline", "def f():\n    import jax.numpy as jnp", ["jax.numpy"]),
-        ("jax_vlffd", "from data_pipeline.errors import UserError", ["data_pipeline.errors"]),
+        ("jax_vlffd", "from data_pipeline.captions import Writer", ["data_pipeline.captions"]),
         ("jax_vlffd", "from .clip import config", [".clip"]),
         ("configs", "import jax_vlffd.training.step", ["jax_vlffd.training.step"]),
-        ("launch", "from tests import tiny", ["tests.support.tiny"]),
+        ("launch", "from tests.support import tiny", ["tests.support.tiny"]),
     ],
 )
 def test_a_wrong_import_is_found(package: str, text: str, found: list[str]) -> None:
     assert faults(package, text) == found
+
+
+def room(module: str) -> str:
+    """The room of a dotted module of ours; the commands of `launch` are one."""
+    package, _, rest = module.partition(".")
+    name = rest.partition(".")[0]
+    return "(commands)" if package == "launch" and name not in FLOORS["launch"] else name
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_rooms_import_only_rooms_below_them(package: str) -> None:
+    floor = {name: number for number, name in enumerate(FLOORS[package])}
+    wrong = []
+    for file in sorted((ROOT / package).rglob("*.py")):
+        own = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if own == package:  # its public names, loaded when they are asked for
+            continue
+        for module in imports(file.read_text()):
+            if module.startswith(f"{package}.") and floor[room(module)] > floor[room(own)]:
+                wrong.append(f"{own} -> {module}")
+    assert not wrong
+
+
+def test_every_room_has_a_floor() -> None:
+    for package, rooms in FLOORS.items():
+        there = {f.stem for f in (ROOT / package).glob("*.py")} - {"__init__"}
+        folders = {f.parent.name for f in (ROOT / package).glob("*/__init__.py")}
+        commands = {name.partition(".")[2] for name in COMMANDS} if package == "launch" else set()
+        assert there - commands | folders == set(rooms) - {"(commands)"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -115,6 +168,8 @@ def test_imports_point_down(package: str) -> None:
         for file in FILES
         if file.is_relative_to(ROOT / package) and (found := faults(package, file.read_text()))
     }
+    door = wrong.pop(DOOR, [])
+    assert all(module.startswith("benchmarks.") for module in door)
     assert not wrong
 
 

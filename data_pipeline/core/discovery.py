@@ -22,9 +22,9 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
-from data_pipeline.datasets.base import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import BadImageError, decode_image, image_size
+from data_pipeline.core.frame_numbers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from data_pipeline.core.images import BadImageError, decode_image, image_size
+from jax_vlffd.errors import UserError
 
 Image = NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 #: Bytes of a name: what file systems take, and what leaves room for a suffix.
 _LIMIT: Final = 255

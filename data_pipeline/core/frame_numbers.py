@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 #: A number in a name; what else is in it is the same in all pictures of a video.
@@ -65,3 +65,60 @@ def natural(name: str) -> list[tuple[int, str]]:
     """A sort key by which `img9` comes before `img10`."""
     parts = re.split(r"(\d{1,18})", PurePath(name).stem)
     return [(int(part) if part.isdecimal() else -1, part) for part in parts]
+
+
+VIDEO_SUFFIXES: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class Faces(NamedTuple):
+    """The crops of a video.
+
+    Attributes:
+      files: by frame number and rank of the face.
+      by_name: False where the names tell no frame numbers, so that positions stand in.
+    """
+
+    files: Mapping[Place, Path]
+    by_name: bool = True
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, ordered, without hidden files; nothing where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is called like a picture."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def pictures(folder: Path) -> dict[int, Path]:
+    """The pictures of a folder by frame number (see `frame_numbers`); of several faces the first."""
+    return first_faces(faces_in(folder))
+
+
+def faces_in(folder: Path) -> Faces:
+    """The pictures of a folder by their places."""
+    files = [path for path in entries(folder) if is_picture(path)]
+    return by_place({path.name: path for path in files})
+
+
+def by_place(files: Mapping[str, Path | None]) -> Faces:
+    """Pictures of one video by their places; those without a path count for the places alone."""
+    names = sorted(files, key=natural)
+    found = places(names)
+    placed = zip(found.places, (files[name] for name in names), strict=True)
+    return Faces({place: path for place, path in placed if path is not None}, found.by_name)
+
+
+def first_faces(faces: Faces) -> dict[int, Path]:
+    """Of each frame the picture of its first face."""
+    first: dict[int, Path] = {}
+    for place in sorted(faces.files):
+        first.setdefault(place.number, faces.files[place])
+    return first

@@ -18,9 +18,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from data_pipeline.core.files import open_regular, read_regular
-from data_pipeline.datasets.base import is_picture, pictures
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import BadImageError, stated_size
+from data_pipeline.core.frame_numbers import is_picture, pictures
+from data_pipeline.core.images import BadImageError, stated_size
+from jax_vlffd.errors import UserError
 
 Image = NDArray[np.uint8]
 

@@ -5,38 +5,30 @@ A data set is read as it lies on disk: videos, folders of extracted frames, or s
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from data_pipeline.core.files import safe_path
-from data_pipeline.core.frame_numbers import Place, natural, places
-from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
+from data_pipeline.core.frame_numbers import (
+    VIDEO_SUFFIXES,
+    Faces,
+    Place,
+    entries,
+    faces_in,
+    first_faces,
+    is_picture,
+    pictures,
+)
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
-VIDEO_SUFFIXES: Final = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 #: `method` of every real video.
 REAL_METHOD: Final = "real"
 #: Labels as the sets write them, in lower case.
 _LABELS: Final = {"real": REAL, "0": REAL, "false": REAL, "fake": FAKE, "1": FAKE, "true": FAKE}
-
-
-class Faces(NamedTuple):
-    """The crops of a video.
-
-    Attributes:
-      files: by frame number and rank of the face.
-      by_name: False where the names tell no frame numbers, so that positions stand in.
-    """
-
-    files: Mapping[Place, Path]
-    by_name: bool = True
 
 
 @dataclass(frozen=True)
@@ -174,13 +166,6 @@ def compression_folder(root: Path, folder: str, compression: str) -> str:
     return f"{folder}/c0" if old and (root / folder / "c0").is_dir() else f"{folder}/{compression}"
 
 
-def entries(folder: Path) -> list[Path]:
-    """What is in a folder, ordered, without hidden files; nothing where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
 def picture_folders(folder: Path) -> Iterator[Path]:
     """Every folder at or under `folder` that holds pictures itself."""
     inside = entries(folder)
@@ -189,38 +174,6 @@ def picture_folders(folder: Path) -> Iterator[Path]:
     for path in inside:
         if path.is_dir():
             yield from picture_folders(path)
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a path is called like a picture."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def pictures(folder: Path) -> dict[int, Path]:
-    """The pictures of a folder by frame number (see `frame_numbers`); of several faces the first."""
-    return first_faces(faces_in(folder))
-
-
-def faces_in(folder: Path) -> Faces:
-    """The pictures of a folder by their places."""
-    files = [path for path in entries(folder) if is_picture(path)]
-    return by_place({path.name: path for path in files})
-
-
-def by_place(files: Mapping[str, Path | None]) -> Faces:
-    """Pictures of one video by their places; those without a path count for the places alone."""
-    names = sorted(files, key=natural)
-    found = places(names)
-    placed = zip(found.places, (files[name] for name in names), strict=True)
-    return Faces({place: path for place, path in placed if path is not None}, found.by_name)
-
-
-def first_faces(faces: Faces) -> dict[int, Path]:
-    """Of each frame the picture of its first face."""
-    first: dict[int, Path] = {}
-    for place in sorted(faces.files):
-        first.setdefault(place.number, faces.files[place])
-    return first
 
 
 def crops(video: Video) -> tuple[Mapping[int, Path], Mapping[int, Path]]:
@@ -266,39 +219,6 @@ def read_label(value: Any, where: str) -> int:
     if label is None:
         raise UserError(f"{where}: the label {value!r} is neither real nor fake")
     return label
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file; raises UserError where it cannot be read or is none."""
-    try:
-        return parse_json(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
-
-
-def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    """Reads a CSV with at least `columns`; raises UserError where it cannot or they are missing."""
-    try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            found = ", ".join(reader.fieldnames or ())
-            raise UserError(f"{path}: column '{missing[0]}' is missing; found: {found}")
-        return [
-            {k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in reader
-        ]
-    except csv.Error as error:
-        raise UserError(f"{path} is no CSV ({error})") from error
-
-
-def read_text(path: Path) -> str:
-    """Reads a text file in UTF-8, with or without a byte-order mark; UserError where it cannot."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8") from error
 
 
 def require_folder(root: Path, dataset: str, *inside: str) -> None:

@@ -26,17 +26,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from data_pipeline.core.frame_numbers import entries
+from data_pipeline.core.tables import read_text
 from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,
     collect,
-    entries,
     media,
-    read_text,
     require_folder,
 )
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 

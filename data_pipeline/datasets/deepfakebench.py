@@ -25,20 +25,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
+from data_pipeline.core.frame_numbers import Faces, by_place, entries, first_faces
+from data_pipeline.core.tables import read_json
 from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Faces,
-    Video,
-    by_place,
-    collect,
-    entries,
-    first_faces,
-    read_json,
-    swap_folder,
-)
-from data_pipeline.errors import UserError
+from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect, swap_folder
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: DeepfakeBench's names of splits, from the one that trains to the one that tests.

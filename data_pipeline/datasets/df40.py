@@ -23,18 +23,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from data_pipeline.core.frame_numbers import entries, is_picture
 from data_pipeline.datasets import celeb_df, faceforensics
 from data_pipeline.datasets.base import (
     REAL_METHOD,
     Collection,
     Video,
     collect,
-    entries,
-    is_picture,
     media,
     require_folder,
 )
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 DATASET: Final = "DF40"

@@ -31,7 +31,7 @@ from data_pipeline.datasets.base import (
     media,
     require_folder,
 )
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 DATASET: Final = "DeepFakeDetection"

@@ -25,20 +25,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries
+from data_pipeline.core.tables import read_json, read_rows
 from data_pipeline.datasets.base import (
     REAL_METHOD,
-    VIDEO_SUFFIXES,
     Collection,
     Video,
     collect,
-    entries,
     media,
-    read_json,
     read_label,
-    read_rows,
     require_folder,
 )
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE
 
 FULL: Final = "DFDC"

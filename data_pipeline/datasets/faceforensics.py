@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from data_pipeline.core.tables import read_json
 from data_pipeline.datasets import dfd
 from data_pipeline.datasets.base import (
     REAL_METHOD,
@@ -32,10 +33,9 @@ from data_pipeline.datasets.base import (
     collect,
     compression_folder,
     media,
-    read_json,
     require_folder,
 )
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 DATASET: Final = "FaceForensics++"

@@ -23,18 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    VIDEO_SUFFIXES,
-    Collection,
-    Video,
-    collect,
-    entries,
-    is_picture,
-    read_rows,
-    require_folder,
-)
-from data_pipeline.errors import UserError
+from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries, is_picture
+from data_pipeline.core.tables import read_rows
+from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect, require_folder
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 _FAKE: Final = "fake"

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
 
 Image = NDArray[np.uint8]

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from data_pipeline import captions
 from data_pipeline.core.files import atomic_write_bytes, inside
-from data_pipeline.errors import UserError, fault
 from data_pipeline.faces.detection import (
     Face,
     Finder,
@@ -28,11 +27,12 @@ from data_pipeline.faces.detection import (
     open_finder,
     stored_landmarks,
 )
-from data_pipeline.faces.regions import face_outline, region_scores, region_threshold
+from data_pipeline.faces.regions import face_outline
+from data_pipeline.fftg.findings import RegionFinding, annotate_pair
 from data_pipeline.fftg.images import read_image, read_mask
-from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.measure.thresholds import DEFAULT, Settings
+from jax_vlffd.errors import UserError, fault
 from jax_vlffd.preprocessing import face_geometry
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 
@@ -63,25 +63,6 @@ class Job:
     mask: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     refused: str | None = None
-
-
-@dataclass(frozen=True)
-class RegionFinding:
-    """What was found in one region.
-
-    Attributes:
-      forged: whether `score` exceeds `threshold`.
-      score: mean of the forgery mask in the region, 0 to 1.
-      threshold: what it had to exceed.
-      types: the forgery types found, in the order of the vocabulary; none where it is not forged.
-      evidence: for each type its `score`, `threshold` and `margin`; empty where it is not forged.
-    """
-
-    forged: bool
-    score: float
-    threshold: float
-    types: tuple[str, ...]
-    evidence: dict[str, dict[str, float]]
 
 
 class Annotator:
@@ -281,56 +262,6 @@ class Annotator:
         whole = os.path.abspath(path)
         inside = self._root is not None and whole.startswith(self._root)
         return (whole[len(self._root) :] if inside and self._root else whole).replace(os.sep, "/")
-
-
-def annotate_pair(
-    real: Image,
-    fake: Image,
-    landmarks: Points,
-    settings: Settings = DEFAULT,
-    mask: Image | None = None,
-) -> tuple[dict[str, RegionFinding], Comparison]:
-    """Compares one pair and judges its four regions.
-
-    Args:
-      real: uint8 [H, W, 3], RGB.
-      fake: uint8 [H, W, 3].
-      landmarks: float32 [68 or 81, 2] on the real.
-      settings: thresholds.
-      mask: uint8 [H, W] to take instead of the difference.
-
-    Returns:
-      The finding of each region of the vocabulary, and the comparison that they rest on.
-
-    Raises:
-      PairError: see `mask.compare`.
-    """
-    pair = compare(real, fake, landmarks, settings, mask)
-    strengths = region_scores(pair.mask, pair.labels)
-    if mask is None:
-        threshold = region_threshold(pair.noise, max(strengths), settings)
-    else:
-        threshold = max(settings.forged_given, settings.fringe * max(strengths))
-    forged = [index for index in range(len(REGIONS)) if strengths[index] > threshold]
-    shared = artifacts.planes(pair, forged) if forged else None
-    findings = {}
-    for index, name in enumerate(REGIONS):
-        found: dict[str, float] = {}
-        if shared and index in forged:
-            found = artifacts.scores(shared, index, settings.boundary)
-        findings[name] = RegionFinding(
-            index in forged,
-            strengths[index],
-            threshold,
-            tuple(kind for kind, value in found.items() if value > settings.threshold(kind)),
-            {kind: _evidence(value, settings.threshold(kind)) for kind, value in found.items()},
-        )
-    return findings, pair
-
-
-def _evidence(score: float, threshold: float) -> dict[str, float]:
-    figures = {"score": score, "threshold": threshold, "margin": score - threshold}
-    return {name: round(value, 3) for name, value in figures.items()}
 
 
 def _regions(findings: Mapping[str, RegionFinding]) -> Line:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.core.discovery import MAX_BYTES, MAX_PIXELS
 from data_pipeline.core.files import read_regular
-from data_pipeline.errors import UserError
+from data_pipeline.core.images import BadImageError, stated_size
 from data_pipeline.fftg.measure.difference_mask import PairError
-from data_pipeline.loading.augment import BadImageError, stated_size
+from jax_vlffd.errors import UserError
 
 Image = NDArray[np.uint8]
 

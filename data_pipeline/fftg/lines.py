@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from data_pipeline.core.files import atomic_write_bytes
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 Line = dict[str, Any]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.annotator import Job
+from jax_vlffd.errors import UserError
 
 #: Columns that mean something to the annotator; all others are passed through.
 _OWN: Final = ("id", "real", "fake", "mask")

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import cv2
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.annotator import Annotator, Job
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = dict[str, Any]

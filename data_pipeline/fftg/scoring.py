@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, regions_named
 
 Line = Mapping[str, Any]

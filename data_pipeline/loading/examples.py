@@ -9,12 +9,13 @@ from typing import Any, Final, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import BadImageError, decode_image, degrade, draw_geometry
+from data_pipeline.core.images import BadImageError, decode_image
+from data_pipeline.loading.augment import degrade, draw_geometry
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit, Sample
+from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 

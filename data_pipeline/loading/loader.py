@@ -36,12 +36,12 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.examples import Batch, LoadBatch, LoadRow, LoadUnit
 from data_pipeline.loading.mixture import Mixture, select_rows
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit, Record
+from jax_vlffd.errors import UserError
 
 #: The share of bad images is judged against at least so many, so that one of the first does not
 #: count as a hundred per cent.

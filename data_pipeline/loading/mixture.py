@@ -17,9 +17,9 @@ from typing import Any, Final, Literal
 import grain
 import numpy as np
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.packed.record import PackedSplit, Sample
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 Kind = Literal["all", "fake", "real", "pair"]

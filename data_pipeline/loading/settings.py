@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 #: Views of the caption that feed the fusion branch (ours, against verdict leakage).
 FUSED_CAPTIONS: Final = ("full", "no_verdict", "shuffled")

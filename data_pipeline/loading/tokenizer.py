@@ -22,7 +22,7 @@ from tokenizers.models import BPE
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 BOS: Final = "<|startoftext|>"
 EOS: Final = "<|endoftext|>"

@@ -22,8 +22,8 @@ import numpy as np
 
 from data_pipeline import captions as caption_writer
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
 from data_pipeline.packed.record import SPLITS
+from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 

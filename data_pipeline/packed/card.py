@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.core.files import atomic_write_text, read_regular
-from data_pipeline.errors import UserError
 from data_pipeline.packed.record import SPLITS, Record
 from data_pipeline.packed.remote import CHECKSUMS
 from data_pipeline.packed.set_files import regular
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import LABEL_NAMES
 
 CARD: Final = "data_card.json"

@@ -1,7 +1,7 @@
 """How the faces of a packed set lie in their pictures: one row a record, beside the index.
 
-`index/SPLIT.geometry.npy` is float32 [records, 6], columns as in `jax_vlffd.preprocessing.FaceGeometry`, NaN where no
-landmarks were known. Sets of before have none.
+`index/SPLIT.geometry.npy` is float32 [records, 6], columns as in `jax_vlffd.preprocessing.FaceGeometry`, NaN
+where no landmarks were known. Sets of before have none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.core.images import image_size
 from data_pipeline.faces.detection import stored_landmarks
-from data_pipeline.loading.augment import image_size
 from data_pipeline.packed import set_files
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import INDEX_FOLDER, Record
+from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry, face_geometry
 
 UNKNOWN: Final = FaceGeometry(*[math.nan] * len(FaceGeometry._fields))

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import BadImageError, image_size
+from data_pipeline.core.images import BadImageError, image_size
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import Record
+from jax_vlffd.errors import UserError
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 

@@ -26,8 +26,8 @@ from google.protobuf import json_format
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.core.files import atomic_write_text
-from data_pipeline.errors import UserError
 from data_pipeline.packed import remote, set_files
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import LABEL_NAMES, REGIONS, TYPES
 
 SPLITS: Final = ("train", "validation", "test")

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from data_pipeline.core.files import open_regular, read_regular
-from data_pipeline.errors import UserError
 from data_pipeline.packed.set_files import regular
+from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
     from etils import epath

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.core.video import read_picture
-from data_pipeline.errors import UserError
 from data_pipeline.faces.detection import DlibFaces, Image
 from data_pipeline.packed.joining import Joined
+from jax_vlffd.errors import UserError
 
 #: Faces nearer than this are taken for one person. King takes 0.6, which chains of strangers reach: on
 #: 224 crops of FaceForensics++ it makes 46 groups, one of 52 crops; 0.5 makes 84, the largest of 6, and

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.files import read_regular
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 _MAX_BYTES: Final = 16 << 20  # of a JSON file: 100,000 shards take 1 MB
 _MOST_SHARDS: Final = 100_000

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.files import inside
-from data_pipeline.core.frame_numbers import Place
+from data_pipeline.core.frame_numbers import Place, first_faces
 from data_pipeline.core.video import evenly_spaced, read_picture
-from data_pipeline.datasets.base import Video, faces_of, first_faces
+from data_pipeline.datasets.base import Video, faces_of
 from data_pipeline.faces.cropper import likeness, onto_real
 from data_pipeline.faces.detection import landmark_paths
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, folder_of

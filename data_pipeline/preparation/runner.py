@@ -19,12 +19,12 @@ from typing import Final
 import cv2
 
 from data_pipeline.datasets.base import Video
-from data_pipeline.errors import UserError, fault
 from data_pipeline.faces.cropper import CropSettings
 from data_pipeline.faces.detection import Finder
 from data_pipeline.preparation import existing_crops, store
 from data_pipeline.preparation.store import Outcome
 from data_pipeline.preparation.video_crops import Cropper
+from jax_vlffd.errors import UserError, fault
 
 #: Families waiting for each process.
 _WAITING: Final = 2

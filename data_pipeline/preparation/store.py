@@ -26,7 +26,7 @@ from data_pipeline.core.files import atomic_write_text, inside
 from data_pipeline.core.json_reading import parse_json
 from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.base import Video
-from data_pipeline.errors import UserError, printable
+from jax_vlffd.errors import UserError, printable
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: Videos that the summary names, of those that failed.

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.core.frame_numbers import pictures
 from data_pipeline.core.video import Frames, evenly_spaced, open_frames
-from data_pipeline.datasets.base import pictures
 from data_pipeline.faces.detection import Face
 
 Image = NDArray[np.uint8]

@@ -19,7 +19,6 @@ import numpy as np
 from data_pipeline.core.files import inside
 from data_pipeline.core.video import Frames, VideoError, evenly_spaced, open_frames
 from data_pipeline.datasets.base import Video
-from data_pipeline.errors import UserError
 from data_pipeline.faces.cropper import (
     CropSettings,
     Image,
@@ -37,6 +36,7 @@ from data_pipeline.faces.cropper import (
 from data_pipeline.faces.detection import Face, Finder, Points, open_finder
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, discard, folder_of
 from data_pipeline.preparation.time_alignment import Thumbnails, align, may_slip, read_thumbnails
+from jax_vlffd.errors import UserError
 
 #: A fake shorter than this share of its real does not shorten the others.
 _SHORT: Final = 0.5

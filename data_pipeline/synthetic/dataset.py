@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.captions import caption_key, paraphrases
-from data_pipeline.errors import UserError
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.faces import draw_face, draw_identity
 from data_pipeline.synthetic.forgeries import UNSEEN_KINDS
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES
 
 #: Shares of the identities; the rest is for testing.

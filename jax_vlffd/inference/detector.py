@@ -57,7 +57,7 @@ class Crop(Protocol):
 
 
 class Faces(Protocol):
-    """Finds faces and crops them as the training's were; `data_pipeline.faces.detection.FaceFinder` is one.
+    """Finds faces and crops them as the training's were; `data_pipeline.faces.FaceFinder` is one.
 
     One that has a method `fitted(placement)` is asked by it to crop as the detector was trained.
     """
@@ -189,8 +189,8 @@ class Detector:
 
         Args:
           source: the folder, or a hub id such as `someone/detector`.
-          faces: finds and crops faces, as `data_pipeline.faces.detection.FaceFinder()`; None takes every picture for
-            a face crop.
+          faces: finds and crops faces, as `data_pipeline.faces.FaceFinder()`; None takes every picture
+            for a face crop.
           batch_size: crops that go through the model together at most.
 
         Raises:

@@ -57,10 +57,10 @@ def check_flags() -> RefineSettings | None:
     """
     from dataclasses import asdict
 
-    from data_pipeline.errors import UserError
     from data_pipeline.fftg.annotator import VERSION
     from data_pipeline.fftg.measure.thresholds import DEFAULT
     from data_pipeline.fftg.refine.settings import RefineSettings
+    from jax_vlffd.errors import UserError
 
     if not (FLAGS.model or FLAGS.base_url or FLAGS.dry_run or FLAGS.batch) and (
         FLAGS.mode == "online"

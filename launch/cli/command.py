@@ -14,9 +14,7 @@ from functools import partial
 
 from absl import app, flags, logging
 
-from data_pipeline.errors import UserError as DataError
-from data_pipeline.errors import printable
-from jax_vlffd.errors import UserError as ModelError
+from jax_vlffd.errors import UserError, printable
 
 #: What storage says when it cannot take more, or may not be written.
 OF_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
@@ -60,7 +58,7 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError, OSError, ImportError) as error:
         _say(f"{_plain(error)}; see --help")
         sys.exit(2)
-    except (DataError, ModelError) as error:
+    except UserError as error:
         _say(str(error))
         sys.exit(1)
     except SystemExit:  # absl ends --help with status 1, yet to be shown the help is a success
@@ -81,7 +79,7 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
         _leave_out_late_writes()
     try:
         main(argv)
-    except (DataError, ModelError, KeyboardInterrupt) as error:
+    except (UserError, KeyboardInterrupt) as error:
         sys.exit(report(error))
     except OSError as error:
         if error.errno not in OF_STORAGE:
@@ -99,7 +97,7 @@ def report(error: BaseException) -> int:
         _say(
             f"{where}{error.strerror}; make room there, or let this user write there, and start again"
         )
-    elif isinstance(error, (DataError, ModelError)):
+    elif isinstance(error, UserError):
         _say(str(error))
     else:
         traceback.print_exception(error)

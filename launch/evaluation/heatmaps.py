@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from data_pipeline.loading.augment import BadImageError, decode_image
+from data_pipeline.core.images import BadImageError, decode_image
 from data_pipeline.loading.examples import forged_patches
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.inference.detector import Answer, Detector

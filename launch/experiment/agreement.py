@@ -1,7 +1,7 @@
 """What the processes of a run must have alike: packed sets, pretrained weights, the workdir, their state.
 
-Config, versions and code are compared when the processes meet (`launch.experiment.distributed`); a path that they share may
-still lead to other files on each host.
+Config, versions and code are compared when the processes meet (`launch.experiment.distributed`); a path
+that they share may still lead to other files on each host.
 """
 
 from __future__ import annotations

@@ -163,12 +163,13 @@ def _state() -> Any:
 
 
 def code() -> dict[str, str]:
-    """A short digest of each source file of ours."""
+    """A short digest of each source file of ours, and of the texts that lie beside them."""
     root = Path(__file__).parents[2]
     return {
         str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         for package in _PACKAGES
-        for file in sorted((root / package).rglob("*.py"))
+        for file in sorted((root / package).rglob("*"))
+        if file.suffix in (".py", ".txt", ".j2")
     }
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.core.files import read_object
-from data_pipeline.errors import UserError
 from jax_vlffd.contained import check_contained
-from jax_vlffd.errors import UserError as ModelError
+from jax_vlffd.errors import UserError
 from jax_vlffd.export import folder as exported
 from jax_vlffd.export import huggingface, stablehlo
 from jax_vlffd.reports import model_card
@@ -129,7 +128,7 @@ def _write(
     note = ""
     try:
         (folder / exported.PROGRAM).write_bytes(stablehlo.build(parameters, run.model))
-    except ModelError as error:
+    except UserError as error:
         note = f"There is no `{exported.PROGRAM}`: {error}."
         print(f"note: {note}")
     for file in _KEPT:

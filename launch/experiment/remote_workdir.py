@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.errors import UserError as DataError
 from data_pipeline.packed.remote import told
 from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
@@ -85,7 +84,7 @@ def local(place: str) -> Iterator[Path]:
         _ORIGINS[workdir] = _Origin(place.rstrip("/"), time.time_ns() - _TICK_NS)
         try:
             yield workdir
-        except (UserError, DataError) as error:
+        except UserError as error:
             raise UserError(str(error).replace(str(workdir), place.rstrip("/"))) from error
         finally:
             del _ORIGINS[workdir]
@@ -129,7 +128,7 @@ def _bring(place: str, workdir: Path) -> None:
             if path.name == HEARTBEAT or path.is_dir():
                 continue
             if path.stat().length > _LARGEST:
-                raise DataError(f"{path} is larger than any file of a run; use another --workdir")
+                raise UserError(f"{path} is larger than any file of a run; use another --workdir")
             copy = workdir / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from data_pipeline.core.files import read_regular, write_together
-from data_pipeline.errors import UserError
 from data_pipeline.packed import remote
+from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
     from launch.experiment.workdir import Run

@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from data_pipeline.core.files import atomic_write_text, read_regular
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.packed import face_geometry, remote
 from data_pipeline.packed.card import read_card
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd import geometry
+from jax_vlffd.errors import UserError
 
 FILE: Final = geometry.FILE
 VERSION: Final = 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from data_pipeline.errors import printable
+from jax_vlffd.errors import printable
 
 _COLORS: Final = {"real": "34", "fake": "31", "uncertain": "33"}
 #: Faces of a video are told of by the line on the whole video alone.

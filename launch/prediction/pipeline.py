@@ -19,10 +19,8 @@ import numpy as np
 
 from data_pipeline.core import discovery
 from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
-from data_pipeline.errors import UserError as DataError
-from data_pipeline.errors import fault
 from data_pipeline.faces.detection import FaceCrop, FaceFinder
-from jax_vlffd.errors import UserError as ModelError
+from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
 from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
 
@@ -151,7 +149,7 @@ def look(path: Path, finder: FaceFinder | None, settings: Looking) -> Case:
             case.faces = _faces(found.image, finder)
     except (discovery.InputError, VideoError) as error:
         case.code, case.message = error.code, str(error)
-    except (DataError, ModelError):
+    except UserError:
         raise
     except Exception as error:  # of this file alone, whatever it is: the others go on
         case.code, case.message = "unreadable", f"{path} cannot be looked at ({fault(error)})"

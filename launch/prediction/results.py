@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 Line = dict[str, Any]
 

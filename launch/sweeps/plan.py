@@ -19,7 +19,6 @@ from typing import Any
 from ml_collections import config_dict
 
 from data_pipeline.core.files import read_object
-from data_pipeline.errors import UserError as DataError
 from jax_vlffd.errors import UserError
 from launch.experiment import config as configs
 from launch.experiment import results
@@ -123,7 +122,7 @@ def plan(
             changed.update_from_flattened_dict(dict(overrides))
             values = json.loads(changed.to_json())
             configs.settings(changed)
-        except (TypeError, ValueError, DataError, UserError) as error:
+        except (TypeError, ValueError, UserError) as error:
             raise UserError(f"{where}: {error}") from error
         # As the config holds them: 1 and 1.0 for the same number are the same run.
         flat = configs.flat(values)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import data as bench_data
 from benchmarks import device, feed, fixtures, growth, jax_side, start, step
 from benchmarks.process import Job, SideProcess, summary
-from data_pipeline.loading.augment import image_size
+from data_pipeline.core.images import image_size
 from data_pipeline.loading.settings import AugmentSettings
 from jax_vlffd.config import LossConfig, OptimConfig, RunConfig, TuningConfig
 from jax_vlffd.errors import UserError

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.packed.record import PackedSplit
 from data_pipeline.packed.remote import set_digest
+from jax_vlffd.errors import UserError
 from tests.support import tiny, tiny_workdir
 from tests.support.packed_sets import make_set
 

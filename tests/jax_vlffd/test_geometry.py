@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.test_predict import put, scene
 
-from data_pipeline.errors import UserError as DataError
 from data_pipeline.faces.detection import FaceFinder
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.builder import pack
@@ -25,6 +23,7 @@ from jax_vlffd.preprocessing import face_geometry as measure
 from launch.experiment import training_data
 from launch.prediction import console, pipeline
 from launch.prediction.pipeline import Looking
+from tests.launch.prediction.test_predict import put, scene
 from tests.support import packed_sets, tiny, tiny_workdir
 from tests.support.packed_sets import write_annotations
 from tests.support.video_trees import DiscFinder, landmarks
@@ -126,14 +125,14 @@ def test_packing_keeps_what_lines_say_and_what_lies_beside_the_pictures(tmp_path
     (kept,) = training_data.describe(data)["train"]
     assert kept["geometry"] is None
     np.save(folder / "index" / "train.geometry.npy", rows[:2])
-    with pytest.raises(DataError, match="is not of the set's 6 records; pack the set again"):
+    with pytest.raises(UserError, match="is not of the set's 6 records; pack the set again"):
         training_data.describe(data)
 
 
 @pytest.mark.parametrize("value", [3, {}, {"height": 1}, {k: "x" for k in FaceGeometry._fields}])
 def test_a_line_with_a_wrong_geometry_is_named(tmp_path: Path, value: Any) -> None:
     file = write_annotations(tmp_path / "a", 1, geometry=value)
-    with pytest.raises(DataError, match=r"annotations.jsonl:1: has a geometry that is not"):
+    with pytest.raises(UserError, match=r"annotations.jsonl:1: has a geometry that is not"):
         pack([file], tmp_path / "packed")
 
 

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import decode_image
+from data_pipeline.core.images import decode_image
 from data_pipeline.loading.examples import FORGED_FROM, forged_patches
 from data_pipeline.loading.loader import TrainLoader
 from data_pipeline.loading.settings import AugmentSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.config import LossConfig
-from jax_vlffd.errors import UserError as ModelError
+from jax_vlffd.errors import UserError
 from jax_vlffd.losses import patch_loss, pool_forged
 from jax_vlffd.preprocessing import Geometry, square_view
 from tests.support.loading import LENGTH, data_settings, make_loader
@@ -143,5 +142,5 @@ def test_what_is_pooled_is_what_is_forged() -> None:
 
 @pytest.mark.parametrize("weights", [{"local": -1.0}, {"image": 0, "alignment": 0, "local": 1.0}])
 def test_weights_that_mean_nothing_are_refused(weights: dict[str, float]) -> None:
-    with pytest.raises(ModelError, match="loss"):
+    with pytest.raises(UserError, match="loss"):
         LossConfig(**weights)

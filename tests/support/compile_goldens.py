@@ -65,7 +65,7 @@ def main() -> None:
     """Measures and writes the goldens of the recipes named, of all by default."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES} {_FAST}"
-    from tests.test_recipes import RECIPES
+    from tests.launch.experiment.test_recipes import RECIPES
 
     known = [*RECIPES, POD]
     goldens = read() if FILE.exists() else {}

@@ -1,4 +1,4 @@
-"""Kills training runs at random moments until they are done: python -m tests.support.kill_and_resume --kills=50.
+"""Kills training runs at random moments: python -m tests.support.kill_and_resume --kills=50.
 
 Prints what each kill hit, and compares every run that reached its end with one that nothing disturbed. With
 --cut, SIGTERM cuts validations short, and the kills hit the runs that make them up; one checkpoint is kept.

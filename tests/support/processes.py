@@ -21,11 +21,23 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
-    "tests.support.processes", "jax", "optax", "orbax.checkpoint", "grain", "tensorflow_datasets", "cv2",
-    "sklearn.linear_model", "launch.experiment.config", "launch.experiment.initialization", "launch.experiment.explanations",
-    "launch.experiment.workdir", "data_pipeline.loading.loader", "jax_vlffd.evaluation.metrics", "jax_vlffd.training.loop",
+    "tests.support.processes",
+    "jax",
+    "optax",
+    "orbax.checkpoint",
+    "grain",
+    "tensorflow_datasets",
+    "cv2",
+    "sklearn.linear_model",
+    "launch.experiment.config",
+    "launch.experiment.initialization",
+    "launch.experiment.explanations",
+    "launch.experiment.workdir",
+    "data_pipeline.loading.loader",
+    "jax_vlffd.evaluation.metrics",
+    "jax_vlffd.training.loop",
     "jax_vlffd.training.step",
-]  # fmt: skip
+]
 
 
 def start(

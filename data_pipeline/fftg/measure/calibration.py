@@ -1,7 +1,7 @@
 """Fitting the annotator's thresholds on forgeries whose region and type are known.
 
-All of it is ours. Forgeries of the five types are planted (`data_pipeline.synthetic.forgeries`) over real faces,
-the scores of every type are measured where each was planted, and each type's threshold is set
+All of it is ours. Forgeries of the five types (`data_pipeline.synthetic.forgeries`) are planted over real
+faces, the scores of every type are measured where each was planted, and each type's threshold is set
 between what it scores on its own forgeries and on the others'. Re-encoded real faces say how large
 the mask gets without any forgery.
 """
@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.core.video import VideoError, open_frames
-from data_pipeline.errors import UserError
 from data_pipeline.faces.detection import Finder, face_box
 from data_pipeline.faces.regions import face_size, region_maps
-from data_pipeline.fftg.annotator import annotate_pair
+from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.measure.difference_mask import PairError
 from data_pipeline.fftg.measure.thresholds import Settings
 from data_pipeline.synthetic import forgeries
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Image = NDArray[np.uint8]

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from data_pipeline.core.files import atomic_write_bytes, read_regular
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.completions import FORMATS, read_completion, request_body
 from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.refine.online import estimate_text, journal_path
@@ -34,6 +33,7 @@ from data_pipeline.fftg.refine.requests import (
     write_output,
 )
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
+from jax_vlffd.errors import UserError
 
 #: OpenAI's limits of one batch file, the size with some room.
 MOST_REQUESTS: Final = 50_000

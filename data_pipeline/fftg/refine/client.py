@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import openai
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.completions import (
     FORMATS,
     PAGE,
@@ -33,6 +32,7 @@ from data_pipeline.fftg.refine.prompts import Message
 from data_pipeline.fftg.refine.redaction import printable
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from data_pipeline.fftg.refine.wire import Refused, Wire
+from jax_vlffd.errors import UserError
 
 _REFUSED_FORMAT = (400, 415, 422, 501)
 _PASSING = (408, 409, 425, 429)  # and every 5xx

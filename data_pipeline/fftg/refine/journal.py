@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.redaction import redacted
+from jax_vlffd.errors import UserError
 
 _MOST_USD: Final = 1_000.0  # no reply costs more
 

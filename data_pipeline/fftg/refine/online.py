@@ -1,6 +1,6 @@
 """Refinement: an MLLM rewrites raw captions and is held to the mask (paper section 3.2; ours).
 
-    from data_pipeline.fftg.refine import RefineSettings, refine_annotations
+    from data_pipeline.fftg.refine.online import RefineSettings, refine_annotations
 
     settings = RefineSettings(model="gpt-4o-mini", max_usd=5.0, mask_settings={...})
     summary = refine_annotations(lines, Path("train.jsonl"), settings, load_images)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.core.files import atomic_write_text
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.measure.difference_mask import PairError
 from data_pipeline.fftg.refine.completions import Answer
 from data_pipeline.fftg.refine.grounding import Violation, final_caption, forged_regions
@@ -31,6 +30,7 @@ from data_pipeline.fftg.refine.prompts import (
 )
 from data_pipeline.fftg.refine.replies import Reply, judge
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE
 
 Line = Mapping[str, Any]

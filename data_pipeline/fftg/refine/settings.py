@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 #: US dollars a million tokens, (in, out), as OpenAI listed them in April 2025; flags go before.
 PRICES: Final[dict[str, tuple[float, float]]] = {

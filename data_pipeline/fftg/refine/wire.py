@@ -7,8 +7,8 @@ from typing import Any, Final
 import httpx2
 import openai
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.redaction import printable, redacted
+from jax_vlffd.errors import UserError
 
 _LONGEST_BODY = 1 << 20  # bytes; a reply has some thousand
 _MOST_REDIRECTS = 3

@@ -13,7 +13,7 @@ import pytest
 
 from data_pipeline.core import discovery
 from data_pipeline.core.discovery import InputError, read_picture
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from tests.support.packed_sets import draw
 
 SIDE = 40

@@ -16,11 +16,11 @@ pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.core import files
 from data_pipeline.core.json_reading import MAX_DEPTH, parse_json
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.lines import LineWriter, read_lines
 from data_pipeline.fftg.refine import batch, online
 from data_pipeline.fftg.refine.replies import judge
 from data_pipeline.packed import annotation
+from jax_vlffd.errors import UserError
 from tests.support.echoing_server import EchoingServer, Reply, Request
 from tests.support.faulty_server import Call, completion, good_reply
 from tests.support.refining import answer_batch, load, pairs, read, settings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.core.files import atomic_write_text, file_name, inside
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from tests.support import tiny
 from tests.support.preparing import prepare
 from tests.support.video_trees import clip, scene, write_picture, write_video

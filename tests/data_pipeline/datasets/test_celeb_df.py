@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data_pipeline.datasets import PLAIN
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from tests.support.dataset_trees import Tree, by_name, check
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.datasets import COMPRESSED, PLAIN
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 
 
 @pytest.mark.parametrize("name", [*COMPRESSED, *PLAIN])

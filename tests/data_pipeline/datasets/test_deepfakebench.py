@@ -10,7 +10,7 @@ import pytest
 
 from data_pipeline.datasets import COMPRESSED, deepfakebench
 from data_pipeline.datasets.base import crops
-from data_pipeline.errors import UserError
+from jax_vlffd.errors import UserError
 from tests.support.dataset_trees import Tree, by_name, check
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.core.frame_numbers import pictures
 from data_pipeline.datasets import PLAIN
-from data_pipeline.datasets.base import pictures, read_label
-from data_pipeline.errors import UserError
+from data_pipeline.datasets.base import read_label
+from jax_vlffd.errors import UserError
 from tests.support.dataset_trees import Tree
 from tests.support.video_trees import write_picture
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UserError
 from data_pipeline.faces import detection
+from jax_vlffd.errors import UserError
 
 needs_dlib = pytest.mark.skipif(
     importlib.util.find_spec("dlib") is None

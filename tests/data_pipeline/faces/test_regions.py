@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.faces import regions
+from data_pipeline.fftg.measure import forged_regions
 from data_pipeline.fftg.measure.thresholds import DEFAULT
 from data_pipeline.synthetic.anatomy import draw_identity
 from data_pipeline.synthetic.faces import draw_face
@@ -84,18 +85,20 @@ def test_region_scores_are_the_means_of_each_region() -> None:
     labels = regions.region_labels(_face(), 128, 128)
     values = np.random.default_rng(0).random((128, 128)).astype(np.float32)
     expected = [values[labels == 1 + i].mean() for i in range(len(REGIONS))]
-    np.testing.assert_allclose(regions.region_scores(values, labels), expected, rtol=1e-5)
-    assert regions.region_scores(values, np.zeros_like(labels)) == [0, 0, 0, 0]
+    np.testing.assert_allclose(forged_regions.region_scores(values, labels), expected, rtol=1e-5)
+    assert forged_regions.region_scores(values, np.zeros_like(labels)) == [0, 0, 0, 0]
 
 
 def test_threshold_rises_with_noise_and_with_the_strongest_region() -> None:
-    quiet = regions.region_threshold((0.8, 0.1), 0.0, DEFAULT)
-    noisy = regions.region_threshold((4.0, 4.0), 0.0, DEFAULT)
-    between = regions.region_threshold((1.4, 1.4), 0.0, DEFAULT)
+    quiet = forged_regions.region_threshold((0.8, 0.1), 0.0, DEFAULT)
+    noisy = forged_regions.region_threshold((4.0, 4.0), 0.0, DEFAULT)
+    between = forged_regions.region_threshold((1.4, 1.4), 0.0, DEFAULT)
     assert quiet == pytest.approx(DEFAULT.forged / 255)
     assert noisy == pytest.approx(DEFAULT.forged_noisy / 255)
     assert quiet < between < noisy
-    assert regions.region_threshold((0.8, 0.1), 0.5, DEFAULT) == pytest.approx(0.5 * DEFAULT.fringe)
+    assert forged_regions.region_threshold((0.8, 0.1), 0.5, DEFAULT) == pytest.approx(
+        0.5 * DEFAULT.fringe
+    )
 
 
 def test_regions_lie_where_people_put_the_68_points(shared_dir: Path) -> None:

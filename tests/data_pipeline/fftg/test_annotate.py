@@ -18,6 +18,7 @@ import pytest
 
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.fftg import annotator
+from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.lines import read_lines
 from data_pipeline.synthetic import forgeries
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS, regions_named
@@ -352,7 +353,7 @@ def test_neural_textures_change_mouths_and_leave_eyes(shared_dir: Path) -> None:
                 continue
             real, fake = (cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames)
             points = finder.find(real)[0].landmarks
-            findings, pair = annotator.annotate_pair(real, fake, points)
+            findings, pair = annotate_pair(real, fake, points)
             change = cv2.absdiff(pair.real, pair.fake).mean(axis=2)
             shown = change[pair.labels == 1].mean() > 1.5 * change[pair.labels == 3].mean()
             visible += shown

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.faces.regions import region_maps
-from data_pipeline.fftg.annotator import annotate_pair
+from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.measure import artifacts, calibration
 from data_pipeline.fftg.measure.difference_mask import compare
 from data_pipeline.fftg.measure.thresholds import DEFAULT

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg import annotator
 from data_pipeline.fftg.pairs import read_pairs
 from data_pipeline.fftg.runner import annotate_all, shard
+from jax_vlffd.errors import UserError
 from tests.support.drawn_pairs import make_pairs
 
 

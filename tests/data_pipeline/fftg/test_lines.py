@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.lines import LineWriter, read_lines
+from jax_vlffd.errors import UserError
 from tests.support.drawn_pairs import REPOSITORY
 
 
@@ -64,8 +64,8 @@ def test_a_damaged_line_inside_the_file_is_told(tmp_path: Path) -> None:
 _WRITE = """
 import os, sys, time
 from pathlib import Path
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.lines import LineWriter
+from jax_vlffd.errors import UserError
 path, end, held = Path(sys.argv[1]), time.monotonic() + 3, 0
 while time.monotonic() < end:
     try:

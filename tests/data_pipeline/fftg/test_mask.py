@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.faces.regions import region_maps
-from data_pipeline.fftg.annotator import annotate_pair
+from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.images import read_mask
 from data_pipeline.fftg.measure import registration
 from data_pipeline.fftg.measure.difference_mask import PairError, compare, full_mask

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.annotator import Annotator
 from data_pipeline.fftg.pairs import check_masks, read_pairs
+from jax_vlffd.errors import UserError
 
 
 @pytest.mark.parametrize(

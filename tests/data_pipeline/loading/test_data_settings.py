@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
+from jax_vlffd.errors import UserError
 
 
 @pytest.mark.parametrize(

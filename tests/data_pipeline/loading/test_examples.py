@@ -10,12 +10,12 @@ import grain
 import numpy as np
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.examples import Example, LoadBatch, LoadUnit
 from data_pipeline.loading.loader import TrainLoader
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit, write_packed_set
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import VERDICTS, without_verdict
 from tests.support.loading import LENGTH, SIZE, assert_equal, data_settings, make_loader, take
 from tests.support.packed_sets import make_set

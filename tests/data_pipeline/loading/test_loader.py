@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.examples import caption_key_number
 from data_pipeline.loading.loader import EvalLoader, TrainIterator
 from data_pipeline.loading.settings import AugmentSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit
+from jax_vlffd.errors import UserError
 from tests.support.loading import LENGTH, SIZE, assert_equal, data_settings, make_loader, take
 from tests.support.packed_sets import make_set
 

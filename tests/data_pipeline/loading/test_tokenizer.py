@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from data_pipeline.errors import UserError
 from data_pipeline.loading.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+from jax_vlffd.errors import UserError
 
 _TEXTS = [
     "",
@@ -170,7 +170,10 @@ def clip_pair(clip_folder: Path) -> tuple[Tokenizer, CLIPTokenizer]:
 
 
 def test_does_not_import_transformers() -> None:
-    code = "import sys, data_pipeline.loading.tokenizer; assert not {'transformers', 'torch'} & set(sys.modules)"
+    code = (
+        "import sys, data_pipeline.loading.tokenizer; "
+        "assert not {'transformers', 'torch'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

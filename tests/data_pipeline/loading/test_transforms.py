@@ -12,20 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_sets import draw, encode
 from PIL import Image, ImageOps
 
-from data_pipeline.loading.augment import (
-    FILL,
-    BadImageError,
-    decode_image,
-    degrade,
-    draw_geometry,
-    image_size,
-    recompress,
-)
+from data_pipeline.core.images import BadImageError, decode_image, image_size
+from data_pipeline.loading.augment import FILL, degrade, draw_geometry, recompress
 from data_pipeline.loading.settings import AugmentSettings
 from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
+from tests.support.packed_sets import draw, encode
 
 _NONE = AugmentSettings.none()
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_sets import METHODS, draw, encode, undecodable, write_annotations
 
-from data_pipeline.errors import UserError
 from data_pipeline.packed import builder
 from data_pipeline.packed.builder import pack
 from data_pipeline.packed.record import PackedSplit, Record, split_names
 from data_pipeline.packed.splits import Groups, people
+from jax_vlffd.errors import UserError
+from tests.support.packed_sets import METHODS, draw, encode, undecodable, write_annotations
 
 
 def _edit(file: Path, number: int, **changes: Any) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from packed_sets import draw, encode, make_set
 
-from data_pipeline.errors import UserError
-from data_pipeline.loading.augment import decode_image
+from data_pipeline.core.images import decode_image
 from data_pipeline.packed import builder
 from data_pipeline.packed import record as records
 from data_pipeline.packed.record import PackedSplit, split_names
+from jax_vlffd.errors import UserError
+from tests.support.packed_sets import draw, encode, make_set
 
 
 @pytest.fixture(scope="module")

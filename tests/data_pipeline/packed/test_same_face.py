@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_trees import write_picture
 
-from data_pipeline.errors import UserError
 from data_pipeline.packed.same_face import MOST, chains, same_face
+from jax_vlffd.errors import UserError
+from tests.support.video_trees import write_picture
 
 
 def test_near_ones_are_joined_in_chains() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_trees import landmarks, scene, write_picture
 
 from data_pipeline.fftg.annotator import Annotator
 from data_pipeline.fftg.pairs import read_pairs
 from data_pipeline.packed.builder import pack
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.vocabulary import VERDICTS
+from tests.support.video_trees import landmarks, scene, write_picture
 
 
 def lay(folder: Path, table: str) -> Path:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.datasets import PLAIN
-from data_pipeline.errors import UserError
 from data_pipeline.faces.detection import Face
+from jax_vlffd.errors import UserError
 from tests.support.preparing import prepare, two_families
 from tests.support.video_trees import DiscFinder, clip, scene, write_picture, write_video
 

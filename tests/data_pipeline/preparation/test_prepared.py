@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.core.files import atomic_write_text
-from data_pipeline.errors import UserError
 from data_pipeline.preparation import store
 from data_pipeline.preparation.runner import families
+from jax_vlffd.errors import UserError
 from tests.support.preparing import ffpp, prepare, two_families
 
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.dataset import DrawnSet, write_drawn_set
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, regions_named
 
 SETTINGS = DrawnSet(identities=20, size=48)

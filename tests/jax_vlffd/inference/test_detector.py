@@ -14,8 +14,8 @@ import PIL.Image
 import pytest
 
 import jax_vlffd
+from data_pipeline.core.images import decode_image
 from data_pipeline.faces.detection import Face, FaceFinder
-from data_pipeline.loading.augment import decode_image
 from data_pipeline.loading.tokenizer import train_tokenizer
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.config import LossConfig

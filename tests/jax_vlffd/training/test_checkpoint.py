@@ -350,9 +350,9 @@ def test_a_read_that_fails_condemns_no_checkpoint(
 READ = """
 import os, sys
 from pathlib import Path
-from jax_vlffd.training.checkpoint import Checkpoints
-from tests import tiny
-from tests.test_checkpoint import IMAGE_ONLY
+from jax_vlffd.training.checkpoints import Checkpoints
+from tests.support import tiny
+from tests.jax_vlffd.training.test_checkpoint import IMAGE_ONLY
 plan, how, folder = tiny.plan(loss=IMAGE_ONLY), sys.argv[1], Path(sys.argv[2])
 if how == "user":
     os.setuid(65534)

@@ -22,7 +22,7 @@ from tests.support import tiny
 HOLDER = """
 import sys, time
 from pathlib import Path
-from jax_vlffd.training.watch import Watch, lock
+from jax_vlffd.training.heartbeat import Watch, lock
 workdir = Path(sys.argv[1])
 with lock(workdir), Watch(workdir, total=9, stall=0):
     print("in", flush=True)

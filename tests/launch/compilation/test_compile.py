@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import pytest
-from tests.test_recipes import RECIPES
 
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.compilation import report as proof
@@ -23,6 +22,7 @@ from jax_vlffd.compilation.hlo import Array
 from jax_vlffd.config import MeshConfig, RunConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from launch.compilation import check, table, topology
+from tests.launch.experiment.test_recipes import RECIPES
 from tests.support import compile_goldens, tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

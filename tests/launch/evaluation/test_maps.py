@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.loading.augment import decode_image
+from data_pipeline.core.images import decode_image
 from data_pipeline.packed.builder import pack
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.inference.detector import Detector

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data_pipeline.errors import UserError as DataError
 from data_pipeline.loading.tokenizer import Tokenizer, train_tokenizer
 from data_pipeline.packed.builder import pack
 from jax_vlffd.clip.config import clip_to_hf
 from jax_vlffd.clip.huggingface import to_hf
 from jax_vlffd.config import InitConfig, LossConfig
+from jax_vlffd.errors import UserError
 from launch.experiment import training_data
 from launch.experiment import workdir as runs
 from tests.support import processes, tiny
@@ -165,7 +165,7 @@ def test_a_set_that_was_packed_anew_is_named_when_a_run_would_go_on(
     pack(files, sets[split])
     before = sorted((tmp_path / "run" / runs.CHECKPOINTS).iterdir())
     with pytest.raises(
-        DataError, match=f"data.{split}: {sets[split]} is not the set that"
+        UserError, match=f"data.{split}: {sets[split]} is not the set that"
     ) as caught:
         run(tmp_path / "run", sets["train"], loss=LOSS, duration="2 steps", **given)
     assert "\n" not in str(caught.value)

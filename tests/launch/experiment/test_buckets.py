@@ -9,10 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.test_checkpoint import assert_same
-from tests.test_train_command import refused
 
-from data_pipeline.errors import UserError as DataError
 from data_pipeline.packed.record import PackedSplit
 from data_pipeline.packed.remote import CHECKSUMS
 from jax_vlffd.config import LossConfig
@@ -20,6 +17,8 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.training.checkpoints import Checkpoints
 from launch.experiment import remote_workdir
 from launch.experiment import workdir as runs
+from tests.jax_vlffd.training.test_checkpoint import assert_same
+from tests.launch.experiment.test_train_command import refused
 from tests.support import bucket_server, tiny
 from tests.support.training_runs import history
 
@@ -100,7 +99,7 @@ def test_a_set_that_is_not_whole_is_told_and_leaves_nothing(
         del in_the_bucket.objects[f"set/{file}"]
     else:
         in_the_bucket.put(f"set/{file}", content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         PackedSplit("gs://bucket/set", "train")
     left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
     assert all(path.suffix == ".lock" for path in left)

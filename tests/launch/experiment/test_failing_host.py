@@ -19,15 +19,15 @@ pytestmark = pytest.mark.skipif(not processes.can_mount(), reason="no mounts of 
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("how", "reasons"),
     [
-        (["mount", "-o", "remount,ro,bind"], "Read-only file system"),
-        (["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs"], None),
+        (["mount", "-o", "remount,ro,bind"], ("could not be written", "Read-only file system")),
+        (["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs"], ("does not see the folder",)),
     ],
-    ids=["read-only", "another, full disk"],
+    ids=["read-only", "another disk"],
 )
 def test_a_host_that_cannot_write_ends_all_with_its_name_and_the_file(
-    how: list[str], reason: str | None, tmp_path: Path
+    how: list[str], reasons: tuple[str, ...], tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
     checkpoints = workdir / "checkpoints"
@@ -56,9 +56,8 @@ def test_a_host_that_cannot_write_ends_all_with_its_name_and_the_file(
     assert found == [1, 1], told
     assert took < 15, told
     for text in told:
-        [last] = [line for line in text.splitlines() if line.startswith("error: ")]
+        *_, last = (line for line in text.splitlines() if line.startswith("error: "))
         assert place in last, text
-        assert "could not be written" in last, text
-        assert reason is None or reason in last, text
+        assert all(reason in last for reason in reasons), text
         assert "Traceback" not in text
-    assert re.search(r"process 1 \(.*, pid \d+\) stopped: ", told[0]), told
+    assert re.search(r"process 1 \(.*, pid \d+\) ", told[0]), told

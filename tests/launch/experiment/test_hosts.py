@@ -98,9 +98,9 @@ def test_a_trace_of_the_steps_asked_for_is_written(alone: Path) -> None:
 JOINED = """
 import sys
 from absl import flags
-from launch import hosts
+from launch.experiment import distributed
 flags.FLAGS(sys.argv[:1])
-with hosts.joined({}) as peers:
+with distributed.joined({}) as peers:
     print(peers.count, peers.exchange(f"from {peers.index}"))
 """
 

@@ -11,7 +11,7 @@ from tests.support.kill_and_resume import cut_and_kill, kill_and_resume
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    """Fewer on a machine so slow that twenty take minutes; `python -m tests.support.kill_and_resume` does more."""
+    """Fewer where twenty would take minutes; `python -m tests.support.kill_and_resume` does more."""
     assert kill_and_resume(tmp_path, kills=20, seed=3, longest=120).total() > 0
 
 

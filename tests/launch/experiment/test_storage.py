@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.test_train_command import files, refused
 
 from jax_vlffd.config import LossConfig
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
 from launch.experiment import workdir as runs
+from tests.launch.experiment.test_train_command import files, refused
 from tests.support import tiny
 
 STEPS = 40

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.test_checkpoint import assert_same
 
 from data_pipeline.loading.tokenizer import Tokenizer
 from jax_vlffd.clip.huggingface import save_hf, to_hf
@@ -26,6 +25,7 @@ from jax_vlffd.training.state import Plan, TrainState, initial_state
 from launch.experiment import config as configs
 from launch.experiment import initialization
 from launch.experiment import workdir as runs
+from tests.jax_vlffd.training.test_checkpoint import assert_same
 from tests.support import tiny
 from tests.support.training_runs import RATES, Whole, contents, history, killed, run
 

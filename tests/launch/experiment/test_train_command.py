@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tests.test_checkpoint import assert_same
 
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit, write_packed_set
@@ -29,6 +28,7 @@ from jax_vlffd.evaluation.scores import from_csv
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
 from launch.experiment import workdir as runs
+from tests.jax_vlffd.training.test_checkpoint import assert_same
 from tests.support import tiny
 from tests.support.packed_sets import make_set
 from tests.support.training_runs import history

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.core.files import read_regular
-from data_pipeline.errors import UserError
 from data_pipeline.packed import remote
+from jax_vlffd.errors import UserError
 from launch.experiment import training_data
 from tests.support import tiny
 

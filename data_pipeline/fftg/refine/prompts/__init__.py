@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.grounding import Violation, forged_regions
 from data_pipeline.fftg.refine.settings import RefineSettings
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import VERDICTS
 
 Image = npt.NDArray[np.uint8]

@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine import online
+from jax_vlffd.errors import UserError
 from tests.support.echoing_server import EchoingServer, Reply, Request
 from tests.support.faulty_server import (  # fmt: skip
     TOKENS_IN,

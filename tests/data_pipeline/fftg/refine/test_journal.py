@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.journal import Journal
+from jax_vlffd.errors import UserError
 
 
 def record(number: int, text: str = "words") -> dict[str, Any]:

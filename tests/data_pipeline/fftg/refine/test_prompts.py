@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine import online, prompts
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REGIONS, VERDICTS
 from tests.support.faulty_server import FaultyServer
 from tests.support.refining import load, pairs, run, settings

@@ -17,10 +17,10 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine import online
 from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.refine.online import RefineSettings, journal_path
+from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, VERDICTS, regions_named
 from tests.support.faulty_server import Call, FaultyServer
 from tests.support.refining import CONTENT, COST, PASSING, PRICES, load, pairs, read, run, settings

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine.online import RefineSettings
+from jax_vlffd.errors import UserError
 from tests.support.refining import PRICES
 
 

@@ -19,10 +19,10 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.errors import UserError
 from data_pipeline.fftg.refine import batch, online
 from data_pipeline.fftg.refine.redaction import redacted
 from data_pipeline.fftg.review import write_review
+from jax_vlffd.errors import UserError
 from tests.support.echoing_server import EchoingServer, Reply, Request
 from tests.support.faulty_server import Call, completion, good_reply
 from tests.support.refining import REPOSITORY, SECRET, answer_batch, load, pairs, read, settings

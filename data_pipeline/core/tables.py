@@ -1,0 +1,44 @@
+"""Tables and JSON that users and data sets bring, read and checked."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.core.json_reading import parse_json
+from jax_vlffd.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; raises UserError where it cannot be read or is none."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+
+
+def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Reads a CSV with at least `columns`; raises UserError where it cannot or they are missing."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            found = ", ".join(reader.fieldnames or ())
+            raise UserError(f"{path}: column '{missing[0]}' is missing; found: {found}")
+        return [
+            {k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in reader
+        ]
+    except csv.Error as error:
+        raise UserError(f"{path} is no CSV ({error})") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, with or without a byte-order mark; UserError where it cannot."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8") from error
