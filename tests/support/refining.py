@@ -25,7 +25,7 @@ from tests.support.faulty_server import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECRET = "sk-test-0123456789"
+SECRET = "sk-Zq7XvKw9PbLm3RtY"
 PRICES = {"price_in": 1.0, "price_out": 10.0}
 COST = (TOKENS_IN * 1.0 + TOKENS_OUT * 10.0) / 1e6  # of one reply
 #: Behaviours of the server that pass: the same question is asked again.

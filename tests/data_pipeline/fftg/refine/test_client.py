@@ -336,6 +336,7 @@ def test_a_key_that_is_none_is_told_without_it(
     with FaultyServer() as server, pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
         run(server, tmp_path / "out.jsonl", pairs(1))
     assert "0123456789" not in str(caught.value)
+    assert SECRET not in str(caught.value)
     assert server.calls == []
 
 
