@@ -102,6 +102,8 @@ def test_key_order_and_space_do_not_matter(mine: Path, packed: Path) -> None:
         ("fileFormat", "tfrecord"),
         ("filepathTemplate", "../other/{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"),
         ("shardLengths", ["-1"]),
+        ("shardLengths", ["99999999999999999999"]),
+        ("shardLengths", [8.9]),
         ("shardLengths", ["1"] * 100_001),
         ("shardLengths", [[]]),
         ("name", "x" * 1_000_000),
