@@ -292,10 +292,10 @@ def _rates(folder: Path, cores: tuple[int, ...], workers: int) -> dict[str, dict
                 rates[name].append(side.call("rate", FLAGS.seconds))
     return {
         name: {
-            key: round(statistics.median(rate[key] for rate in found), 1)
+            key: round(statistics.median(rate[key] for rate in samples), 1)
             for key in ("images_per_second", "per_core_second")
         }
-        for name, found in rates.items()
+        for name, samples in rates.items()
     }
 
 

@@ -33,12 +33,12 @@ flags.DEFINE_integer(
 
 
 class Parts:
-    """Runs parts against a clock; a part that fails is told of and does not end the others."""
+    """Runs parts against a clock; a part that fails is reported and does not end the others."""
 
     def __init__(self, minutes: float, save: Callable[[Mapping[str, Any]], None]):
         self._end = time.monotonic() + 60 * minutes
         self._save = save
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
         self.left_out: dict[str, str] = {}
 
     def do(self, name: str, needs: float, part: Callable[[], Any]) -> None:
@@ -51,13 +51,13 @@ class Parts:
         else:
             start = time.monotonic()
             try:
-                self.found[name] = {
+                self.results[name] = {
                     "value": part(),
                     "seconds": round(time.monotonic() - start, 1),
                 }
             except UserError as error:
                 self.left_out[name] = str(error)
-        self._save({"bench": "device", "left_out": self.left_out, **self.found})
+        self._save({"bench": "device", "left_out": self.left_out, **self.results})
 
 
 def measure() -> dict[str, Any]:
@@ -67,9 +67,12 @@ def measure() -> dict[str, Any]:
     run, size = step.settings()
     parts = Parts(FLAGS.minutes, _keep)
     parts.do("bf16_against_fp32", 40, lambda: precision(run, min(size, 8)))
-    if "bf16_against_fp32" in parts.found and not parts.found["bf16_against_fp32"]["value"]["ok"]:
+    if (
+        "bf16_against_fp32" in parts.results
+        and not parts.results["bf16_against_fp32"]["value"]["ok"]
+    ):
         parts.left_out["everything else"] = "bf16 is too far from fp32: speed means nothing"
-        return {"bench": "device", "left_out": parts.left_out, **parts.found}
+        return {"bench": "device", "left_out": parts.left_out, **parts.results}
     steps = {"rounds": FLAGS.repeats, "steps": FLAGS.steps}
     parts.do("step", 150, lambda: step.compare(run, size, "train", apart=True, **steps))
     parts.do("tuning", 60, lambda: step.compare_tuning(run, max(size // 4, 1), **steps))
@@ -79,35 +82,35 @@ def measure() -> dict[str, Any]:
     for batch in (1, 64):
         detect = functools.partial(step.compare, run, batch, "detect", **steps)
         parts.do(f"detect_{batch}", 30, detect)
-    most = FLAGS.largest
-    parts.do("largest batch, ours", 45, lambda: largest(jax_side.Ours, run, size, most))
-    parts.do("largest batch, peer", 45, lambda: largest(step.peer(), run, size, most))
+    limit = FLAGS.largest
+    parts.do("largest batch, ours", 45, lambda: max_batch(jax_side.Ours, run, size, limit))
+    parts.do("largest batch, peer", 45, lambda: max_batch(step.peer(), run, size, limit))
     unrolled = _with(run, unroll=run.model.clip.vision.layers)  # compiles longest
     parts.do("step, unrolled", 90, lambda: one(jax_side.Ours, unrolled, size))
-    return {"bench": "device", "left_out": parts.left_out, **parts.found}
+    return {"bench": "device", "left_out": parts.left_out, **parts.results}
 
 
-def _keep(found: Mapping[str, Any]) -> None:
+def _keep(results: Mapping[str, Any]) -> None:
     from data_pipeline.core.files import atomic_write_text
 
     if FLAGS.out:
-        atomic_write_text(FLAGS.out, json.dumps(found, indent=2) + "\n")
+        atomic_write_text(FLAGS.out, json.dumps(results, indent=2) + "\n")
 
 
 def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
     """Losses and gradient norms of two steps in both precisions, and whether they are near enough."""
     from benchmarks import jax_side
 
-    found = {}
+    results = {}
     for dtype in ("float32", "bfloat16"):
         attention = "xla" if dtype == "float32" else run.model.compute.attention
         job = Job(_with(run, dtype=dtype, attention=attention), batch_size)
         with SideProcess(jax_side.Ours, job) as side:
-            found[dtype] = side.call("check")
+            results[dtype] = side.call("check")
     names = ("loss_1", "gradient_norm_1")  # the second step's follow from different updates
-    exact = {name: found["float32"][name] for name in names}
-    apart, tolerance = step.farthest(found["bfloat16"], exact)[1], TOLERANCE["bfloat16"]
-    return {**found, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
+    exact = {name: results["float32"][name] for name in names}
+    apart, tolerance = step.farthest(results["bfloat16"], exact)[1], TOLERANCE["bfloat16"]
+    return {**results, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
 
 
 def variants(run: RunConfig) -> dict[str, dict[str, Any]]:
@@ -121,16 +124,16 @@ def variants(run: RunConfig) -> dict[str, dict[str, Any]]:
     return {name: change for name, change in changes.items() if not change.items() <= here.items()}
 
 
-def largest(make: Any, run: RunConfig, batch_size: int, most: int) -> dict[str, Any]:
-    """The rate of a side at the largest batch that fits, found by doubling."""
-    found: dict[str, Any] = {}
-    while batch_size <= most:
+def max_batch(make: Any, run: RunConfig, batch_size: int, limit: int) -> dict[str, Any]:
+    """The rate of a side at the largest batch that fits, by doubling."""
+    results: dict[str, Any] = {}
+    while batch_size <= limit:
         at_this = {"batch_size": batch_size, **one(make, run, batch_size)}
         if "failed" in at_this:
-            return {**found, "did_not_fit": at_this}
-        found = at_this
+            return {**results, "did_not_fit": at_this}
+        results = at_this
         batch_size *= 2
-    return found
+    return results
 
 
 def one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:

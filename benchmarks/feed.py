@@ -34,13 +34,13 @@ def measure() -> dict[str, Any]:
     from benchmarks.data import make_sets
     from launch.experiment import config as configs
 
-    bench_step.settings()  # tells what is wrong with the config
+    bench_step.settings()  # reports what is wrong with the config
     run, data = configs.settings(FLAGS.config)
     run = dataclasses.replace(run, loss=dataclasses.replace(run.loss, local=0.0))  # no masks there
     with tempfile.TemporaryDirectory() as name:
         make_sets(Path(name))
-        found = compare(run, data, Path(name), turns=FLAGS.turns, steps=FLAGS.in_a_row)
-    return {"bench": "feed", "model": bench_step.describe(run), **found}
+        figures = compare(run, data, Path(name), turns=FLAGS.turns, steps=FLAGS.in_a_row)
+    return {"bench": "feed", "model": bench_step.describe(run), **figures}
 
 
 def compare(

@@ -141,7 +141,7 @@ def _peer(real_path: Path, fake_path: Path) -> dict[str, dict[str, float]]:
     noise = np.median(difference[outside])
     slope = np.median((difference[outside] - noise) / np.maximum(detail[outside], 1))
     mask = np.clip(difference - 2 * (noise + max(slope, 0.1) * detail), 0, None) / 255
-    found = {}
+    results = {}
     for name, region in regions.items():
         if mask[region].mean() < 0.001:
             continue
@@ -161,14 +161,14 @@ def _peer(real_path: Path, fake_path: Path) -> dict[str, dict[str, float]]:
             contrasts.append(feature.graycoprops(matrix, "contrast").mean())
         edge = segmentation.find_boundaries(morphology.closing(mask > 0.006, morphology.disk(5)))
         slopes = [filters.sobel(filters.gaussian(gray, 1)) for gray in grays]
-        found[name] = {
+        results[name] = {
             "color": float(np.linalg.norm(labs[0].mean(axis=0) - labs[1].mean(axis=0))),
             "blur": float(laplacians[0].mean() / np.maximum(laplacians[1].mean(), 1e-9)),
             "structure": float((1.0 - similarity[region]).mean() * np.abs(flow[:, region]).mean()),
             "texture": float(contrasts[1] / max(contrasts[0], 1e-9)),
             "boundary": float((slopes[1] - slopes[0])[edge].sum()),
         }
-    return found
+    return results
 
 
 #: Landmarks whose hulls are the regions.

@@ -41,12 +41,12 @@ def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
     from jax_vlffd.errors import UserError
     from jax_vlffd.preprocessing import square_view
 
-    found = sorted(source.rglob("*.jpg"))
-    if len(found) < 4:
-        raise UserError(f"{source} has {len(found)} files *.jpg; give at least 4")
+    originals = sorted(source.rglob("*.jpg"))
+    if len(originals) < 4:
+        raise UserError(f"{source} has {len(originals)} files *.jpg; give at least 4")
     folder.mkdir(parents=True)
-    files = [folder / f"{number:05}.jpg" for number in range(len(found) // 2 * 2)]
-    for original, file in zip(found, files, strict=False):
+    files = [folder / f"{number:05}.jpg" for number in range(len(originals) // 2 * 2)]
+    for original, file in zip(originals, files, strict=False):
         if side is None:
             shutil.copyfile(original, file)
             continue

@@ -26,7 +26,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("batches", ["1", "4", "16", "64"], "growth: images of a batch.")
 flags.DEFINE_list("sizes", ["112", "224", "336"], "growth: sides of the image, by the patch.")
 flags.DEFINE_list("depths", ["3", "6", "12"], "growth: layers of the image tower.")
-flags.DEFINE_integer("records", 10_000_000, "records: most records.", lower_bound=1000)
+flags.DEFINE_integer(
+    "records", 10_000_000, "records: upper limit of the records.", lower_bound=1000
+)
 flags.DEFINE_integer("read", 200_000, "records: records read in a row.", lower_bound=200)
 flags.DEFINE_string("plots", None, "growth, records: folder for the plots, growth_*.svg.")
 
@@ -41,14 +43,14 @@ def measure() -> dict[str, Any]:
     from benchmarks import step as bench_step
 
     run, size = bench_step.settings()
-    found = step_growth(
+    curves = step_growth(
         run, size,
         batches=_whole(FLAGS.batches), sizes=_whole(FLAGS.sizes), depths=_whole(FLAGS.depths),
         repeats=FLAGS.repeats,
     )  # fmt: skip
     if FLAGS.plots:
-        plot_steps(found, Path(FLAGS.plots))
-    return {"bench": "growth", "model": bench_step.describe(run), **found}
+        plot_steps(curves, Path(FLAGS.plots))
+    return {"bench": "growth", "model": bench_step.describe(run), **curves}
 
 
 def step_growth(
@@ -97,15 +99,15 @@ def _cost(run: RunConfig, batch_size: int, value: int, repeats: int) -> dict[str
         }
 
 
-def records_growth(folder: Path, most: int) -> list[dict[str, float]]:
+def records_growth(folder: Path, limit: int) -> list[dict[str, float]]:
     """Seconds to open a set and to its first batch, and bytes held, for sets of growing size."""
-    shard = pack_small(folder / "one", min(SHARD, most))
-    found = []
-    for copies in sorted({max(most // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
+    shard = pack_small(folder / "one", min(SHARD, limit))
+    points = []
+    for copies in sorted({max(limit // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
         large = multiply(shard, folder / f"of_{copies}", copies)
         with SideProcess(Reading, large) as side:
-            found.append(side.call("open"))
-    return found
+            points.append(side.call("open"))
+    return points
 
 
 def measure_records() -> dict[str, Any]:
@@ -155,7 +157,7 @@ class Reading:
         iterator = iter(loader)
         next(iterator)
         first = time.perf_counter() - start
-        found = {
+        figures = {
             "records": loader.records_per_epoch,
             "shards": len(list(self._folder.glob("*.array_record*"))),
             "open_s": round(opened, 3),
@@ -163,7 +165,7 @@ class Reading:
             "resident_mb": round((_resident() - before) / 1e6, 1),
         }
         iterator.close()
-        return found
+        return figures
 
     def read(self, records: int) -> dict[str, Any]:
         """Resident memory at equal distances over so many records."""
@@ -186,7 +188,7 @@ def _resident() -> float:
         return next(float(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
 
-def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
+def plot_steps(curves: dict[str, list[dict[str, float]]], folder: Path) -> None:
     """Writes growth_batch.svg, growth_image_size.svg and growth_depth.svg."""
     from data_pipeline.core.files import atomic_write_text
     from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
@@ -196,7 +198,7 @@ def plot_steps(found: dict[str, list[dict[str, float]]], folder: Path) -> None:
         ("image_size", "side of the image, pixels"),
         ("depth", "layers of the image tower"),
     ):
-        points = found[name]
+        points = curves[name]
         x, y = ([point[key] for point in points] for key in ("value", "ms_per_image"))
         # What it would cost at the rate of the largest point, by FLOPs alone.
         last = points[-1]["ms_per_image"] / points[-1]["gflops_per_image"]
@@ -232,9 +234,9 @@ def _whole(values: Sequence[str]) -> list[int]:
     from jax_vlffd.errors import UserError
 
     try:
-        found = [int(value) for value in values]
+        numbers = [int(value) for value in values]
     except ValueError:
         raise UserError(f"{','.join(values)}: whole numbers are wanted") from None
-    if not found or min(found) < 1:
+    if not numbers or min(numbers) < 1:
         raise UserError(f"{','.join(values)}: numbers of at least 1 are wanted")
-    return found
+    return numbers

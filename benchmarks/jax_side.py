@@ -84,12 +84,12 @@ class Ours:
             value, gradient = self._once()
             squares = sum(float(jnp.sum(jnp.square(leaf))) for leaf in gradient.values())
             return {"loss": float(value), "gradient_norm": squares**0.5}
-        found = {}
+        checked = {}
         for number in (1, 2):
             metrics = self._once()
             for name in ("loss", "gradient_norm"):
-                found[f"{name}_{number}"] = float(metrics[name])
-        return found
+                checked[f"{name}_{number}"] = float(metrics[name])
+        return checked
 
     def run(self, steps: int) -> list[float]:
         """See `process.Side`."""

@@ -51,7 +51,7 @@ class Side(Protocol):
         """Seconds of each of so many steps, from a batch on the host to a finished result."""
 
     def peak(self) -> dict[str, float]:
-        """Most bytes held so far, on the device or, on the CPU, by the process."""
+        """Peak of the bytes held so far, on the device or, on the CPU, by the process."""
 
     def matmul(self) -> float:
         """FLOP/s of the best plain product of two matrices in the job's dtype."""
@@ -142,8 +142,8 @@ def summary(seconds: Sequence[float], images: int) -> dict[str, Any]:
     median = statistics.median(seconds)
     return {
         "ms": round(1e3 * median, 2),
-        "ms_least": round(1e3 * min(seconds), 2),
-        "ms_most": round(1e3 * max(seconds), 2),
+        "ms_min": round(1e3 * min(seconds), 2),
+        "ms_max": round(1e3 * max(seconds), 2),
         "images_per_second": round(images / median, 3),
         "steps": len(seconds),
     }
@@ -213,7 +213,7 @@ def forget_peak() -> None:
 
 
 def process_peak() -> float:
-    """The most bytes that the process has held in memory since `forget_peak`."""
+    """The peak of the bytes that the process has held in memory since `forget_peak`."""
     import resource
 
     try:

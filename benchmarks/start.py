@@ -29,14 +29,14 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         packed = _packed(folder)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "bench": "start",
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
             **save_held(*_demo(folder, packed), folder / "checkpoints"),
         }
-    found["help_most_s"] = max(found["help_s"].values())
-    return found
+    figures["help_max_s"] = max(figures["help_s"].values())
+    return figures
 
 
 def commands() -> list[str]:
@@ -51,7 +51,7 @@ def commands() -> list[str]:
 
 def help_seconds(names: Sequence[str], repeats: int = 3) -> dict[str, float]:
     """The median wall time of `--help` of each command."""
-    found = {}
+    figures = {}
     for name in names:
         seconds = []
         for _ in range(repeats):
@@ -60,14 +60,14 @@ def help_seconds(names: Sequence[str], repeats: int = 3) -> dict[str, float]:
                 [sys.executable, "-m", name, "--help"], check=True, stdout=subprocess.DEVNULL
             )
             seconds.append(time.perf_counter() - start)
-        found[name] = round(statistics.median(seconds), 3)
-    return found
+        figures[name] = round(statistics.median(seconds), 3)
+    return figures
 
 
 def first_steps(folder: Path, packed: Path) -> dict[str, float]:
     """Seconds from the command to the first logged step of the demo, without and with a cache."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    found = {}
+    figures = {}
     for name in ("first_start_s", "second_start_s"):
         command = [
             sys.executable, "-m", "launch.train", "--config=configs/demo.py",
@@ -83,13 +83,13 @@ def first_steps(folder: Path, packed: Path) -> dict[str, float]:
             for line in process.stderr:
                 lines.append(line)
                 if line.startswith("step 1/"):
-                    found[name] = round(time.perf_counter() - start, 2)
+                    figures[name] = round(time.perf_counter() - start, 2)
             status = process.wait()
-        if status or name not in found:
+        if status or name not in figures:
             from jax_vlffd.errors import UserError
 
             raise UserError(f"the demo did not start: {' '.join(lines[-3:])}")
-    return found
+    return figures
 
 
 def save_held(

@@ -88,7 +88,7 @@ def compare(
     from jax_vlffd.errors import UserError
 
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     if peer_compile is None:
         peer_compile = has_gpu()
     if run.model.clip.vision.patch_bias or not run.model.clip.vision.pre_layernorm:
@@ -101,15 +101,17 @@ def compare(
             sides = {}
             for name in names:
                 sides[name] = stack.enter_context(SideProcess(makers[name], job))
-                found[name] = sides[name].about | {"first": sides[name].call("check")}
+                results[name] = sides[name].about | {"first": sides[name].call("check")}
             for name, taken in alternate(sides, rounds, steps).items():
                 seconds[name] += taken
             for name, side in sides.items():
-                found[name] |= summary(seconds[name], batch_size)
-                found[name] |= {"peak": side.call("peak"), "matmul_flops": side.call("matmul")}
+                results[name] |= summary(seconds[name], batch_size)
+                results[name] |= {"peak": side.call("peak"), "matmul_flops": side.call("matmul")}
     dtype = run.model.compute.dtype
-    agreement = check_agreement(found["ours"]["first"], found["peer"]["first"], TOLERANCE[dtype])
-    return _report(job, found, agreement)
+    agreement = check_agreement(
+        results["ours"]["first"], results["peer"]["first"], TOLERANCE[dtype]
+    )
+    return _report(job, results, agreement)
 
 
 def check_agreement(
@@ -166,10 +168,10 @@ def flops_per_image(job: Job) -> float:
     return count.vision.train if job.task == "tower" else count.total.train
 
 
-def _report(job: Job, found: dict[str, dict[str, Any]], agreement: float) -> dict[str, Any]:
+def _report(job: Job, results: dict[str, dict[str, Any]], agreement: float) -> dict[str, Any]:
     flops = flops_per_image(job)
-    peak = max(side.pop("matmul_flops") for side in found.values())
-    for side in found.values():
+    peak = max(side.pop("matmul_flops") for side in results.values())
+    for side in results.values():
         rate = flops * side["images_per_second"]
         side["model_flops_per_second"] = round(rate, -6)
         side["share_of_matmul_peak"] = round(rate / peak, 4)
@@ -181,9 +183,9 @@ def _report(job: Job, found: dict[str, dict[str, Any]], agreement: float) -> dic
         "agreement": float(f"{agreement:.2g}"),
         "model_flops_per_image": flops,
         "matmul_peak_flops": round(peak, -6),
-        **found,
-        "time_over_peer": round(found["ours"]["ms"] / found["peer"]["ms"], 3),
-        "rate_over_peer": round(found["peer"]["ms"] / found["ours"]["ms"], 3),
+        **results,
+        "time_over_peer": round(results["ours"]["ms"] / results["peer"]["ms"], 3),
+        "rate_over_peer": round(results["peer"]["ms"] / results["ours"]["ms"], 3),
     }
 
 
@@ -224,26 +226,26 @@ def compare_tuning(
             ),
             batch_size,
         )
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         sides = {
             mode: stack.enter_context(SideProcess(jax_side.Ours, job)) for mode, job in jobs.items()
         }
         for mode, taken in alternate(sides, rounds, steps).items():
             about = sides[mode].about
-            found[mode] = {name: about[name] for name in ("trainable", "program_bytes")}
-            found[mode] |= summary(taken, batch_size)
-            found[mode]["model_flops_per_image"] = flops_per_image(jobs[mode])
-    for values in found.values():
-        values["rate_over_full"] = round(found["full"]["ms"] / values["ms"], 3)
-        full = found["full"]["model_flops_per_image"]
+            results[mode] = {name: about[name] for name in ("trainable", "program_bytes")}
+            results[mode] |= summary(taken, batch_size)
+            results[mode]["model_flops_per_image"] = flops_per_image(jobs[mode])
+    for values in results.values():
+        values["rate_over_full"] = round(results["full"]["ms"] / values["ms"], 3)
+        full = results["full"]["model_flops_per_image"]
         values["flops_of_full"] = round(values["model_flops_per_image"] / full, 3)
     return {
         "bench": "tuning",
         "model": describe(run),
         "batch_size": batch_size,
         "lora_rank": rank,
-        **found,
+        **results,
     }
 
 

@@ -2,7 +2,7 @@
 
 SDPA attention, fused AdamW, autocast to bf16, torch.compile where it is asked for; the same fusion block,
 heads, losses, clipping, learning rates and decay as ours, and the same parameters. It leaves out what ours
-computes only to be looked at: branch 3 without the image, the accuracies.
+computes only to report: branch 3 without the image, the accuracies.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ class Model(nn.Module):
             words = self.clip.text_model(input_ids=ids).last_hidden_state
         end = (ids == self.eos).int().argmax(dim=1)
         if weights.alignment > 0:
-            told = words[torch.arange(len(ids), device=ids.device), end].float()
+            pooled = words[torch.arange(len(ids), device=ids.device), end].float()
             image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
-            text = F.normalize(self.clip.text_projection(told), dim=-1)
+            text = F.normalize(self.clip.text_projection(pooled), dim=-1)
             keys = batch["caption_key"]
             positive = (keys[:, None] == keys[None, :]).float()
             share = positive / positive.sum(dim=1, keepdim=True)
@@ -261,11 +261,11 @@ class Peer:
                 if p.grad is not None
             ]  # fmt: skip
             return {"loss": float(value), "gradient_norm": float(torch.stack(norms).norm())}
-        found = {}
+        checked = {}
         for number in (1, 2):
             loss, norm = self._once()
-            found[f"loss_{number}"], found[f"gradient_norm_{number}"] = float(loss), float(norm)
-        return found
+            checked[f"loss_{number}"], checked[f"gradient_norm_{number}"] = float(loss), float(norm)
+        return checked
 
     def run(self, steps: int) -> list[float]:
         """See `process.Side`."""

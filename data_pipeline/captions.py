@@ -1,7 +1,7 @@
-"""From (label, forged regions and their types) to English: natural, varied, and never a word more.
+"""Raw captions: English from a label, the forged regions and their types.
 
 A caption holds one sentence of `vocabulary.VERDICTS`, word for word, and one or more that describe.
-It names every flagged region and no other, by the rule of `vocabulary.regions_named`. Which of the
+It names every forged region and no other, by the rule of `vocabulary.regions_named`. Which of the
 many wordings a pair gets follows from its seed, so a second run writes the same caption.
 
 The phrases are the vocabulary's; the sentence plans are ours. Captions stay below CLIP's 77 tokens:

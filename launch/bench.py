@@ -63,8 +63,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")
     made_by = _made_by()
-    found = _BENCHES[argv[1]]()
-    text = json.dumps(found | {"made_by": made_by}, indent=2)
+    figures = _BENCHES[argv[1]]()
+    text = json.dumps(figures | {"made_by": made_by}, indent=2)
     if FLAGS.out:
         atomic_write_text(FLAGS.out, text + "\n")
     print(text)

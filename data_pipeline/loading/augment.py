@@ -1,7 +1,7 @@
-"""Images: decoding with bounds, and the augmentations of training.
+"""Training augmentations: flip and crop, and degradations of the picture.
 
 Every random choice comes from the `np.random.Generator` that is passed in. An augmented example is
-made in two steps: a `picture.Geometry` (flip and crop, shared by a fake and its real) and `degrade`
+made in two steps: a `preprocessing.Geometry` (flip and crop, shared by a fake and its real) and `degrade`
 (JPEG, blur, noise, colour, cut-out, drawn for each image).
 """
 
@@ -19,14 +19,13 @@ from jax_vlffd.preprocessing import Geometry
 #: CLIP's mean colour, what a cut-out is filled with: close to 0 once normalised.
 FILL: Final = (123, 117, 104)
 
-
-# What does not decode is told by an exception; OpenCV's own lines would only tear the progress
-# line.
+# An image that does not decode raises an exception; OpenCV's own messages would only break the
+# progress line.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def draw_geometry(settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
-    """Draws flip and crop; all-zero probabilities give `picture.CENTRE`."""
+    """Draws flip and crop; all-zero probabilities give `preprocessing.CENTRE`."""
     flip = bool(rng.random() < settings.flip)
     if rng.random() >= settings.resize_crop:
         return Geometry(flip=flip)

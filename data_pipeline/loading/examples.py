@@ -129,7 +129,7 @@ class LoadUnit:
 
     def __call__(self, unit: int, rng: np.random.Generator) -> list[Example]:
         """Makes the examples of a unit of `Mixture.units`: one, or the fake's and its real's."""
-        stream, number = self._mixture.find(unit)
+        stream, number = self._mixture.locate(unit)
         skipped, last_bad = 0, -1
         for _ in range(_MAX_ATTEMPTS):
             rows = stream.unit(number)

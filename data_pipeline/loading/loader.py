@@ -43,9 +43,9 @@ from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.record import PackedSplit, Record
 from jax_vlffd.errors import UserError
 
-#: The share of bad images is judged against at least so many, so that one of the first does not
-#: count as a hundred per cent.
-_LEAST_SEEN = 1000
+#: Fewest images that the share of undecodable ones is computed over, so that one of the first does
+#: not count as a hundred percent.
+_MIN_SEEN = 1000
 
 
 class TrainLoader:
@@ -126,7 +126,7 @@ class TrainLoader:
 
     @property
     def max_bad_share(self) -> float:
-        """The largest share of undecodable images that a run puts up with."""
+        """The highest share of undecodable images that a run accepts."""
         return self._settings.max_bad_share
 
 
@@ -167,7 +167,7 @@ class TrainIterator(grain.DatasetIterator):
         self.bad += bad
         name = self._loader.describe(index)
         logging.warning("skipped an image that does not decode: %s (%d so far)", name, self.bad)
-        if self.bad > self._loader.max_bad_share * max(self.seen, _LEAST_SEEN):
+        if self.bad > self._loader.max_bad_share * max(self.seen, _MIN_SEEN):
             raise UserError(
                 f"{self.bad} of {self.seen} images do not decode, the last is {name}: pack the set "
                 f"again from sound images, or raise data.max_bad_share "
@@ -313,7 +313,7 @@ def _read(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterD
 
 
 def _cores() -> int:
-    """Cores that this process may run on; macOS tells only how many there are."""
+    """Cores that this process may run on; macOS reports only how many there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

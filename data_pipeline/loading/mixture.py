@@ -25,8 +25,8 @@ from jax_vlffd.vocabulary import FAKE, REAL
 Kind = Literal["all", "fake", "real", "pair"]
 
 
-#: Fakes of a set that are looked at for a mask: where these have none, its annotation made none.
-_LOOKED_AT: Final = 100
+#: Fakes of a set that are checked for a mask: where none of these has one, the set has none.
+_CHECKED_FOR_MASKS: Final = 100
 
 
 class Stream:
@@ -34,8 +34,8 @@ class Stream:
 
     `start` is the number of the split's first record over all sets.
 
-    The row numbers are found from the memory-mapped index when they are first needed, in each
-    worker anew, so that pickling stays small.
+    The row numbers are read from the memory-mapped index when they are first needed, in each
+    worker separately, so that pickling stays small.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Mixture:
         self._firsts = list(itertools.accumulate(lengths, initial=0))
 
     def units(self, seed: int) -> grain.MapDataset:
-        """Endless dataset of numbers for `find`: every stream's units shuffled anew in each epoch."""
+        """Endless dataset of numbers for `locate`: every stream's units shuffled anew in each epoch."""
         seeds = np.random.SeedSequence(seed).generate_state(len(self.streams))
         endless = [
             grain.MapDataset.range(first, first + len(stream)).shuffle(seed=int(own)).repeat()
@@ -125,7 +125,7 @@ class Mixture:
             return endless[0]
         return grain.MapDataset.mix(endless, [stream.weight for stream in self.streams])
 
-    def find(self, number: int) -> tuple[Stream, int]:
+    def locate(self, number: int) -> tuple[Stream, int]:
         """The stream of a unit, by its number over all streams, and its number there."""
         place = bisect.bisect_right(self._firsts, number) - 1
         return self.streams[place], number - self._firsts[place]
@@ -138,13 +138,15 @@ class Mixture:
         return stream.split.sample(rows[int(rng.integers(len(rows)))])
 
     def check_masks(self) -> None:
-        """Looks whether the fakes come with forgery masks.
+        """Checks that the fakes come with forgery masks.
 
         Raises:
             UserError: none of a set's first fakes does.
         """
         for split in self.splits:
-            fakes = itertools.islice(np.flatnonzero(split.index["label"] == FAKE), _LOOKED_AT)
+            fakes = itertools.islice(
+                np.flatnonzero(split.index["label"] == FAKE), _CHECKED_FOR_MASKS
+            )
             if not any(split.sample(int(row)).mask for row in fakes):
                 raise UserError(
                     f"{split.folder} has no forgery masks, which loss.local learns from: annotate it "

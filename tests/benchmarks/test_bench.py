@@ -111,7 +111,7 @@ def test_what_a_side_cannot_do_is_told_in_one_line() -> None:
 
 def test_the_summary_is_of_the_median() -> None:
     found = summary([0.1, 0.4, 0.2], 8)
-    assert (found["ms"], found["ms_least"], found["ms_most"]) == (200.0, 100.0, 400.0)
+    assert (found["ms"], found["ms_min"], found["ms_max"]) == (200.0, 100.0, 400.0)
     assert found["images_per_second"] == 40.0
 
 

@@ -32,7 +32,7 @@ from data_pipeline.fftg.measure.pixels import (
     channels,
     flat,
     grown,
-    largest,
+    maximum,
     quantile,
     thinned,
 )
@@ -80,7 +80,7 @@ _SEAM_FEIGNS: Final = 1.0
 _TONE_FEIGNS: Final = 0.004
 _TONE_SLOPES: Final = 50.0
 _MOVED_SLOPES: Final = 30.0
-_MOVED_MOST: Final = 0.3
+_MAX_MOVED: Final = 0.3
 
 
 class Movement(NamedTuple):
@@ -173,7 +173,7 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
       seam: threshold of `boundary`; above it the other types are measured away from the seam, and
         `structure` and `texture`, which it would feign, are 0 where too little is left.
     """
-    # All that follows is within reach of the region: its box is all that need be looked at.
+    # All that follows is within reach of the region: only its box must be read.
     box = box_of(shared.labels == 1 + region, _margin(shared.reach))
     part = _part(shared, box)
     inside = part.labels == 1 + region
@@ -182,7 +182,7 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     structure = _structure(shared, box, inside, color)
     # A change of tone slopes where it fades out, less so over more pixels; a hard seam is steeper.
     # Moved edges are steep where nothing was.
-    feigned = _TONE_SLOPES * color / part.size + _MOVED_SLOPES * min(structure, _MOVED_MOST)
+    feigned = _TONE_SLOPES * color / part.size + _MOVED_SLOPES * min(structure, _MAX_MOVED)
     boundary = max(0.0, _boundary(part, inside) - feigned)
     where, seam_feigns = inside, 0.0
     if boundary > seam:
@@ -198,8 +198,8 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     blur = _blur(part, chosen)
     grain = _texture(part, where, chosen, blur)
     texture = max(0.0, grain - _MOVED_GRAINS * structure - seam_feigns)
-    found = (color, blur, structure, texture, boundary)
-    return dict(zip(TYPES, found, strict=True))
+    values = (color, blur, structure, texture, boundary)
+    return dict(zip(TYPES, values, strict=True))
 
 
 def _part(shared: Planes, box: tuple[slice, slice]) -> Planes:
@@ -345,7 +345,7 @@ def _changed(pair: Comparison) -> NDArray[np.uint8]:
     side = 2 * max(1, round(_JOIN * pair.size / 2)) + 1
     joined = cv2.morphologyEx(binary, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
     contours, _ = cv2.findContours(joined, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    large = [found for found in contours if cv2.contourArea(found) > 0.004 * pair.size**2]
+    large = [contour for contour in contours if cv2.contourArea(contour) > 0.004 * pair.size**2]
     filled = np.zeros_like(binary)
     cv2.drawContours(filled, large, -1, 1, cv2.FILLED)
     return filled
@@ -372,4 +372,4 @@ def _gradient(image: NDArray[Any]) -> Floats:
 
 def _steepest(image: Image, sigma: float) -> Floats:
     """The gradient of the channel that is steepest: a seam between colors may show in no luma."""
-    return largest([_gradient(part) for part in channels(cv2.GaussianBlur(image, (0, 0), sigma))])
+    return maximum([_gradient(part) for part in channels(cv2.GaussianBlur(image, (0, 0), sigma))])

@@ -23,7 +23,7 @@ from data_pipeline.fftg.measure.pixels import (
     averaged,
     channels,
     flat,
-    largest,
+    maximum,
     quantile,
     rank_of,
     thinned,
@@ -223,7 +223,7 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     side = _odd(_AVERAGED * size)
-    return averaged(largest(channels(cv2.absdiff(real, fake))), side)
+    return averaged(maximum(channels(cv2.absdiff(real, fake))), side)
 
 
 def _detail(real: Image, size: float) -> Floats:
@@ -233,7 +233,7 @@ def _detail(real: Image, size: float) -> Floats:
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
     side = _odd(_DETAIL * size)
-    return averaged(largest(channels(cv2.absdiff(real, low))), side)
+    return averaged(maximum(channels(cv2.absdiff(real, low))), side)
 
 
 def _odd(length: float) -> int:
@@ -284,8 +284,8 @@ def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Sett
         if count:
             regions.append(flat(inside))
     ratio = (difference / expected).ravel()
-    least = min((quantile(ratio[found], 0.5) for found in regions), default=1.0)
-    return float(np.clip(least, 1.0, settings.largest_motion))
+    calmest = min((quantile(ratio[region], 0.5) for region in regions), default=1.0)
+    return float(np.clip(calmest, 1.0, settings.largest_motion))
 
 
 #: Margin of the cut around the face, and gap between the face and what counts as outside, as shares

@@ -1,4 +1,4 @@
-"""What the steps of a comparison do with maps of pixels, in the ways that take least time.
+"""Fast operations on maps of pixels, shared by the measures.
 
 NumPy's own `mean`, `sum` and `any` of booleans take tens of microseconds for a face, as long as a
 filter of OpenCV; a pair has a few milliseconds in all.
@@ -62,8 +62,8 @@ def channels(image: NDArray[Any]) -> list[NDArray[Any]]:
     return list(cv2.split(image, places))
 
 
-def largest(maps: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The largest of several maps at each pixel, written over the first of them."""
+def maximum(maps: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The maximum of several maps at each pixel, written over the first of them."""
     first, *others = maps
     for other in others:
         cv2.max(first, other, dst=first)
@@ -85,5 +85,5 @@ def mean_within(values: NDArray[np.float32], where: NDArray[np.uint8]) -> float:
 
 
 def grown(image: NDArray[Any], reach: int) -> NDArray[Any]:
-    """The largest value within a square of `reach` pixels around each pixel."""
+    """The maximum within a square of `reach` pixels around each pixel."""
     return cv2.dilate(image, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))

@@ -1,4 +1,4 @@
-"""Undoing what sets the two images of a pair apart without being a forgery: a shift, a gain.
+"""Registration of a pair: estimates and undoes a shift, a gain and an offset.
 
 All of it is ours. A shift is found by phase correlation of gradients (Kuglin and Hines 1975),
 refined together with a gain and an offset by least squares (Lucas and Kanade 1981) over the pixels
@@ -30,7 +30,7 @@ _LEVELS: Final = 24.0
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was found between the images of a pair, real to fake.
+    """Shift, gain and offset between the images of a pair, real to fake.
 
     Attributes:
       shift: (x, y) in pixels by which the fake's content lies right of and below the real's.
@@ -82,10 +82,10 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
         if abs(128 * (gain - 1) + offset) > _LEVELS:
             continue
         moved = [_sample(b, x + shift[0], y + shift[1]) for x, y in (around, within)]
-        found, alignment = judged(moved[0], moved[1], shift, gain, offset)
+        error, alignment = judged(moved[0], moved[1], shift, gain, offset)
         # A tenth better, or it is the noise that was fitted.
-        if found < 0.9 * residual:
-            residual, best = found, alignment
+        if error < 0.9 * residual:
+            residual, best = error, alignment
     return best
 
 
@@ -189,5 +189,5 @@ def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Gray:
         return np.zeros(0, np.float32)
     # remap takes maps of at most 32767 a side: one column of points.
     at = (x.astype(np.float32)[:, None], y.astype(np.float32)[:, None])
-    found = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return found.astype(np.float32, copy=False).ravel()
+    values = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return values.astype(np.float32, copy=False).ravel()

@@ -41,7 +41,7 @@ def test_box_holds_every_pixel_and_no_more_than_the_margin(seed: int, margin: in
 
 def test_largest_channel_and_mean_over_squares() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    top = pixels.largest(pixels.channels(image))
+    top = pixels.maximum(pixels.channels(image))
     np.testing.assert_array_equal(top, image.max(axis=2))
     inner = pixels.averaged(top, 5)[10, 10]
     assert inner == np.float32(top[8:13, 8:13].mean())
