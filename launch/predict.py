@@ -180,12 +180,13 @@ def _run(
 
 def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
     from data_pipeline.core import discovery
+    from data_pipeline.core.images import InputError
 
     if not any(name == str(path) for name, _ in done):
         return False
     try:
         return (str(path), discovery.sha256(path)) in done
-    except discovery.InputError:
+    except InputError:
         return (str(path), "") in done
 
 

@@ -1,32 +1,141 @@
-"""Encoded images: the size that a header states, and decoding to RGB with bounds."""
+"""The one bounded reader of pictures: header, checks, decoding, EXIF orientation, RGB.
+
+Nothing about a picture is believed before it is checked: its size in bytes, its format, the pixels that its
+header states. JPEG, PNG, WebP and BMP are decoded by OpenCV, for training and for users alike; other formats
+by Pillow.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import cv2
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
+import PIL.ImageOps
+from numpy.typing import NDArray
 
-#: Larger images are refused before anything is decoded: no face crop comes near it.
-MAX_PIXELS: Final = 32 << 20
+from data_pipeline.core.files import read_regular
+from jax_vlffd.errors import UserError
 
+Image = NDArray[np.uint8]
 
+#: The largest picture that is decoded: a little more than the 108 megapixels of some cameras.
+MAX_PIXELS: Final = 120_000_000
+#: The largest picture of a packed record: no face crop comes near it.
+MAX_RECORD_PIXELS: Final = 32 << 20
+#: The largest picture file that is read.
+MAX_BYTES: Final = 512 << 20
+
+#: What Pillow may take a file for. Its other readers are for what nobody photographs in, and one of them runs
+#: a program on the file (EPS).
+_FORMATS: Final = (
+    *("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO"),
+    *("DIB", "PCX", "SUN"),
+)
+#: Those that OpenCV decodes.
+_OPENCV: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
+#: EXIF that says where a picture came from; text of others' making, to be escaped wherever it is shown.
+_EXIF: Final = ("Make", "Model", "Software", "DateTime", "Artist", "Copyright", "ImageDescription")
+_MAX_EXIF: Final = 200
+_TIFF_BITS: Final = 0x0102
 # JPEG markers that start a frame and so state its size (SOF0 to SOF15, without DHT, JPG and DAC).
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-class BadImageError(ValueError):
-    """The bytes are no image that can be decoded; the message says why."""
+class InputError(ValueError):
+    """A picture, or another file that a user names, cannot be read; the message says why, in one line.
+
+    Attributes:
+      code: `missing_file`, `unreadable` or `too_large`.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and the facts of its file.
+
+    Attributes:
+      image: uint8 [H, W, 3], RGB, upright; [H, W] where gray was asked for.
+      format: as Pillow names it, such as 'JPEG'.
+      notes: `code: sentence` for what is unusual about it and was dealt with; the codes are `animated`,
+        `cmyk`, `transparent`, `grey`, `deep` (more than 8 bits) and `rotated`.
+      exif: some of its EXIF as text.
+    """
+
+    image: Image
+    format: str
+    notes: tuple[str, ...]
+    exif: dict[str, str]
+
+
+def read_picture(path: Path, *, gray: bool = False) -> Picture:
+    """Reads a picture of any common format.
+
+    Of an animation the first frame is read; gray, transparent, CMYK and 16-bit pictures are brought to RGB;
+    EXIF orientation is applied.
+
+    Args:
+      path: of the file.
+      gray: decode to gray instead.
+
+    Raises:
+      InputError: it is missing, not a picture, damaged, or too large.
+    """
+    data = _read(path)
+    try:
+        with _open(data) as header:  # reads the header alone
+            _check_pixels(*header.size, MAX_PIXELS)
+            facts = header.format or "", _notes(header, data), _exif(header, data)
+            if header.format in _OPENCV:
+                image = decode_image(data, MAX_PIXELS, gray=gray)
+            else:
+                header.seek(0)
+                upright = PIL.ImageOps.exif_transpose(header)
+                image = np.asarray(upright.convert("L" if gray else "RGB"), np.uint8)
+    except InputError as error:
+        raise InputError(error.code, f"{path}: {error}") from error
+    except PIL.Image.DecompressionBombError as error:
+        raise InputError("too_large", f"{path} states more pixels than are allowed") from error
+    except PIL.UnidentifiedImageError as error:
+        raise InputError("unreadable", f"{path} is not a picture of a known format") from error
+    except Exception as error:  # Pillow's readers raise what they like
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError("unreadable", f"{path} is not a picture, or damaged ({reason})") from error
+    return Picture(image, *facts)
+
+
+def read_image(path: Path) -> Image | None:
+    """The pixels alone, uint8 [H, W, 3], RGB, upright; None where `read_picture` raises."""
+    try:
+        return read_picture(path).image
+    except InputError:
+        return None
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file starts as a picture does; reads its header alone."""
+    try:
+        with _open(path):
+            return True
+    except Exception:  # Pillow's readers raise what they like
+        return False
 
 
 def image_size(data: bytes) -> tuple[int, int]:
     """Width and height as the header of a PNG, JPEG, WebP or BMP states them; decodes nothing.
 
     Raises:
-        BadImageError: another format, or a header that is cut or states no size.
+      InputError: another format, or a header that is cut or states no size.
     """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -39,59 +148,111 @@ def image_size(data: bytes) -> tuple[int, int]:
             width, height = struct.unpack("<ii", data[18:26])
             height = abs(height)
         else:
-            raise BadImageError("not a PNG, JPEG, WebP or BMP image")
+            raise InputError("unreadable", "not a PNG, JPEG, WebP or BMP image")
     except struct.error as error:
-        raise BadImageError("the image's header is cut off") from error
+        raise InputError("unreadable", "the image's header is cut off") from error
     if width < 1 or height < 1:
-        raise BadImageError(f"the image's header states a size of {width} x {height}")
+        raise InputError("unreadable", f"the image's header states a size of {width}x{height}")
     return width, height
 
 
-def stated_size(data: bytes) -> tuple[int, int]:
-    """Width and height that the header of a picture of any format states; decodes nothing.
+def decode_image(data: bytes, max_pixels: int = MAX_RECORD_PIXELS, *, gray: bool = False) -> Image:
+    """Decodes a PNG, JPEG, WebP or BMP to uint8 [H, W, 3], RGB, or to gray [H, W].
+
+    EXIF orientation is applied; gray, alpha, CMYK and 16 bit come out as 8-bit RGB (alpha is dropped).
 
     Raises:
-        BadImageError: it is no picture, or of absurd size.
+      InputError: too many pixels (checked before decoding), cut off, or damaged.
     """
-    try:
-        return image_size(data)  # of the header that OpenCV will believe
-    except BadImageError:
-        try:
-            with PIL.Image.open(io.BytesIO(data)) as header:
-                return header.size
-        except Exception as error:  # Pillow's readers raise what they like
-            raise BadImageError(f"no picture ({error})") from error
-
-
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a PNG, JPEG, WebP or BMP to uint8 [H, W, 3], RGB.
-
-    EXIF orientation is applied; grey, alpha, CMYK and 16 bit come out as 8-bit RGB (alpha is
-    dropped).
-
-    Raises:
-        BadImageError: too many pixels (checked before decoding), cut off, or damaged.
-    """
-    width, height = image_size(data)
-    if width * height > max_pixels:
-        raise BadImageError(f"{width} x {height} pixels are more than the {max_pixels} allowed")
-    # OpenCV fills what is missing of a cut file with grey and calls it a success. The end is nearly always
+    _check_pixels(*image_size(data), max_pixels)
+    # OpenCV may fill what is missing of a cut file with gray and call it a success. The end is nearly always
     # the file's, which is seen at once; looking for the last scan takes longer.
     if (
         data.startswith(b"\xff\xd8")
         and not data.endswith(b"\xff\xd9")
         and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     ):
-        raise BadImageError("the JPEG is cut off")
+        raise InputError("unreadable", "the JPEG is cut off")
     if data.startswith(b"\x89PNG") and data.rfind(b"IEND") < 0:
-        raise BadImageError("the PNG is cut off")
+        raise InputError("unreadable", "the PNG is cut off")
+    kind = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR_RGB
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
     except cv2.error as error:
-        raise BadImageError(f"the image does not decode ({error.err})") from error
+        raise InputError("unreadable", f"the image does not decode ({error.err})") from error
     if image is None:
-        raise BadImageError("the image does not decode")
-    return image
+        raise InputError("unreadable", "the image does not decode")
+    return np.asarray(image, np.uint8)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        data = read_regular(path, MAX_BYTES) if size <= MAX_BYTES else b""
+    except FileNotFoundError as error:
+        raise InputError("missing_file", f"{path} cannot be read ({error.strerror})") from error
+    except (OSError, ValueError, UserError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{path} cannot be read ({error})"
+        raise InputError("unreadable", reason) from error
+    if size > MAX_BYTES:
+        raise InputError("too_large", f"{path} has more than {MAX_BYTES >> 20} MB")
+    return data
+
+
+def _open(source: Path | bytes) -> PIL.Image.Image:
+    PIL.Image.init()
+    known = [name for name in _FORMATS if name in PIL.Image.OPEN]  # AVIF is in newer ones alone
+    return PIL.Image.open(
+        io.BytesIO(source) if isinstance(source, bytes) else source, formats=known
+    )
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        wrong = f"{width}x{height} pixels are more than the {max_pixels} allowed"
+        raise InputError("too_large", wrong)
+
+
+def _notes(header: PIL.Image.Image, data: bytes) -> tuple[str, ...]:
+    notes = []
+    frames = getattr(header, "n_frames", 1)
+    if frames > 1 and header.format != "MPO":
+        notes.append(f"animated: only the first of {frames} frames was read")
+    if header.mode == "CMYK":
+        notes.append("cmyk: converted to RGB without a color profile")
+    if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
+        notes.append("transparent: its transparency was ignored")
+    if header.mode in ("L", "LA", "1"):
+        notes.append("grey: it has no color")
+    if header.mode.startswith(("I", "F")) or _bits(header, data) > 8:
+        notes.append("deep: reduced to 8 bits")
+    if int(_getexif(header, data).get(PIL.ExifTags.Base.Orientation, 1) or 1) != 1:
+        notes.append("rotated: turned upright by its EXIF")
+    return tuple(notes)
+
+
+def _bits(header: PIL.Image.Image, data: bytes) -> int:
+    """Bits of a sample, of a PNG and of a TIFF; 8 of the others."""
+    if header.format == "PNG":
+        return data[24]
+    return max(getattr(header, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+
+
+def _getexif(header: PIL.Image.Image, data: bytes) -> Any:
+    # Asking a PNG for its EXIF would decode all of it.
+    return header.getexif() if header.format != "PNG" or b"eXIf" in data else {}
+
+
+def _exif(header: PIL.Image.Image, data: bytes) -> dict[str, str]:
+    tags = _getexif(header, data)
+    known = {}
+    for name in _EXIF:
+        value = tags.get(PIL.ExifTags.Base[name])
+        if isinstance(value, str) and value.strip("\x00 "):
+            known[name] = value.strip("\x00 ")[:_MAX_EXIF]
+    if PIL.ExifTags.Base.GPSInfo in tags:
+        known["GPS"] = "present"
+    return known
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -102,7 +263,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             place += 1
             continue
         if marker >> 8 != 0xFF or marker in (0xFFD9, 0xFFDA):
-            raise BadImageError("the JPEG states no size")
+            raise InputError("unreadable", "the JPEG states no size")
         if marker & 0xFF in _FRAMES:
             height, width = struct.unpack(">HH", data[place + 5 : place + 9])
             return width, height
@@ -121,4 +282,4 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 ":
         width, height = struct.unpack("<HH", data[26:30])
         return width & 0x3FFF, height & 0x3FFF
-    raise BadImageError("the WebP states no size")
+    raise InputError("unreadable", "the WebP states no size")

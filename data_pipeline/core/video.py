@@ -12,22 +12,16 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from numpy.typing import NDArray
 
-from data_pipeline.core.files import open_regular, read_regular
+from data_pipeline.core.files import open_regular
 from data_pipeline.core.frame_numbers import is_picture, pictures
-from data_pipeline.core.images import BadImageError, stated_size
+from data_pipeline.core.images import Image, read_image
 from jax_vlffd.errors import UserError
-
-Image = NDArray[np.uint8]
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
-#: The largest picture file that is read.
-MAX_BYTES: Final = 512 << 20
 #: The containers that are opened, by FFmpeg's names. Others would draw a text as a film of letters, or follow a
 #: play list to other files and hosts.
 _CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
@@ -104,7 +98,7 @@ class PictureFrames:
 
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
-        return read_picture(self._files[index]) if index < self.count else None
+        return read_image(self._files[index]) if index < self.count else None
 
     def second(self) -> float:
         """See `Frames.second`."""
@@ -267,21 +261,6 @@ def count_frames(path: Path) -> int:
         return sum(frame is not None for frame in _decode(container, stream))
     finally:
         container.close()
-
-
-def read_picture(path: Path) -> Image | None:
-    """A picture as uint8 [H, W, 3], RGB, upright; None where it cannot be read or is too large."""
-    try:
-        data = read_regular(path, MAX_BYTES)
-        width, height = stated_size(data)
-        if width * height > MAX_PIXELS:
-            return None
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except (UserError, BadImageError, cv2.error):
-        return None
-    if pixels is None:
-        return None
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
 def evenly_spaced(count: int, frames: int) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from data_pipeline.core.images import BadImageError, decode_image
+from data_pipeline.core.images import InputError, decode_image
 from data_pipeline.loading.augment import degrade, draw_geometry
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.settings import DataSettings
@@ -101,7 +101,7 @@ def forged_patches(
         return np.zeros(grid * grid, np.float32)
     try:
         mask = decode_image(record.mask)
-    except BadImageError:
+    except InputError:
         mask = np.zeros((0, 0, 3), np.uint8)
     if mask.shape != image.shape:
         return np.full(grid * grid, -1, np.float32)
@@ -139,7 +139,7 @@ class LoadUnit:
             for record, record_number in zip(records, numbers, strict=True):
                 try:
                     images.append(decode_image(record.image))
-                except BadImageError:
+                except InputError:
                     skipped, last_bad = skipped + 1, record_number
             if len(images) == len(records):
                 break
@@ -220,7 +220,7 @@ class LoadRow:
         example = Example(black, caption, fused, record.label, key, row)
         try:
             image = square_view(decode_image(record.image), self._size)
-        except BadImageError:
+        except InputError:
             return [example._replace(bad=1, bad_number=row, valid=False)]
         if self._corrupt is not None:
             image = self._corrupt(image)

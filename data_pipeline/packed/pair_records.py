@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from data_pipeline.core.images import BadImageError, image_size
+from data_pipeline.core.images import InputError, image_size
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
@@ -74,6 +74,6 @@ def _image(path: Path, where: str) -> bytes:
         image_size(data)
     except OSError as error:
         raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from error
-    except BadImageError as error:
+    except InputError as error:
         raise UserError(f"{where}: {path}: {error}") from error
     return data

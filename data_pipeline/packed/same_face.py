@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.core.video import read_picture
+from data_pipeline.core.images import read_image
 from data_pipeline.faces.detection import DlibFaces, Image
 from data_pipeline.packed.joining import Joined
 from jax_vlffd.errors import UserError
@@ -82,7 +82,7 @@ def same_face(
     net = FaceNumbers()
     numbers = np.full((len(pictures), _NUMBERS), np.nan, np.float32)
     for row, path in enumerate(pictures):
-        image = read_picture(path)
+        image = read_image(path)
         if image is None:
             raise UserError(f"{path} is no picture that can be read")
         found = net.of(image)

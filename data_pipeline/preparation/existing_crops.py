@@ -11,7 +11,8 @@ from typing import Final
 
 from data_pipeline.core.files import inside
 from data_pipeline.core.frame_numbers import Place, first_faces
-from data_pipeline.core.video import evenly_spaced, read_picture
+from data_pipeline.core.images import read_image
+from data_pipeline.core.video import evenly_spaced
 from data_pipeline.datasets.base import Video, faces_of
 from data_pipeline.faces.cropper import likeness, onto_real
 from data_pipeline.faces.detection import landmark_paths
@@ -77,10 +78,10 @@ def _same_face(real: Mapping[Place, Path], fake: Path, place: Place) -> Place:
     ranked = sorted(at for at in real if at.number == place.number)
     if len(ranked) == 1:
         return ranked[0]
-    picture = read_picture(fake)
+    picture = read_image(fake)
     if picture is None:
         return place if place in real else ranked[0]
-    read = {at: read_picture(real[at]) for at in ranked}
+    read = {at: read_image(real[at]) for at in ranked}
     return max(ranked, key=lambda at: -1.0 if (p := read[at]) is None else likeness(picture, p))
 
 
@@ -89,7 +90,7 @@ def _alike(real: Mapping[Place, Path], fake: Mapping[int, Path], shared: Sequenc
     alike = 0
     for number in looked_at:
         at = _same_face(real, fake[number], Place(number))
-        a, b = read_picture(real[at]), read_picture(fake[number])
+        a, b = read_image(real[at]), read_image(fake[number])
         alike += a is not None and b is not None and onto_real(b, a) is not None
     return 2 * alike > len(looked_at)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from data_pipeline.core.images import BadImageError, decode_image
+from data_pipeline.core.images import InputError, decode_image
 from data_pipeline.loading.examples import forged_patches
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.inference.detector import Answer, Detector
@@ -41,7 +41,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
     for record in _spread(PackedSplit(folder, split)):
         try:
             image = decode_image(record.image)
-        except BadImageError:
+        except InputError:
             continue
         truth = forged_patches(record, image, vision.image_size, vision.grid) > 0.5
         if truth.any() and not truth.all():

@@ -46,11 +46,11 @@ def _small(data: bytes) -> bytes:
     """A JPEG of at most _SIDE pixels a side; empty when the picture does not decode."""
     import cv2
 
-    from data_pipeline.core.images import BadImageError, decode_image
+    from data_pipeline.core.images import InputError, decode_image
 
     try:
         image = decode_image(data)
-    except BadImageError:
+    except InputError:
         return b""
     scale = _SIDE / max(image.shape[:2])
     if scale < 1:

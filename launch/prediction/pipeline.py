@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.core import discovery
+from data_pipeline.core.images import InputError, read_picture
 from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
 from data_pipeline.faces.detection import FaceCrop, FaceFinder
 from jax_vlffd.errors import UserError, fault
@@ -142,12 +143,12 @@ def look(path: Path, finder: FaceFinder | None, settings: Looking) -> Case:
             case.kind = "video"
             _look_at_video(case, finder, settings)
         else:
-            found = discovery.read_picture(path)
+            found = read_picture(path)
             case.height, case.width = found.image.shape[:2]
             case.format, case.notes, case.exif = found.format, found.notes, found.exif
             case.picture = _reduced(found.image, settings.thumbnail)
             case.faces = _faces(found.image, finder)
-    except (discovery.InputError, VideoError) as error:
+    except (InputError, VideoError) as error:
         case.code, case.message = error.code, str(error)
     except UserError:
         raise

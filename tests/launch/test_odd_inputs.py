@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipeline.core.video import read_picture
+from data_pipeline.core import images
 from data_pipeline.datasets import PLAIN
 from data_pipeline.faces.cropper import find_faces
 from data_pipeline.fftg.annotator import Annotator, Job
@@ -107,10 +107,10 @@ def test_any_error_of_a_pair_is_its_own_line(
 def test_a_picture_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path = bomb(tmp_path / "bomb.png", 12_500)  # 470 MB once decoded
     code = (
-        "import sys; from pathlib import Path; from data_pipeline.core.video import read_picture;"
+        "import sys; from pathlib import Path; from data_pipeline.core import images;"
         "from data_pipeline.fftg.images import read_image\n"
         "import resource; at = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "assert read_picture(Path(sys.argv[1])) is None\n"
+        "assert images.read_image(Path(sys.argv[1])) is None\n"
         "try: read_image(Path(sys.argv[1]))\n"
         "except Exception as error: print(error)\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - at) // 1024)"
@@ -133,7 +133,7 @@ def test_every_format_is_read_as_before(tmp_path: Path, suffix: str) -> None:
     image = scene(0, [(30, 20, 72)])
     path = tmp_path / f"a{suffix}"
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    for read in (read_picture(path), read_image(path)[0]):
+    for read in (images.read_image(path), read_image(path)[0]):
         assert read is not None
         assert np.abs(read.astype(int) - image).mean() < 8
 
@@ -142,7 +142,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png") is None
+    assert images.read_image(tmp_path / "a.png") is None
     with pytest.raises(PairError, match="not a regular file"):
         read_image(tmp_path / "a.png")
 

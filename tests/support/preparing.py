@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.core.video import read_picture
+from data_pipeline.core.images import read_image
 from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
 from data_pipeline.faces.cropper import CropSettings
 from data_pipeline.preparation import store
@@ -41,7 +41,7 @@ def prepare(
 
 
 def read(path: Path) -> np.ndarray:
-    picture = read_picture(path)
+    picture = read_image(path)
     assert picture is not None
     return picture.astype(int)
 

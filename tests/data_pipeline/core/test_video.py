@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.core.images import read_image
 from data_pipeline.core.video import (
     MAX_PIXELS,
     VideoError,
     evenly_spaced,
     open_frames,
-    read_picture,
 )
 from tests.support.video_trees import blank_frames, write_picture, write_video
 
@@ -59,7 +59,7 @@ def test_colors_are_rgb(tmp_path: Path) -> None:
     frame = open_frames(write_video(tmp_path / "a.avi", [red])).read(0)
     assert frame is not None
     assert frame[..., 0].mean() > 150 > 60 > frame[..., 2].mean()
-    picture = read_picture(write_picture(tmp_path / "a.png", red))
+    picture = read_image(write_picture(tmp_path / "a.png", red))
     np.testing.assert_array_equal(picture, red)
 
 
@@ -210,9 +210,9 @@ def test_pictures_are_frames_in_the_order_of_their_numbers(tmp_path: Path) -> No
 def test_damaged_pictures_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    assert read_picture(tmp_path / "a.png") is None
-    assert read_picture(tmp_path / "b.jpg") is None
-    assert read_picture(tmp_path / "absent.png") is None
+    assert read_image(tmp_path / "a.png") is None
+    assert read_image(tmp_path / "b.jpg") is None
+    assert read_image(tmp_path / "absent.png") is None
 
 
 @given(count=st.integers(1, 3000), frames=st.integers(1, 64))

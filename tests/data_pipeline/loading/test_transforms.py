@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from data_pipeline.core.images import BadImageError, decode_image, image_size
+from data_pipeline.core.images import InputError, decode_image, image_size
 from data_pipeline.loading.augment import FILL, degrade, draw_geometry, recompress
 from data_pipeline.loading.settings import AugmentSettings
 from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
@@ -81,9 +81,9 @@ def test_pixels_are_bounded_before_decoding() -> None:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(BadImageError, match="50000 x 50000 pixels are more than"):
+    with pytest.raises(InputError, match="50000x50000 pixels are more than"):
         decode_image(bomb)
-    with pytest.raises(BadImageError, match="more than the 100 allowed"):
+    with pytest.raises(InputError, match="more than the 100 allowed"):
         decode_image(_SOUND["jpeg"], max_pixels=100)
 
 
@@ -91,13 +91,13 @@ def test_pixels_are_bounded_before_decoding() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.6, 0.95])
 def test_cut_images_are_refused(name: str, share: float) -> None:
     data = _SOUND[name]
-    with pytest.raises(BadImageError):
+    with pytest.raises(InputError):
         decode_image(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"text", b"\xff\xd8", b"BM", b"RIFF1234WEBPVP8?"])
 def test_other_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(BadImageError):
+    with pytest.raises(InputError):
         decode_image(data)
 
 
@@ -109,7 +109,7 @@ def test_damaged_bytes_decode_or_are_refused(name: str, changes: list[tuple[int,
         data[place % len(data)] = value
     try:
         image = decode_image(bytes(data), max_pixels=1 << 16)
-    except BadImageError:
+    except InputError:
         return
     assert image.ndim == 3
     assert image.shape[2] == 3
