@@ -122,3 +122,13 @@ def first_faces(faces: Faces) -> dict[int, Path]:
     for place in sorted(faces.files):
         first.setdefault(place.number, faces.files[place])
     return first
+
+
+def swap_folder(path: Path, folder: str) -> Path:
+    """The path with its last part called `frames` replaced: where DeepfakeBench has masks and landmarks."""
+    parts = list(path.parts)
+    for i in range(len(parts) - 1, -1, -1):
+        if parts[i] == "frames":
+            parts[i] = folder
+            break
+    return Path(*parts)

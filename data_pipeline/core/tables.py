@@ -5,10 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from data_pipeline.core.json_reading import parse_json
 from jax_vlffd.errors import UserError
+
+#: The names of splits, in full and as data sets and users write them.
+_SPLITS: Final = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
+
+
+def split_name(name: str) -> str | None:
+    """The split that a name stands for, such as `validation` for `val`; None where it is not one."""
+    return _SPLITS.get(name)
 
 
 def read_json(path: Path) -> Any:

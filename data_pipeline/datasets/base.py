@@ -1,15 +1,16 @@
-"""The record that every data set gives, and what adapters share to find their files.
+"""The record that every data set gives, and the layout table by which adapters find their videos.
 
 A data set is read as it lies on disk: videos, folders of extracted frames, or single pictures.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.files import safe_path
 from data_pipeline.core.frame_numbers import (
@@ -21,6 +22,7 @@ from data_pipeline.core.frame_numbers import (
     first_faces,
     is_picture,
     pictures,
+    swap_folder,
 )
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
@@ -138,42 +140,118 @@ def _named(video: Video) -> Video:
     )
 
 
-def media(folder: Path) -> dict[str, tuple[Path, bool]]:
-    """The videos that belong to a folder: name -> (path, whether it is face crops already).
+class Item(NamedTuple):
+    """A video as it lies in a folder: its name, its path, and whether it is face crops already."""
+
+    name: str
+    path: Path
+    cropped: bool
+
+
+def media(folder: Path) -> list[Item]:
+    """The videos that belong to a folder.
 
     They lie in the folder itself or in its `videos`, as folders of whole frames in its `images`, or
     as DeepfakeBench's crops in its `frames`. The first of these that has any is taken.
+
+    Raises:
+      UserError: two video files have one name.
     """
     for place in (folder / "videos", folder):
         files = [path for path in entries(place) if path.suffix.lower() in VIDEO_SUFFIXES]
         if files:
-            found = {path.stem: (path, False) for path in files}
-            if len(found) < len(files):
-                names = Counter(path.stem for path in files)
-                name = next(name for name in names if names[name] > 1)
+            name, count = Counter(path.stem for path in files).most_common(1)[0]
+            if count > 1:
                 raise UserError(f"{place} has two videos called '{name}'; remove one of them")
-            return found
+            return [Item(path.stem, path, False) for path in files]
     for place, cropped in ((folder / "images", False), (folder / "frames", True)):
         folders = [path for path in entries(place) if path.is_dir()]
         if folders:
-            return {path.name: (path, cropped) for path in folders}
-    return {}
+            return [Item(path.name, path, cropped) for path in folders]
+    return []
+
+
+def picture_folders(folder: Path) -> Iterator[Item]:
+    """Every folder at or under `folder` that holds pictures itself: sequences of face crops."""
+    for place in _with_pictures(folder):
+        yield Item("_".join(place.relative_to(folder).parts) or folder.name, place, True)
+
+
+def _with_pictures(folder: Path) -> Iterator[Path]:
+    inside = entries(folder)
+    if any(is_picture(path) for path in inside):
+        yield folder
+    for path in inside:
+        if path.is_dir():
+            yield from _with_pictures(path)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A row of a data set's layout: a folder whose videos are alike.
+
+    Attributes:
+      group: the folder, below the root; see `Video`, as for what has the same name there.
+      bench_label: in DeepfakeBench's JSON.
+      split: of all of them, where the folder says it.
+      method: of its fakes; `real` where they are reals.
+      reals: the group of the reals that its fakes were made from; "" where they are not in the set.
+      real_of: the name of a fake's real by the fake's name; "" where it is not known.
+      items: lists the videos of a folder.
+    """
+
+    group: str
+    bench_label: str
+    split: str = ""
+    method: str = REAL_METHOD
+    reals: str = ""
+    real_of: Callable[[str], str] = lambda name: ""
+    items: Callable[[Path], Iterable[Item]] = media
+
+
+def scan_layout(
+    root: Path, dataset: str, layout: Iterable[Folder], compression: str = ""
+) -> Iterator[Video]:
+    """The videos of a data set by the table of its folders; a folder that is not there has none."""
+    for row in layout:
+        fake = row.method != REAL_METHOD
+        for name, path, cropped in row.items(root / row.group):
+            real = row.real_of(name) if row.reals else ""
+            yield Video(
+                dataset=dataset,
+                group=row.group,
+                name=name,
+                path=path,
+                label=FAKE if fake else REAL,
+                method=row.method,
+                bench_label=row.bench_label,
+                split=row.split,
+                real=f"{dataset}/{row.reals}/{real}" if real else "",
+                compression=compression,
+                cropped=cropped,
+            )
+
+
+def real_name(pattern: str, real: str) -> Callable[[str], str]:
+    r"""A rule for `Folder.real_of`: the name of the real as a template of the groups of the fake's name.
+
+    Args:
+      pattern: a regular expression that the whole name has to match; other names have no real.
+      real: the template, such as `\1_\2`.
+    """
+    compiled = re.compile(pattern)
+
+    def real_of(fake: str) -> str:
+        match = compiled.fullmatch(fake)
+        return match.expand(real) if match else ""
+
+    return real_of
 
 
 def compression_folder(root: Path, folder: str, compression: str) -> str:
     """The group of a compression: `<folder>/<compression>`, or `c0`, as raw was called at first."""
     old = compression == "raw" and not (root / folder / "raw").is_dir()
     return f"{folder}/c0" if old and (root / folder / "c0").is_dir() else f"{folder}/{compression}"
-
-
-def picture_folders(folder: Path) -> Iterator[Path]:
-    """Every folder at or under `folder` that holds pictures itself."""
-    inside = entries(folder)
-    if any(is_picture(path) for path in inside):
-        yield folder
-    for path in inside:
-        if path.is_dir():
-            yield from picture_folders(path)
 
 
 def crops(video: Video) -> tuple[Mapping[int, Path], Mapping[int, Path]]:
@@ -197,16 +275,6 @@ def faces_of(video: Video) -> tuple[Faces, Mapping[int, Path]]:
     masks = swap_folder(video.path, "masks")
     has_masks = video.label == FAKE and masks != video.path
     return faces_in(video.path), pictures(masks) if has_masks else {}
-
-
-def swap_folder(path: Path, folder: str) -> Path:
-    """The path with its last part called `frames` replaced (DeepfakeBench's rule)."""
-    parts = list(path.parts)
-    for i in range(len(parts) - 1, -1, -1):
-        if parts[i] == "frames":
-            parts[i] = folder
-            break
-    return Path(*parts)
 
 
 def read_label(value: Any, where: str) -> int:

@@ -20,24 +20,15 @@ DeepfakeBench's JSON the test videos are in `train` too.)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.frame_numbers import entries
 from data_pipeline.core.tables import read_text
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    media,
-    require_folder,
-)
+from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
-from jax_vlffd.vocabulary import FAKE, REAL
 
 
 @dataclass(frozen=True)
@@ -57,35 +48,21 @@ PLUS_PLUS: Final = Version("Celeb-DF++", "CelebDFv3", 890, 53196)
 _REALS: Final = ("Celeb-real", "YouTube-real")
 _FAKES: Final = "Celeb-synthesis"
 _LIST: Final = "List_of_testing_videos.txt"
-_FAKE_NAME: Final = re.compile(r"(id\d+)_id\d+_(\d+)")
+#: `id0_id1_0002` -> `id0_0002`.
+real_of: Final = base.real_name(r"(id\d+)_id\d+_(\d+)", r"\1_\2")
 #: The scenario of ++ whose fakes keep the frames of a video of the set.
 _SWAPS: Final = "FaceSwap"
 
 
-def find(root: Path, version: Version) -> Collection:
+def scan(root: Path, version: Version) -> base.Collection:
     """Finds the videos of one version; raises UserError where `root` or its list is wrong."""
-    require_folder(root, version.dataset, _FAKES, *_REALS)
+    base.require_folder(root, version.dataset, _FAKES, *_REALS)
     tested = _read_list(root)
-    videos = []
-    for group, method in _groups(root):
-        fake = method != REAL_METHOD
-        for name, (path, cropped) in media(root / group).items():
-            listed = f"{group}/{name}" in (tested or ())
-            real = real_of(name) if fake and _keeps_frames(group) else ""
-            videos.append(
-                Video(
-                    dataset=version.dataset,
-                    group=group,
-                    name=name,
-                    path=path,
-                    label=FAKE if fake else REAL,
-                    method=method,
-                    bench_label=f"{version.label}_{'fake' if fake else 'real'}",
-                    split="" if tested is None else "test" if listed else "train",
-                    real=f"{version.dataset}/{_REALS[0]}/{real}" if real else "",
-                    cropped=cropped,
-                )
-            )
+    videos = list(base.scan_layout(root, version.dataset, _layout(root, version)))
+    if tested is not None:
+        videos = [
+            replace(v, split="test" if f"{v.group}/{v.name}" in tested else "train") for v in videos
+        ]
     notes = []
     if tested is None:
         notes.append(
@@ -94,33 +71,25 @@ def find(root: Path, version: Version) -> Collection:
         )
     elif absent := len(tested - {f"{video.group}/{video.name}" for video in videos}):
         notes.append(f"{absent} of the {len(tested)} videos of {_LIST} are not there")
-    expected = {(version.dataset, REAL_METHOD): version.real}
+    counts = {(version.dataset, base.REAL_METHOD): version.real}
     if version is not PLUS_PLUS:  # its paper gives no counts by method that add up to the whole
-        expected[version.dataset, _FAKES] = version.fake
-    return collect(videos, expected, notes=notes)
+        counts[version.dataset, _FAKES] = version.fake
+    return base.collect(videos, counts, notes=notes)
 
 
-def real_of(name: str) -> str:
-    """The name of the real video (`id0_id1_0002` -> `id0_0002`), or ""."""
-    match = _FAKE_NAME.fullmatch(name)
-    return f"{match[1]}_{match[2]}" if match else ""
-
-
-def _groups(root: Path) -> Iterator[tuple[str, str]]:
-    """The folders with videos and their methods."""
+def _layout(root: Path, version: Version) -> Iterator[base.Folder]:
     for folder in _REALS:
-        yield folder, REAL_METHOD
-    if media(root / _FAKES):
+        yield base.Folder(folder, f"{version.label}_real")
+    fake = f"{version.label}_fake"
+    if base.media(root / _FAKES):
         # The folders of ++ would look like folders of frames only within `frames` or `images`.
-        yield _FAKES, _FAKES
+        yield base.Folder(_FAKES, fake, "", _FAKES, _REALS[0], real_of)
         return
     for scenario in entries(root / _FAKES):
         for method in entries(scenario):
-            yield f"{_FAKES}/{scenario.name}/{method.name}", method.name
-
-
-def _keeps_frames(group: str) -> bool:
-    return group == _FAKES or group.startswith(f"{_FAKES}/{_SWAPS}/")
+            reals = _REALS[0] if scenario.name == _SWAPS else ""
+            group = f"{_FAKES}/{scenario.name}/{method.name}"
+            yield base.Folder(group, fake, "", method.name, reals, real_of)
 
 
 def _read_list(root: Path) -> set[str] | None:

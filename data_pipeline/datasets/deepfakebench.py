@@ -25,16 +25,15 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.frame_numbers import Faces, by_place, entries, first_faces
-from data_pipeline.core.tables import read_json
+from data_pipeline.core.frame_numbers import Faces, by_place, entries, first_faces, swap_folder
+from data_pipeline.core.tables import read_json, split_name
 from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
-from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect, swap_folder
+from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: DeepfakeBench's names of splits, from the one that trains to the one that tests.
 SPLITS: Final = {"train": "train", "val": "validation", "test": "test"}
-_SPLIT_NAMES: Final = SPLITS | {"validation": "validation", "valid": "validation"}
 _RANK: Final = {"": 0, "train": 1, "validation": 2, "test": 3}
 _COMPRESSIONS: Final = ("raw", "c0", "c23", "c40")
 _METHODS: Final = {label: name for name, label in faceforensics.METHODS.items()} | {
@@ -59,7 +58,7 @@ class _Entry(NamedTuple):
     masks: list[str]
 
 
-def find(root: Path, compression: str) -> Collection:
+def scan(root: Path, compression: str) -> Collection:
     """Finds the videos of one JSON, `root` being the file or a folder with one at its top.
 
     Raises:
@@ -72,7 +71,7 @@ def find(root: Path, compression: str) -> Collection:
 
 
 def read(file: Path, root: Path, compression: str) -> Collection:
-    """Finds the videos of `file` whose frames lie under `root`; see `find`."""
+    """Finds the videos of `file` whose frames lie under `root`; see `scan`."""
     content = read_json(file)
     if not isinstance(content, dict) or len(content) != 1:
         raise UserError(f"{file} is no JSON of DeepfakeBench: it must hold exactly one data set")
@@ -189,8 +188,8 @@ def _below(
         yield _Entry(label, split, compression, name, frames, masks)
         return
     for key, child in node.items():
-        if not split and key in _SPLIT_NAMES:
-            yield from _below(child, file, label, _SPLIT_NAMES[key], compression, "")
+        if not split and (stated := split_name(key)):
+            yield from _below(child, file, label, stated, compression, "")
         elif not compression and key in _COMPRESSIONS:
             level = "raw" if key == "c0" else key
             yield from _below(child, file, label, split, level, "")

@@ -24,15 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.frame_numbers import entries, is_picture
-from data_pipeline.datasets import celeb_df, faceforensics
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    media,
-    require_folder,
-)
+from data_pipeline.datasets import base, celeb_df, faceforensics
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
@@ -52,15 +44,15 @@ _SWAPS: Final = (
 )
 
 
-def find(root: Path) -> Collection:
+def scan(root: Path) -> base.Collection:
     """Finds the videos and pictures; raises UserError where there are none."""
-    require_folder(root, DATASET)
-    videos: list[Video] = []
+    base.require_folder(root, DATASET)
+    videos: list[base.Video] = []
     for folder in ("train", "test"):
         if (root / folder).is_dir():
-            videos += _find(root / folder, f"{folder}/", folder)
+            videos += base.scan_layout(root, DATASET, _layout(root, f"{folder}/", folder))
     if not videos:
-        videos = list(_find(root, "", "test"))
+        videos = list(base.scan_layout(root, DATASET, _layout(root, "", "test")))
     if not any(video.label == FAKE for video in videos):
         raise UserError(
             f"--root={root} does not look like DF40: no <method>/{{{','.join(_DOMAINS)}}}/ "
@@ -72,61 +64,28 @@ def find(root: Path) -> Collection:
             "no reals: DF40 comes without those of FaceForensics++ and Celeb-DF; lay "
             "DeepfakeBench's FaceForensics++/ and Celeb-DF-v2/ beside the methods"
         )
-    return collect(videos, notes=notes)
+    return base.collect(videos, notes=notes)
 
 
-def _find(root: Path, prefix: str, split: str) -> Iterator[Video]:
+def _layout(root: Path, prefix: str, split: str) -> Iterator[base.Folder]:
     for group in _REALS:
-        for name, path in _items(root / group):
-            yield _video(prefix + group, name, path, REAL, REAL_METHOD, "DF40", split)
-    for folder in entries(root):
-        for domain in (*_DOMAINS, "fake", "real"):
-            group, method = f"{folder.name}/{domain}", folder.name
-            label = REAL if domain == REAL_METHOD else FAKE
-            for name, path in _items(root / group):
-                real = _real_of(method, domain, name, prefix) if label == FAKE else ""
-                named = method if label == FAKE else REAL_METHOD
-                yield _video(prefix + group, name, path, label, named, method, split, real)
+        yield base.Folder(prefix + group, "DF40_Real", split, items=_items)
+    for folder in entries(root / prefix):
+        place, method = f"{prefix}{folder.name}", folder.name
+        for domain in (*_DOMAINS, "fake"):
+            of_ff = domain.startswith("ff")
+            reals = prefix + _REALS[0 if of_ff else 1] if method.lower() in _SWAPS else ""
+            real_of = faceforensics.real_of if of_ff else celeb_df.real_of
+            fake = f"{method}_Fake"
+            yield base.Folder(f"{place}/{domain}", fake, split, method, reals, real_of, _items)
+        yield base.Folder(f"{place}/real", f"{method}_Real", split, items=_items)
 
 
-def _video(
-    group: str,
-    name: str,
-    path: Path,
-    label: int,
-    method: str,
-    bench: str,
-    split: str,
-    real: str = "",
-) -> Video:
-    return Video(
-        dataset=DATASET,
-        group=group,
-        name=name,
-        path=path,
-        label=label,
-        method=method,
-        bench_label=f"{bench}_{'Fake' if label == FAKE else 'Real'}",
-        split=split,
-        real=real,
-        cropped=path.is_dir() or is_picture(path),
-    )
-
-
-def _items(folder: Path) -> Iterator[tuple[str, Path]]:
+def _items(folder: Path) -> Iterator[base.Item]:
     """Videos of a folder, and its pictures: those of a folder in `frames` together, others alone."""
-    found = media(folder)
-    yield from ((name, path) for name, (path, _) in found.items())
-    if not found:
+    videos = base.media(folder)
+    yield from (base.Item(name, path, path.is_dir()) for name, path, _ in videos)
+    if not videos:
         for path in sorted(path for path in folder.rglob("*") if is_picture(path)):
-            yield "_".join(path.relative_to(folder).with_suffix("").parts), path
-
-
-def _real_of(method: str, domain: str, name: str, prefix: str) -> str:
-    if method.lower() not in _SWAPS:
-        return ""
-    if domain.startswith("ff"):
-        real, group = faceforensics.real_of(name), _REALS[0]
-    else:
-        real, group = celeb_df.real_of(name), _REALS[1]
-    return f"{DATASET}/{prefix}{group}/{real}" if real else ""
+            name = "_".join(path.relative_to(folder).with_suffix("").parts)
+            yield base.Item(name, path, True)

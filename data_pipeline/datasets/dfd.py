@@ -19,20 +19,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    compression_folder,
-    media,
-    require_folder,
-)
+from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
-from jax_vlffd.vocabulary import FAKE, REAL
+from jax_vlffd.vocabulary import FAKE
 
 DATASET: Final = "DeepFakeDetection"
 REAL_LABEL: Final = "DFD_real"
@@ -41,8 +34,9 @@ FAKE_LABEL: Final = "DFD_fake"
 _ORIGINALS: Final = "original_sequences/actors"
 _FAKES: Final = "manipulated_sequences/DeepFakeDetection"
 _REAL_NAME: Final = re.compile(r"\d{2}__.+")
-_FAKE_NAME: Final = re.compile(r"(\d{2})_(\d{2})__(.+)__[A-Z0-9]+")
 _MISNAMED: Final = "of DeepFakeDetection, not called AA__SCENE or AA_BB__SCENE__HASH"
+#: `01_02__walk__ABC` -> `01__walk`.
+real_of: Final = base.real_name(r"(\d{2})_\d{2}__(.+)__[A-Z0-9]+", r"\1__\2")
 #: Said where the fakes are face crops already.
 UNPAIRED: Final = (
     "the fakes of DeepFakeDetection drop frames, so crops on disk cannot be paired by their numbers and "
@@ -50,51 +44,32 @@ UNPAIRED: Final = (
 )
 
 
-def find(root: Path, compression: str) -> Collection:
+def scan(root: Path, compression: str) -> base.Collection:
     """Finds the videos; raises UserError where there are none of this compression."""
-    require_folder(root, DATASET, "original_sequences", "manipulated_sequences")
-    found = in_tree(root, compression)
-    if not found.videos:
+    base.require_folder(root, DATASET, "original_sequences", "manipulated_sequences")
+    collection = in_tree(root, compression)
+    if not collection.videos:
         raise UserError(
             f"--root={root} has no videos of compression {compression} at {_ORIGINALS} or {_FAKES}"
         )
-    return found
+    return collection
 
 
-def in_tree(root: Path, compression: str) -> Collection:
-    """As `find`, for a tree that need not hold any."""
+def in_tree(root: Path, compression: str) -> base.Collection:
+    """As `scan`, for a tree that need not hold any."""
+    originals = base.compression_folder(root, _ORIGINALS, compression)
+    fakes = base.compression_folder(root, _FAKES, compression)
+    layout = (
+        base.Folder(originals, REAL_LABEL, "test"),
+        base.Folder(fakes, FAKE_LABEL, "test", DATASET, originals, real_of),
+    )
     videos = []
     left_out: Counter[str] = Counter()
-    originals = compression_folder(root, _ORIGINALS, compression)
-    fakes = compression_folder(root, _FAKES, compression)
-    for group, label in ((originals, REAL), (fakes, FAKE)):
-        for name, (path, cropped) in media(root / group).items():
-            pattern = _FAKE_NAME if label == FAKE else _REAL_NAME
-            if not pattern.fullmatch(name):
-                left_out[_MISNAMED] += 1
-                continue
-            real = real_of(name) if label == FAKE and not cropped else ""
-            videos.append(
-                Video(
-                    dataset=DATASET,
-                    group=group,
-                    name=name,
-                    path=path,
-                    label=label,
-                    method=DATASET if label == FAKE else REAL_METHOD,
-                    bench_label=FAKE_LABEL if label == FAKE else REAL_LABEL,
-                    split="test",
-                    real=f"{DATASET}/{originals}/{real}" if real else "",
-                    compression=compression,
-                    cropped=cropped,
-                )
-            )
-    expected = {(DATASET, REAL_METHOD): 363, (DATASET, DATASET): 3068}
+    for video in base.scan_layout(root, DATASET, layout, compression):
+        if real_of(video.name) if video.label == FAKE else _REAL_NAME.fullmatch(video.name):
+            videos.append(replace(video, real="") if video.cropped else video)
+        else:
+            left_out[_MISNAMED] += 1
+    counts = {(DATASET, base.REAL_METHOD): 363, (DATASET, DATASET): 3068}
     crops = any(video.cropped and video.label == FAKE for video in videos)
-    return collect(videos, expected, left_out, [UNPAIRED] if crops else [])
-
-
-def real_of(name: str) -> str:
-    """The name of the original (`01_02__walk__ABC` -> `01__walk`), or ""."""
-    match = _FAKE_NAME.fullmatch(name)
-    return f"{match[1]}__{match[3]}" if match else ""
+    return base.collect(videos, counts, left_out, [UNPAIRED] if crops else [])

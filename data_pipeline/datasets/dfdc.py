@@ -19,118 +19,90 @@ out. 'DFDC' and 'DFDCP' are different sets with different published numbers.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries
-from data_pipeline.core.tables import read_json, read_rows
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    media,
-    read_label,
-    require_folder,
-)
+from data_pipeline.core.tables import read_json, read_rows, split_name
+from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE
 
 FULL: Final = "DFDC"
 PREVIEW: Final = "DFDCP"
-#: The only method that DFDC tells of.
+#: The only method that DFDC names.
 _FAKE_METHOD: Final = "DFDC"
 
 _PREVIEW_METHODS: Final = {"method_A": "DFDCP_FakeA", "method_B": "DFDCP_FakeB"}
-_PREVIEW_SETS: Final = {"train": "train", "test": "test", "val": "validation"}
-_PREVIEW_FAKE: Final = re.compile(r"\d+_(\d+_[A-Za-z]+_.+)")
+#: `S_T_X_NNN` -> `T_X_NNN`.
+_preview_real: Final = base.real_name(r"\d+_(\d+_[A-Za-z]+_.+)", r"\1")
 
 
-def find(root: Path) -> Collection:
+def scan(root: Path) -> base.Collection:
     """Finds the videos of DFDC; raises UserError where `root` is something else or a label is wrong."""
-    require_folder(root, FULL)
+    base.require_folder(root, FULL)
     videos = []
     left_out: Counter[str] = Counter()
     for group, split in _parts(root):
-        found = media(root / group)
-        labels = _labels(root / group) if found else {}
-        for name, (path, cropped) in found.items():
-            if name not in labels:
+        layout = [base.Folder(group, "DFDC_Real", split)]
+        unlabelled = list(base.scan_layout(root, FULL, layout))
+        labels = _labels(root / group) if unlabelled else {}
+        for video in unlabelled:
+            label, original = labels.get(video.name, (None, ""))
+            if label is None:
                 left_out["without a label in metadata.json or labels.csv"] += 1
                 continue
-            label, original = labels[name]
-            fake = label == FAKE
-            videos.append(
-                Video(
-                    dataset=FULL,
-                    group=group,
-                    name=name,
-                    path=path,
-                    label=label,
-                    method=_FAKE_METHOD if fake else REAL_METHOD,
-                    bench_label="DFDC_Fake" if fake else "DFDC_Real",
-                    split=split,
-                    real=f"{FULL}/{group}/{original}" if fake and original else "",
-                    cropped=cropped,
-                )
-            )
+            if label == FAKE:
+                real = f"{FULL}/{group}/{original}" if original else ""
+                fake = {"method": _FAKE_METHOD, "bench_label": "DFDC_Fake", "real": real}
+                video = replace(video, label=FAKE, **fake)
+            videos.append(video)
     if not videos:
         raise UserError(
             f"--root={root} has no labelled videos of DFDC: expected train/dfdc_train_part_N/, "
             "validation/ or test/ with metadata.json or labels.csv"
         )
-    expected = {(FULL, REAL_METHOD): 23654, (FULL, _FAKE_METHOD): 104500}
-    return collect(videos, expected, left_out)
+    counts = {(FULL, base.REAL_METHOD): 23654, (FULL, _FAKE_METHOD): 104500}
+    return base.collect(videos, counts, left_out)
 
 
-def find_preview(root: Path) -> Collection:
+def scan_preview(root: Path) -> base.Collection:
     """Finds the videos of DFDCP; raises UserError where its JSON is missing or wrong."""
-    require_folder(root, PREVIEW, "original_videos", *_PREVIEW_METHODS)
+    base.require_folder(root, PREVIEW, "original_videos", *_PREVIEW_METHODS)
     records = read_json(root / "dataset.json")
     if not isinstance(records, dict):
         raise UserError(f"{root / 'dataset.json'} is no object of path -> label and set")
-    files = {group: _below(root / group) for group in ("original_videos", *_PREVIEW_METHODS)}
+    layout = [
+        base.Folder("original_videos", "DFDCP_Real", items=_below),
+        *(
+            base.Folder(method, label, "", method, "original_videos", _preview_real, _below)
+            for method, label in _PREVIEW_METHODS.items()
+        ),
+    ]
+    there = {(video.group, video.name): video for video in base.scan_layout(root, PREVIEW, layout)}
     videos = []
-    absent = 0
     # The paper counts the reals alone; of the fakes the set's own list is what there should be.
-    expected = Counter({(PREVIEW, REAL_METHOD): 1131})
+    expected = Counter({(PREVIEW, base.REAL_METHOD): 1131})
     for place, record in records.items():
         group, name = place.replace("\\", "/").split("/")[0], Path(place).stem
         where = f"{root / 'dataset.json'}, '{place}'"
         if not isinstance(record, dict):
             raise UserError(f"{where}: is no object with label and set")
-        fake = read_label(record.get("label"), where) == FAKE
-        split = _PREVIEW_SETS.get(str(record.get("set")).lower())
+        fake = base.read_label(record.get("label"), where) == FAKE
+        split = split_name(str(record.get("set")).lower())
         if split is None or fake != (group in _PREVIEW_METHODS):
             raise UserError(f"{where}: set or label does not fit; take the set's own dataset.json")
         if fake:
             expected[PREVIEW, group] += 1
-        if name not in files.get(group, {}):
-            absent += 1
-            continue
-        path, cropped = files[group].pop(name)
-        match = _PREVIEW_FAKE.fullmatch(name) if fake else None
-        videos.append(
-            Video(
-                dataset=PREVIEW,
-                group=group,
-                name=name,
-                path=path,
-                label=int(fake),
-                method=group if fake else REAL_METHOD,
-                bench_label=_PREVIEW_METHODS.get(group, "DFDCP_Real"),
-                split=split,
-                real=f"{PREVIEW}/original_videos/{match[1]}" if match else "",
-                cropped=cropped,
-            )
-        )
-    unnamed = sum(map(len, files.values()))
-    left_out = {"not named in dataset.json": unnamed} if unnamed else {}
+        if video := there.pop((group, name), None):
+            videos.append(replace(video, split=split))
+    left_out = {"not named in dataset.json": len(there)} if there else {}
+    absent = len(records) - len(videos)
     notes = [f"{absent} of the {len(records)} videos of dataset.json are not there"]
-    return collect(videos, expected, left_out, notes if absent else ())
+    return base.collect(videos, expected, left_out, notes if absent else ())
 
 
 def _parts(root: Path) -> Iterator[tuple[str, str]]:
@@ -157,14 +129,15 @@ def _labels(folder: Path) -> dict[str, tuple[int, str]]:
         raise UserError(f"{table} is no object of file name -> label")
     return {
         Path(name).stem: (
-            read_label(record.get("label", record.get("is_fake")), f"{table}, '{name}'"),
+            base.read_label(record.get("label", record.get("is_fake")), f"{table}, '{name}'"),
             Path(str(record.get("original") or "")).stem,
         )
         for name, record in records.items()
     }
 
 
-def _below(folder: Path) -> dict[str, tuple[Path, bool]]:
-    """Videos at any depth of a folder, by name; else the crops in its `frames`."""
+def _below(folder: Path) -> list[base.Item]:
+    """Videos at any depth of a folder, of one name the last; else the crops in its `frames`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return {path.stem: (path, False) for path in files} or media(folder)
+    by_name = {path.stem: base.Item(path.stem, path, False) for path in files}
+    return list(by_name.values()) or base.media(folder)

@@ -21,22 +21,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.tables import read_json
-from data_pipeline.datasets import dfd
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    compression_folder,
-    media,
-    require_folder,
-)
+from data_pipeline.datasets import base, dfd
 from jax_vlffd.errors import UserError
-from jax_vlffd.vocabulary import FAKE, REAL
 
 DATASET: Final = "FaceForensics++"
 #: The methods with their labels in DeepfakeBench.
@@ -49,67 +40,44 @@ METHODS: Final = {
 }
 REAL_LABEL: Final = "FF-real"
 
-_FAKE_NAME: Final = re.compile(r"(\d{3})_(\d{3})")
+#: `NNN_MMM` -> `NNN`.
+real_of: Final = base.real_name(r"(\d{3})_\d{3}", r"\1")
 _LISTS: Final = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _LISTS_PAGE: Final = "https://github.com/ondyari/FaceForensics/tree/master/dataset/splits"
 
 
-def find(root: Path, compression: str) -> Collection:
+def scan(root: Path, compression: str) -> base.Collection:
     """Finds the videos of FaceForensics++ and, where they are there, of DeepFakeDetection.
 
     Raises:
       UserError: `root` is something else, nothing has this compression, or a split list is wrong.
     """
-    require_folder(root, DATASET, "original_sequences", "manipulated_sequences")
+    base.require_folder(root, DATASET, "original_sequences", "manipulated_sequences")
     splits = read_splits(root)
     left_out: Counter[str] = Counter()
     videos = []
-    for method, label in {REAL_METHOD: REAL_LABEL, **METHODS}.items():
-        real = method == REAL_METHOD
-        folder = "original_sequences/youtube" if real else f"manipulated_sequences/{method}"
-        group = compression_folder(root, folder, compression)
-        for name, (path, cropped) in media(root / group).items():
-            split = split_of(name, splits)
-            if split is None:
-                left_out["in no split list, or its two ids are in different ones"] += 1
-                continue
-            videos.append(
-                Video(
-                    dataset=DATASET,
-                    group=group,
-                    name=name,
-                    path=path,
-                    label=REAL if real else FAKE,
-                    method=method,
-                    bench_label=label,
-                    split=split,
-                    real="" if real else _real_key(root, name, compression),
-                    compression=compression,
-                    cropped=cropped,
-                )
-            )
-    found = collect(videos)
+    for video in base.scan_layout(root, DATASET, _layout(root, compression), compression):
+        split = split_of(video.name, splits)
+        if split is None:
+            left_out["in no split list, or its two ids are in different ones"] += 1
+        else:
+            videos.append(replace(video, split=split))
+    collection = base.collect(videos)
     actors = dfd.in_tree(root, compression)
-    if not found.videos and not actors.videos:
+    if not collection.videos and not actors.videos:
         raise UserError(
             f"--root={root} has no videos of compression {compression}; "
             f"choose another --compression, or check the layout: original_sequences/youtube/"
             f"{compression}/videos/*.mp4"
         )
     notes = [] if splits else [_no_lists(root)]
-    expected = {(DATASET, name): 1000 for name in (REAL_METHOD, *METHODS)}
-    return Collection(
-        (*found.videos, *actors.videos),
+    expected = {(DATASET, name): 1000 for name in (base.REAL_METHOD, *METHODS)}
+    return base.Collection(
+        (*collection.videos, *actors.videos),
         {**expected, **(actors.expected if actors.videos else {})},
         left_out + Counter(actors.left_out),
         (*notes, *actors.notes),
     )
-
-
-def real_of(name: str) -> str:
-    """The name of the original that a fake was made from (`NNN_MMM` -> `NNN`), or ""."""
-    match = _FAKE_NAME.fullmatch(name)
-    return match[1] if match else ""
 
 
 def read_splits(root: Path) -> dict[str, str]:
@@ -160,9 +128,13 @@ def _is_pair(pair: object) -> bool:
     )
 
 
-def _real_key(root: Path, name: str, compression: str) -> str:
-    group = compression_folder(root, "original_sequences/youtube", compression)
-    return f"{DATASET}/{group}/{real_of(name)}" if real_of(name) else ""
+def _layout(root: Path, compression: str) -> list[base.Folder]:
+    reals = base.compression_folder(root, "original_sequences/youtube", compression)
+    rows = [base.Folder(reals, REAL_LABEL)]
+    for method, label in METHODS.items():
+        group = base.compression_folder(root, f"manipulated_sequences/{method}", compression)
+        rows.append(base.Folder(group, label, "", method, reals, real_of))
+    return rows
 
 
 def _no_lists(root: Path) -> str:

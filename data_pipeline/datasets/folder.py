@@ -24,19 +24,15 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries, is_picture
-from data_pipeline.core.tables import read_rows
+from data_pipeline.core.tables import read_rows, split_name
 from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect, require_folder
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 
 _FAKE: Final = "fake"
-_SPLITS: Final = {"": "", "train": "train", "val": "validation", "validation": "validation"} | {
-    "valid": "validation",
-    "test": "test",
-}
 
 
-def find(root: Path) -> Collection:
+def scan(root: Path) -> Collection:
     """Finds the pictures and videos of a folder.
 
     Raises:
@@ -91,9 +87,10 @@ def _listed(root: Path, dataset: str) -> Collection:
     videos: dict[Path, Video] = {}
     for number, row in enumerate(read_rows(table, "real", "fake"), start=2):
         where = f"{table}, row {number}"
-        split = _SPLITS.get(row.get("split", ""))
+        stated = row.get("split", "")
+        split = split_name(stated) if stated else ""
         if split is None:
-            raise UserError(f"{where}: split '{row['split']}' is none of train, validation, test")
+            raise UserError(f"{where}: split '{stated}' is none of train, validation, test")
         real = ""
         for label, column in ((REAL, "real"), (FAKE, "fake")):
             if not row[column]:

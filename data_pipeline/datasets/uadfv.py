@@ -16,39 +16,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    media,
-    require_folder,
-)
-from jax_vlffd.vocabulary import FAKE, REAL
+from data_pipeline.datasets import base
 
 DATASET: Final = "UADFV"
 
 
-def find(root: Path) -> Collection:
+def scan(root: Path) -> base.Collection:
     """Finds the videos; raises UserError where `root` is something else."""
-    require_folder(root, DATASET, "fake", "real")
-    videos = [
-        Video(
-            dataset=DATASET,
-            group=group,
-            name=name,
-            path=path,
-            label=label,
-            method=DATASET if label == FAKE else REAL_METHOD,
-            bench_label=f"UADFV_{group.capitalize()}",
-            split="test",
-            real=f"{DATASET}/real/{real_of(name)}" if label == FAKE else "",
-            cropped=cropped,
-        )
-        for group, label in (("real", REAL), ("fake", FAKE))
-        for name, (path, cropped) in media(root / group).items()
-    ]
-    return collect(videos, {(DATASET, REAL_METHOD): 49, (DATASET, DATASET): 49})
+    base.require_folder(root, DATASET, "fake", "real")
+    layout = (
+        base.Folder("real", "UADFV_Real", "test"),
+        base.Folder("fake", "UADFV_Fake", "test", DATASET, "real", real_of),
+    )
+    counts = {(DATASET, base.REAL_METHOD): 49, (DATASET, DATASET): 49}
+    return base.collect(base.scan_layout(root, DATASET, layout), counts)
 
 
 def real_of(name: str) -> str:

@@ -17,49 +17,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.datasets.base import (
-    REAL_METHOD,
-    Collection,
-    Video,
-    collect,
-    picture_folders,
-    require_folder,
-)
+from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
-from jax_vlffd.vocabulary import FAKE, REAL
 
 DATASET: Final = "WildDeepfake"
 
-_FOLDERS: Final = {
-    f"{name}_{split}": (label, split)
-    for name, label in (("real", REAL), ("fake", FAKE))
+_LAYOUT: Final = [
+    base.Folder(f"{side}_{split}", label, split, method, items=base.picture_folders)
+    for side, method, label in (
+        ("real", base.REAL_METHOD, "WDF_Real"),
+        ("fake", DATASET, "WDF_Fake"),
+    )
     for split in ("train", "test")
-}
+]
 
 
-def find(root: Path) -> Collection:
+def scan(root: Path) -> base.Collection:
     """Finds the sequences; raises UserError where there are none, or only archives."""
     inner = root / "deepfake_in_the_wild"
     root = inner if inner.is_dir() else root
-    require_folder(root, DATASET, *_FOLDERS)
-    videos = []
-    for group, (label, split) in _FOLDERS.items():
-        for folder in picture_folders(root / group):
-            videos.append(
-                Video(
-                    dataset=DATASET,
-                    group=group,
-                    name="_".join(folder.relative_to(root / group).parts) or group,
-                    path=folder,
-                    label=label,
-                    method=DATASET if label == FAKE else REAL_METHOD,
-                    bench_label="WDF_Fake" if label == FAKE else "WDF_Real",
-                    split=split,
-                    cropped=True,
-                )
-            )
+    base.require_folder(root, DATASET, *(row.group for row in _LAYOUT))
+    videos = list(base.scan_layout(root, DATASET, _LAYOUT))
     if not videos:
         packed = any(root.glob("*/*.tar.gz"))
         remedy = "unpack the .tar.gz archives where they lie" if packed else "it holds no pictures"
         raise UserError(f"--root={root}: no sequence of faces was found; {remedy}")
-    return collect(videos, {(DATASET, REAL_METHOD): 3805, (DATASET, DATASET): 3509})
+    return base.collect(videos, {(DATASET, base.REAL_METHOD): 3805, (DATASET, DATASET): 3509})

@@ -68,7 +68,7 @@ def test_json_may_lie_elsewhere(tree: Tree, tmp_path_factory: pytest.TempPathFac
     file.write_text(json.dumps({"FF-DF": ORDERS["split, compression"]}))
     assert len(deepfakebench.read(file, tree.root, "c23").videos) == 2
     with pytest.raises(UserError, match="none of its frames"):
-        deepfakebench.find(file, "c23")
+        deepfakebench.scan(file, "c23")
 
 
 def test_a_root_that_lies_too_deep_is_told(tree: Tree) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.core.frame_numbers import pictures
+from data_pipeline.core.tables import split_name
 from data_pipeline.datasets import PLAIN
 from data_pipeline.datasets.base import read_label
 from jax_vlffd.errors import UserError
@@ -20,6 +21,13 @@ def test_labels_in_any_spelling() -> None:
     ]
     with pytest.raises(UserError, match="row 3: the label 'x'"):
         read_label("x", "row 3")
+
+
+def test_splits_in_any_spelling() -> None:
+    names = ("train", "val", "valid", "validation", "test", "dev", "")
+    assert [split_name(name) for name in names] == [
+        *("train", "validation", "validation", "validation", "test", None, None)
+    ]
 
 
 def test_frame_numbers_are_the_last_in_a_name(tmp_path: Path) -> None:
