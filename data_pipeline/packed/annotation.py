@@ -22,14 +22,13 @@ import numpy as np
 
 from data_pipeline import captions as caption_writer
 from data_pipeline.core.json_reading import parse_json
+from data_pipeline.core.tables import split_name
 from data_pipeline.packed.record import SPLITS
 from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
 _FAR = 1e6  # pixels, sides or degrees: no face lies there
-#: Names of splits that other tools use.
-_SPLIT_NAMES = {**{name: name for name in SPLITS}, "val": "validation", "valid": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +196,10 @@ def _method(content: dict[str, Any], label: int) -> str:
 
 
 def _split(name: str) -> str:
-    if name and name not in _SPLIT_NAMES:
-        _fail(f"has the split {name!r}, not one of {', '.join(SPLITS)}")
-    return _SPLIT_NAMES.get(name, "")
+    split = split_name(name) if name else ""
+    if split is None:
+        return _fail(f"has the split {name!r}, not one of {', '.join(SPLITS)}")
+    return split
 
 
 def _text(content: dict[str, Any], name: str) -> str:
