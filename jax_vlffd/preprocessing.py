@@ -59,7 +59,7 @@ def face_geometry(landmarks: np.ndarray, height: int, width: int) -> FaceGeometr
     """Measures a face.
 
     Args:
-      landmarks: [68 or 81, 2], x and y in pixels, as `data_pipeline.faces.detection` has them.
+      landmarks: [68 or 81, 2], x and y in pixels, as `data_pipeline.faces.landmarks` has them.
       height: of the picture.
       width: of it.
     """

@@ -18,7 +18,7 @@ from absl import flags
 from launch.cli import command
 
 if TYPE_CHECKING:
-    from data_pipeline.faces.detection import FaceFinder
+    from data_pipeline.faces.cropper import FaceFinder
     from jax_vlffd.inference.detector import Detector
     from jax_vlffd.reports.case import Item
     from launch.prediction.pipeline import Case
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
 def _finder() -> FaceFinder | None:
     if FLAGS.crops:
         return None
-    from data_pipeline.faces.detection import FaceFinder
+    from data_pipeline.faces.cropper import FaceFinder
 
     return FaceFinder(
         FLAGS.detector, FLAGS.size, FLAGS.margin, FLAGS.align, smallest=FLAGS.smallest

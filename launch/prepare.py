@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from pathlib import Path
 
-    from data_pipeline.faces.cropper import CropSettings
+    from data_pipeline.faces.alignment import CropSettings
     from data_pipeline.fftg.runner import shard
     from data_pipeline.preparation import store
     from data_pipeline.preparation.runner import Preparer, families, prepare_all

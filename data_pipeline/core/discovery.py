@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from data_pipeline.core.files import open_regular
 from data_pipeline.core.frame_numbers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -76,7 +77,7 @@ def sha256(path: Path) -> str:
       InputError: it cannot be read.
     """
     try:
-        with open_regular(path) as file:
+        with io.BufferedReader(cast(io.RawIOBase, open_regular(path))) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, UserError) as error:
         missing = isinstance(error.__cause__, FileNotFoundError)

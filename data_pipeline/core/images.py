@@ -34,7 +34,7 @@ MAX_BYTES: Final = 512 << 20
 
 #: What Pillow may take a file for. Its other readers are for what nobody photographs in, and one of them runs
 #: a program on the file (EPS).
-_FORMATS: Final = (
+_FORMATS: Final[tuple[str, ...]] = (
     *("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO"),
     *("DIB", "PCX", "SUN"),
 )
@@ -156,7 +156,9 @@ def image_size(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_RECORD_PIXELS, *, gray: bool = False) -> Image:
+def decode_image(
+    data: bytes, max_pixels: int = MAX_RECORD_PIXELS, *, gray: bool = False
+) -> np.ndarray:
     """Decodes a PNG, JPEG, WebP or BMP to uint8 [H, W, 3], RGB, or to gray [H, W].
 
     EXIF orientation is applied; gray, alpha, CMYK and 16 bit come out as 8-bit RGB (alpha is dropped).
@@ -182,7 +184,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_RECORD_PIXELS, *, gray: bool
         raise InputError("unreadable", f"the image does not decode ({error.err})") from error
     if image is None:
         raise InputError("unreadable", "the image does not decode")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def _read(path: Path) -> bytes:

@@ -57,8 +57,9 @@ def scan(root: Path) -> base.Collection:
                 continue
             if label == FAKE:
                 real = f"{FULL}/{group}/{original}" if original else ""
-                fake = {"method": _FAKE_METHOD, "bench_label": "DFDC_Fake", "real": real}
-                video = replace(video, label=FAKE, **fake)
+                video = replace(
+                    video, label=FAKE, method=_FAKE_METHOD, bench_label="DFDC_Fake", real=real
+                )
             videos.append(video)
     if not videos:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_pipeline.faces.detection import FaceFinder
+    from data_pipeline.faces.cropper import FaceFinder
 
 __all__ = ["FaceFinder"]
 
@@ -13,7 +13,7 @@ __all__ = ["FaceFinder"]
 def __getattr__(name: str) -> Any:
     """Loads the detector, and OpenCV with it, when it is first asked for (PEP 562)."""
     if name in __all__:
-        from data_pipeline.faces import detection
+        from data_pipeline.faces import cropper
 
-        return getattr(detection, name)
+        return getattr(cropper, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,30 +1,22 @@
-"""Faces: detection, landmarks and aligned crops, behind one small interface.
+"""Detectors of faces and their landmarks, behind one small interface.
 
-Landmarks follow the 68-point scheme of iBUG 300-W (0-16 jaw, 17-26 brows, 27-35 nose, 36-47 eyes,
-48-67 mouth); 81 points are the same with 13 more along the forehead (68-80). dlib is the default
-detector (extra `faces`); its landmark model was trained on iBUG 300-W, whose terms exclude
+dlib is the default (extra `faces`); its landmark model was trained on iBUG 300-W, whose terms exclude
 commercial use.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from data_pipeline.core.images import Image
+from data_pipeline.faces.landmarks import Points, box_of
 from jax_vlffd.errors import UserError
-from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
-
-Image = NDArray[np.uint8]
-Points = NDArray[np.float32]
 
 #: Longest side that dlib searches at twice its size; a larger picture is searched as it is.
 _UPSAMPLED_SIDE: Final = 800
@@ -34,22 +26,6 @@ _SEARCHED_SIDE: Final = 20
 #: side that such a one must fill.
 _DOUBTFUL: Final = -0.5
 _FILLS: Final = 0.4
-#: A file of landmarks is a kilobyte or two; a larger one is something else.
-_LARGEST_FILE: Final = 1 << 16
-#: The 112 px template of ArcFace (Deng et al. 2019): eyes, nose tip, corners of the mouth.
-_ARCFACE: Final = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ],
-    np.float64,
-)
-#: Which of the 68 points DeepfakeBench lays on that template (upper lids, tip, lips): kept as it
-#: has them, so that crops equal those of published numbers.
-_FIVE_OF_68: Final = (37, 44, 30, 49, 55)
 #: Points of MediaPipe's face mesh that stand for the 68 of iBUG.
 _MESH_68: Final = (
     *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),
@@ -117,9 +93,8 @@ class DlibFaces:
 
     def find(self, image: Image, unsure: bool = False) -> list[Face]:
         """See `Finder.find`."""
-        if (
-            min(image.shape[:2]) < _SEARCHED_SIDE
-        ):  # a strip with its margin would be a large picture
+        # A strip with its margin would be a large picture.
+        if min(image.shape[:2]) < _SEARCHED_SIDE:
             return []
         margin = max(image.shape[:2]) // 4
         faces = self._find(image, 0) or self._find(image, margin) or self._find(_brighten(image), 0)
@@ -192,12 +167,6 @@ def open_finder(name: str) -> Finder:
     raise UserError(f"unknown face detector '{name}': use dlib or mediapipe")
 
 
-def box_of(landmarks: Points) -> tuple[float, float, float, float]:
-    """The box (left, top, right, bottom) around `landmarks` ([N, 2])."""
-    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
 def face_box(face: Face, height: int, width: int, margin: float) -> tuple[int, int, int, int]:
     """The box (left, top, right, bottom) of a face with a margin, within the image.
 
@@ -212,165 +181,3 @@ def face_box(face: Face, height: int, width: int, margin: float) -> tuple[int, i
     left, top = np.clip(np.floor(low - spare), 0, [width - 1, height - 1]).astype(int)
     right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], [width, height]).astype(int)
     return int(left), int(top), int(right), int(bottom)
-
-
-def landmark_paths(image_path: Path) -> tuple[Path, Path]:
-    """Where landmarks of an image may lie: beside it, or in the folder `landmarks` for `frames`.
-
-    The second is DeepfakeBench's layout: the last folder called `frames` on the path is swapped.
-    """
-    # The root of all folders, which a table may name too, has no name.
-    beside = image_path.with_suffix(".npy") if image_path.name else image_path / ".npy"
-    parts = list(beside.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "frames":
-            parts[i] = "landmarks"
-            break
-    return beside, Path(*parts)
-
-
-def stored_landmarks(image_path: Path) -> Points | None:
-    """Landmarks stored with an image, float32 [68 or 81, 2], or None where there are none.
-
-    Raises:
-      UserError: a file is there and is no finite array of 68 or 81 points.
-    """
-    for path in landmark_paths(image_path):
-        if path.is_file():
-            return _read_points(path)
-    return None
-
-
-def _read_points(path: Path) -> Points:
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ValueError("it is too large for 81 points")
-        points = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TokenError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: landmarks cannot be read ({reason}); remove the file") from error
-    shape, kind = getattr(points, "shape", "an archive"), getattr(points, "dtype", np.dtype(object))
-    if shape not in {(68, 2), (81, 2)} or kind.kind not in "fiu":
-        raise UserError(f"{path}: landmarks must be [68, 2] or [81, 2] numbers, not {shape} {kind}")
-    if not (np.abs(points) < 1e6).all():  # nor for NaN
-        raise UserError(f"{path}: landmarks must be pixels; one is not finite or far off")
-    return np.asarray(points, np.float32)
-
-
-def align_crop(
-    image: Image, landmarks: Points, size: int = 256, margin: float = 1.3
-) -> tuple[Image, Points, NDArray[np.float64]]:
-    """Crops a face, upright, to ArcFace's five-point template with a margin, as DeepfakeBench does.
-
-    Args:
-      image: uint8 [H, W, 3].
-      landmarks: [68 or 81, 2].
-      size: side of the square crop in pixels.
-      margin: how much wider than the template the crop is; 1 is the template itself.
-
-    Returns:
-      The crop uint8 [size, size, 3] (black outside the image), the landmarks on the crop, and
-      the 2x3 matrix that takes points of the image to the crop.
-    """
-    target = (_ARCFACE / 112.0 - 0.5) / margin + 0.5
-    matrix = similarity(landmarks[list(_FIVE_OF_68)].astype(np.float64), target * size)
-    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    moved = landmarks.astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
-    return crop.astype(np.uint8), moved.astype(np.float32), matrix
-
-
-def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The least-squares similarity [2, 3] from points `source` to `target` ([N, 2]).
-
-    Umeyama's (1991) problem without reflection, solved in closed form.
-    """
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    centred = source - source_mean
-    # As complex numbers a rotation with scale is one factor: target = factor * source.
-    s = centred[:, 0] + 1j * centred[:, 1]
-    t = (target - target_mean)[:, 0] + 1j * (target - target_mean)[:, 1]
-    factor = np.vdot(s, t) / max(float(np.vdot(s, s).real), 1e-12)
-    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    return np.column_stack([linear, target_mean - linear @ source_mean])
-
-
-@dataclass(frozen=True)
-class FaceCrop:
-    """A face cut out of an image as the training's faces were.
-
-    Attributes:
-      image: uint8 [size, size, 3], its border continued outside the image; None where the face is too small.
-      box: left, top, right, bottom of the face in the image, in pixels; None where the image is the crop.
-      matrix: [2, 3], from points of the image to points of the crop.
-      confidence: see `Face`.
-      geometry: how the face lies in the crop, `pixels` being those of the image; None where the image is one.
-    """
-
-    image: Image | None
-    box: tuple[float, float, float, float] | None
-    matrix: NDArray[np.float64]
-    confidence: float
-    geometry: FaceGeometry | None = None
-
-
-class FaceFinder:
-    """Finds the faces of an image and crops them.
-
-    Args:
-      detector: 'dlib', 'mediapipe', or a `Finder`.
-      size: side of a crop in pixels.
-      margin: how much wider than ArcFace's template a crop is, as `launch.prepare` crops. By default crops have
-        their faces where the detector's training had them (`fitted`), and 1.3 where that is not known.
-      align: turned upright; False crops the same square without rotation. By default as in training.
-      smallest: a face whose longer side has fewer pixels is not cropped: enlarged, it would show the
-        resampling and nothing else.
-      most: faces of one image that are looked at, the largest.
-
-    Raises:
-      UserError: the detector is not installed.
-    """
-
-    def __init__(
-        self,
-        detector: str | Finder = "dlib",
-        size: int = 256,
-        margin: float | None = None,
-        align: bool | None = None,
-        smallest: int = 40,
-        most: int = 32,
-    ):
-        self._finder = open_finder(detector) if isinstance(detector, str) else detector
-        self._size, self._margin, self._align = size, margin, align
-        self._smallest, self._most = smallest, most
-        self.placement: Placement | None = None
-
-    def fitted(self, placement: Placement | None) -> FaceFinder:
-        """The same for a detector whose training had its faces so; unchanged where a margin was given."""
-        found = copy.copy(self)
-        found.placement = placement if self._margin is None else None
-        return found
-
-    def find(self, image: Image) -> list[Face]:
-        """The faces of uint8 [H, W, 3], RGB, largest first."""
-        from data_pipeline.faces.cropper import find_faces  # it needs this module
-
-        return find_faces(self._finder, image)
-
-    def crops(self, image: Image) -> Sequence[FaceCrop]:
-        """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
-        from data_pipeline.faces.cropper import CropSettings, crop, crop_matrix, move, placed_matrix
-
-        size, found = self._size, []
-        for face in self.find(image)[: self._most]:
-            if self.placement is None:
-                settings = CropSettings(size, self._margin or 1.3, self._align is not False)
-                matrix = crop_matrix(image, face.landmarks, settings)
-            else:
-                matrix = placed_matrix(image, face.landmarks, size, self.placement, self._align)
-            # Continued: no picture of a training has black there, and what is new to a detector counts.
-            large = face.size >= self._smallest
-            cut = crop(image, matrix, size, cv2.BORDER_REPLICATE) if large else None
-            native = face_geometry(face.landmarks, *image.shape[:2]).pixels
-            lies = face_geometry(move(face.landmarks, matrix), size, size)._replace(pixels=native)
-            found.append(FaceCrop(cut, face.box, matrix, face.confidence, lies))
-        return found

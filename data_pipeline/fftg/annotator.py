@@ -20,13 +20,8 @@ from numpy.typing import NDArray
 
 from data_pipeline import captions
 from data_pipeline.core.files import atomic_write_bytes, inside
-from data_pipeline.faces.detection import (
-    Face,
-    Finder,
-    landmark_paths,
-    open_finder,
-    stored_landmarks,
-)
+from data_pipeline.faces.detection import Face, Finder, open_finder
+from data_pipeline.faces.landmarks import landmark_paths, stored_landmarks
 from data_pipeline.faces.regions import face_outline
 from data_pipeline.fftg.findings import RegionFinding, annotate_pair
 from data_pipeline.fftg.images import read_image, read_mask

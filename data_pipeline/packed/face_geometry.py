@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from data_pipeline.core.images import image_size
-from data_pipeline.faces.detection import stored_landmarks
+from data_pipeline.faces.landmarks import stored_landmarks
 from data_pipeline.packed import set_files
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import INDEX_FOLDER, Record

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.core.images import read_image
-from data_pipeline.faces.detection import DlibFaces, Image
+from data_pipeline.core.images import Image, read_image
+from data_pipeline.faces.detection import DlibFaces
 from data_pipeline.packed.joining import Joined
 from jax_vlffd.errors import UserError
 

@@ -19,7 +19,7 @@ from typing import Final
 import cv2
 
 from data_pipeline.datasets.base import Video
-from data_pipeline.faces.cropper import CropSettings
+from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.faces.detection import Finder
 from data_pipeline.preparation import existing_crops, store
 from data_pipeline.preparation.store import Outcome

@@ -17,23 +17,14 @@ import cv2
 import numpy as np
 
 from data_pipeline.core.files import inside
+from data_pipeline.core.images import Image
 from data_pipeline.core.video import Frames, VideoError, evenly_spaced, open_frames
 from data_pipeline.datasets.base import Video
-from data_pipeline.faces.cropper import (
-    CropSettings,
-    Image,
-    Matrix,
-    compose,
-    crop,
-    crop_matrix,
-    find_faces,
-    forged_face,
-    landmarks_on_crop,
-    move,
-    onto_real,
-    same_scene,
-)
-from data_pipeline.faces.detection import Face, Finder, Points, open_finder
+from data_pipeline.faces.alignment import CropSettings, Matrix, compose, crop, crop_matrix, move
+from data_pipeline.faces.cropper import find_faces, landmarks_on_crop
+from data_pipeline.faces.detection import Face, Finder, open_finder
+from data_pipeline.faces.landmarks import Points
+from data_pipeline.faces.pairing import forged_face, onto_real, same_scene
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, discard, folder_of
 from data_pipeline.preparation.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from jax_vlffd.errors import UserError
@@ -204,7 +195,7 @@ class Cropper:
             faces = find_faces(finder, frame)
             return (
                 faces,
-                [crop_matrix(frame, face.landmarks, self._settings) for face in faces],
+                [crop_matrix(face.landmarks, self._settings) for face in faces],
                 "no_face",
             )
         except Exception:  # of this frame alone, whatever it is

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.faces import detection
+from data_pipeline.faces.alignment import similarity
+from data_pipeline.faces.landmarks import Points
 from jax_vlffd import vocabulary
 
 Image = NDArray[np.uint8]
@@ -307,7 +308,7 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def align_donor(donor: Image, donor_points: detection.Points, points: detection.Points) -> Image:
+def align_donor(donor: Image, donor_points: Points, points: Points) -> Image:
     """Moves another face onto this one by the similarity that fits the points best.
 
     Args:
@@ -318,7 +319,7 @@ def align_donor(donor: Image, donor_points: detection.Points, points: detection.
     Returns:
       The donor, uint8 [H, W, 3], in the place of the other face.
     """
-    matrix = detection.similarity(donor_points.astype(np.float64), points.astype(np.float64))
+    matrix = similarity(donor_points.astype(np.float64), points.astype(np.float64))
     size = (donor.shape[1], donor.shape[0])
     moved = cv2.warpAffine(
         donor, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101

@@ -20,7 +20,7 @@ import numpy as np
 from data_pipeline.core import discovery
 from data_pipeline.core.images import InputError, read_picture
 from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
-from data_pipeline.faces.detection import FaceCrop, FaceFinder
+from data_pipeline.faces.cropper import FaceCrop, FaceFinder
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
 from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector

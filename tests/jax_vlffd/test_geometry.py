@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.faces.detection import FaceFinder
+from data_pipeline.faces.cropper import FaceFinder
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.builder import pack
 from data_pipeline.packed.record import PackedSplit

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline.core.images import read_image
 from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
-from data_pipeline.faces.cropper import CropSettings
+from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.preparation import store
 from data_pipeline.preparation.runner import Preparer, families, prepare_all
 from data_pipeline.preparation.store import Outcome

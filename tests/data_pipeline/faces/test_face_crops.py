@@ -5,22 +5,22 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data_pipeline.faces.cropper import CropSettings, crop_matrix, move, onto_real
+from data_pipeline.faces.alignment import CropSettings, crop_matrix, move
+from data_pipeline.faces.pairing import onto_real
 from tests.support.preparing import SIZE
 from tests.support.video_trees import landmarks, scene
 
 
-def test_crops_without_rotation_keep_centre_and_scale() -> None:
-    frame = scene(1, [(80, 50, 72)])
+def test_crops_without_rotation_keep_center_and_scale() -> None:
     turn = cv2.getRotationMatrix2D((116, 86), 30, 1.0)
     points = move(landmarks((80, 50, 152, 122)), turn)
-    upright = crop_matrix(frame, points, CropSettings(SIZE))
-    flat = crop_matrix(frame, points, CropSettings(SIZE, align=False))
+    upright = crop_matrix(points, CropSettings(SIZE))
+    flat = crop_matrix(points, CropSettings(SIZE, align=False))
     assert flat[0, 1] == flat[1, 0] == 0
     assert abs(upright[0, 1]) > 0.1
     assert np.isclose(np.linalg.det(flat[:, :2]), np.linalg.det(upright[:, :2]))
-    centre = np.linalg.solve(flat[:, :2], SIZE / 2 - flat[:, 2])
-    np.testing.assert_allclose(upright[:, :2] @ centre + upright[:, 2], SIZE / 2, atol=1e-6)
+    center = np.linalg.solve(flat[:, :2], SIZE / 2 - flat[:, 2])
+    np.testing.assert_allclose(upright[:, :2] @ center + upright[:, 2], SIZE / 2, atol=1e-6)
 
 
 def test_unlike_scenes_have_no_place_on_each_other() -> None:

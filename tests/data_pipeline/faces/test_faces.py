@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.faces import detection
+from data_pipeline.faces import alignment, detection, landmarks
 from jax_vlffd.errors import UserError
 
 needs_dlib = pytest.mark.skipif(
@@ -124,19 +124,19 @@ def test_landmarks_are_found_beside_the_image_and_in_the_twin_folder(
 ) -> None:
     points = np.random.default_rng(count).uniform(0, 99, (count, 2))
     frame = tmp_path / "c23" / "frames" / "000_003" / "007.png"
-    assert detection.stored_landmarks(frame) is None
+    assert landmarks.stored_landmarks(frame) is None
     twin = tmp_path / "c23" / "landmarks" / "000_003" / "007.npy"
     twin.parent.mkdir(parents=True)
     np.save(twin, points)
-    np.testing.assert_allclose(detection.stored_landmarks(frame), points, rtol=1e-6)
+    np.testing.assert_allclose(landmarks.stored_landmarks(frame), points, rtol=1e-6)
     frame.parent.mkdir(parents=True)
     np.save(frame.with_suffix(".npy"), points + 1)  # beside the image wins
-    np.testing.assert_allclose(detection.stored_landmarks(frame), points + 1, rtol=1e-6)
+    np.testing.assert_allclose(landmarks.stored_landmarks(frame), points + 1, rtol=1e-6)
 
 
 def test_only_the_last_folder_called_frames_is_swapped(tmp_path: Path) -> None:
     path = Path("/frames/set/frames/v/0.png")
-    assert detection.landmark_paths(path)[1] == Path("/frames/set/landmarks/v/0.npy")
+    assert landmarks.landmark_paths(path)[1] == Path("/frames/set/landmarks/v/0.npy")
 
 
 def _saved(points: object) -> bytes:
@@ -171,7 +171,7 @@ def _archive() -> bytes:
 def test_bad_landmark_files_are_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npy"):
-        detection.stored_landmarks(tmp_path / "a.png")
+        landmarks.stored_landmarks(tmp_path / "a.png")
 
 
 @settings(max_examples=50, deadline=None)
@@ -187,7 +187,7 @@ def test_similarity_recovers_any_rotation_scale_and_shift(
     source = np.random.default_rng(3).normal(size=(5, 2)) * 30
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     target = source @ turn.T + (x, y)
-    matrix = detection.similarity(source, target)
+    matrix = alignment.similarity(source, target)
     np.testing.assert_allclose(source @ matrix[:, :2].T + matrix[:, 2], target, atol=1e-6)
 
 
@@ -206,7 +206,8 @@ def test_align_crop_lays_the_five_points_on_the_template() -> None:
     angle, scale = 0.4, 0.8
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     points[[37, 44, 30, 49, 55]] = template @ turn.T + 60
-    crop, moved, matrix = detection.align_crop(image, points, size=256, margin=1.3)
+    matrix = alignment.crop_matrix(points, alignment.CropSettings(256, margin=1.3))
+    crop, moved = alignment.crop(image, matrix, 256), alignment.move(points, matrix)
     assert crop.shape == (256, 256, 3)
     assert crop.dtype == np.uint8
     expected = 256 * ((template / 112 - 0.5) / 1.3 + 0.5)

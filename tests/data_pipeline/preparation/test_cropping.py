@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.datasets import PLAIN
-from data_pipeline.faces.cropper import move
-from data_pipeline.faces.detection import align_crop, stored_landmarks
+from data_pipeline.faces.alignment import CropSettings, crop_matrix, move
+from data_pipeline.faces.landmarks import stored_landmarks
 from data_pipeline.preparation import store
 from data_pipeline.preparation.store import Outcome
 from tests.support.preparing import SIZE, prepare, read
@@ -59,13 +59,13 @@ def test_the_face_is_where_the_template_has_it(root: Path, out: Path) -> None:
     prepare(PLAIN["folder"](root), out)
     points = stored_landmarks(out / "set/real/frames/a/000.png")
     assert points is not None
-    expected = move(*_template(scene(1, [(80, 50, 72)])))
+    expected = move(*_template())
     assert np.abs(points - expected).max() < 3
 
 
-def _template(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _template() -> tuple[np.ndarray, np.ndarray]:
     points = landmarks((80, 50, 152, 122))
-    return points, align_crop(frame, points, SIZE, 1.3)[2]
+    return points, crop_matrix(points, CropSettings(SIZE, 1.3))
 
 
 @pytest.mark.parametrize("cut", [(22, 0), (22, 10), (23, 11), (0, 12)])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.datasets import COMPRESSED, PLAIN
-from data_pipeline.faces.detection import stored_landmarks
+from data_pipeline.faces.landmarks import stored_landmarks
 from tests.support.preparing import read
 from tests.support.video_trees import scene, write_picture
 

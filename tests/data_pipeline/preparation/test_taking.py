@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
-from data_pipeline.faces.detection import stored_landmarks
+from data_pipeline.faces.landmarks import stored_landmarks
 from tests.support.preparing import ffpp, prepare
 from tests.support.video_trees import DiscFinder, clip, scene, write_picture, write_video
 

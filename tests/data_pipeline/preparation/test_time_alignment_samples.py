@@ -12,7 +12,8 @@ import pytest
 
 from data_pipeline.core.video import open_frames
 from data_pipeline.datasets import COMPRESSED
-from data_pipeline.faces.cropper import CropSettings, find_faces
+from data_pipeline.faces.alignment import CropSettings
+from data_pipeline.faces.cropper import find_faces
 from data_pipeline.faces.detection import Finder, open_finder
 from data_pipeline.preparation.runner import Preparer, families
 from data_pipeline.preparation.store import load, write_tables

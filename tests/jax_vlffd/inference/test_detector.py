@@ -15,7 +15,8 @@ import pytest
 
 import jax_vlffd
 from data_pipeline.core.images import decode_image
-from data_pipeline.faces.detection import Face, FaceFinder
+from data_pipeline.faces.cropper import FaceFinder
+from data_pipeline.faces.detection import Face
 from data_pipeline.loading.tokenizer import train_tokenizer
 from data_pipeline.packed.record import PackedSplit
 from jax_vlffd.config import LossConfig
@@ -231,12 +232,12 @@ def test_the_package_loads_no_jax_before_the_detector_is_asked_for() -> None:
 
 
 def test_crops_are_those_of_preparation(workdir: Path) -> None:
-    from data_pipeline.faces.cropper import CropSettings, crop, crop_matrix
+    from data_pipeline.faces.alignment import CropSettings, crop, crop_matrix
 
     picture = draw(3, 200)
     face = TwoFaces().find(picture)[0]
     settings = CropSettings(96, 1.5, align=False)
-    matrix = crop_matrix(picture, face.landmarks, settings)
+    matrix = crop_matrix(face.landmarks, settings)
     expected = crop(picture, matrix, 96)
     inside = crop(np.full_like(picture, 255), matrix, 96) == 255
     (found, _) = FaceFinder(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipeline.faces.detection import FaceFinder
+from data_pipeline.faces.cropper import FaceFinder
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.detector import Detector
