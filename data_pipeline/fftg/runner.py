@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import functools
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import cv2
-
+from data_pipeline.core.parallel import ordered_map
 from data_pipeline.fftg.annotator import Annotator, Job
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = dict[str, Any]
 
-#: Jobs that a process takes at once, and such parcels waiting for each process.
-_PARCEL: Final = 16
-_WAITING: Final = 3
+#: Jobs that a process takes at once, and such chunks under way for each process.
+_CHUNK: Final = 16
+_AHEAD: Final = 3
 
 
 def annotate_all(
     annotator: Annotator, jobs: Sequence[Job], done: Mapping[str, str], workers: int
-) -> Iterator[Line | None]:
+) -> Generator[Line | None, None, None]:
     """Annotates jobs and yields their lines in order; None for one whose earlier line still holds.
 
     Args:
@@ -37,41 +34,13 @@ def annotate_all(
     Raises:
       UserError: see `Annotator.annotate`; or a process was killed, most likely for memory.
     """
-    if workers == 1:
-        _start(annotator)
-        for job in jobs:
-            yield annotator.annotate(job, done.get(job.id))
-        return
-    waiting: deque[Future[list[Line | None]]] = deque()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (annotator,)) as pool:
-        try:
-            for start in range(0, len(jobs), _PARCEL):
-                parcel = [(job, done.get(job.id)) for job in jobs[start : start + _PARCEL]]
-                waiting.append(pool.submit(_work, parcel))
-                if len(waiting) >= workers * _WAITING:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError("a worker process was killed; try fewer --workers") from error
-        finally:
-            for future in waiting:
-                future.cancel()
+    work = functools.partial(_annotate, annotator)
+    todo = ((job, done.get(job.id)) for job in jobs)
+    return ordered_map(work, todo, workers, chunk=_CHUNK, ahead=_AHEAD)
 
 
-_worker: Annotator | None = None
-
-
-def _start(annotator: Annotator) -> None:
-    global _worker
-    _worker = annotator
-    cv2.setNumThreads(1)  # the processes are the parallelism
-
-
-def _work(parcel: list[tuple[Job, str | None]]) -> list[Line | None]:
-    assert _worker is not None
-    return [_worker.annotate(job, done) for job, done in parcel]
+def _annotate(annotator: Annotator, todo: tuple[Job, str | None]) -> Line | None:
+    return annotator.annotate(*todo)
 
 
 @dataclass

@@ -6,18 +6,11 @@ of the real; the video is the unit of what is done.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
-import cv2
-
+from data_pipeline.core.parallel import ordered_map
 from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.faces.detection import Finder
@@ -25,9 +18,6 @@ from data_pipeline.preparation import existing_crops, store
 from data_pipeline.preparation.store import Outcome
 from data_pipeline.preparation.video_crops import Cropper
 from jax_vlffd.errors import UserError, fault
-
-#: Families waiting for each process.
-_WAITING: Final = 2
 
 
 @dataclass(frozen=True)
@@ -137,7 +127,7 @@ class Preparer:
 
 def prepare_all(
     preparer: Preparer, todo: Sequence[Family], workers: int
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     """Prepares families and yields their outcomes in order.
 
     Args:
@@ -146,50 +136,6 @@ def prepare_all(
       workers: processes; 1 works in this one.
 
     Raises:
-      UserError: see `Preparer.prepare`; or a process was killed.
+      UserError: see `Preparer.prepare`; or a process was killed, most likely for memory.
     """
-    if workers == 1:
-        _start(preparer)
-        yield from map(preparer.prepare, todo)
-        return
-    waiting: deque[Future[list[Outcome]]] = deque()
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, context, _start_worker, (preparer,)) as pool:
-        try:
-            for family in todo:
-                waiting.append(pool.submit(_work, family))
-                if len(waiting) >= workers * _WAITING:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process was killed, most likely for memory; run the same command again "
-                "with fewer --workers: what is done stays done"
-            ) from error
-        except BaseException:
-            # Not to wait for families that take minutes: what they have not marked is done again.
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-_worker: Preparer | None = None
-
-
-def _start(preparer: Preparer) -> None:
-    global _worker
-    _worker = preparer
-    cv2.setNumThreads(1)  # the processes are the parallelism
-    cv2.utils.logging.setLogLevel(0)  # OpenCV would tell of a damaged video on its own
-
-
-def _start_worker(preparer: Preparer) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears it and ends this one
-    _start(preparer)
-
-
-def _work(family: Family) -> list[Outcome]:
-    assert _worker is not None
-    return _worker.prepare(family)
+    return ordered_map(preparer.prepare, todo, workers)

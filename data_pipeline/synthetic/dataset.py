@@ -13,10 +13,8 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.captions import caption_key, paraphrases
+from data_pipeline.core.parallel import ordered_map
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.faces import draw_face, draw_identity
@@ -105,14 +104,8 @@ def write_drawn_set(
     counts = dict.fromkeys(("train", "validation", "test", "unseen"), 0)
     total = settings.identities * settings.frames
     draw = functools.partial(_draw_frame, aside, settings)
-    with contextlib.ExitStack() as stack:
-        if workers > 1:
-            # Spawned: a fork of a process with threads, as OpenCV's or a test's, may hang.
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(min(workers, total), context))
-            drawn = pool.map(draw, range(total), chunksize=8)
-        else:
-            drawn = map(draw, range(total))
+    drawn = ordered_map(draw, range(total), min(workers, total), chunk=8, resumes=False)
+    with contextlib.closing(drawn):
         for done, (split, fakes, unseen) in enumerate(drawn, 1):
             for line in fakes:
                 lines["annotations"].append(json.dumps(line))
