@@ -47,9 +47,8 @@ def main(argv: Sequence[str]) -> None:
     from pathlib import Path
 
     from data_pipeline.fftg.annotator import Annotator
-    from data_pipeline.fftg.lines import LineWriter
     from data_pipeline.fftg.pairs import check_masks, read_pairs
-    from data_pipeline.fftg.runner import Tally, annotate_all, shard
+    from data_pipeline.fftg.runner import Tally, annotate_all, open_annotations, shard
     from jax_vlffd.errors import UserError
 
     refine_settings = refinement.check_flags()
@@ -64,12 +63,12 @@ def main(argv: Sequence[str]) -> None:
         masks=Path(FLAGS.masks) if FLAGS.masks else None,
     )
     tally = Tally(total=len(jobs))
-    with LineWriter(out) as writer:  # to the end: refinement replaces the file
-        lines = annotate_all(annotator, jobs, writer.keys, FLAGS.workers)
+    with open_annotations(out) as log:  # to the end: refinement replaces the file
+        lines = annotate_all(annotator, jobs, log.index, FLAGS.workers)
         for line in _shown(lines, tally):
             if line is not None:
-                writer.write(line)
-        writer.finish()
+                log.append(line)
+        log.finish()
         print(tally.summary(), flush=True)
         if tally.captioned + tally.kept == 0:
             raise UserError(f"nothing could be annotated; see `error` in {out}")

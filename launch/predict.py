@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     paths = discovery.find(given)
     command.use_compilation_cache()
     from jax_vlffd.inference.detector import Detector
-    from launch.prediction.results import AnswerFile
+    from launch.prediction.results import open_predictions
 
     detector = Detector.from_pretrained(FLAGS.checkpoint, batch_size=FLAGS.batch_size)
     if detector.trained.explainer is None:
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS.out:
         _run(paths, detector, finder, fixed, maps, None)
         return
-    with AnswerFile(Path(FLAGS.out), fixed["model"]["hash"], fixed["preprocessing"]) as file:
+    with open_predictions(Path(FLAGS.out), fixed["model"]["hash"], fixed["preprocessing"]) as file:
         _run(paths, detector, finder, fixed, maps, file)
 
 
@@ -143,10 +143,10 @@ def _run(
     file: Any,
 ) -> None:
     from jax_vlffd.errors import UserError
-    from launch.prediction import console, pipeline
+    from launch.prediction import console, pipeline, results
 
     settings = pipeline.Looking(FLAGS.frames, FLAGS.most_frames, _THUMBNAIL if FLAGS.html else 0)
-    done = file.done if file else set()
+    done = set(file.index) if file else set()
     # A report shows everything, so what was answered before is looked at again, and not written twice.
     again = bool(FLAGS.html)
     tally = console.Tally()
@@ -163,7 +163,7 @@ def _run(
         overlays = _overlays(case, maps) if FLAGS.overlay else {}
         lines = pipeline.lines(case, fixed, overlays)
         if file and (str(case.path), case.sha256) not in done:
-            file.write(lines)
+            results.append(file, lines)
         tally.add(lines)
         for text in console.told(lines, sys.stdout.isatty()):
             print(text, flush=True)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     from pathlib import Path
 
     from data_pipeline.core.files import atomic_write_text
-    from data_pipeline.fftg.lines import read_lines
+    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.scoring import read_truth, score, words_match
 
     path = Path(FLAGS.annotations)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
+from data_pipeline.core.jsonl import JsonLog, identified
 from data_pipeline.core.parallel import ordered_map
 from data_pipeline.fftg.annotator import Annotator, Job
 from jax_vlffd.errors import UserError
@@ -18,6 +21,28 @@ Line = dict[str, Any]
 #: Jobs that a process takes at once, and such chunks under way for each process.
 _CHUNK: Final = 16
 _AHEAD: Final = 3
+
+
+def open_annotations(path: Path) -> JsonLog[str, str]:
+    """Opens an annotation file to go on with; its index has the `key` of the line of each id.
+
+    Of a line that is annotated anew the old one is dropped in the end.
+
+    Raises:
+      UserError: another process writes it, or a line in it is damaged.
+    """
+    return JsonLog(
+        path,
+        _key_of_line,
+        fault="not an annotation with id; remove the line",
+        unique=True,
+        dumps=functools.partial(json.dumps, ensure_ascii=False),
+    )
+
+
+def _key_of_line(text: bytes) -> tuple[str, str]:
+    id_, line = identified(text)
+    return id_, str(line.get("key", ""))
 
 
 def annotate_all(

@@ -84,7 +84,7 @@ def check_flags() -> RefineSettings | None:
 
 def refine_lines(out: Path, settings: RefineSettings) -> None:
     """Refines the lines of an annotation file in place, or does the part that `--mode` names."""
-    from data_pipeline.fftg.lines import read_lines
+    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.refine import batch, online
 
     lines = read_lines(out)
@@ -105,7 +105,7 @@ def refine_lines(out: Path, settings: RefineSettings) -> None:
 
 def review_lines(out: Path, annotator: Annotator) -> None:
     """Writes the page of `--review`."""
-    from data_pipeline.fftg.lines import read_lines
+    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.review import write_review
 
     def show(line: Mapping[str, Any]) -> Pictures | None:

@@ -16,9 +16,10 @@ pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.core import files
 from data_pipeline.core.json_reading import MAX_DEPTH, parse_json
-from data_pipeline.fftg.lines import LineWriter, read_lines
+from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg.refine import batch, online
 from data_pipeline.fftg.refine.replies import judge
+from data_pipeline.fftg.runner import open_annotations
 from data_pipeline.packed import annotation
 from jax_vlffd.errors import UserError
 from tests.support.echoing_server import EchoingServer, Reply, Request
@@ -166,8 +167,8 @@ def test_half_a_pair_in_a_batch(tmp_path: Path) -> None:
 def test_half_a_pair_in_an_annotation_line(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"id": "a", "caption": "\\ud83d", "n": 1e400}\n')
-    with LineWriter(path) as writer:
-        writer.write({"id": "b", "caption": "fine"})
+    with open_annotations(path) as log:
+        log.append({"id": "b", "caption": "fine"})
     assert [line["caption"] for line in read_lines(path)] == ["\ufffd", "fine"]
 
 

@@ -71,9 +71,9 @@ def test_an_error_of_the_work_comes_as_it_is(workers: int) -> None:
 
 
 def test_a_killed_worker_is_one_error_that_says_what_to_do() -> None:
-    with pytest.raises(UserError, match="killed.*fewer --workers: what is done stays done"):
+    with pytest.raises(UserError, match=r"killed.*fewer --workers: what is done stays done"):
         list(ordered_map(die, range(9), 2))
-    with pytest.raises(UserError, match="fewer --workers$"):
+    with pytest.raises(UserError, match=r"fewer --workers$"):
         list(ordered_map(die, range(9), 2, resumes=False))
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import captions
+from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg import scoring
-from data_pipeline.fftg.lines import read_lines
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REGIONS, TYPES
 

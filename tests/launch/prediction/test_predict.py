@@ -267,7 +267,7 @@ def test_the_command_writes_lines_overlays_and_a_report_and_goes_on(
 
     for wrong, says in (
         (("--frames=3",), "another model or preprocessing"),
-        ((f"--out={pictures / 'b.png'}",), "no answer of this version"),
+        ((f"--out={pictures / 'b.png'}",), "not a prediction of this version"),
     ):
         refused = predict(*common, *wrong, pictures)
         assert refused.returncode == 1

@@ -115,14 +115,14 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_written(
     append = Journal.append
     monkeypatch.setattr(
         Journal, "append",
-        lambda self, r: append(self, r) if len(self) < 3 else _full(self),
+        lambda self, r: append(self, r) if len(self.index) < 3 else _full(self),
     )  # fmt: skip
     with FaultyServer() as server:
         with pytest.raises(UserError, match="No space"):
             run(server, tmp_path / "out.jsonl", pairs(8), concurrency=1)
         assert len(server.calls) == 4
     with Journal(journal_path(tmp_path / "out.jsonl")) as journal:
-        assert len(journal) == 3
+        assert len(journal.index) == 3
 
 
 def _full(journal: Journal) -> None:
@@ -154,7 +154,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     paid = Counter(call.tag for call in server.paid())
     assert max(paid.values()) == 1
     with Journal(journal_path(out)) as journal:
-        assert len(journal) == summary.answered == sum(paid.values())
+        assert len(journal.index) == summary.answered == sum(paid.values())
     for line in read(out):
         flagged = {name for name in REGIONS if line["regions"][name]["forged"]}
         assert regions_named(line["caption"]) == flagged
