@@ -1,59 +1,53 @@
-"""The model's FLOPs by arithmetic: what a step has to compute, whatever the program computes besides.
+"""FLOPs of the model: what a step has to compute, counted in JAX's trace of its loss.
 
-Products of matrices alone count, a multiplication and an addition as two FLOPs; attention counts whole,
-also where it is causal, since the program computes it whole. Backward passes follow the tuning: a product
-costs once more where its weight trains, and once more where a gradient goes on to its input. Recomputation
-(remat, accumulation) and what is only measured (branch 3 without the image) are no work of the model, so
-that their cost shows as the program's FLOPs above the model's.
+Products of matrices alone count, a multiplication and an addition as two FLOPs. In the backward pass a product
+costs once more for each of its factors that depends on a trainable parameter. As the forward pass alone is
+traced, recomputation (remat, accumulation) is no work of the model, nor is what no loss reads (branch 3 without
+the image), so that their cost shows as the program's FLOPs above the model's.
 
-The same figures serve the proof of a compiled step, the benchmark, and the utilisation in a run's logs:
-utilisation = train FLOPs per image * images per second / (chips * peak FLOP/s per chip), where an image's
+The same figures serve the compilation report, the benchmark, and the utilization in a run's logs:
+utilization = train FLOPs per image * images per second / (chips * peak FLOP/s per chip), where an image's
 text has the length that was computed.
 """
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from jax_vlffd.clip.config import TowerConfig
-from jax_vlffd.config import TUNING, LossConfig, ModelConfig, TuningConfig
+import jax
+import numpy as np
+from jax.extend.core import Literal, jaxprs_in_params
+
+from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
+from jax_vlffd.model import bind, normalise
+from jax_vlffd.training.sharding import AXES
+from jax_vlffd.training.state import StepSpec, make_plan
+from jax_vlffd.training.step import batch_fields, make_loss
 
 
 @dataclass(frozen=True)
 class Cost:
     """FLOPs per image. forward: of the forward pass. train: of the forward and the backward pass."""
 
-    forward: float = 0.0
-    train: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.forward + other.forward, self.train + other.train)
+    forward: float
+    train: float
 
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """FLOPs per image of each part of a step.
+    """FLOPs per image.
 
-    vision, text: the towers, the text tower as often as it runs. fusion: branch 3's block and head.
-    heads: the projections and the head of branch 1, of the patches too where there are local losses.
-    alignment: the similarities alone, which grow with the global batch. detector: the image branch, which is
-    all that the eval step runs (its forward only).
+    total: of a training step. vision: of the image tower in it. detector: of the image branch, forward only,
+    which is all that the eval step runs.
     """
 
+    total: Cost
     vision: Cost
-    text: Cost
-    fusion: Cost
-    heads: Cost
-    alignment: Cost
     detector: float
-
-    @property
-    def total(self) -> Cost:
-        """All parts."""
-        return self.vision + self.text + self.fusion + self.heads + self.alignment
 
 
 def model_flops(
@@ -65,7 +59,7 @@ def model_flops(
     separate_captions: bool = False,
     text_length: int = 0,
 ) -> ModelFlops:
-    """FLOPs per image of one training step, and of the detector.
+    """FLOPs per image of one training step, and of the detector; nothing is computed.
 
     Args:
       model: the shapes.
@@ -75,89 +69,93 @@ def model_flops(
       separate_captions: branch 3 reads captions of its own, so that the text tower runs twice.
       text_length: tokens of a text, padding among them; 0: the whole context.
     """
-    vision, text, width = model.clip.vision, model.clip.text, model.clip.vision.width
-    rank = model.compute.lora_rank
-    patches, images, words = vision.tokens - 1, vision.tokens, text_length or text.context_length
-    vision_moves, text_moves = bool(TUNING[tuning.vision]), bool(TUNING[tuning.text])
-    both = loss.alignment > 0 and loss.fusion > 0
-    readings = (2 if both and separate_captions else 1) if loss.uses_text else 0
+    # cuDNN's attention is foreign code, whose products no trace shows.
+    compute = dataclasses.replace(model.compute, attention="xla")
+    spec = StepSpec(dataclasses.replace(model, compute=compute), loss, separate_captions)
+    mesh: Any = jax.sharding.AbstractMesh((1,) * len(AXES), AXES)
+    plan = make_plan(spec, mesh, tuning, OptimConfig(), steps=1, warmup_steps=0)
+    batch_loss = make_loss(plan)
+    batch = batch_shapes(spec, batch_size, text_length)
 
-    patch = _product(
-        patches, 3 * vision.patch_size**2, width,
-        trains="weight" in TUNING[tuning.vision], passes=False,
-    )  # fmt: skip
-    text_tower = _tower(text, words, tuning.text, rank)
-    embed = model.clip.embed_dim
-    head = _product(1, width, 2, trains=True, passes=vision_moves)
-    projections = [
-        _product(1, width, embed, trains=True, passes=vision_moves),
-        _product(1, text.width, embed, trains=True, passes=text_moves),
-    ]
-    # Rows against all columns, in both directions but for the sigmoid; embeddings always get a gradient.
-    directions = 1 if loss.targets == "sigmoid" else 2
-    alignment = _product(directions, embed, batch_size, trains=True, passes=True)
+    def total(parameters: Any, batch: Any) -> jax.Array:
+        return batch_loss(parameters, {}, batch)[0]
 
-    # The fusion block trains in every mode; its first LayerNorm wants the gradient of the query's input,
-    # while keys and values read the words as the text tower gives them.
-    moves = {"trains": True, "passes": True}
-    fusion = [
-        _product(images, width, width, **moves),
-        _product(images, width, width, **moves),
-        _product(words, text.width, width, trains=True, passes=text_moves),
-        _product(words, text.width, width, trains=True, passes=text_moves),
-        _attention(images, words, width, passes=True),
-        _product(images, width, model.fusion_mlp_width, **moves),
-        _product(images, model.fusion_mlp_width, width, **moves),
-        _product(1, width, 2, **moves),
-    ]
-    branch_heads = [head] if loss.image > 0 else []
-    branch_heads += projections if loss.alignment > 0 else []
-    comparisons = [alignment] if loss.alignment > 0 else []
-    if (
-        loss.local > 0
-    ):  # patches through the image branch's head; one more embedding, compared likewise
-        if loss.image > 0:
-            branch_heads.append(_product(patches, width, 2, trains=True, passes=vision_moves))
-        branch_heads += projections[:1] if loss.alignment > 0 else []
-        comparisons *= 2
-    tower = _tower(vision, images, tuning.vision, rank)
-    return ModelFlops(
-        vision=patch + tower,
-        text=_sum([text_tower] * readings),
-        fusion=_sum(fusion if loss.fusion > 0 else []),
-        heads=_sum(branch_heads),
-        alignment=_sum(comparisons),
-        detector=(patch + tower + head).forward,
-    )
+    def vision(parameters: Any, batch: Any) -> jax.Array:
+        images = normalise(batch["image"], model.image_mean, model.image_std)
+        return bind(plan.graph, parameters).encode_image(images).pooled
+
+    def detector(parameters: Any, batch: Any) -> jax.Array:
+        return bind(plan.graph, parameters).classify_image(vision(parameters, batch))
+
+    def count(function: Callable[[Any, Any], jax.Array]) -> Cost:
+        jaxpr = _needed(jax.make_jaxpr(function)(dict(plan.shapes), batch).jaxpr)
+        depends = [name in plan.trainable for name in sorted(plan.shapes)]  # as JAX sorts a dict
+        forward, train, _ = _products(jaxpr, depends + [False] * len(batch))
+        return Cost(forward / batch_size, train / batch_size)
+
+    return ModelFlops(count(total), count(vision), count(detector).forward)
 
 
-def _tower(config: TowerConfig, tokens: int, mode: str, lora_rank: int) -> Cost:
-    """All layers; a gradient that reaches the tower goes through every one of them."""
-    width, kinds = config.width, TUNING[mode]
-    passes = bool(kinds)
-    linear = functools.partial(_product, tokens, trains="weight" in kinds, passes=passes)
-    adapter = functools.partial(_product, tokens, trains="lora" in kinds, passes=passes)
-    layer = [
-        *[linear(width, width)] * 4,
-        *([adapter(width, lora_rank), adapter(lora_rank, width)] * 4 if lora_rank else []),
-        _attention(tokens, tokens, width, passes=passes),
-        linear(width, config.mlp_width),
-        linear(config.mlp_width, width),
-    ]
-    return _sum(layer * config.layers)
+def batch_shapes(
+    spec: StepSpec, batch_size: int, text_length: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The abstract batch of a training step; a `text_length` of 0 is the whole context."""
+    clip = spec.model.clip
+    side, words = clip.vision.image_size, text_length or clip.text.context_length
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((side, side, 3), np.uint8),
+        "label": ((), np.int32),
+        "tokens": ((words,), np.int32),
+        "fused_tokens": ((words,), np.int32),
+        "caption_key": ((), np.int32),
+        "forged_patches": ((clip.vision.grid**2,), np.float32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        for name in batch_fields(spec.loss)
+        for shape, dtype in [shapes[name]]
+    }
 
 
-def _product(rows: int, inputs: int, outputs: int, *, trains: bool, passes: bool) -> Cost:
-    """[rows, inputs] x [inputs, outputs]; `passes`: whether a gradient goes on to the first factor."""
-    forward = 2.0 * rows * inputs * outputs
-    return Cost(forward, forward * (1 + trains + passes))
+def _needed(jaxpr: Any) -> Any:
+    """The jaxpr with only those equations that its outputs rest on."""
+    wanted, needed = set(jaxpr.outvars), []
+    for equation in reversed(jaxpr.eqns):
+        if wanted.intersection(equation.outvars):
+            needed.append(equation)
+            wanted.update(v for v in equation.invars if not isinstance(v, Literal))
+    return jaxpr.replace(eqns=needed[::-1])
 
 
-def _attention(queries: int, keys: int, width: int, *, passes: bool) -> Cost:
-    """The scores and the mixing; both factors of each get a gradient."""
-    forward = 2 * 2.0 * queries * keys * width
-    return Cost(forward, forward * (3 if passes else 1))
+def _products(jaxpr: Any, depends: Sequence[bool]) -> tuple[float, float, list[bool]]:
+    """FLOPs of a jaxpr's products, forward and with the backward pass, loops as often as they turn.
 
+    Args:
+      jaxpr: the trace.
+      depends: for each input, whether it depends on a trainable parameter.
 
-def _sum(costs: Iterable[Cost]) -> Cost:
-    return functools.reduce(operator.add, costs, Cost())
+    Returns:
+      The two counts, and for each output whether it depends on one.
+    """
+    forward = train = 0.0
+    moving = {v for v, moves in zip(jaxpr.invars, depends, strict=True) if moves}
+    for equation in jaxpr.eqns:
+        inputs = [not isinstance(v, Literal) and v in moving for v in equation.invars]
+        outputs = [any(inputs)] * len(equation.outvars)
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            flops = 2.0 * math.prod(shape[i] for i in contracted) * equation.outvars[0].aval.size
+            forward, train = forward + flops, train + flops * (1 + sum(inputs))
+        for part in jaxprs_in_params(equation.params):
+            body, turns = getattr(part, "jaxpr", part), equation.params.get("length", 1)
+            found = _products(body, inputs)
+            if equation.primitive.name == "scan":  # what a turn carries to the next depends as well
+                start = equation.params["num_consts"]
+                end = start + equation.params["num_carry"]
+                inputs[start:end] = map(max, inputs[start:end], found[2])
+                found = _products(body, inputs)
+            forward, train = forward + turns * found[0], train + turns * found[1]
+            outputs = found[2]
+        moving.update(v for v, moves in zip(equation.outvars, outputs, strict=True) if moves)
+    return forward, train, [not isinstance(v, Literal) and v in moving for v in jaxpr.outvars]

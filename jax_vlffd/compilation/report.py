@@ -20,14 +20,13 @@ import numpy as np
 
 from jax_vlffd.compilation.chips import Chip
 from jax_vlffd.compilation.costs import Costs, costs
-from jax_vlffd.compilation.flops import ModelFlops
+from jax_vlffd.compilation.flops import ModelFlops, batch_shapes
 from jax_vlffd.compilation.roofline import alignment_bytes, estimate, least_collectives, ways
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.sharding import batch_sharding
 from jax_vlffd.training.state import Plan
 from jax_vlffd.training.step import (
     ALIGNMENT_SCOPE,
-    batch_fields,
     make_eval_step,
     make_loss,
     make_train_step,
@@ -83,18 +82,7 @@ class Proof:
 
 def batch_of(plan: Plan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The abstract batch of a training step, in its sharding."""
-    side = plan.spec.model.clip.vision.image_size
-    words = plan.spec.model.clip.text.context_length
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((side, side, 3), np.uint8),
-        "label": ((), np.int32),
-        "tokens": ((words,), np.int32),
-        "fused_tokens": ((words,), np.int32),
-        "caption_key": ((), np.int32),
-        "forged_patches": ((plan.spec.model.clip.vision.grid**2,), np.float32),
-    }
-    read = batch_fields(plan.spec.loss)
-    return _abstract(plan, batch_size, {name: shapes[name] for name in read})
+    return _abstract(plan, batch_shapes(plan.spec, batch_size))
 
 
 def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
@@ -115,14 +103,11 @@ def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
 
 def prove_eval(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
     """Compiles the eval step; arguments as of `prove_train`."""
-    side = plan.spec.model.clip.vision.image_size
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((side, side, 3), np.uint8),
-        "label": ((), np.int32),
-        "index": ((), np.int32),
-        "valid": ((), np.bool_),
-    }
-    batch = _abstract(plan, batch_size, shapes)
+    shapes = batch_shapes(plan.spec, batch_size)
+    shapes = {name: shapes[name] for name in ("image", "label")}
+    shapes["index"] = shapes["label"]
+    shapes["valid"] = jax.ShapeDtypeStruct((batch_size,), np.bool_)
+    batch = _abstract(plan, shapes)
     step: Any = make_eval_step(plan)
     lowered = step.lower(plan.abstract.parameters, batch)
     return _prove(lowered, plan, (plan.abstract.parameters, {}, batch), 0.0, chip)
@@ -226,12 +211,12 @@ def _prove(
 
 
 def _abstract(
-    plan: Plan, batch_size: int, shapes: Mapping[str, tuple[tuple[int, ...], Any]]
+    plan: Plan, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     sharding = batch_sharding(plan.mesh)
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+        for name, shape in shapes.items()
     }
 
 

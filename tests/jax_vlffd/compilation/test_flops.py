@@ -1,7 +1,8 @@
-"""The model's FLOPs by arithmetic against the products that its loss and gradient really take."""
+"""The model's FLOPs against the products that its loss and gradient really take."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from configs import vlffd_clip_l14
-from jax_vlffd.compilation.flops import model_flops
+from jax_vlffd.compilation.flops import ModelFlops, model_flops
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.model import bind, normalise
 from jax_vlffd.training import texts
@@ -133,17 +134,34 @@ def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
 
 
 def test_a_tower_that_stands_still_passes_no_gradient() -> None:
-    mixed = TuningConfig("full", "linear")
-    model, batch = tiny.model(), 16
-    told = model_flops(model, LossConfig(), mixed, batch_size=batch)
-    assert told.text.train == told.text.forward
-    assert told.vision.train > 2.5 * told.vision.forward
+    def of(vision: str, text: str) -> ModelFlops:
+        return model_flops(tiny.model(), LossConfig(), TuningConfig(vision, text), batch_size=16)
+
+    frozen, mixed, whole = of("linear", "linear"), of("full", "linear"), of("full", "full")
+    assert frozen.vision.train == frozen.vision.forward
+    assert mixed.vision == whole.vision
+    assert mixed.vision.train > 2.5 * mixed.vision.forward
+    assert frozen.total.train < mixed.total.train < whole.total.train
+
+
+def test_attention_that_no_trace_shows_is_counted() -> None:
+    told = [
+        model_flops(
+            tiny.model(dtype="bfloat16", attention=kind, remat=remat),
+            LossConfig(), TuningConfig(), batch_size=16,
+        )
+        for kind, remat in (("xla", "none"), ("cudnn", "full"))
+    ]  # fmt: skip
+    assert told[0] == told[1]
 
 
 def test_vit_l14_costs_what_is_published() -> None:
     """open_clip lists ViT-L/14 at 224 px with 175.33 billion FLOPs, both towers forward."""
     run, data = config.settings(vlffd_clip_l14.get_config())
-    told = model_flops(run.model, run.loss, run.tuning, batch_size=data.batch_size)
-    towers = told.vision.forward + told.text.forward + told.heads.forward
-    assert towers == pytest.approx(175.33e9, rel=1e-3)
-    assert told.alignment.train < 0.001 * told.total.train
+    of = functools.partial(model_flops, run.model, tuning=run.tuning)
+    towers = of(LossConfig(image=0, fusion=0), batch_size=data.batch_size).total
+    assert towers.forward == pytest.approx(175.33e9, rel=1e-3)
+    alone = of(LossConfig(image=0, fusion=0), batch_size=1).total
+    assert towers.train - alone.train < 0.001 * towers.train  # the comparison with the batch
+    told = of(run.loss, batch_size=data.batch_size, separate_captions=True)
+    assert told.total.train == 576_238_891_008
