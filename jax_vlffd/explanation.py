@@ -24,8 +24,7 @@ from typing import Any, Final
 import numpy as np
 
 from jax_vlffd.errors import UserError
-from jax_vlffd.evaluation.calibration import Verdict
-from jax_vlffd.evaluation.logistic import Curve, fit_curve
+from jax_vlffd.evaluation.calibration import PlattScaling, Verdict, fit_platt
 from jax_vlffd.vocabulary import (
     PHRASES,
     REGION_NOUNS,
@@ -46,7 +45,7 @@ _FORGED: Final = len(ENTRIES) - 1
 NAMED_ON_REALS: Final = 0.1
 #: Types named for one region, the surest first.
 _TYPES_NAMED: Final = 2
-_MOST_BYTES: Final = 1 << 28
+_MAX_BYTES: Final = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,17 @@ class Explainer:
     Attributes:
       sentences: S of them.
       embeddings: fp32 unit vectors [S, E], of the tuned text tower.
-      types: a curve for each (region, type), in the order of ENTRIES.
-      regions: a curve for each region.
-      real: the curve of the real face.
-      images: of the validation split that the curves were fitted on.
+      types: the scaling of each (region, type), in the order of ENTRIES.
+      regions: of each region.
+      real: of the real face.
+      images: of the validation split that the scalings were fitted on.
     """
 
     sentences: tuple[Sentence, ...]
     embeddings: np.ndarray
-    types: tuple[Curve, ...]
-    regions: tuple[Curve, ...]
-    real: Curve
+    types: tuple[PlattScaling, ...]
+    regions: tuple[PlattScaling, ...]
+    real: PlattScaling
     images: int = 0
     directions: np.ndarray = field(init=False, repr=False)
 
@@ -207,14 +206,14 @@ class Explainer:
         return np.asarray(found, np.float32)
 
     def to_bytes(self) -> bytes:
-        """One safetensors file with the table of sentences and curves in its header; `load` reads it."""
+        """One safetensors file with the table of sentences and scalings in its header; `load` reads it."""
         from safetensors.numpy import save
 
         table = {
             "version": VERSION,
             "sentences": [asdict(sentence) for sentence in self.sentences],
-            "types": [asdict(curve) for curve in self.types],
-            "regions": [asdict(curve) for curve in self.regions],
+            "types": [asdict(scaling) for scaling in self.types],
+            "regions": [asdict(scaling) for scaling in self.regions],
             "real": asdict(self.real),
             "images": self.images,
         }
@@ -232,8 +231,8 @@ class Explainer:
         import safetensors
 
         try:
-            if path.stat().st_size > _MOST_BYTES:
-                raise ValueError(f"larger than {_MOST_BYTES} bytes")
+            if path.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"larger than {_MAX_BYTES} bytes")
             with safetensors.safe_open(path, "numpy") as file:
                 table = json.loads((file.metadata() or {})["explanation"])
                 embeddings = file.get_tensor("embeddings")
@@ -242,9 +241,9 @@ class Explainer:
             found = cls(
                 tuple(Sentence(**line) for line in table["sentences"]),
                 embeddings,
-                tuple(Curve(**line) for line in table["types"]),
-                tuple(Curve(**line) for line in table["regions"]),
-                Curve(**table["real"]),
+                tuple(PlattScaling(**line) for line in table["types"]),
+                tuple(PlattScaling(**line) for line in table["regions"]),
+                PlattScaling(**table["real"]),
                 table["images"],
             )
         except Exception as error:  # safetensors has errors of its own
@@ -308,14 +307,14 @@ def fit(
     raw = raw_scores(directions(sentences, embeddings), images)
     flat = np.asarray(types).reshape(len(labels), -1)
     real = np.asarray(labels) == 0
-    curves = tuple(
-        fit_curve(raw.types[:, i], flat[:, i], real, NAMED_ON_REALS) for i in range(_FORGED)
+    by_type = tuple(
+        fit_platt(raw.types[:, i], flat[:, i], real, NAMED_ON_REALS) for i in range(_FORGED)
     )
     by_region = tuple(
-        fit_curve(raw.regions[:, i], regions[:, i], real, NAMED_ON_REALS)
+        fit_platt(raw.regions[:, i], regions[:, i], real, NAMED_ON_REALS)
         for i in range(len(REGIONS))
     )
-    sound = fit_curve(raw.real, real, ~real, NAMED_ON_REALS)
+    sound = fit_platt(raw.real, real, ~real, NAMED_ON_REALS)
     return Explainer(
-        tuple(sentences), np.asarray(embeddings, np.float32), curves, by_region, sound, len(labels)
+        tuple(sentences), np.asarray(embeddings, np.float32), by_type, by_region, sound, len(labels)
     )

@@ -1,8 +1,9 @@
-"""Calibration on a validation split: temperature, decision threshold, the band of 'uncertain'.
+"""Calibration on a validation split: temperature, decision threshold, the uncertain band, Platt scaling.
 
-The temperature is the one of Guo et al., "On Calibration of Modern Neural Networks" (2017); the
-smoothed targets are Platt's (1999), so that a detector that separates the split gets a finite one.
-The threshold and the band are ours. NumPy only: prediction and export use this module too.
+The temperature is the one of Guo et al., "On Calibration of Modern Neural Networks" (2017); the scaling of raw
+scores and the smoothed targets are Platt's (1999), so that a detector that separates the split gets a finite
+one. The thresholds and the band are ours. NumPy alone is imported with this module: prediction and export use
+it too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from jax_vlffd.errors import UserError
 
 VERSION: Final = 1
 BINS: Final = 15
+#: With fewer examples (or counterexamples) nothing is fitted: a curve through so few points says nothing.
+MIN_EXAMPLES: Final = 5
+#: A threshold of Platt scaling is never lower: what is more likely false than true is not said.
+MIN_BELIEVED: Final = 0.5
 _LOG_TEMPERATURES: Final = (math.log(0.01), math.log(100.0))
 
 Verdict = Literal["real", "uncertain", "fake"]
@@ -125,20 +130,108 @@ def fit(logits: np.ndarray, labels: np.ndarray, target: float = 0.05) -> Calibra
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature of least cross-entropy, in [0.01, 100].
 
-    The cross-entropy is convex in 1/temperature, so its slope has one root: bisection finds it.
+    The cross-entropy is convex in 1/temperature, so its slope has one root.
     """
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    goal = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    from scipy.optimize import brentq
+
+    goal = _smoothed(labels == 1)
+
+    def slope(log_temperature: float) -> float:
+        probability = sigmoid(logits / math.exp(log_temperature))
+        return float(np.mean(logits * (probability - goal)))
+
     lowest, highest = _LOG_TEMPERATURES
-    for _ in range(60):
-        middle = (lowest + highest) / 2
-        slope = float(np.mean(logits * (sigmoid(logits / math.exp(middle)) - goal)))
-        if slope > 0:  # too sure of itself: the inverse temperature must fall
-            lowest = middle
-        else:
-            highest = middle
-    return math.exp((lowest + highest) / 2)
+    if slope(lowest) <= 0:  # not sure enough of itself, even so
+        return math.exp(lowest)
+    return math.exp(highest if slope(highest) >= 0 else brentq(slope, lowest, highest, xtol=1e-14))
+
+
+def _smoothed(truth: np.ndarray) -> np.ndarray:
+    """Platt's targets for bool [n]: float64, a little inside 0 and 1."""
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    return np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+
+@dataclass(frozen=True)
+class PlattScaling:
+    """How a raw score becomes a probability, and from which probability on it is named.
+
+    fitted: whether there were examples enough; without, `score` says nothing and nothing is named.
+    """
+
+    slope: float = 0.0
+    offset: float = 0.0
+    threshold: float = 1.0
+    examples: int = 0
+    fitted: bool = False
+
+    def score(self, raw: np.ndarray | float) -> np.ndarray:
+        """Probability, float64 of the shape of `raw`."""
+        return sigmoid(self.slope * np.asarray(raw, np.float64) + self.offset)
+
+
+def fit_platt(
+    raw: np.ndarray, truth: np.ndarray, sound: np.ndarray | None = None, most: float = 0.1
+) -> PlattScaling:
+    """The probability of a raw score, and its threshold.
+
+    Args:
+      raw: float [n].
+      truth: 0/1 [n].
+      sound: bool [n], the examples of which nothing should be named; None for none.
+      most: at most this share of them lies at or above the threshold.
+    """
+    truth = np.asarray(truth) > 0
+    examples = int(truth.sum())
+    if min(examples, len(truth) - examples) < MIN_EXAMPLES:
+        return PlattScaling(examples=examples)
+    slope, offset = fit_logistic(raw, truth)
+    score = sigmoid(slope * raw + offset)
+    threshold = max(best_threshold(score, truth), MIN_BELIEVED)
+    if sound is not None and sound.any():
+        ordered = np.sort(score[sound])[::-1]
+        threshold = max(threshold, float(np.nextafter(ordered[int(most * len(ordered))], 2.0)))
+    if slope == 0:  # one score for all: it names nothing
+        threshold = 1.0
+    return PlattScaling(slope, offset, threshold, examples, True)
+
+
+def fit_logistic(raw: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Slope (at least 0) and offset of the logistic curve of least cross-entropy.
+
+    Platt's smoothed targets, and a weak pull of the slope to 0 on the standardized score, so that a few
+    separated examples give a finite curve.
+
+    Args:
+      raw: float [n].
+      truth: bool [n], both values occurring.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = float(raw.mean()), max(float(raw.std()), 1e-12)
+    goal = _smoothed(truth)
+    # A smoothed target is an example of either class, each with its weight.
+    model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
+    both = np.tile((raw - mean) / spread, 2)[:, None]
+    model.fit(both, np.repeat([1, 0], len(raw)), sample_weight=np.r_[goal, 1 - goal])
+    weight, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if weight <= 0:  # less alike where it is true: the sentence says nothing of this set
+        rate = float(goal.mean())
+        return 0.0, float(np.log(rate / (1 - rate)))
+    return weight / spread, offset - weight * mean / spread
+
+
+def best_threshold(score: np.ndarray, truth: np.ndarray) -> float:
+    """The probability from which on naming gives the highest F1; ties go to the higher one.
+
+    Taken between two neighboring scores, so that no image of the split lies on it.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, scores = precision_recall_curve(truth, score)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
+    best = int(np.flatnonzero(f1 >= f1.max() - 1e-12)[-1])
+    return float((scores[best] + (scores[best - 1] if best else 0.0)) / 2)
 
 
 @dataclass(frozen=True)
@@ -178,15 +271,15 @@ def bin_index(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """The logistic function without overflow; float64."""
-    x = np.asarray(x, dtype=np.float64)
-    small = np.exp(-np.abs(x))  # in (0, 1]: neither form overflows, and tiny values stay exact
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+    from scipy.special import expit
+
+    return np.asarray(expit(np.asarray(x, dtype=np.float64)))
 
 
 def _equal_error_threshold(real: np.ndarray, fake: np.ndarray) -> float:
     """Where the share of reals above is nearest to that of fakes at or below; sorted inputs.
 
-    Taken between two neighbouring scores, so that no frame of the split lies on it.
+    Taken between two neighboring scores, so that no frame of the split lies on it.
     """
     scores = np.unique(np.concatenate([real, fake]))
     between = np.concatenate([scores[:1], (scores[1:] + scores[:-1]) / 2, scores[-1:]])

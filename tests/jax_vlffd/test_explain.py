@@ -10,13 +10,13 @@ import pytest
 
 from jax_vlffd import explanation
 from jax_vlffd.errors import UserError
-from jax_vlffd.evaluation.calibration import sigmoid
-from jax_vlffd.evaluation.logistic import (
-    LEAST_EXAMPLES,
-    Curve,
+from jax_vlffd.evaluation.calibration import (
+    MIN_EXAMPLES,
+    PlattScaling,
     best_threshold,
-    fit_curve,
     fit_logistic,
+    fit_platt,
+    sigmoid,
 )
 from jax_vlffd.explanation import ENTRIES, Explainer
 from jax_vlffd.vocabulary import REGIONS, TYPES, regions_named, types_named, without_verdict
@@ -78,7 +78,7 @@ def test_what_speaks_against_the_verdict_is_said_and_flagged(explainer: Explaine
 
 
 def test_a_region_without_a_sure_type_is_named_without_one(explainer: Explainer) -> None:
-    unsure = dataclasses.replace(explainer, types=(Curve(),) * len(explainer.types))
+    unsure = dataclasses.replace(explainer, types=(PlattScaling(),) * len(explainer.types))
     said = unsure.explain(toward(explainer, entry("eyes", "blur")), "fake")
     assert [(r.region, r.type, r.text) for r in said.reasons] == [
         ("eyes", "", "The eyes do not look natural.")
@@ -93,7 +93,7 @@ def test_few_reals_are_named(explainer: Explainer) -> None:
     truth = rng.random(1000) < 0.6
     raw = rng.normal(size=1000) + 0.3 * truth
     sound = ~truth & (rng.random(1000) < 0.5)
-    loose, strict = fit_curve(raw, truth), fit_curve(raw, truth, sound, 0.1)
+    loose, strict = fit_platt(raw, truth), fit_platt(raw, truth, sound, 0.1)
     assert np.mean(loose.score(raw[sound]) >= loose.threshold) > 0.5
     assert np.mean(strict.score(raw[sound]) >= strict.threshold) <= 0.1
 
@@ -115,7 +115,7 @@ def test_what_validation_hardly_shows_is_never_named() -> None:
     images = tiny_workdir.unit(rng.normal(size=(60, 16)))
     label = np.arange(60) % 2
     types = np.zeros((60, 4, 5), int)
-    types[1 : 2 * LEAST_EXAMPLES : 2, 0, 0] = 1
+    types[1 : 2 * MIN_EXAMPLES : 2, 0, 0] = 1
     types[1, 1, 0] = 1
     found = explanation.fit(bank, embeddings, images, label, types.any(2), types)
     assert [curve.fitted for curve in found.regions] == [True, False, False, False]
