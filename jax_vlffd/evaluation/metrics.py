@@ -10,7 +10,7 @@ Definitions:
   accuracy: over frames; fake is a probability above 0.5 (`acc`), or a calibrated probability above
     the threshold chosen on a validation split (`acc_calibrated`).
   ECE: of the probability as given (`ece`) and calibrated (`ece_calibrated`); see `calibration`.
-Per method: that method's fakes against all reals of the set. Areas, curves and AP are
+Per method: that method's fakes against all reals of the set. Areas, curves, AP, precision and recall are
 scikit-learn's.
 """
 
@@ -31,6 +31,7 @@ from jax_vlffd.vocabulary import REGIONS
 #: The metrics that need both classes, then those that one class has as well.
 RANKING: Final = ("frame_auc", "video_auc", "ap", "eer", "eer_deepfakebench")
 POINTWISE: Final = ("acc", "acc_calibrated", "ece", "ece_calibrated")
+_FIGURES: Final = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,7 @@ def measure(
 def equal_error_rate(labels: np.ndarray, probability: np.ndarray) -> float:
     """EER by linear interpolation of the ROC curve; both classes must occur."""
     fpr, tpr, _ = sk.roc_curve(labels, probability, drop_intermediate=False)
-    gap = fpr - (1 - tpr)  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    before = after - 1
-    share = -gap[before] / (gap[after] - gap[before])
-    return float(fpr[before] + share * (fpr[after] - fpr[before]))
+    return float(np.interp(0.0, fpr + tpr - 1, fpr))  # which rises from -1 to 1
 
 
 def equal_error_rate_deepfakebench(labels: np.ndarray, probability: np.ndarray) -> float:
@@ -227,21 +224,24 @@ def region_scores(named: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         raise ValueError(
             f"named {named.shape} and truth {truth.shape} are not both [n, {len(REGIONS)}]"
         )
-    hits = named & truth
-    both_empty = (named | truth).sum(1) == 0
-    per_image = {
-        "precision": _mean_ratio(hits, named, both_empty),
-        "recall": _mean_ratio(hits, truth, both_empty),
-        "f1": _mean_ratio(2.0 * hits, named.astype(int) + truth, both_empty),
-    }
+    if not len(named):
+        none: dict[str, float | None] = dict.fromkeys(_FIGURES)
+        regions = {name: none for name in REGIONS}
+        return {"images": 0, "regions": regions, "micro": none, "mean_per_image": none}
+
+    def scored(average: str | None, undefined: float) -> np.ndarray:
+        found = sk.precision_recall_fscore_support(
+            truth, named, average=average, zero_division=undefined
+        )
+        return np.array(found[:3])
+
+    per_region, micro = scored(None, np.nan).T, scored("micro", np.nan)
+    both_empty = float(np.mean(~(named | truth).any(axis=1)))
     return {
         "images": len(named),
-        "regions": {
-            name: _precision_recall_f1(hits[:, i].sum(), named[:, i].sum(), truth[:, i].sum())
-            for i, name in enumerate(REGIONS)
-        },
-        "micro": _precision_recall_f1(hits.sum(), named.sum(), truth.sum()),
-        "mean_per_image": per_image,
+        "regions": {name: _figures(found) for name, found in zip(REGIONS, per_region, strict=True)},
+        "micro": _figures(micro),
+        "mean_per_image": _figures(scored("samples", 0.0) + both_empty),
     }
 
 
@@ -268,20 +268,9 @@ def region_aucs(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None
     }
 
 
-def _mean_ratio(top: np.ndarray, bottom: np.ndarray, both_empty: np.ndarray) -> float | None:
-    if not len(top):
-        return None
-    above, below = top.sum(1).astype(np.float64), bottom.sum(1).astype(np.float64)
-    ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-    return float(np.mean(np.where(both_empty, 1.0, ratio)))
-
-
-def _precision_recall_f1(hits: int, named: int, true: int) -> dict[str, float | None]:
-    return {
-        "precision": float(hits / named) if named else None,
-        "recall": float(hits / true) if true else None,
-        "f1": float(2 * hits / (named + true)) if named + true else None,
-    }
+def _figures(found: np.ndarray) -> dict[str, float | None]:
+    values = [None if np.isnan(value) else float(value) for value in found]
+    return dict(zip(_FIGURES, values, strict=True))
 
 
 def average(sets: Mapping[str, SetMetrics]) -> dict[str, float | None]:
