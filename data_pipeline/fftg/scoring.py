@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, regions_named
 
@@ -142,24 +144,20 @@ def figures(
       `f1`, `tp`, `fp` and `fn`; for `mean` (over images) with the first three; and `exact`, the
       share of images with every region right.
     """
-    result: dict[str, dict[str, Any] | float] = {}
-    totals = [0, 0, 0]
-    for name in regions:
-        tp = sum(name in known and name in found for known, found in pairs)
-        fp = sum(name not in known and name in found for known, found in pairs)
-        fn = sum(name in known and name not in found for known, found in pairs)
-        totals = [total + count for total, count in zip(totals, (tp, fp, fn), strict=True)]
-        result[name] = _with_counts(tp, fp, fn)
-    result["micro"] = _with_counts(*totals)
-    images = [
-        _ratios(len(known & found), len(found - known), len(known - found))
-        for known, found in pairs
-    ]
-    names = ("precision", "recall", "f1")
-    result["mean"] = {
-        name: sum(image[i] for image in images) / len(images) for i, name in enumerate(names)
+    known, found = (
+        np.array([[name in side for name in regions] for side in sides])
+        for sides in zip(*pairs, strict=True)
+    )
+    counts = np.stack([known & found, ~known & found, known & ~found])  # [3, images, regions]
+    result: dict[str, dict[str, Any] | float] = {
+        name: _with_counts(*counts[:, :, place].sum(1).tolist())
+        for place, name in enumerate(regions)
     }
-    result["exact"] = sum(known == found for known, found in pairs) / len(pairs)
+    result["micro"] = _with_counts(*counts.sum((1, 2)).tolist())
+    images = [_ratios(*image) for image in counts.sum(2).T.tolist()]
+    names = ("precision", "recall", "f1")
+    result["mean"] = dict(zip(names, np.mean(images, axis=0).tolist(), strict=True))
+    result["exact"] = float((known == found).all(axis=1).mean())
     return result
 
 

@@ -212,26 +212,17 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
     A type counts as found in a region when the region is called forged and the type is among its
     types; whatever is found in a region where nothing was planted is a false alarm.
     """
-    result = {}
-    for kind in TYPES:
-        tp = fp = fn = 0
-        for outcome in outcomes:
-            for region in REGIONS:
-                planted = region == outcome.plant.region and kind in outcome.plant.types
-                named = kind in outcome.found.get(region, ())
-                tp, fp, fn = (
-                    tp + (planted and named),
-                    fp + (named > planted),
-                    fn + (planted > named),
-                )
-        result[kind] = {
-            "precision": tp / max(tp + fp, 1),
-            "recall": tp / max(tp + fn, 1),
-            "f1": 2 * tp / max(2 * tp + fp + fn, 1),
-        }
+    from sklearn.metrics import precision_recall_fscore_support
+
+    cells = [(outcome, region) for outcome in outcomes for region in REGIONS]
+    planted = [[r == o.plant.region and k in o.plant.types for k in TYPES] for o, r in cells]
+    named = [[k in o.found.get(r, ()) for k in TYPES] for o, r in cells]
+    found = precision_recall_fscore_support(planted, named, average=None, zero_division=0.0)[:3]
     names = ("precision", "recall", "f1")
-    result["macro"] = {name: float(np.mean([result[k][name] for k in TYPES])) for name in names}
-    return result
+    columns = zip(
+        (*TYPES, "macro"), (*zip(*found, strict=True), np.mean(found, axis=1)), strict=True
+    )
+    return {kind: dict(zip(names, map(float, values), strict=True)) for kind, values in columns}
 
 
 def confusion(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
