@@ -56,17 +56,17 @@ def compare(
     from jax_vlffd.training.sharding import to_devices
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.step import batch_fields, make_train_step
-    from launch.experiment import workdir
+    from launch.experiment import plan as plans
 
     words = tokenizer(folder)
-    run = workdir.with_tokenizer(run, words)
+    run = plans.with_tokenizer(run, words)
     data = dataclasses.replace(data, train=((str(folder / "large"), 1.0),))
     clip = run.model.clip
     loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=words,
         text_length=clip.text.context_length,
     )  # fmt: skip
-    plan = workdir.make_plan(run, data, steps=1_000_000, devices=jax.devices()[:1])
+    plan = plans.make_plan(run, data, steps=1_000_000, devices=jax.devices()[:1])
     step = make_train_step(plan)
     state = initial_state(plan, run.seed)
     real = iter(loader)

@@ -23,7 +23,7 @@ from jax_vlffd.model import bind, normalise
 from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.state import Plan, TrainState
 from jax_vlffd.training.step import batch_fields, make_eval_step, make_train_step
-from launch.experiment import workdir
+from launch.experiment import plan as plans
 
 
 class Ours:
@@ -34,7 +34,7 @@ class Ours:
         config = job.run.model
         data = DataSettings(batch_size=job.batch_size)
         run = dataclasses.replace(job.run, optim=dataclasses.replace(job.run.optim, warmup=""))
-        self._plan = workdir.make_plan(run, data, steps=1_000_000, devices=jax.devices()[:1])
+        self._plan = plans.make_plan(run, data, steps=1_000_000, devices=jax.devices()[:1])
         batch = draw_batch(config, job.batch_size)
         values = draw_parameters(config)
         if job.task == "train":

@@ -113,16 +113,16 @@ def save_held(
     from jax_vlffd.training.sharding import to_devices
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.step import batch_fields, make_train_step
-    from launch.experiment import workdir
+    from launch.experiment import plan as plans
 
-    run = workdir.with_tokenizer(run, words)
+    run = plans.with_tokenizer(run, words)
     clip = run.model.clip
-    plan = workdir.make_plan(run, data, steps=1000)
+    plan = plans.make_plan(run, data, steps=1000)
     state = initial_state(plan, run.seed)
     iterator = iter(
         TrainLoader(
             data, image_size=clip.vision.image_size, tokenizer=words,
-            text_length=clip.text.context_length, mask_grid=workdir.mask_grid(run),
+            text_length=clip.text.context_length, mask_grid=plans.mask_grid(run),
         )
     )  # fmt: skip
     batch = next(iterator)

@@ -222,7 +222,8 @@ def _from_runs(
     from data_pipeline.packed.record import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import UNKNOWN, Detector
-    from launch.experiment.workdir import load_run, require_run, run_name
+    from jax_vlffd.inference.trained import trained_name
+    from launch.experiment.workdir import load_run, require_run
 
     wanted = [(FLAGS.name, workdir)]
     wanted += [_pair(text, "--compare") for text in FLAGS.compare]
@@ -230,7 +231,7 @@ def _from_runs(
     groups: list[str] = []
     for given, folder in wanted:
         require_run(folder)
-        group = given or run_name(folder)
+        group = given or trained_name(folder)
         if group in groups and not FLAGS.matrix:
             raise UserError(f"two runs are named {group!r}; use --name and --compare=NAME=WORKDIR")
         groups.append(group)
@@ -252,7 +253,7 @@ def _from_runs(
             print(f"{name}: scoring {set_name}", flush=True)
             parts.append(run.score(str(set_dir), FLAGS.split).named(set_name))
         models.append(results.described_model(name, FLAGS.workdir if not models else folder, run))
-        lies[name] = results.compared_geometry(folder, sets, FLAGS.split)
+        lies[name] = results.compared_geometry(run.geometry, sets, FLAGS.split)
         scores = tables.concatenate(parts)
         measured = _measure(scores, run.calibration)
         detectors.append(

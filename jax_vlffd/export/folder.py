@@ -1,4 +1,4 @@
-"""An exported folder on disk: its names, whether it is whole, and its parameters read back.
+"""The exported folder: names of its files, checks that it is whole, its parameters written and read.
 
 Beside what is made for elsewhere it holds `config.json`, `tokenizer/` and `calibration.json` as a workdir does,
 and `orbax/`: the parameters exactly as trained, adapters apart. Our own commands read those.
@@ -26,7 +26,7 @@ PARAMETERS, CARD, CHECKSUMS = "orbax", "README.md", "SHA256SUMS"
 FOR_OTHERS: Final = (f"{HF}/", f"{ADAPTER}/", PROGRAM)
 
 VERSION: Final = 1
-_MOST_BYTES: Final = 4 << 20  # of the manifest and of the list of checksums
+_MAX_BYTES: Final = 4 << 20  # of the manifest and of the list of checksums
 
 
 def is_export(folder: Path) -> bool:
@@ -69,13 +69,13 @@ def _listed(folder: Path) -> list[str]:
     if not names or any(
         not name or Path(name).is_absolute() or ".." in Path(name).parts for name in names
     ):
-        raise UserError(f"{path}: no list of an export's files; copy the folder again")
+        raise UserError(f"{path}: not a list of an export's files; copy the folder again")
     return names
 
 
 def _small_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path}: larger than any such file; copy the export again")
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,13 +1,13 @@
-"""Trained detectors as they lie on disk: a workdir of training, or an exported folder.
+"""Reads trained detectors: a workdir of training, an exported folder, or an export on the Hugging Face hub.
 
-`open_trained` tells them apart; each reader gives the same `TrainedModel`, so that whoever answers with it
-need not know where it came from. JAX is imported when one is read.
+Whoever answers with one, scores it or exports it reads it here. JAX is imported when one is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,7 +63,7 @@ class TrainedModel:
     learned_from_masks: bool = False
 
     def hash(self) -> str:
-        """SHA-256 of all that an answer depends on: image parameters, normalisation, calibration, bank."""
+        """SHA-256 of all that an answer depends on: image parameters, normalization, calibration, bank."""
         digest = hashlib.sha256()
         for path in sorted(p for p in self.parameters if p.startswith(IMAGE_PARTS)):
             value = np.ascontiguousarray(self.parameters[path])
@@ -77,8 +77,21 @@ class TrainedModel:
         return digest.hexdigest()
 
 
-def open_trained(source: str | Path) -> TrainedModel:
+def open_trained(
+    source: str | Path,
+    step: str = "best",
+    *,
+    checkpoints: Path | None = None,
+    abstract: Mapping[str, jax.ShapeDtypeStruct] | None = None,
+) -> TrainedModel:
     """Reads a detector from a folder, or from a hub id that is downloaded first.
+
+    Args:
+      source: a workdir, an export, or a hub id such as `someone/detector`.
+      step: which checkpoint of a workdir, `best` or `latest`.
+      checkpoints: where those of a workdir lie, unless in it.
+      abstract: every parameter's shape and sharding, to have them all and so; by default those of IMAGE_PARTS
+        are read to the host.
 
     Raises:
       UserError: there is none, it is damaged or of another architecture, or a link leads out of the folder.
@@ -86,16 +99,58 @@ def open_trained(source: str | Path) -> TrainedModel:
     folder = Path(source)
     if not folder.exists():
         folder = _from_hub(str(source))
+    check_trained(folder, checkpoints)
+    model, masks = _read_model(folder)
+    wanted = _on_one_device(model) if abstract is None else abstract
+    if exported.is_export(folder):
+        found = exported.read_manifest(folder)["step"]
+        parameters = exported.load_parameters(folder, wanted)
+    else:
+        parameters, found = _from_checkpoint(folder, checkpoints, step, wanted)
+    if abstract is None:
+        parameters = {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
+    return TrainedModel(
+        trained_name(folder), model, parameters, read_calibration(folder), read_explainer(folder),
+        found, geometry.read(folder), masks,
+    )  # fmt: skip
+
+
+def check_trained(folder: Path, checkpoints: Path | None = None) -> None:
+    """Sees that a folder is a trained workdir or an export; nothing large is read.
+
+    Args:
+      folder: it.
+      checkpoints: where those of a workdir lie, unless in it.
+
+    Raises:
+      UserError: it is neither, has no checkpoint yet, lacks a file, or a link leads out of it.
+    """
     if folder.is_dir():
         check_contained(folder)
     if exported.is_export(folder):
-        return load_export(folder)
-    if (folder / CONFIG).is_file() and (folder / CHECKPOINTS).is_dir():
-        return load_workdir(folder)
-    raise UserError(
-        f"{source}: holds no trained detector; give the --workdir of launch.train, or the --out of "
-        "launch.export"
-    )
+        exported.read_manifest(folder)
+        return
+    checkpoints = checkpoints or folder / CHECKPOINTS
+    if not ((folder / CONFIG).is_file() and checkpoints.is_dir()):
+        raise UserError(
+            f"{folder} is not a trained workdir or an export; give the --workdir of launch.train, or the "
+            "--out of launch.export"
+        )
+    if not has_checkpoint(checkpoints):
+        raise UserError(_no_checkpoint(folder))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder of checkpoints holds one."""
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def trained_name(folder: Path) -> str:
+    """What a model is called: its folder's name, also after it was exported to a folder of another name."""
+    name = Path(os.path.abspath(folder)).name
+    if exported.is_export(folder):
+        name = str(exported.read_manifest(folder).get("name", name))
+    return name
 
 
 def _from_hub(source: str) -> Path:
@@ -118,44 +173,26 @@ def _from_hub(source: str) -> Path:
         ) from None
 
 
-def load_export(folder: Path) -> TrainedModel:
-    """Reads an export of `launch.export`.
-
-    Raises:
-      UserError: a file is missing, it is damaged, or its parameters are not those of its config.
-    """
-    manifest = exported.read_manifest(folder)
-    model, masks = _workdir_model(folder)
-    parameters = exported.load_parameters(folder, _abstract(model))
-    return TrainedModel(
-        str(manifest.get("name", folder.name)), model, _image_parts(parameters),
-        read_calibration(folder), read_explainer(folder), manifest["step"],
-        geometry.read(folder), masks,
-    )  # fmt: skip
-
-
-def load_workdir(workdir: Path, step: str = "best") -> TrainedModel:
-    """Reads the `best` or `latest` checkpoint of a run of `launch.train`.
-
-    Raises:
-      UserError: it is no workdir, has no checkpoint yet, or the checkpoint is damaged or of another model.
-    """
+def _from_checkpoint(
+    workdir: Path,
+    folder: Path | None,
+    step: str,
+    wanted: Mapping[str, jax.ShapeDtypeStruct],
+) -> tuple[Mapping[str, Any], int]:
     from jax_vlffd.training.checkpoints import Checkpoints
 
-    model, masks = _workdir_model(workdir)
-    with Checkpoints(workdir / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpoints(folder or workdir / CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.best if step == "best" else checkpoints.latest
         if found is None:
-            raise UserError(f"{workdir} has no checkpoint yet; let launch.train reach its first")
-        parameters = checkpoints.restore_parameters(_abstract(model), found)
-    return TrainedModel(
-        workdir.resolve().name, model, _image_parts(parameters),
-        read_calibration(workdir), read_explainer(workdir), found, geometry.read(workdir),
-        masks,
-    )  # fmt: skip
+            raise UserError(_no_checkpoint(workdir))
+        return checkpoints.restore_parameters(wanted, found), found
 
 
-def _abstract(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def _no_checkpoint(workdir: Path) -> str:
+    return f"{workdir} has no checkpoint yet; let launch.train reach its first"
+
+
+def _on_one_device(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Every parameter's shape, on one device."""
     import jax
 
@@ -166,10 +203,6 @@ def _abstract(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
         path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
         for path, shape in graph_and_shapes(model)[1].items()
     }
-
-
-def _image_parts(parameters: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    return {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
 
 
 def read_calibration(folder: Path) -> Calibration | None:
@@ -190,7 +223,7 @@ def read_explainer(folder: Path) -> Explainer | None:
     return Explainer.load(path) if path.exists() else None
 
 
-def _workdir_model(workdir: Path) -> tuple[ModelConfig, bool]:
+def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
     """The model of a config, and whether it learned from forgery masks."""
     path = workdir / CONFIG
     try:

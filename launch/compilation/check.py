@@ -11,7 +11,7 @@ from jax_vlffd.compilation.chips import Chip
 from jax_vlffd.compilation.flops import model_flops
 from jax_vlffd.config import RunConfig
 from jax_vlffd.errors import UserError
-from launch.experiment import workdir
+from launch.experiment import plan as plans
 
 
 def prove(
@@ -34,7 +34,7 @@ def prove(
     Raises:
       UserError: the mesh or the batch does not divide.
     """
-    plan = workdir.make_plan(run, data, steps=1000, warmup_steps=50, devices=devices)
+    plan = plans.make_plan(run, data, steps=1000, warmup_steps=50, devices=devices)
     model = model_flops(
         run.model, run.loss, run.tuning,
         batch_size=data.batch_size, separate_captions=plan.spec.separate_captions,

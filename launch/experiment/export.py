@@ -1,4 +1,4 @@
-"""Exporting a run: one folder that transformers, PEFT, jax.export and our own commands read."""
+"""Exports a run: one folder that transformers, PEFT, jax.export and our own commands read."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def export(
       UserError: the workdir is none, has no checkpoint yet, or is damaged.
     """
     run = runs.load_run(workdir, step, train_data, validation)
-    if metrics is not None and results.is_of(metrics, run.step, results.model_hash(run)) is False:
+    if metrics is not None and results.is_of(metrics, run.step, run.hash()) is False:
         print(
             f"note: the evaluation is of another model than step {run.step} of {workdir}, so the model card "
             "quotes none; run launch.evaluate on this one"

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: three files of one writing, the last of which names the request that they answer.
+"""Writes and checks the three files of an evaluation, the last of which names the request that they answer.
 
 `metrics.json` holds, under `request`, the models with their steps and hashes (or the scores files with their
 digests), the sets with theirs, the split and the settings; and under `files` the digests of `scores.csv` and
@@ -18,11 +18,12 @@ from data_pipeline.packed import remote
 from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
+    from jax_vlffd.geometry import Trained
     from launch.experiment.workdir import Run
 
 #: The files, in the order in which they are written.
 SCORES, REPORT, METRICS = "scores.csv", "report.html", "metrics.json"
-_LARGEST: Final = 4 << 30  # bytes of scores.csv
+_MAX_BYTES: Final = 4 << 30  # bytes of scores.csv
 
 
 def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
@@ -43,28 +44,17 @@ def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
 
 def described_model(name: str, folder: str | Path, run: Run) -> dict[str, Any]:
     """What a model is called, where it lies, its step, and its hash as `launch.predict` tells it."""
-    return {"name": name, "workdir": str(folder), "step": run.step, "hash": model_hash(run)}
-
-
-def model_hash(run: Run) -> str:
-    """SHA-256 of all that a run's verdicts depend on; see `TrainedModel.hash`."""
-    import numpy as np
-
-    from jax_vlffd.inference.trained import IMAGE_PARTS, TrainedModel
-
-    parts = {k: np.asarray(v) for k, v in run.parameters.items() if k.startswith(IMAGE_PARTS)}
-    return TrainedModel(run.name, run.model, parts, run.calibration, run.explainer, run.step).hash()
+    return {"name": name, "workdir": str(folder), "step": run.step, "hash": run.hash()}
 
 
 def compared_geometry(
-    workdir: Path, sets: Mapping[str, str | Path], split: str
+    trained: Trained, sets: Mapping[str, str | Path], split: str
 ) -> dict[str, dict[str, Any]]:
     """How the faces of packed sets lie, held against those that a run was trained on; see `Trained.compare`."""
     from data_pipeline.packed import face_geometry
     from data_pipeline.packed.record import PackedSplit
-    from jax_vlffd import geometry
 
-    trained, found = geometry.read(workdir), {}
+    found = {}
     for name, path in sets.items():
         opened = PackedSplit(path, split)
         rows = face_geometry.read(opened.folder, split, len(opened))
@@ -109,7 +99,7 @@ def check_companions(path: Path, content: Mapping[str, Any]) -> None:
         beside = path.parent / name
         if name not in (SCORES, REPORT) or not beside.exists():
             continue
-        if hashlib.sha256(read_regular(beside, _LARGEST)).hexdigest() != digest:
+        if hashlib.sha256(read_regular(beside, _MAX_BYTES)).hexdigest() != digest:
             raise UserError(
                 f"{path}: {name} beside it is of another evaluation; run launch.evaluate again"
             )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jax_vlffd.training.loop import Clock
     from jax_vlffd.training.processes import Alone
     from jax_vlffd.training.state import Plan
-    from launch.experiment.workdir import Scorer
+    from launch.experiment.scorer import Scorer
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def train(
         training_data,
     )
     from launch.experiment import config as configs
+    from launch.experiment import plan as plans
     from launch.experiment import workdir as runs
+    from launch.experiment.scorer import Scorer
 
     peers, manner = peers or Alone(), manner or Manner()
     started = time.time()
@@ -109,13 +111,13 @@ def train(
     judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
     agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
-    run = runs.with_tokenizer(run, tokenizer)
+    run = plans.with_tokenizer(run, tokenizer)
     clip = run.model.clip
     index, count = sharding.data_share(sharding.make_mesh(run.mesh))
     loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=tokenizer,
         text_length=clip.text.context_length, process_index=index, process_count=count,
-        mask_grid=runs.mask_grid(run),
+        mask_grid=plans.mask_grid(run),
     )  # fmt: skip
 
     def steps(duration: str, total: int | None = None) -> int:
@@ -129,15 +131,15 @@ def train(
     total = steps(run.train.duration)
     if total < 1:
         raise UserError("train.duration is 0: give '300 steps', '2 epochs' or '1e6 examples'")
-    plan = runs.make_plan(run, data, steps=total, warmup_steps=steps(run.optim.warmup, total))
+    plan = plans.make_plan(run, data, steps=total, warmup_steps=steps(run.optim.warmup, total))
     loop = trainer.LoopConfig(
         steps=total, batch_size=data.batch_size,
         evaluate_every=steps(run.train.evaluate_every, total),
         checkpoint_every=steps(run.train.checkpoint_every, total),
         log_every=run.train.log_every, profile=manner.profile,
-        peak_share=runs.peak_share(run, data),
+        peak_share=plans.peak_share(run, data),
     )  # fmt: skip
-    scorer = runs.Scorer(plan, data, tokenizer)
+    scorer = Scorer(plan, data, tokenizer)
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(lock(place))

@@ -19,6 +19,7 @@ from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.state import TrainState
 from launch.experiment import export, training_data
+from launch.experiment import plan as plans
 from launch.experiment import workdir as runs
 from tests.support import tiny, tiny_workdir
 
@@ -56,7 +57,7 @@ def make_workdir(workdir: Path, packed: Path, **settings: Any) -> Path:
     tokenizer = train_tokenizer(texts, tiny.TEXT.vocab_size, workdir / runs.TOKENIZER)
     runs.save_config(workdir, json.loads(recipe(run, data).to_json()))
     training_data.save(workdir, training_data.describe(data))
-    plan = runs.make_plan(runs.with_tokenizer(run, tokenizer), data, steps=1)
+    plan = plans.make_plan(plans.with_tokenizer(run, tokenizer), data, steps=1)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), plan.abstract.optimizer)
     state = TrainState(np.asarray(STEP, np.int32), draw(dict(plan.shapes)), zeros)
     state = jax.tree.map(jax.device_put, state, plan.sharding)

@@ -149,7 +149,7 @@ def test_cut_parameters_are_told(copy: Path) -> None:
         ("export.json", "{", "export.json: not JSON"),
         ("export.json", '{"version": 9}', "not an export of version 1"),
         ("export.json", '{"version": 1}', "names no step"),
-        ("SHA256SUMS", "0  ../../etc/passwd\n", "no list of an export's files"),
+        ("SHA256SUMS", "0  ../../etc/passwd\n", "not a list of an export's files"),
         ("calibration.json", "{}", "not a calibration of version"),
         ("config.json", "{}", "not a run's config"),
     ],
@@ -160,7 +160,7 @@ def test_a_damaged_export_is_named(copy: Path, file: str, content: str, message:
 
 
 def test_what_cannot_be_exported_leaves_nothing(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no trained workdir and no export"):
+    with pytest.raises(UserError, match="is not a trained workdir or an export"):
         export.export(tmp_path / "none", tmp_path / "out")
     workdir = Path(shutil.copytree(made("clip")[0], tmp_path / "run"))
     # A tokenizer of another model: found while the export is under way.

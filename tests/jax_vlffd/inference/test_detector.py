@@ -205,7 +205,7 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         ("hugging face", "not a run's config"),
         ("no checkpoint", "no checkpoint yet"),
         ("no folder", "no such folder"),
-        ("empty", "no trained detector"),
+        ("empty", "is not a trained workdir or an export"),
         ("bank", "no bank of sentences"),
         ("calibration", "calibration.json: cannot be read"),
     ],

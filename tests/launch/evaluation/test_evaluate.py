@@ -147,7 +147,7 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
         (["--from_scores=s.csv", "--out=o", "--data=x=1", "--data=x=2"], 1, "'x' is given twice"),
         (["--from_scores=s.csv", "--out=o", "--calibration=y=c.json"], 1, "c.json cannot be read"),
         (["--workdir=w", "--out=o"], 1, "no set to test on"),
-        (["--workdir=w", "--data=x=d", "--out=o"], 1, "w is no trained workdir and no export"),
+        (["--workdir=w", "--data=x=d", "--out=o"], 1, "w is not a trained workdir or an export"),
         (["--workdir=w", "--out=o", "--from_scores=s.csv"], 1, "give either"),
     ],
 )

@@ -17,7 +17,7 @@ from jax_vlffd.config import RunConfig
 from jax_vlffd.training.state import Plan
 from jax_vlffd.training.step import make_eval_step, make_train_step
 from launch.experiment import config as configs
-from launch.experiment import workdir
+from launch.experiment import plan as plans
 from tests.support import tiny
 
 RECIPES = sorted(
@@ -47,7 +47,7 @@ def load(name: str) -> config_dict.ConfigDict:
 @cache
 def plan_of(name: str) -> tuple[RunConfig, DataSettings, Plan]:
     run, data = configs.settings(load(name))
-    return run, data, workdir.make_plan(run, data, steps=1000, warmup_steps=50)
+    return run, data, plans.make_plan(run, data, steps=1000, warmup_steps=50)
 
 
 def test_the_recipes_are_those_that_are_promised() -> None:
@@ -124,7 +124,7 @@ def test_the_large_recipes_run_on_every_mesh_of_eight(name: str) -> None:
         changed = load(name).to_dict()
         changed["mesh"] |= sizes
         run, data = configs.settings(changed)
-        plan = workdir.make_plan(run, data, steps=10)
+        plan = plans.make_plan(run, data, steps=10)
         held = sum(
             np.prod(place.shard_shape(plan.shapes[path].shape))
             for path, place in plan.sharding.parameters.items()

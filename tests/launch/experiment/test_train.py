@@ -24,6 +24,7 @@ from jax_vlffd.training.metric_writer import read_history
 from jax_vlffd.training.state import Plan, TrainState, initial_state
 from launch.experiment import config as configs
 from launch.experiment import initialization
+from launch.experiment import plan as plans
 from launch.experiment import workdir as runs
 from tests.jax_vlffd.training.test_checkpoint import assert_same
 from tests.support import tiny
@@ -180,7 +181,7 @@ def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
         train("killed")
     train("killed")
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
-    plan = runs.make_plan(*tiny.settings(packed, model=model), steps=STEPS)
+    plan = plans.make_plan(*tiny.settings(packed, model=model), steps=STEPS)
     ours, theirs = (contents(tmp_path / name, plan, STEPS)[0] for name in ("killed", "whole"))
     assert_same(ours, theirs)
 

@@ -282,7 +282,7 @@ def test_mistakes_are_one_line_and_leave_nothing(workdir: Path, tmp_path: Path) 
     (tmp_path / "hf/config.json").write_text('{"model_type": "clip"}')
     cases = [
         ([f"--checkpoint={workdir}"], "nothing to look at"),
-        ([f"--checkpoint={tmp_path}", f"--out={out}", tmp_path / "bad.png"], "no trained detector"),
+        ([f"--checkpoint={tmp_path}", f"--out={out}", tmp_path / "bad.png"], "is not a trained workdir"),
         ([f"--checkpoint={tmp_path / 'hf'}", f"--out={out}", tmp_path / "bad.png"], "not a run's config"),
     ]  # fmt: skip
     for arguments, says in cases:

@@ -1,0 +1,92 @@
+"""Scores packed sets by a run's image branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipeline.loading.loader import EvalLoader
+from data_pipeline.loading.settings import DataSettings
+from data_pipeline.loading.tokenizer import Tokenizer
+from jax_vlffd.evaluation.scores import Scores
+
+if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
+    from jax_vlffd.model import Parameters
+    from jax_vlffd.training.state import Plan
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+class Scorer:
+    """Scores packed sets by the image branch; compiles once, on every process alike.
+
+    Args:
+      plan: the run's static side.
+      data: batch size, workers.
+      tokenizer: of the run.
+    """
+
+    def __init__(self, plan: Plan, data: DataSettings, tokenizer: Tokenizer):
+        from jax_vlffd.training.step import make_eval_step
+
+        self.plan, self.tokenizer, self._data = plan, tokenizer, data
+        self._step = make_eval_step(plan)
+
+    def score(
+        self,
+        parameters: Parameters,
+        folder: str | Path,
+        split: str,
+        transform: Transform | None = None,
+        methods: Sequence[str] = (),
+        tick: Callable[[], None] = lambda: None,
+    ) -> Scores:
+        """Scores every record of a split once; padding and images that do not decode never count.
+
+        Args:
+          parameters: in the plan's shardings.
+          folder: of the packed set.
+          split: of it.
+          transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
+          methods: of the fakes that are scored, beside all reals; all when empty.
+          tick: called before each batch; may raise.
+
+        Raises:
+          UserError: the set or the split is missing or empty, or lacks one of the methods.
+        """
+        from jax_vlffd.evaluation.calibration import sigmoid
+        from jax_vlffd.training.loop import evaluate
+        from jax_vlffd.training.sharding import data_share
+
+        clip, data = self.plan.spec.model.clip, self._data
+        index, count = data_share(self.plan.mesh)
+        loader = EvalLoader(
+            folder, split,
+            image_size=clip.vision.image_size, tokenizer=self.tokenizer,
+            text_length=clip.text.context_length, batch_size=data.batch_size,
+            process_index=index, process_count=count,
+            workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
+            captions="label_only",  # the image branch reads none, so a set without captions serves too
+        )  # fmt: skip
+        found = evaluate(self._step, parameters, iter(loader), self.plan, tick)
+        records = list(loader.metadata(found["index"]))
+        logits = found["logits"].astype(np.float64)
+        margin = logits[:, 1] - logits[:, 0]
+        return Scores(
+            dataset=np.array([r.dataset for r in records]),
+            split=np.array([split] * len(records)),
+            method=np.array([r.method for r in records]),
+            video=np.array([r.video for r in records]),
+            frame=np.array([r.frame for r in records]),
+            id=np.array([r.id for r in records]),
+            label=found["label"],
+            probability=sigmoid(margin),
+            logit=margin,
+            regions=np.array([r.regions for r in records]),
+            caption=np.array([r.captions[0] if r.captions else "" for r in records]),
+            types=np.array([r.types for r in records], dtype=bool),
+            embedding=found.get("embedding"),
+        )
