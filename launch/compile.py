@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from launch.compilation import check  # which imports JAX
 
     devices, chip = topology.devices(name)
-    found = check.prove(run, data, devices, chip)
+    found = check.compile_steps(run, data, devices, chip)
     if found["fits"] is False and _TRY.value:
         found["would_fit"] = check.what_would_fit(run, data, devices, chip)
     report = {

@@ -1,1 +1,1 @@
-"""What a step takes on given hardware, by compiling it."""
+"""What a step takes on given hardware, read from its compiled program."""

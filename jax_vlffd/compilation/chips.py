@@ -1,6 +1,6 @@
-"""What the makers say of their accelerators: memory, peak arithmetic and links, with the source of each line.
+"""Accelerators by their makers' figures: memory, peak arithmetic and links, with the source of each line.
 
-Used for the proof before the hardware and for the utilisation in a run's logs. Peaks are of dense bf16
+Used for the compilation report and for the utilization in a run's logs. Peaks are of dense bf16
 products; nothing here is measured by us.
 """
 

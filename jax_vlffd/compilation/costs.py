@@ -1,4 +1,4 @@
-"""What a compiled program costs: FLOPs of its matrix products, collectives, and bytes through memory."""
+"""Costs of a compiled program: FLOPs of its matrix products, collectives, and bytes through memory."""
 
 from __future__ import annotations
 

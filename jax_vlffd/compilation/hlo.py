@@ -1,7 +1,7 @@
 """Reads the text of a compiled XLA program: computations, instructions, and how often each one runs.
 
 XLA's own cost analysis counts a loop's body once, whatever the loop's length. Here the calls are followed
-from the entry, and a body counts as often as its loop turns. `hlo_costs` says what the instructions cost.
+from the entry, and a body counts as often as its loop turns. `costs` says what the instructions cost.
 """
 
 from __future__ import annotations

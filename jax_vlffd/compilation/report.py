@@ -1,8 +1,8 @@
-"""Proof before the hardware: compiles a run's steps for devices that need not be there, and measures them.
+"""Ahead-of-time compilation report: memory, FLOPs and collectives of a step.
 
-The steps are those that a run takes (`training.steps`), lowered on abstract arrays of a plan over the
-devices of a described topology; nothing is computed. What can be read from the compiled program is read;
-the roofline is an estimate and is named so.
+Compiles a run's steps for devices that need not be there, and measures the programs. The steps are those that a
+run takes (`training.step`), lowered on abstract arrays of a plan over the devices of a described topology;
+nothing is computed. What can be read from the compiled program is read; the roofline is an estimate.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_vlffd.compilation.chips import Chip
 from jax_vlffd.compilation.costs import Costs, costs
 from jax_vlffd.compilation.flops import ModelFlops, batch_shapes
-from jax_vlffd.compilation.roofline import alignment_bytes, estimate, least_collectives, ways
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.sharding import batch_sharding
 from jax_vlffd.training.state import Plan
@@ -57,7 +57,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Proof:
+class CompiledStep:
     """One compiled step, of one device.
 
     fits: whether it can be loaded; None where the memory is not known (a CPU). refusal: XLA's words when it
@@ -85,7 +85,7 @@ def batch_of(plan: Plan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return _abstract(plan, batch_shapes(plan.spec, batch_size))
 
 
-def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
+def compile_train(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledStep:
     """Compiles the training step.
 
     Args:
@@ -96,13 +96,13 @@ def prove_train(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
     batch = batch_of(plan, batch_size)
     step: Any = make_train_step(plan)
     lowered = step.lower(plan.abstract, batch)
-    kept = _kept(plan, batch) / ways(plan)
+    kept = _kept(plan, batch) / _batch_shards(plan)
     state = (plan.abstract.parameters, plan.abstract.optimizer)
-    return _prove(lowered, plan, (*state, batch), kept, chip)
+    return _compile(lowered, plan, (*state, batch), kept, chip)
 
 
-def prove_eval(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
-    """Compiles the eval step; arguments as of `prove_train`."""
+def compile_eval(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledStep:
+    """Compiles the eval step; arguments as of `compile_train`."""
     shapes = batch_shapes(plan.spec, batch_size)
     shapes = {name: shapes[name] for name in ("image", "label")}
     shapes["index"] = shapes["label"]
@@ -110,42 +110,42 @@ def prove_eval(plan: Plan, batch_size: int, chip: Chip | None) -> Proof:
     batch = _abstract(plan, shapes)
     step: Any = make_eval_step(plan)
     lowered = step.lower(plan.abstract.parameters, batch)
-    return _prove(lowered, plan, (plan.abstract.parameters, {}, batch), 0.0, chip)
+    return _compile(lowered, plan, (plan.abstract.parameters, {}, batch), 0.0, chip)
 
 
 def summary(
     plan: Plan,
     batch_size: int,
     model: ModelFlops,
-    proof: Proof,
-    evaluation: Proof | None,
+    training: CompiledStep,
+    evaluation: CompiledStep | None,
     chip: Chip | None,
 ) -> dict[str, Any]:
     """What is written: per chip, the training step's figures first."""
     devices, per_chip = plan.mesh.size, chip.devices if chip else 1
     images = batch_size / devices * per_chip
-    verdicts = [step.fits for step in (proof, evaluation) if step is not None]
+    verdicts = [step.fits for step in (training, evaluation) if step is not None]
     found: dict[str, Any] = {
         "fits": None if None in verdicts else all(verdicts),
-        "hbm_bytes_per_chip": _times(proof.memory.peak, per_chip),
+        "hbm_bytes_per_chip": _times(training.memory.peak, per_chip),
         "hbm_available_per_chip": chip.hbm if chip else None,
         "model_flops_per_chip": model.total.train * images,
         "images_per_chip": images,
         "chips": devices // per_chip,
         "devices": devices,
-        "compile_s": round(proof.compile_s, 1),
+        "compile_s": round(training.compile_s, 1),
         "hbm_split_per_chip": {
             name: _times(value, per_chip)
-            for name, value in dataclasses.asdict(proof.memory).items()
+            for name, value in dataclasses.asdict(training.memory).items()
         },
-        "refusal": proof.refusal,
-        "collectives_least": least_collectives(plan, batch_size),
+        "refusal": training.refusal,
+        "collectives_least": min_collectives(plan, batch_size),
     }
-    if proof.costs is not None:
-        found |= _program(proof.costs, model.total.train * images, per_chip, chip)
-        found["alignment_flops_per_chip"] = proof.costs.scoped[ALIGNMENT_SCOPE] * per_chip
+    if training.costs is not None:
+        found |= _program(training.costs, model.total.train * images, per_chip, chip)
+        found["alignment_flops_per_chip"] = training.costs.scoped[ALIGNMENT_SCOPE] * per_chip
         found["alignment_bytes_per_chip"] = alignment_bytes(plan, batch_size) * per_chip
-        found["arrays_of_global_similarity"] = proof.global_similarities(plan, batch_size)
+        found["arrays_of_global_similarity"] = training.global_similarities(plan, batch_size)
     if evaluation is not None:
         found["eval"] = {
             "fits": evaluation.fits,
@@ -157,6 +157,71 @@ def summary(
         if evaluation.costs is not None:
             found["eval"] |= _program(evaluation.costs, model.detector * images, per_chip, chip)
     return found
+
+
+def min_collectives(plan: Plan, batch_size: int) -> dict[str, float]:
+    """Bytes of the fewest collectives that a training step on this mesh can do with.
+
+    Sums of gradients: of every trainable parameter once, in the dtype of the products (that of the
+    parameter where it enters none). Gathers of split parameters: for the forward and for the backward pass.
+    Gathers of the embeddings and their gradients' way back, where the alignment compares the whole batch.
+    """
+    mesh, spec = plan.mesh, plan.spec
+    parts, fsdp, tensor = _batch_shards(plan), mesh.shape["fsdp"], mesh.shape["tensor"]
+    width = jnp.dtype(spec.model.compute.dtype).itemsize
+    found = {"gradients": 0.0, "parameters": 0.0, "embeddings": 0.0}
+    for path, shape in plan.shapes.items():
+        split = {axis for axis in plan.sharding.parameters[path].spec if axis}
+        share = shape.size / (tensor if "tensor" in split else 1)
+        size = share * (width if _in_products(path) else 4)
+        if parts > 1 and path in plan.trainable:
+            found["gradients"] += size
+        if fsdp > 1 and "fsdp" in split:
+            found["parameters"] += 2 * size
+    if parts > 1 and spec.loss.alignment > 0:
+        directions = 1 if spec.loss.targets == "sigmoid" else 2
+        found["embeddings"] = 2.0 * directions * batch_size * spec.model.clip.embed_dim * 4
+    return found
+
+
+def alignment_bytes(plan: Plan, batch_size: int) -> float:
+    """Bytes that the alignment alone takes on a device, at most: what grows with the global batch.
+
+    The embeddings of the whole batch and their gradients, and a device's rows of similarities in each
+    direction, as the forward pass keeps them and as their gradients.
+    """
+    loss = plan.spec.loss
+    if loss.alignment <= 0:
+        return 0.0
+    directions = 1 if loss.targets == "sigmoid" else 2
+    rows = batch_size / _batch_shards(plan)
+    return 2.0 * directions * 4 * batch_size * (plan.spec.model.clip.embed_dim + rows)
+
+
+def roofline(found: Costs, model_flops: float, chip: Chip) -> dict[str, float]:
+    """Seconds that one device's program takes at least in each of three respects, were each the only one.
+
+    An estimate from the makers' figures, not a measurement: a real step reaches no peak.
+
+    Args:
+      found: of the program.
+      model_flops: of the model's work in it.
+      chip: the share of one device.
+
+    Returns:
+      `compute_s`, `memory_s` and `link_s`; and the utilization, the model's FLOPs over the peak: if the three
+      overlap wholly (`utilisation_at_best`), and if not at all (`utilisation_without_overlap`).
+    """
+    seconds = {
+        "compute_s": found.passes / chip.peak_flops,
+        "memory_s": found.hbm_bytes / chip.hbm_bandwidth,
+        "link_s": found.wire_bytes / chip.link_bandwidth,
+    }
+    ideal = model_flops / chip.peak_flops
+    return seconds | {
+        "utilisation_at_best": ideal / max(seconds.values()),
+        "utilisation_without_overlap": ideal / sum(seconds.values()),
+    }
 
 
 def _times(value: float | None, factor: int) -> float | None:
@@ -175,14 +240,14 @@ def _program(found: Costs, model_flops: float, per_chip: int, chip: Chip | None)
         "uncounted_calls": list(found.uncounted),
     }
     if chip is not None:
-        guess = estimate(found, model_flops / per_chip, chip.per_device())
-        result["roofline_estimate"] = dataclasses.asdict(guess)
+        per_device = chip.per_device()
+        result["roofline_estimate"] = roofline(found, model_flops / per_chip, per_device)
     return result
 
 
-def _prove(
+def _compile(
     lowered: Any, plan: Plan, arguments: tuple[Any, ...], kept: float, chip: Chip | None
-) -> Proof:
+) -> CompiledStep:
     parameters, optimizer, batch = (_bytes(part) for part in arguments)
     started = time.perf_counter()
     try:
@@ -194,7 +259,7 @@ def _prove(
         size = _REFUSED.search(refusal)
         wanted = float(size[1]) * _SIZES[size[2]] if size else None
         memory = Memory(wanted, parameters, optimizer, batch, kept, None)
-        return Proof(False, memory, time.perf_counter() - started, None, refusal)
+        return CompiledStep(False, memory, time.perf_counter() - started, None, refusal)
     seconds = time.perf_counter() - started
     stats = compiled.memory_analysis()
     whole = stats.argument_size_in_bytes + stats.temp_size_in_bytes
@@ -207,7 +272,18 @@ def _prove(
         found = costs(compiled.as_text(), devices=plan.mesh.size, scopes=(ALIGNMENT_SCOPE,))
     except ValueError as error:
         raise UserError(f"the compiled program cannot be read: {error}") from None
-    return Proof(None if chip is None else True, memory, seconds, found)
+    return CompiledStep(None if chip is None else True, memory, seconds, found)
+
+
+def _batch_shards(plan: Plan) -> int:
+    """Parts in which a batch is split over the devices."""
+    return int(plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
+
+
+def _in_products(path: str) -> bool:
+    """Whether a parameter is cast to the dtype of the products, and its gradient comes back in it."""
+    tower = path.startswith(("vision/", "text/", "fusion/"))
+    return tower and path.endswith(("weight", "bias")) and "layernorm" not in path
 
 
 def _abstract(

@@ -1,4 +1,4 @@
-"""What a run's steps take on given devices, by compiling them, and what would make them fit."""
+"""Compiles a run's steps for given devices, and looks for settings that make them fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax_vlffd.errors import UserError
 from launch.experiment import plan as plans
 
 
-def prove(
+def compile_steps(
     run: RunConfig,
     data: DataSettings,
     devices: list[Any],
@@ -39,8 +39,8 @@ def prove(
         run.model, run.loss, run.tuning,
         batch_size=data.batch_size, separate_captions=plan.spec.separate_captions,
     )  # fmt: skip
-    trained = report.prove_train(plan, data.batch_size, chip)
-    evaluated = report.prove_eval(plan, data.batch_size, chip) if evaluation else None
+    trained = report.compile_train(plan, data.batch_size, chip)
+    evaluated = report.compile_eval(plan, data.batch_size, chip) if evaluation else None
     return report.summary(plan, data.batch_size, model, trained, evaluated, chip)
 
 
@@ -56,7 +56,7 @@ def what_would_fit(
 
     def fits(key: str, value: Any, run: RunConfig, data: DataSettings) -> bool:
         try:
-            found = prove(run, data, devices, chip, evaluation=False)
+            found = compile_steps(run, data, devices, chip, evaluation=False)
         except UserError as error:
             tried.append({"key": key, "value": value, "fits": False, "error": str(error)})
             return False
@@ -70,10 +70,10 @@ def what_would_fit(
         model = dataclasses.replace(run.model, compute=compute)
         if fits("compute.remat", remat, dataclasses.replace(run, model=model), data):
             break
-    for ways in (4, 16, 64):
-        if ways > run.mesh.fsdp and len(devices) % (ways * run.mesh.tensor) == 0:
-            mesh = dataclasses.replace(run.mesh, data=-1, fsdp=ways)
-            if fits("mesh.fsdp", ways, dataclasses.replace(run, mesh=mesh), data):
+    for shards in (4, 16, 64):
+        if shards > run.mesh.fsdp and len(devices) % (shards * run.mesh.tensor) == 0:
+            mesh = dataclasses.replace(run.mesh, data=-1, fsdp=shards)
+            if fits("mesh.fsdp", shards, dataclasses.replace(run, mesh=mesh), data):
                 break
     for parts in (2, 4, 8):
         train = dataclasses.replace(run.train, accumulate=parts * run.train.accumulate)

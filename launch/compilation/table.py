@@ -1,4 +1,4 @@
-"""The summary of `launch.compile` as a table to be read."""
+"""The report of `launch.compile` as a table of text."""
 
 from __future__ import annotations
 

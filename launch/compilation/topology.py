@@ -18,7 +18,7 @@ TPUS = {
     "v6e": "v6e:16x16",
     "tpu7x": "tpu7x:2x2x2",
 }
-_MOST_CPUS = 1024
+_MAX_CPUS = 1024
 
 
 def prepare(topology: str) -> None:
@@ -82,8 +82,8 @@ def devices(topology: str) -> tuple[list[Any], Chip | None]:
 def _parse(topology: str) -> tuple[Chip | None, tuple[int, ...]]:
     name, _, layout = topology.partition(":")
     if name == "cpu":
-        if not re.fullmatch(r"[0-9]{1,4}", layout) or not 1 <= int(layout) <= _MOST_CPUS:
-            raise UserError(f"{topology!r}: give cpu:N with N from 1 to {_MOST_CPUS}, as cpu:8")
+        if not re.fullmatch(r"[0-9]{1,4}", layout) or not 1 <= int(layout) <= _MAX_CPUS:
+            raise UserError(f"{topology!r}: give cpu:N with N from 1 to {_MAX_CPUS}, as cpu:8")
         return None, (int(layout),)
     chip = next((chip for chip in CHIPS if chip.name == name and name in TPUS), None)
     if chip is None:

@@ -41,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
     devices, chip = topology.devices(place)
     config.data.batch_size = BATCH if chip is None else POD_BATCH
     run, data = configs.settings(config)
-    found = check.prove(run, data, devices, chip)
+    found = check.compile_steps(run, data, devices, chip)
     split = found["hbm_split_per_chip"]
     kept = ("parameters", "optimizer", "batch", "activations", "temporaries")
     return {

@@ -1,4 +1,4 @@
-"""The proof before the hardware: what it tells, what it refuses, and each recipe against its golden summary."""
+"""The compilation report: what it says, what it refuses, and each recipe against its golden summary."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import jax
 import pytest
 
 from data_pipeline.loading.settings import DataSettings
-from jax_vlffd.compilation import report as proof
-from jax_vlffd.compilation import roofline
+from jax_vlffd.compilation import report
 from jax_vlffd.compilation.chips import CHIPS
 from jax_vlffd.compilation.costs import Collective, Costs
 from jax_vlffd.compilation.flops import model_flops
@@ -99,7 +98,7 @@ def test_a_mesh_that_does_not_multiply_is_refused(tmp_path: Path) -> None:
     run, data = tiny.settings(tmp_path)
     run = dataclasses.replace(run, mesh=MeshConfig(data=-1, fsdp=3))
     with pytest.raises(UserError, match="does not multiply to the 8 devices"):
-        check.prove(run, data, jax.devices(), None)
+        check.compile_steps(run, data, jax.devices(), None)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
@@ -115,31 +114,31 @@ def test_the_roofline_is_of_the_makers_figures() -> None:
     chip = next(chip for chip in CHIPS if chip.name == "v5e")
     reduced = {"all-reduce": Collective(1, 1e9, 2e9)}
     found = Costs(1e12, 197e12, {}, reduced, 819e9, frozenset(), ())
-    guess = roofline.estimate(found, 98.5e12, chip)
-    assert (guess.compute_s, guess.memory_s, guess.link_s) == (1, 1, 0.01)
-    assert guess.utilisation_at_best == pytest.approx(0.5)
-    assert guess.utilisation_without_overlap == pytest.approx(0.5 / 2.01)
+    guess = report.roofline(found, 98.5e12, chip)
+    assert [guess[name] for name in ("compute_s", "memory_s", "link_s")] == [1, 1, 0.01]
+    assert guess["utilisation_at_best"] == pytest.approx(0.5)
+    assert guess["utilisation_without_overlap"] == pytest.approx(0.5 / 2.01)
 
 
 def test_the_least_collectives() -> None:
     plan = tiny.plan((8, 1, 1))
     sizes = sum(shape.size for path, shape in plan.shapes.items() if path in plan.trainable)
-    found = roofline.least_collectives(plan, tiny.BATCH)
+    found = report.min_collectives(plan, tiny.BATCH)
     assert found["gradients"] == 4 * sizes
     assert found["parameters"] == 0
     assert found["embeddings"] == 2 * 2 * 4 * tiny.BATCH * tiny.CLIP.embed_dim
-    assert sum(roofline.least_collectives(tiny.plan((1, 1, 1)), tiny.BATCH).values()) < 1e5
-    assert roofline.least_collectives(tiny.plan((2, 4, 1)), tiny.BATCH)["parameters"] > 0
+    assert sum(report.min_collectives(tiny.plan((1, 1, 1)), tiny.BATCH).values()) < 1e5
+    assert report.min_collectives(tiny.plan((2, 4, 1)), tiny.BATCH)["parameters"] > 0
 
 
 def test_an_array_of_the_global_similarity_is_seen() -> None:
     plan, batch = tiny.plan((2, 1, 1)), 48
-    kept = proof.Memory(0, 0, 0, 0, 0, 0)
+    kept = report.Memory(0, 0, 0, 0, 0, 0)
 
     def seen(*shapes: tuple[int, ...], batch: int = batch) -> int | None:
         arrays = frozenset(Array("f32", shape) for shape in shapes)
         found = Costs(0, 0, {}, {}, 0, arrays, ())
-        return proof.Proof(True, kept, 0, found).global_similarities(plan, batch)
+        return report.CompiledStep(True, kept, 0, found).global_similarities(plan, batch)
 
     assert seen((batch // 2, batch), (batch, 32)) == 0
     assert seen((batch, batch), (1, batch, batch), (batch, 32)) == 2
@@ -149,7 +148,7 @@ def test_an_array_of_the_global_similarity_is_seen() -> None:
 def test_what_is_kept_between_the_passes_shrinks_with_remat() -> None:
     def kept(remat: str) -> float:
         plan = tiny.plan((2, 1, 1), remat=remat)
-        return proof._kept(plan, proof.batch_of(plan, tiny.BATCH))
+        return report._kept(plan, report.batch_of(plan, tiny.BATCH))
 
     assert kept("full") < kept("dots") < kept("none")
 
@@ -173,16 +172,16 @@ def test_a_step_that_does_not_fit_is_read_from_the_refusal(
             raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {words}")
 
     plan = tiny.plan((2, 1, 1))
-    parts = (plan.abstract.parameters, plan.abstract.optimizer, proof.batch_of(plan, tiny.BATCH))
-    found = proof._prove(Refused(), plan, parts, 0.0, CHIPS[1])
+    parts = (plan.abstract.parameters, plan.abstract.optimizer, report.batch_of(plan, tiny.BATCH))
+    found = report._compile(Refused(), plan, parts, 0.0, CHIPS[1])
     assert found.fits is False
     assert found.memory.peak == wanted
     model = model_flops(plan.spec.model, plan.spec.loss, TuningConfig(), batch_size=tiny.BATCH)
-    report = proof.summary(plan, tiny.BATCH, model, found, found, CHIPS[1])
-    assert report["fits"] is False
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    summary = report.summary(plan, tiny.BATCH, model, found, found, CHIPS[1])
+    assert summary["fits"] is False
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     named = {"topology": "v5e:1x2", "batch_size": tiny.BATCH, "remat": "none"}
-    text = table.render(report | named)
+    text = table.render(summary | named)
     assert "DOES NOT FIT" in text
     assert words.split("\n")[0] in text
 
@@ -193,7 +192,7 @@ def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
     """The compiler is left out: nothing here could refuse a program for its size."""
     asked: list[str] = []
 
-    def prove(run: RunConfig, data: DataSettings, *_: Any, **__: Any) -> dict[str, Any]:
+    def compile_steps(run: RunConfig, data: DataSettings, *_: Any, **__: Any) -> dict[str, Any]:
         found = (
             run.model.compute.remat, run.mesh.fsdp, run.train.accumulate, data.batch_size,
         )  # fmt: skip
@@ -201,7 +200,7 @@ def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
         fits = found[0] == "full" or found[1] >= 16 or found[2] >= 2 or found[3] <= 16
         return {"fits": fits, "hbm_bytes_per_chip": 2**30}
 
-    monkeypatch.setattr(check, "prove", prove)
+    monkeypatch.setattr(check, "compile_steps", compile_steps)
     run, data = tiny.settings(tmp_path, batch_size=64)
     found = check.what_would_fit(run, data, [None] * 16, None)
     assert [(entry["key"], entry["value"], entry["fits"]) for entry in found] == [
