@@ -1,4 +1,4 @@
-"""Folders that may be a stranger's: whatever is read or written in one lies in it."""
+"""Containment: what is read or written in a folder that may be a stranger's lies in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jax_vlffd.errors import UserError
 
-_SMALL = 16 << 20
+_MAX_BYTES = 16 << 20
 #: A folder of the Hugging Face cache, and what its files are called.
 _HUB = re.compile(r"/models--[^/]+/snapshots/[0-9a-f]{40}$")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -54,9 +54,9 @@ def read_small(path: Path) -> str:
       ValueError: it is larger, or is not UTF-8.
     """
     with path.open("rb") as file:
-        data = file.read(_SMALL + 1)
-    if len(data) > _SMALL:
-        raise ValueError(f"larger than {_SMALL:,} bytes")
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
     return data.decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""How faces lay in the pictures that a model was trained on, and whether another's lies so too.
+"""Face geometry of a model's training pictures, and whether another face lies in its picture alike.
 
 A model that saw faces fill the picture and is asked about faces in a wide crop answers, and is wrong more
 often: on held-back crops of FaceForensics++ the AUC fell from .92 to .75. So training keeps quantiles of its

@@ -1,4 +1,4 @@
-"""The model's square view of a picture: the one place where training, evaluation and the detector make it.
+"""The model's square view of a picture, the same in training, evaluation and prediction.
 
 NumPy and OpenCV only: workers of the data pipeline import this module, and they never start JAX.
 """
@@ -31,7 +31,7 @@ class Geometry:
     flip: bool = False
 
 
-#: The centred square, as CLIP's own processor crops: the view of evaluation.
+#: The centered square, as CLIP's own processor crops: the view of evaluation.
 CENTRE: Final = Geometry()
 
 
@@ -87,7 +87,7 @@ class Placement(NamedTuple):
 
 
 #: A Gaussian of 3 x 3 in OpenCV's 8-bit weights leaves an image as it is up to here (256 to 224 px: 0.277).
-_LEAST_SIGMA: Final = 0.28
+_MIN_SIGMA: Final = 0.28
 
 
 def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTRE) -> np.ndarray:
@@ -96,7 +96,7 @@ def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTRE) -> np
     Args:
       image: uint8 [H, W, C].
       size: side of the result in pixels.
-      geometry: the square; the default is the largest centred one.
+      geometry: the square; the default is the largest centered one.
 
     Returns:
       uint8 [size, size, C], contiguous.
@@ -126,7 +126,7 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
         if side == size:
             return image
     sigma = 0.5 * np.sqrt(max((side / size) ** 2 - 1, 0))
-    if sigma > _LEAST_SIGMA:
+    if sigma > _MIN_SIGMA:
         image = cv2.GaussianBlur(image, (3, 3), sigma)
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
 

@@ -323,9 +323,9 @@ def _write(
         "Intervals": f"{FLAGS.bootstrap} resamples of videos, seed {FLAGS.seed}",
     }
     if FLAGS.workdir:
-        facts["Trained on"] = "; ".join(f"{d.name}: {d.methods_told()}" for d in detectors)
+        facts["Trained on"] = "; ".join(f"{d.name}: {d.methods_text()}" for d in detectors)
     outside = [
-        f"{detector}, {name}: {results.told_outside(found)}"
+        f"{detector}, {name}: {results.outside_text(found)}"
         for detector, by_set in lies.items()
         for name, found in by_set.items()
         if found["verdict"] == "outside"

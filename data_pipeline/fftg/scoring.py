@@ -1,4 +1,4 @@
-"""How well annotations name the forged regions, by their flags and by the words of their captions.
+"""Scores annotations against known forged regions, by their flags and by the words of their captions.
 
 Precision, recall and F1 as the paper reports them (section 4): a region counts as named by exact
 terms or synonyms, and the mean over images averages each figure by itself, so that the mean F1 is

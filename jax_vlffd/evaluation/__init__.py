@@ -1,1 +1,1 @@
-"""Metrics, calibration and the report."""
+"""Metrics, calibration, intervals and comparison of scored sets: numbers only."""

@@ -1,4 +1,4 @@
-"""Several detectors on the same sets: paired differences, and who was trained on what."""
+"""Comparison of detectors on the same sets: paired differences, and the trained-on/tested-on matrix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.metrics import Metrics, SetMetrics
 from jax_vlffd.evaluation.scores import Scores
 
-#: What is told where nothing says what a detector was trained on.
+#: What is written where nothing says what a detector was trained on.
 UNKNOWN: Final = "methods unknown"
 
 
@@ -46,7 +46,7 @@ class Detector:
             return self.scores.probability
         return self.calibration.probability(self.scores.logits())
 
-    def methods_told(self) -> str:
+    def methods_text(self) -> str:
         """The methods it was trained on, in words."""
         return ", ".join(self.trained_on) or UNKNOWN
 

@@ -25,7 +25,7 @@ COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label",
 #: Optional columns: evaluation set (default: dataset), detector, what the record and the model say.
 OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
 
-_SMALLEST: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
+_MIN_PROBABILITY: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Scores:
         """Float64 [n]: the logits, or the log-odds of the probabilities (clipped to 1e-12)."""
         if self.logit is not None:
             return self.logit
-        clipped = np.clip(self.probability, _SMALLEST, 1 - _SMALLEST)
+        clipped = np.clip(self.probability, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
         return np.log(clipped) - np.log1p(-clipped)
 
     def videos(self) -> np.ndarray:
@@ -321,5 +321,5 @@ def _region_flags(text: str, where: str) -> list[bool]:
     names = [name.strip() for name in text.split(";") if name.strip()]
     for name in names:
         if name not in REGIONS:
-            raise UserError(f"{where}: {name!r} is no region; they are {', '.join(REGIONS)}")
+            raise UserError(f"{where}: {name!r} is not a region; they are {', '.join(REGIONS)}")
     return [name in names for name in REGIONS]

@@ -1,1 +1,1 @@
-"""A trained detector as files for elsewhere: transformers, PEFT, StableHLO, a model card."""
+"""Exports of a trained detector: for transformers, PEFT and StableHLO, and for our own commands."""

@@ -1,4 +1,4 @@
-"""The weights for transformers and PEFT: `hf/`, `heads.safetensors` and `adapter/`.
+"""Writes the weights for transformers and PEFT: `hf/`, `heads.safetensors` and `adapter/`.
 
 transformers' CLIPModel has a pre-LayerNorm and no patch bias. A tower with a patch bias beside its
 pre-LayerNorm is the same function with the bias added to the patches' position embeddings, and is written so.
@@ -101,7 +101,7 @@ def _folded(parameters: Values, clip: CLIPConfig) -> tuple[dict[str, np.ndarray]
 
 
 def _preprocessor(config: ModelConfig) -> dict[str, Any]:
-    """The view of evaluation: the largest centred square, resized, normalised."""
+    """The view of evaluation: the largest centered square, resized, normalized."""
     side = config.clip.vision.image_size
     square = {"height": side, "width": side}
     return {

@@ -14,12 +14,12 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.model import Array, bind, graph_and_shapes, normalise
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-#: The serialised form addresses its bytes by 31 bits; the rest is room for the program.
-MOST_BYTES = 2**31 - 2**26
+#: The serialized form addresses its bytes by 31 bits; the rest is room for the program.
+MAX_BYTES = 2**31 - 2**26
 
 
 def build(parameters: Mapping[str, np.ndarray], config: ModelConfig) -> bytes:
-    """Serialises (images uint8 [b, S, S, 3]) -> (logits fp32 [b, 2], embedding fp32 [b, E]).
+    """Serializes (images uint8 [b, S, S, 3]) -> (logits fp32 [b, 2], embedding fp32 [b, E]).
 
     Any batch size b goes in. Logits are of (real, fake), not calibrated; the embedding is the unit vector of
     the alignment branch. `jax.export.deserialize` reads it back.
@@ -33,9 +33,9 @@ def build(parameters: Mapping[str, np.ndarray], config: ModelConfig) -> bytes:
     """
     used = ("vision/", "image_head/", "visual_projection/")
     size = sum(v.nbytes for path, v in parameters.items() if path.startswith(used))
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UserError(
-            f"the image branch takes {size / 2**30:.1f} GiB, and a serialised program holds less than 2"
+            f"the image branch takes {size / 2**30:.1f} GiB, and a serialized program holds less than 2"
         )
     graph, _ = graph_and_shapes(config)
     # Constants of the program; those of the other branches are left out, being used by nothing.

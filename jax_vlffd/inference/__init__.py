@@ -1,1 +1,1 @@
-"""Trained detectors: reading them and asking them."""
+"""Trained detectors: reading them and predicting with them."""

@@ -1,4 +1,4 @@
-"""Pictures of an answer: the face as the model saw it, and heat maps laid over it.
+"""Heat maps: the face as the model saw it, and maps of a prediction laid over it.
 
 A map is drawn relative to itself: its coldest patch shows the face alone, its hottest is drawn strongest. So
 it says where, never how sure.
@@ -22,7 +22,7 @@ from jax_vlffd.preprocessing import square_view
 
 SIDE: Final = 256
 _MARGIN, _LINE, _LINES = 8, 16, 4
-#: How much of a patch's own colour the hottest patch covers.
+#: How much of a patch's own color the hottest patch covers.
 _STRENGTH: Final = 0.65
 
 

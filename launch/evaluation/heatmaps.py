@@ -1,4 +1,4 @@
-"""How well a detector's heat maps find the forgery: their patches against the records' masks (ours)."""
+"""Scores heat maps: their patches against the records' masks (ours)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jax_vlffd.inference.detector import Answer, Detector
 from jax_vlffd.vocabulary import FAKE
 
 #: Fakes that are looked at, spread over the split; a map for each patch of each is kept.
-MOST: Final = 500
+MAX_FAKES: Final = 500
 
 
 def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None:
@@ -23,7 +23,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
     when more than half of it is forged.
 
     Beside the classifier's map and the reasons' (the mean over those that name a region) stand two
-    controls: the classifier's map of another fake, and nearness to the picture's centre. What a map says of
+    controls: the classifier's map of another fake, and nearness to the picture's center. What a map says of
     *its* image is what it has above them.
 
     Args:
@@ -68,7 +68,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
 
 def _spread(split: PackedSplit) -> Any:
     fakes = np.flatnonzero(split.index["label"] == FAKE)
-    chosen = np.linspace(0, len(fakes) - 1, min(MOST, len(fakes))).round().astype(int)
+    chosen = np.linspace(0, len(fakes) - 1, min(MAX_FAKES, len(fakes))).round().astype(int)
     return (split[int(row)] for row in fakes[chosen])
 
 

@@ -62,7 +62,7 @@ def compared_geometry(
     return found
 
 
-def told_outside(found: Mapping[str, Any]) -> str:
+def outside_text(found: Mapping[str, Any]) -> str:
     """A set of another geometry, in words."""
     return (
         f"{1 - found['as_trained']:.0%} of the faces lie in their pictures otherwise (size, place or turn) "

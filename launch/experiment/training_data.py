@@ -1,4 +1,4 @@
-"""What a run was trained and validated on, kept in its workdir as `training_data.json`.
+"""Record of the sets that a run was trained and validated on: `training_data.json` in its workdir.
 
 Beside the sets it names the pretrained weights that the run began with, as `initial_weights`; null for none.
 

@@ -1,4 +1,4 @@
-"""Fitting the annotator's thresholds on forgeries whose region and type are known.
+"""Fits the annotator's thresholds on planted forgeries, whose region and type are known.
 
 All of it is ours. Forgeries of the five types (`data_pipeline.synthetic.forgeries`) are planted over real
 faces, the scores of every type are measured where each was planted, and each type's threshold is set
@@ -35,7 +35,7 @@ Points = NDArray[np.float32]
 
 #: Files that are taken for pictures, and faces that are too small to judge a plant on, in pixels.
 _SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_SMALLEST: Final = 60.0
+_MIN_FACE: Final = 60.0
 #: Sizes of a face, in pixels, that pictures are reduced to in turn; None leaves them.
 _SIZES: Final = (None, None, 90.0)
 #: A plant is stored as it is, or as JPEG of a quality from this range.
@@ -103,7 +103,7 @@ def portraits(folders: Sequence[Path], finder: Finder) -> list[Portrait]:
             except PairError:
                 continue
             for face in finder.find(image):
-                if face_size(face.landmarks) < _SMALLEST:
+                if face_size(face.landmarks) < _MIN_FACE:
                     continue
                 height, width = image.shape[:2]
                 left, top, right, bottom = face_box(face, height, width, margin=0.4)
@@ -112,7 +112,7 @@ def portraits(folders: Sequence[Path], finder: Finder) -> list[Portrait]:
                 found.append(Portrait(cut, face.landmarks - corner))
     if not found:
         names = ", ".join(str(folder) for folder in folders)
-        raise UserError(f"no faces of {_SMALLEST:.0f} px or more in {names}")
+        raise UserError(f"no faces of {_MIN_FACE:.0f} px or more in {names}")
     return found
 
 
@@ -297,7 +297,7 @@ class Quiet:
     Attributes:
       name: how the pair was stored.
       noise: root of `a * b` of the pair's noise.
-      score: mean of the mask in the region, in grey levels.
+      score: mean of the mask in the region, in gray levels.
       forged: whether it was called forged.
     """
 

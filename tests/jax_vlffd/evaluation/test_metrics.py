@@ -345,7 +345,7 @@ HEADER = "dataset,method,video,label,probability\n"
         (HEADER + "a,b,c,1,nan\n", "line 2: the probability is 'nan'"),
         (HEADER + "a,b,c,1\n", "line 2: has another number of fields"),
         (HEADER + "a,b,c,1,0.5,7\n", "line 2: has another number of fields"),
-        (HEADER.replace("video", "video,regions") + "a,b,c,lip,1,0.5\n", "'lip' is no region"),
+        (HEADER.replace("video", "video,regions") + "a,b,c,lip,1,0.5\n", "'lip' is not a region"),
     ],
 )
 def test_bad_tables_are_named(text: str, says: str) -> None:

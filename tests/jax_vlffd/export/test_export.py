@@ -205,7 +205,7 @@ def test_a_branch_too_large_for_the_format_is_told_and_the_rest_is_exported(
     made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir, _ = made("clip")  # the export that other tests read is of the usual limit
-    monkeypatch.setattr(stablehlo, "MOST_BYTES", 1000)
+    monkeypatch.setattr(stablehlo, "MAX_BYTES", 1000)
     export.export(workdir, tmp_path / "out")
     assert not (tmp_path / "out" / "model.stablehlo").exists()
     assert (tmp_path / "out" / "hf" / "model.safetensors").exists()
