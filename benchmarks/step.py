@@ -157,7 +157,7 @@ def peer() -> Any:
 
 
 def flops_per_image(job: Job) -> float:
-    """The model's FLOPs for an image of a job's step, by arithmetic."""
+    """The model's FLOPs for an image of a job's step."""
     from jax_vlffd.compilation.flops import model_flops
     from jax_vlffd.config import TuningConfig
 
