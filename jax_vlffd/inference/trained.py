@@ -99,28 +99,29 @@ def open_trained(
     folder = Path(source)
     if not folder.exists():
         folder = _from_hub(str(source))
-    check_trained(folder, checkpoints)
+    check_trained(folder, checkpoints, str(source))
     model, masks = _read_model(folder)
     wanted = _on_one_device(model) if abstract is None else abstract
     if exported.is_export(folder):
-        found = exported.read_manifest(folder)["step"]
+        at_step = exported.read_manifest(folder)["step"]
         parameters = exported.load_parameters(folder, wanted)
     else:
-        parameters, found = _from_checkpoint(folder, checkpoints, step, wanted)
+        parameters, at_step = _from_checkpoint(folder, checkpoints, step, wanted)
     if abstract is None:
         parameters = {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
     return TrainedModel(
         trained_name(folder), model, parameters, read_calibration(folder), read_explainer(folder),
-        found, geometry.read(folder), masks,
+        at_step, geometry.read(folder), masks,
     )  # fmt: skip
 
 
-def check_trained(folder: Path, checkpoints: Path | None = None) -> None:
+def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "") -> None:
     """Sees that a folder is a trained workdir or an export; nothing large is read.
 
     Args:
       folder: it.
       checkpoints: where those of a workdir lie, unless in it.
+      source: as the user named the folder, where that is another name.
 
     Raises:
       UserError: it is neither, has no checkpoint yet, lacks a file, or a link leads out of it.
@@ -133,8 +134,8 @@ def check_trained(folder: Path, checkpoints: Path | None = None) -> None:
     checkpoints = checkpoints or folder / CHECKPOINTS
     if not ((folder / CONFIG).is_file() and checkpoints.is_dir()):
         raise UserError(
-            f"{folder} is not a trained workdir or an export; give the --workdir of launch.train, or the "
-            "--out of launch.export"
+            f"{source or folder} is not a trained workdir or an export; give the --workdir of launch.train, "
+            "or the --out of launch.export"
         )
     if not has_checkpoint(checkpoints):
         raise UserError(_no_checkpoint(folder))
