@@ -69,7 +69,7 @@ def _shares(texts: Sequence[str]) -> tuple[float, ...]:
 
 def _faces(pictures: list[Path]) -> Sequence[int]:
     """Groups the reals by face and says what came of it."""
-    from data_pipeline.packed.same_face import same_face
+    from data_pipeline.faces.identity import same_face
 
     with _progress("comparing faces") as progress:
         groups, unknown = same_face(pictures, progress)

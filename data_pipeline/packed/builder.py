@@ -291,7 +291,7 @@ def pack(
         overwrite: replaces a packed set that is already there.
         progress: called with (records written, records in all).
         shares: of train, validation and test in per cent, where no line states a split.
-        faces: groups pictures by the face that they show, as `same_face.same_face`; without it
+        faces: groups pictures by the face that they show, as `faces.identity.same_face`; without it
             pictures whose video is not named are told apart by their content alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Splits that no person and no video crosses: reals that share one form a group.
+"""Identity-disjoint splits: reals that share a person or a video form a group.
 
 People are known by the names of videos or, on request, by their faces.
 """
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from data_pipeline.packed.annotation import Annotation
-from data_pipeline.packed.joining import Joined
 from data_pipeline.packed.record import SPLITS
 
 #: Shares of train, validation and test in per cent, unless others are asked for.
@@ -22,34 +21,32 @@ class Groups:
     """Reals that share a person or a video, joined."""
 
     def __init__(self) -> None:
-        self._joined = Joined()
-        self._names: dict[str, int] = {}
-        self._node_of_real: dict[int, int] = {}
+        from scipy.cluster.hierarchy import DisjointSet
+
+        self._names = DisjointSet()
+        self._name_of_real: dict[int, str] = {}
         #: Reals of which no line names a video: their content alone tells them apart.
         self.nameless = 0
 
     def join(self, real: int, pair: Annotation) -> None:
         """Joins a pair's real with the people its videos show, or with its own content."""
         names = people(pair.dataset, pair.video) | people(pair.dataset, pair.real_video)
-        if not names and real not in self._node_of_real:
+        if not names and real not in self._name_of_real:
             image = pair.real or pair.fake
             assert image is not None
             names = {hashlib.sha256(image.read_bytes()).hexdigest()}
             self.nameless += 1
-        nodes = [self._names.setdefault(name, len(self._names)) for name in sorted(names)]
-        self._joined.grow(len(self._names))
-        if real in self._node_of_real:
-            nodes.append(self._node_of_real[real])
-        for node in nodes:
-            self._joined.join(node, nodes[0])
-        self._node_of_real.setdefault(real, nodes[0])
+        first = self._name_of_real.setdefault(real, min(names, default=""))
+        for name in (first, *names):
+            self._names.add(name)
+            self._names.merge(name, first)
 
     def join_alike(self, groups: Sequence[int]) -> None:
         """Joins reals that are in one group: `groups` has the group of each real."""
         first: dict[int, int] = {}
         for real, group in enumerate(groups):
             one = first.setdefault(group, real)
-            self._joined.join(self._node_of_real[one], self._node_of_real[real])
+            self._names.merge(self._name_of_real[one], self._name_of_real[real])
 
     def splits(self, reals: int, shares: Sequence[float] = SHARES) -> dict[int, int]:
         """The split's number of each real by the hash of its group's first name.
@@ -58,12 +55,12 @@ class Groups:
           reals: how many there are.
           shares: of train, validation and test, in per cent.
         """
-        first: dict[int, str] = {}
-        for name, node in self._names.items():
-            root = self._joined.first(node)
+        first: dict[str, str] = {}
+        for name in self._names:
+            root = self._names[name]
             first[root] = min(name, first.get(root, name))
         chosen = {root: _hash_split(name, shares) for root, name in first.items()}
-        return {real: chosen[self._joined.first(self._node_of_real[real])] for real in range(reals)}
+        return {real: chosen[self._names[self._name_of_real[real]]] for real in range(reals)}
 
 
 def people(dataset: str, video: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Which pictures show one face, where no name tells: for splits that no person crosses.
+"""Groups pictures by the face that they show, where no name tells: for identity-disjoint splits.
 
 dlib's face recognition network (King 2017) gives each face 128 numbers; faces of one person lie
 near each other. Pictures are joined in chains, so that a face that is near to any of a group belongs
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from data_pipeline.core.images import Image, read_image
 from data_pipeline.faces.detection import DlibFaces
-from data_pipeline.packed.joining import Joined
 from jax_vlffd.errors import UserError
 
 #: Faces nearer than this are taken for one person. King takes 0.6, which chains of strangers reach: on
@@ -25,9 +24,9 @@ from jax_vlffd.errors import UserError
 #: 0.3 makes 88.
 NEAR: Final = 0.5
 #: Pictures above which all distances would take too long.
-MOST: Final = 50_000
+MAX_PICTURES: Final = 50_000
 _NUMBERS: Final = 128
-_BLOCK: Final = 512  # rows of distances at once
+_BLOCK: Final = 256  # rows of distances at once
 
 
 class FaceNumbers:
@@ -74,9 +73,9 @@ def same_face(
     Raises:
       UserError: no detector is installed, there are too many pictures, or one cannot be read.
     """
-    if len(pictures) > MOST:
+    if len(pictures) > MAX_PICTURES:
         raise UserError(
-            f"{len(pictures)} pictures are too many to compare by their faces (at most {MOST}); "
+            f"{len(pictures)} pictures are too many to compare by their faces (at most {MAX_PICTURES}); "
             "state a `video` or a `split` in the lines"
         )
     net = FaceNumbers()
@@ -84,7 +83,7 @@ def same_face(
     for row, path in enumerate(pictures):
         image = read_image(path)
         if image is None:
-            raise UserError(f"{path} is no picture that can be read")
+            raise UserError(f"{path} is not a picture that can be read")
         found = net.of(image)
         if found is not None:
             numbers[row] = found
@@ -97,15 +96,25 @@ def chains(numbers: NDArray[np.float32], near: float) -> list[int]:
 
     Rows that are not numbers are one group. A group is called by its first row.
     """
-    joined = Joined(len(numbers))
-    unknown = np.flatnonzero(np.isnan(numbers).any(axis=1))
-    for row in unknown:
-        joined.join(int(unknown[0]), int(row))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(numbers)
+    group = np.arange(count)
+    unknown = np.isnan(numbers).any(axis=1)
+    group[unknown] = unknown.argmax() if count else 0
     squares = (numbers**2).sum(axis=1)
-    for start in range(0, len(numbers), _BLOCK):
+    for start in range(0, count, _BLOCK):
         block = numbers[start : start + _BLOCK]
         distances = squares[start : start + _BLOCK, None] + squares - 2 * block @ numbers.T
-        # Comparisons with what is no number are false.
-        for one, other in np.argwhere(distances < near**2):
-            joined.join(start + int(one), int(other))
-    return [joined.first(row) for row in range(len(numbers))]
+        one, other = np.nonzero(
+            distances < near**2
+        )  # comparisons with what is not a number are false
+        # All pairs at once may not fit into memory, so a block is joined with what was found before it.
+        edges = np.append(one + start, np.arange(count)), np.append(other, group)
+        graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(count, count))
+        _, first, part = np.unique(
+            connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
+        )
+        group = first[part]
+    return [int(row) for row in group]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.packed.same_face import MOST, chains, same_face
+from data_pipeline.faces.identity import MAX_PICTURES, chains, same_face
 from jax_vlffd.errors import UserError
 from tests.support.video_trees import write_picture
 
@@ -41,7 +41,7 @@ def test_pictures_without_a_face_stay_together_and_damage_is_told(tmp_path: Path
     paths = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     assert same_face(paths) == ([0, 0], 2)
     paths[1].write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"b\.png is no picture"):
+    with pytest.raises(UserError, match=r"b\.png is not a picture"):
         same_face(paths)
     with pytest.raises(UserError, match="too many to compare"):
-        same_face([paths[0]] * (MOST + 1))
+        same_face([paths[0]] * (MAX_PICTURES + 1))
