@@ -11,14 +11,12 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from data_pipeline.core.files import open_regular, read_regular
+from data_pipeline.core.files import new_folder, open_regular, read_regular
 from data_pipeline.packed.set_files import regular
 from jax_vlffd.errors import UserError
 
@@ -100,12 +98,11 @@ def set_digest(folder: Path) -> str:
 
 def _copy(source: epath.Path, sums: str, folder: Path) -> None:
     sys.stderr.write(f"copying {source} to {folder}\n")
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as aside:
         for line in sums.splitlines():
             found = _LINE.fullmatch(line)
             if found is None or Path(found[2]).is_absolute() or ".." in Path(found[2]).parts:
-                raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is no line of such a file")
+                raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is not a line of such a file")
             target, digest = aside / found[2], hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
             with (source / found[2]).open("rb") as theirs, target.open("wb") as ours:
@@ -115,9 +112,6 @@ def _copy(source: epath.Path, sums: str, folder: Path) -> None:
             if digest.hexdigest() != found[1]:
                 raise UserError(f"{source / found[2]} is damaged; copy or pack the set again")
         (aside / CHECKSUMS).write_text(sums, "utf-8")
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import io
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.captions import caption_key, paraphrases
+from data_pipeline.core.files import new_folder
 from data_pipeline.core.parallel import ordered_map
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.synthetic import forgeries
@@ -97,15 +97,15 @@ def write_drawn_set(
     _check(settings)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give another --out or remove it")
-    aside = out.with_name(out.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
     lines: dict[str, list[str]] = {"annotations": [], "unseen": []}
     rows: list[dict[str, object]] = []
     counts = dict.fromkeys(("train", "validation", "test", "unseen"), 0)
     total = settings.identities * settings.frames
-    draw = functools.partial(_draw_frame, aside, settings)
-    drawn = ordered_map(draw, range(total), min(workers, total), chunk=8, resumes=False)
-    with contextlib.closing(drawn):
+    with contextlib.ExitStack() as stack:
+        aside = stack.enter_context(new_folder(out))
+        draw = functools.partial(_draw_frame, aside, settings)
+        drawn = ordered_map(draw, range(total), min(workers, total), chunk=8, resumes=False)
+        stack.callback(drawn.close)
         for done, (split, fakes, unseen) in enumerate(drawn, 1):
             for line in fakes:
                 lines["annotations"].append(json.dumps(line))
@@ -115,15 +115,12 @@ def write_drawn_set(
             counts[split] += len(fakes)
             counts["unseen"] += len(unseen)
             progress(done, total)
-    for name, texts in lines.items():
-        (aside / f"{name}.jsonl").write_text("\n".join(texts) + "\n")
-    with (aside / "pairs.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, [*_TABLE, *REGIONS], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    if out.exists():
-        out.rmdir()
-    aside.rename(out)
+        for name, texts in lines.items():
+            (aside / f"{name}.jsonl").write_text("\n".join(texts) + "\n")
+        with (aside / "pairs.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, [*_TABLE, *REGIONS], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
     return counts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.core.files import read_object
+from data_pipeline.core.files import new_folder, read_object
 from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 from jax_vlffd.export import folder as exported
@@ -61,16 +60,8 @@ def export(
             "quotes none; run launch.evaluate on this one"
         )
         metrics = None
-    aside = out.parent / f".{out.name}.{os.getpid()}"
-    try:
-        aside.mkdir(parents=True)
+    with new_folder(out) as aside:
         _write(aside, workdir, run, name or run.name, metrics)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     return run.step
 
 

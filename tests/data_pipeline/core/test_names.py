@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.core.files import atomic_write_text, file_name, inside
+from data_pipeline.core.files import atomic_write_text, file_name, inside, new_folder
 from jax_vlffd.errors import UserError
 from tests.support import tiny
 from tests.support.preparing import prepare
@@ -181,3 +181,22 @@ def test_long_names_and_names_that_are_not_utf8_are_prepared(tmp_path: Path, out
     assert all((out / (row["real"] or row["fake"])).is_file() for row in rows)
     with (out / "pairs.csv").open(encoding="utf-8", newline="") as file:
         assert len({row["video"] for row in csv.DictReader(file)}) == 4
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "set"
+    with pytest.raises(KeyboardInterrupt), new_folder(out) as aside:
+        (aside / "half").write_text("")
+        raise KeyboardInterrupt
+    assert os.listdir(out.parent) == []
+    out.mkdir()
+    with new_folder(out) as aside:
+        (aside / "a").write_text("x")
+        assert not list(out.iterdir())
+    assert os.listdir(out.parent) == ["set"]
+    assert (out / "a").read_text() == "x"
+    assert out.stat().st_mode == out.parent.stat().st_mode
+    with pytest.raises(OSError, match="not empty"), new_folder(out):
+        pass
+    assert os.listdir(out.parent) == ["set"]
+    assert (out / "a").read_text() == "x"

@@ -86,7 +86,7 @@ def test_a_set_in_a_bucket_is_copied_once_and_anew_when_it_has_changed(
     ("file", "content", "message"),
     [
         (CHECKSUMS, None, "is no packed set: it has no SHA256SUMS"),
-        (CHECKSUMS, b"0" * 64 + b"  ../../x\n", "is no line of such a file"),
+        (CHECKSUMS, b"0" * 64 + b"  ../../x\n", "is not a line of such a file"),
         ("dataset_info.json", b"{}", r"dataset_info.json is damaged"),
         ("features.json", None, "cannot be copied here"),
     ],
