@@ -33,7 +33,7 @@ def measure() -> dict[str, Any]:
 
     import cv2
 
-    from data_pipeline.fftg.annotator import Annotator, Job
+    from data_pipeline.fftg.annotator import AnnotationTask, Annotator
     from jax_vlffd.errors import UserError
 
     try:
@@ -56,7 +56,9 @@ def measure() -> dict[str, Any]:
         # In turn, so that another load on the machine meets both.
         for _ in range(FLAGS.rounds):
             start = time.process_time()
-            lines = [annotator.annotate(Job(real.stem, real, fake)) for real, fake in pairs]
+            lines = [
+                annotator.annotate(AnnotationTask(real.stem, real, fake)) for real, fake in pairs
+            ]
             ours.append(time.process_time() - start)
             start = time.process_time()
             for real, fake in pairs[:: max(1, len(pairs) // 8)]:

@@ -22,7 +22,7 @@ from launch.annotation import refinement
 from launch.cli import command
 
 if TYPE_CHECKING:
-    from data_pipeline.fftg.runner import Tally
+    from data_pipeline.fftg.runner import AnnotationSummary
 
 Line = dict[str, Any]
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
     from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.pairs import check_masks, read_pairs
-    from data_pipeline.fftg.runner import Tally, annotate_all, open_annotations, shard
+    from data_pipeline.fftg.runner import AnnotationSummary, annotate_all, open_annotations, shard
     from jax_vlffd.errors import UserError
 
     refine_settings = refinement.check_flags()
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         root=out.parent,
         masks=Path(FLAGS.masks) if FLAGS.masks else None,
     )
-    tally = Tally(total=len(jobs))
+    tally = AnnotationSummary(total=len(jobs))
     with open_annotations(out) as log:  # to the end: refinement replaces the file
         lines = annotate_all(annotator, jobs, log.index, FLAGS.workers)
         for line in _shown(lines, tally):
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
             refinement.review_lines(out, annotator)
 
 
-def _shown(lines: Iterator[Line | None], tally: Tally) -> Iterator[Line | None]:
+def _shown(lines: Iterator[Line | None], tally: AnnotationSummary) -> Iterator[Line | None]:
     """Passes lines through, counts them, and shows how far the run is."""
     from rich.progress import (
         BarColumn,

@@ -19,11 +19,11 @@ from jax_vlffd.errors import UserError
 
 #: Bytes of a name: what file systems take, and what leaves room for a suffix.
 _LIMIT: Final = 255
-_LONGEST: Final = 240
+_MAX_NAME: Final = 240
 #: What no part of a name may hold: separators of other systems, ends of lines, the end of a C string.
 _FORBIDDEN: Final = re.compile(r"[\\\0\r\n]|^[A-Za-z]:")
 
-_LARGEST_OBJECT = 64 << 20
+_MAX_OBJECT = 64 << 20
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -112,29 +112,29 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
-def file_name(name: str, longest: int = _LONGEST) -> str:
-    """A name as one that every file system takes: in UTF-8, of at most `longest` bytes.
+def file_name(name: str, max_bytes: int = _MAX_NAME) -> str:
+    """A name as one that every file system takes: in UTF-8, of at most `max_bytes` bytes.
 
     One that is longer, or not UTF-8, is cut and told apart by a hash.
     """
     raw = os.fsencode(name)
     text = raw.decode("utf-8", errors="replace").replace("\ufffd", "_")
-    if text == name and len(raw) <= longest:
+    if text == name and len(raw) <= max_bytes:
         return name
     end = f"-{hashlib.sha256(raw).hexdigest()[:12]}"
-    return raw[: longest - len(end)].decode("utf-8", errors="ignore") + end
+    return raw[: max_bytes - len(end)].decode("utf-8", errors="ignore") + end
 
 
-def safe_path(name: str, record: str, longest: int = _LONGEST) -> str:
+def safe_path(name: str, record: str, max_bytes: int = _MAX_NAME) -> str:
     """A relative path, with slashes, of a name that came out of a file: each part as `file_name` has it.
 
     Args:
       name: one part or several with slashes between them.
       record: what is named in an error.
-      longest: bytes of a part.
+      max_bytes: of a part.
 
     Raises:
-      UserError: it is empty, absolute, holds `..`, or what is no part of a name on some system.
+      UserError: it is empty, absolute, holds `..`, or what cannot be part of a name on some system.
     """
     parts = name.split("/")
     if any(part in ("", ".", "..") or _FORBIDDEN.search(part) for part in parts):
@@ -142,7 +142,7 @@ def safe_path(name: str, record: str, longest: int = _LONGEST) -> str:
             f"{record}: {name!r} cannot be a name of a file or folder here; rename it (it may not be "
             "empty, absolute or climb by '..', nor hold a backslash or an end of line)"
         )
-    return "/".join(file_name(part, longest) for part in parts)
+    return "/".join(file_name(part, max_bytes) for part in parts)
 
 
 def inside(folder: Path, name: str, record: str = "") -> Path:
@@ -199,10 +199,10 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where it is missing, damaged, no regular file or above 64 MiB."""
     try:
-        found = parse_json(read_regular(path, _LARGEST_OBJECT))
+        value = parse_json(read_regular(path, _MAX_OBJECT))
     except (UserError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _umask() -> int:

@@ -26,7 +26,7 @@ def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
             they are an error.
 
     Raises:
-        ValueError: it is no JSON, nested deeper than `MAX_DEPTH`, or holds such a number.
+        ValueError: it is not JSON, nested deeper than `MAX_DEPTH`, or holds such a number.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8-sig")

@@ -40,7 +40,7 @@ VERSION: Final = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class AnnotationTask:
     """One row of the pairs.
 
     Attributes:
@@ -90,7 +90,7 @@ class Annotator:
         # Spelled as in the keys of the first release, whose lines still hold: "Settings" names no class here.
         self._how = f"({VERSION}, Settings({values}), {detector!r}, {wordings}, {masks is None})"
 
-    def annotate(self, job: Job, done: str | None = None) -> Line | None:
+    def annotate(self, job: AnnotationTask, done: str | None = None) -> Line | None:
         """Annotates one job.
 
         Args:
@@ -118,7 +118,7 @@ class Annotator:
         except Exception as error:  # of this pair alone, whatever it is: the others go on
             return line | {"error": f"fault: {fault(error)}"}
 
-    def compare(self, job: Job) -> Comparison:
+    def compare(self, job: AnnotationTask) -> Comparison:
         """Compares a pair as `annotate` does, for those who want to see it.
 
         Raises:
@@ -130,7 +130,7 @@ class Annotator:
         mask = read_mask(job.mask, real, fake) if job.mask else None
         return compare(real, fake, self._landmarks(job, real, fake), self._settings, mask)
 
-    def _describe(self, job: Job) -> Line:
+    def _describe(self, job: AnnotationTask) -> Line:
         if job.real is None:
             return self._label_alone(job)
         real, real_remark = read_image(job.real)
@@ -156,7 +156,7 @@ class Annotator:
             line["mask"] = self._path(path)
         return line
 
-    def _label_alone(self, job: Job) -> Line:
+    def _label_alone(self, job: AnnotationTask) -> Line:
         """A fake without its real: nothing to compare, so the caption is the verdict alone."""
         assert job.fake is not None
         image = read_image(job.fake)[0]
@@ -172,7 +172,9 @@ class Annotator:
             "real_captions": [],
         }
 
-    def _words(self, job: Job, label: int, forged: Mapping[str, tuple[str, ...]]) -> Line:
+    def _words(
+        self, job: AnnotationTask, label: int, forged: Mapping[str, tuple[str, ...]]
+    ) -> Line:
         texts = captions.paraphrases(label, forged, job.id, self._wordings)
         words: Line = {
             "raw_caption": texts[0],
@@ -187,7 +189,7 @@ class Annotator:
             "real_caption_key": captions.caption_key(REAL, {}),
         }
 
-    def _landmarks(self, job: Job, real: Image, fake: Image) -> Points:
+    def _landmarks(self, job: AnnotationTask, real: Image, fake: Image) -> Points:
         """Stored with the real or the fake, else found on the real or the fake.
 
         Only where neither shows a sure face is a doubtful one taken: that there is a face is what
@@ -219,7 +221,7 @@ class Annotator:
             self._finder = open_finder(self._detector)
         return self._finder.find(image, unsure)
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: AnnotationTask) -> str:
         """A hash of everything that the annotation follows from."""
         paths = [self._path(path) if path else None for path in (job.real, job.fake, job.mask)]
         what = (job.id, job.refused, sorted(job.columns.items()), paths)
@@ -237,7 +239,7 @@ class Annotator:
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()[:32]
 
-    def _blank(self, job: Job, key: str) -> Line:
+    def _blank(self, job: AnnotationTask, key: str) -> Line:
         return {
             **job.columns,
             "id": job.id,
@@ -297,7 +299,7 @@ def _landmarks(path: Path) -> Points | None:
 def _file_name(id_: str) -> str:
     """A path below a folder for an id, which is the user's text: it may not climb out of it.
 
-    Ids that are no such path as they stand are told apart by a hash.
+    Ids that are not such a path as they stand get a hash.
     """
     steps = [step for step in id_.split("/") if step not in ("", ".", "..")]
     name = "/".join(os.fsencode(step)[:100].decode(errors="ignore") for step in steps)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.fftg.annotator import Job
+from data_pipeline.fftg.annotator import AnnotationTask
 from jax_vlffd.errors import UserError
 
 #: Columns that mean something to the annotator; all others are passed through.
@@ -20,7 +20,7 @@ _WRITTEN: Final = (
 )
 
 
-def read_pairs(path: Path) -> list[Job]:
+def read_pairs(path: Path) -> list[AnnotationTask]:
     """Reads a CSV with at least the columns `real` and `fake`.
 
     Paths are relative to the CSV's folder and may not leave it. `id` is a column or follows from
@@ -29,7 +29,7 @@ def read_pairs(path: Path) -> list[Job]:
     `duplicate_id`.
 
     Raises:
-      UserError: the file cannot be read, is no UTF-8 CSV, lacks a column or has no rows.
+      UserError: the file cannot be read, is not a CSV in UTF-8, lacks a column or has no rows.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -49,23 +49,23 @@ def read_pairs(path: Path) -> list[Job]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is no CSV in UTF-8 ({error})") from error
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
     if not rows:
         raise UserError(f"{path}: has no rows")
-    jobs: list[Job] = []
+    jobs: list[AnnotationTask] = []
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
         job = _job(path, number, row)
         if job.id in seen:
             again = f"{job.id}#row{number}"
             reason = f"duplicate_id: row {number} of {path.name} repeats id '{job.id}'"
-            job = Job(again, job.real, job.fake, job.mask, job.columns, reason)
+            job = AnnotationTask(again, job.real, job.fake, job.mask, job.columns, reason)
         seen.add(job.id)
         jobs.append(job)
     return jobs
 
 
-def _job(path: Path, number: int, row: dict[str, str]) -> Job:
+def _job(path: Path, number: int, row: dict[str, str]) -> AnnotationTask:
     folder = Path(os.path.abspath(path.parent))
     values = {name: (row.get(name) or "").strip().replace("\\", "/") for name in _OWN}
     columns = {name: text for name, text in row.items() if name and name not in _OWN and text}
@@ -89,10 +89,10 @@ def _job(path: Path, number: int, row: dict[str, str]) -> Job:
         or (named.with_suffix("") if named.name else named).as_posix().strip("./")
         or row_name
     )
-    return Job(id_, files["real"], files["fake"], files["mask"], columns, refused)
+    return AnnotationTask(id_, files["real"], files["fake"], files["mask"], columns, refused)
 
 
-def check_masks(folder: Path, jobs: Iterable[Job]) -> None:
+def check_masks(folder: Path, jobs: Iterable[AnnotationTask]) -> None:
     """Sees that no mask is written over a picture that is read.
 
     Raises:

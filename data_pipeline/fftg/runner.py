@@ -1,4 +1,4 @@
-"""Many jobs over many processes, in order, and what came of them."""
+"""Annotates many pairs over processes, in order, and counts what came of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from data_pipeline.core.jsonl import JsonLog, identified
 from data_pipeline.core.parallel import ordered_map
-from data_pipeline.fftg.annotator import Annotator, Job
+from data_pipeline.fftg.annotator import AnnotationTask, Annotator
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
@@ -46,7 +46,7 @@ def _key_of_line(text: bytes) -> tuple[str, str]:
 
 
 def annotate_all(
-    annotator: Annotator, jobs: Sequence[Job], done: Mapping[str, str], workers: int
+    annotator: Annotator, jobs: Sequence[AnnotationTask], done: Mapping[str, str], workers: int
 ) -> Generator[Line | None, None, None]:
     """Annotates jobs and yields their lines in order; None for one whose earlier line still holds.
 
@@ -64,12 +64,12 @@ def annotate_all(
     return ordered_map(work, todo, workers, chunk=_CHUNK, ahead=_AHEAD)
 
 
-def _annotate(annotator: Annotator, todo: tuple[Job, str | None]) -> Line | None:
+def _annotate(annotator: Annotator, todo: tuple[AnnotationTask, str | None]) -> Line | None:
     return annotator.annotate(*todo)
 
 
 @dataclass
-class Tally:
+class AnnotationSummary:
     """Counts of a run.
 
     Attributes:
@@ -103,10 +103,10 @@ class Tally:
             self.failed += 1
             return
         self.captioned += 1
-        forged = {name: found for name, found in line["regions"].items() if found["forged"]}
+        forged = {name: region for name, region in line["regions"].items() if region["forged"]}
         self.regions.update(forged.keys())
-        for found in forged.values():
-            self.types.update(found["types"])
+        for region in forged.values():
+            self.types.update(region["types"])
         self.unseen += bool(line["fake"]) and not forged
 
     @property
@@ -126,9 +126,9 @@ class Tally:
             f"{self.failed} failed; {self.unseen} fakes without visible forgery"
         )
         parts = [
-            f"{title}: " + ", ".join(f"{name} {count}" for name, count in found.items())
-            for title, found in counts.items()
-            if found
+            f"{title}: " + ", ".join(f"{name} {count}" for name, count in values.items())
+            for title, values in counts.items()
+            if values
         ]
         return "\n".join([head, *parts])
 

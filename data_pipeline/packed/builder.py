@@ -34,7 +34,7 @@ SHARD_BYTES: Final = 256 << 20
 _FAULTS_SHOWN: Final = 3
 
 
-class Plan:
+class PackPlan:
     """What will be written: read once from the annotation files, then turned into shards.
 
     Attributes:
@@ -214,7 +214,7 @@ class _Rows:
 class _WriteShard:
     """Yields the records of one shard: each real, then the fakes that were made from it."""
 
-    plan: Plan
+    plan: PackPlan
     split: str
     reals: list[int]
     order: np.ndarray
@@ -295,10 +295,10 @@ def pack(
             pictures whose video is not named are told apart by their content alone.
 
     Raises:
-        UserError: `out` is taken, or see `Plan`.
+        UserError: `out` is taken, or see `PackPlan`.
     """
     _check_free(out, overwrite)
-    plan = Plan(files, split, shares, faces)
+    plan = PackPlan(files, split, shares, faces)
     done = 0
 
     def step() -> None:
@@ -335,6 +335,6 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not is_packed_set(out):
-        raise UserError(f"{out} exists and is no packed set: name another --out")
+        raise UserError(f"{out} exists and is not a packed set: name another --out")
     if not overwrite:
         raise UserError(f"{out} is a packed set already: name another --out, or give --overwrite")

@@ -49,7 +49,7 @@ def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
     if pair.mask is not None:
         mask = pair.mask.read_bytes()
         if not mask.startswith(_PNG):
-            raise UserError(f"{where}: the mask {pair.mask} is no PNG")
+            raise UserError(f"{where}: the mask {pair.mask} is not a PNG")
     return Record(
         id=pair.id,
         image=_image(pair.fake, where),

@@ -263,7 +263,7 @@ class PackedSplit:
     It pickles without its index and its open files, so Grain can send it to workers.
 
     Raises:
-        UserError: the folder is missing, is no packed set, or has no such split.
+        UserError: the folder is missing, is not a packed set, or has no such split.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -343,7 +343,7 @@ def _index_content(folder: Path) -> dict[str, Any]:
             f"{folder} does not exist; make the packed set with `python -m launch.pack`"
         )
     if not is_packed_set(folder):
-        raise UserError(f"{folder} is no packed set; make one with `python -m launch.pack`")
+        raise UserError(f"{folder} is not a packed set; make one with `python -m launch.pack`")
     path = folder / INDEX_FOLDER / "index.json"
     content = set_files.read_json(folder, f"{INDEX_FOLDER}/index.json")
     try:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 CHECKSUMS: Final = "SHA256SUMS"
 _CHUNK: Final = 8 << 20
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
-_LONGEST: Final = 1 << 20  # bytes of SHA256SUMS
+_MAX_SUMS: Final = 1 << 20  # bytes of SHA256SUMS
 _BLOCKS, _BLOCK = (
     16,
     1 << 16,
 )  # of a file of records: how many are read for a digest, and their bytes
-_LARGEST_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
+_MAX_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
 
 
 def local(place: str | os.PathLike[str]) -> Path:
@@ -51,12 +51,12 @@ def local(place: str | os.PathLike[str]) -> Path:
     from etils import epath
 
     remedy = "see that it is there, that this machine may read it, and that there is room in $XDG_CACHE_HOME"
-    with told(text, "cannot be copied here", remedy):
+    with bucket_errors(text, "cannot be copied here", remedy):
         source = epath.Path(text.rstrip("/"))
         listed = source / CHECKSUMS
-        if not listed.exists() or listed.stat().length > _LONGEST:
+        if not listed.exists() or listed.stat().length > _MAX_SUMS:
             raise UserError(
-                f"{text} is no packed set: it has no {CHECKSUMS}; make one with launch.pack"
+                f"{text} is not a packed set: it has no {CHECKSUMS}; make one with launch.pack"
             )
         sums = listed.read_text("utf-8")
         digest = hashlib.sha256(f"{source}\n{sums}".encode()).hexdigest()[:16]
@@ -83,7 +83,7 @@ def set_digest(folder: Path) -> str:
     listed = folder / CHECKSUMS
     paths = [folder / "dataset_info.json", *sorted((folder / "index").iterdir())]
     for path in [listed, *paths] if listed.exists() else paths:
-        data = read_regular(regular(folder, str(path.relative_to(folder))), _LARGEST_INDEX)
+        data = read_regular(regular(folder, str(path.relative_to(folder))), _MAX_INDEX)
         digest.update(f"{path.name} {len(data)}\n".encode())
         digest.update(data)
     for path in sorted(path for path in folder.iterdir() if ".array_record-" in path.name):
@@ -100,17 +100,17 @@ def _copy(source: epath.Path, sums: str, folder: Path) -> None:
     sys.stderr.write(f"copying {source} to {folder}\n")
     with new_folder(folder) as aside:
         for line in sums.splitlines():
-            found = _LINE.fullmatch(line)
-            if found is None or Path(found[2]).is_absolute() or ".." in Path(found[2]).parts:
+            match = _LINE.fullmatch(line)
+            if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
                 raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is not a line of such a file")
-            target, digest = aside / found[2], hashlib.sha256()
+            target, digest = aside / match[2], hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with (source / found[2]).open("rb") as theirs, target.open("wb") as ours:
+            with (source / match[2]).open("rb") as theirs, target.open("wb") as ours:
                 while chunk := theirs.read(_CHUNK):
                     digest.update(chunk)
                     ours.write(chunk)
-            if digest.hexdigest() != found[1]:
-                raise UserError(f"{source / found[2]} is damaged; copy or pack the set again")
+            if digest.hexdigest() != match[1]:
+                raise UserError(f"{source / match[2]} is damaged; copy or pack the set again")
         (aside / CHECKSUMS).write_text(sums, "utf-8")
 
 
@@ -124,8 +124,8 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(place: str, fault: str, remedy: str) -> Iterator[None]:
-    """What goes wrong with a bucket, as an error for the user; its clients have errors of their own.
+def bucket_errors(place: str, fault: str, remedy: str) -> Iterator[None]:
+    """Turns what goes wrong with a bucket into an error for the user; its clients have errors of their own.
 
     Raises:
         UserError: `place` and `fault`, what the client said, and the `remedy`.

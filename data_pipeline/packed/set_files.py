@@ -17,8 +17,8 @@ from data_pipeline.core.files import read_regular
 from jax_vlffd.errors import UserError
 
 _MAX_BYTES: Final = 16 << 20  # of a JSON file: 100,000 shards take 1 MB
-_MOST_SHARDS: Final = 100_000
-_MOST_RECORDS: Final = 1 << 40
+_MAX_SHARDS: Final = 100_000
+_MAX_RECORDS: Final = 1 << 40
 _FORMAT: Final = "array_record"
 #: TFDS's default, the only one that we write.
 _TEMPLATE: Final = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -52,11 +52,11 @@ def shards(folder: Path, split: str, name: str, schema: Mapping[str, Any]) -> li
             f"{folder / 'features.json'} is not the schema of a packed set of this version; {_REMEDY}"
         )
     lengths = _lengths(folder, split, name)
-    found = []
+    listed = []
     for number, length in enumerate(lengths):
         file = f"{name}-{split}.{_FORMAT}-{number:05d}-of-{len(lengths):05d}"
-        found.append(Shard(str(regular(folder, file)), 0, length, length))
-    return found
+        listed.append(Shard(str(regular(folder, file)), 0, length, length))
+    return listed
 
 
 def _lengths(folder: Path, split: str, name: str) -> list[int]:
@@ -73,10 +73,10 @@ def _lengths(folder: Path, split: str, name: str) -> list[int]:
             raise UserError(
                 f"{path}: filepathTemplate is {template!r:.80}, not {_TEMPLATE!r}; {_REMEDY}"
             )
-        if not 0 < len(entry["shardLengths"]) <= _MOST_SHARDS:
+        if not 0 < len(entry["shardLengths"]) <= _MAX_SHARDS:
             raise ValueError(f"split {split} has no such number of shards")
         lengths = [int(str(length)) for length in entry["shardLengths"]]
-        if min(lengths) < 0 or sum(lengths) > _MOST_RECORDS:
+        if min(lengths) < 0 or sum(lengths) > _MAX_RECORDS:
             raise ValueError(f"split {split} has no such shards")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}); {_REMEDY}") from error
@@ -115,5 +115,5 @@ def regular(folder: Path, file: str) -> Path:
     if not (real.is_relative_to(home) or real.is_relative_to(hub)):
         raise UserError(f"{path} is a link out of its set; copy the file itself there")
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is no regular file; {_REMEDY}")
+        raise UserError(f"{path} is not a regular file; {_REMEDY}")
     return path

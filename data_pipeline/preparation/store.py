@@ -272,8 +272,8 @@ def summary(
         ]
         lines.append("  ".join(cells).rstrip())
     for title, counts in reasons(outcomes.values()).items():
-        told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-        lines.append(f"{title}: {told or 'none'}")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        lines.append(f"{title}: {counted or 'none'}")
     failed = [outcome for outcome in outcomes.values() if outcome.failed]
     lines += [f"failed: {outcome.failed}" for outcome in failed[:_FAILURES_SHOWN]]
     if len(failed) > _FAILURES_SHOWN:
@@ -282,12 +282,11 @@ def summary(
 
 
 def reasons(outcomes: Iterable[Outcome]) -> dict[str, Counter[str]]:
-    """Why frames were skipped, why videos failed, and what else is to be told, counted."""
-    told = {"frames skipped": Counter[str](), "videos failed": Counter[str]()}
-    told["remarks"] = Counter[str]()
+    """Counts why frames were skipped, why videos failed, and what else happened."""
+    skipped, failed, remarks = Counter[str](), Counter[str](), Counter[str]()
     for outcome in outcomes:
-        told["frames skipped"].update(outcome.skipped)
-        told["remarks"].update(outcome.remarks)
+        skipped.update(outcome.skipped)
+        remarks.update(outcome.remarks)
         if outcome.failed:
-            told["videos failed"][outcome.failed.split(":", 1)[0]] += 1
-    return told
+            failed[outcome.failed.split(":", 1)[0]] += 1
+    return {"frames skipped": skipped, "videos failed": failed, "remarks": remarks}

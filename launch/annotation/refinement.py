@@ -125,11 +125,13 @@ def _loader(root: Path) -> LoadImages:
 
 
 def _pictures(line: Mapping[str, Any], root: Path, annotator: Annotator) -> Pictures | None:
-    from data_pipeline.fftg.annotator import Job
+    from data_pipeline.fftg.annotator import AnnotationTask
     from data_pipeline.fftg.review import Pictures
 
     if line.get("fake") is None or line.get("real") is None:
         return None
     mask = root / line["mask"] if line.get("mask") else None
-    pair = annotator.compare(Job(line["id"], root / line["real"], root / line["fake"], mask))
+    pair = annotator.compare(
+        AnnotationTask(line["id"], root / line["real"], root / line["fake"], mask)
+    )
     return Pictures(pair.real, pair.fake, pair.mask, pair.labels)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.packed.remote import told
+from data_pipeline.packed.remote import bucket_errors
 from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 
@@ -79,7 +79,7 @@ def local(place: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jax_vlffd-") as made:
         workdir = Path(made) / (place.rstrip("/").rpartition("/")[2] or "run")
         workdir.mkdir()
-        with told(place, *_UNUSABLE):
+        with bucket_errors(place, *_UNUSABLE):
             _bring(place, workdir)
         _ORIGINS[workdir] = _Origin(place.rstrip("/"), time.time_ns() - _TICK_NS)
         try:
@@ -110,7 +110,7 @@ def publish(workdir: Path) -> None:
     if found is None:
         return
     target, now = origin(workdir), time.time_ns() - _TICK_NS
-    with told(found.address, *_UNUSABLE):
+    with bucket_errors(found.address, *_UNUSABLE):
         for file in sorted(workdir.rglob("*")):
             if file.is_file() and file.stat().st_mtime_ns >= found.published_ns:
                 (target / file.relative_to(workdir)).write_bytes(file.read_bytes())

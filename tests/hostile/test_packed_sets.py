@@ -157,7 +157,7 @@ def test_pipes_and_giants_are_refused_at_once(mine: Path, file: str) -> None:
     path = next(mine.glob("*train.array_record*")) if file == "shard" else mine / file
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match=r"regular file|is no packed set"):
+    with pytest.raises(UserError, match=r"regular file|is not a packed set"):
         PackedSplit(mine, "train")
     if file != "shard":
         path.unlink()

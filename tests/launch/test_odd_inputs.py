@@ -15,7 +15,7 @@ import pytest
 from data_pipeline.core import images
 from data_pipeline.datasets import PLAIN
 from data_pipeline.faces.cropper import find_faces
-from data_pipeline.fftg.annotator import Annotator, Job
+from data_pipeline.fftg.annotator import AnnotationTask, Annotator
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.measure.difference_mask import PairError
 from launch.prediction import pipeline
@@ -97,11 +97,13 @@ def test_any_error_of_a_pair_is_its_own_line(
     annotator = Annotator()
     monkeypatch.setattr(annotator, "_finder", Broken())
     line = annotator.annotate(
-        Job("1", write_picture(tmp_path / "b.png", 255 * np.ones((9, 9, 3), np.uint8)), None)
+        AnnotationTask(
+            "1", write_picture(tmp_path / "b.png", 255 * np.ones((9, 9, 3), np.uint8)), None
+        )
     )
     assert line is not None
     assert line["error"] == "fault: RuntimeError: no such filter"
-    assert annotator.annotate(Job("2", picture, None)) is not None
+    assert annotator.annotate(AnnotationTask("2", picture, None)) is not None
 
 
 def test_a_picture_bomb_is_refused_by_its_header(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from data_pipeline.fftg.refine.requests import (
     Asker,
     Line,
     LoadImages,
-    Plan,
+    RefinePlan,
     next_turn,
     write_output,
 )
@@ -36,9 +36,9 @@ from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
 
 #: OpenAI's limits of one batch file, the size with some room.
-MOST_REQUESTS: Final = 50_000
-MOST_BYTES: Final = 190_000_000
-_MOST_READ = 4 << 30  # bytes of a file of replies
+MAX_REQUESTS: Final = 50_000
+MAX_BYTES: Final = 190_000_000
+_MAX_READ = 4 << 30  # bytes of a file of replies
 _URL = "/v1/chat/completions"
 
 
@@ -69,7 +69,7 @@ def export_batch(
         part: list[bytes] = []
         size = 0
         for request in _requests(asker, plan, journal):
-            if part and (len(part) == MOST_REQUESTS or size + len(request) > MOST_BYTES):
+            if part and (len(part) == MAX_REQUESTS or size + len(request) > MAX_BYTES):
                 written.append(_write_part(requests, len(written), part))
                 part, size = [], 0
             part.append(request)
@@ -99,7 +99,7 @@ def import_batch(
       load_images: gives the pair of a line.
 
     Raises:
-      UserError: a file cannot be read, or a line of it is no batch reply.
+      UserError: a file cannot be read, or a line of it is not a batch reply.
     """
     started = time.monotonic()
     lines = list(lines)
@@ -138,7 +138,7 @@ def import_batch(
     return summary
 
 
-def _requests(asker: Asker, plan: Plan, journal: Journal) -> Iterator[bytes]:
+def _requests(asker: Asker, plan: RefinePlan, journal: Journal) -> Iterator[bytes]:
     for question in plan.questions:
         turn = next_turn(question, journal)
         if turn is None:
@@ -167,7 +167,7 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
     """Each reply of the files as (where it is, key, turn, the line)."""
     for path in paths:
         try:
-            text = read_regular(path, _MOST_READ).decode("utf-8")
+            text = read_regular(path, _MAX_READ).decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: cannot be read ({error})") from error
         for number, line in enumerate(text.split("\n"), 1):
@@ -180,7 +180,7 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
                 which = int(turn)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"{place} is no batch reply; give the output file of the batch"
+                    f"{place} is not a batch reply; give the output file of the batch"
                 ) from error
             yield place, key, which, reply
 

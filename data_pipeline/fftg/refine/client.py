@@ -22,7 +22,7 @@ import openai
 from data_pipeline.fftg.refine.completions import (
     FORMATS,
     PAGE,
-    Answer,
+    Completion,
     read_completion,
     request_body,
     unknown_names,
@@ -36,8 +36,8 @@ from jax_vlffd.errors import UserError
 
 _REFUSED_FORMAT = (400, 415, 422, 501)
 _PASSING = (408, 409, 425, 429)  # and every 5xx
-_LONGEST_WAIT = 60.0
-_LONGEST_RETRY_AFTER = 600.0
+_MAX_WAIT = 60.0
+_MAX_RETRY_AFTER = 600.0
 _TYPICAL_TOKENS_OUT = 150
 _WORTH_SAYING = 5.0  # seconds of a pause
 _GIVE_UP_REFUSED = 5  # questions in a row that were refused as wrong: all of them are
@@ -90,7 +90,7 @@ class Endpoint:
         """Closes the connections."""
         await self._client.close()
 
-    async def ask(self, conversation: Sequence[Message], tokens: int, tag: str) -> Answer:
+    async def ask(self, conversation: Sequence[Message], tokens: int, tag: str) -> Completion:
         """Returns the reply to a conversation, trying again while it makes sense.
 
         Args:
@@ -161,7 +161,7 @@ class Endpoint:
         tag: str,
         level: int,
         left_out: frozenset[str],
-    ) -> Answer:
+    ) -> Completion:
         likely = tokens * self._excess
         most = self._settings.cost(likely, self._settings.max_tokens)
         await self.budget.reserve(most)
@@ -210,7 +210,7 @@ class Endpoint:
     async def _wait(self, attempt: int, after: float | None) -> None:
         """Backs off with jitter, or as long as the endpoint asked, and then for everyone."""
         if after is not None:
-            if after > _LONGEST_RETRY_AFTER:
+            if after > _MAX_RETRY_AFTER:
                 raise Refused(
                     f"the endpoint asks to wait {after:,.0f} s; the replies so far are kept: run the same "
                     "command again after that"
@@ -220,7 +220,7 @@ class Endpoint:
                     f"refine: the endpoint asks to wait {after:.0f} s", file=sys.stderr, flush=True
                 )
             return
-        longest = min(self._settings.backoff * 2 ** (attempt - 1), _LONGEST_WAIT)
+        longest = min(self._settings.backoff * 2 ** (attempt - 1), _MAX_WAIT)
         await self.halt.sleep(longest * random.uniform(0.5, 1.0))
 
 

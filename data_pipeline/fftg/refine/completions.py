@@ -16,10 +16,10 @@ FORMATS: Final = ("json_schema", "json_object", "text")
 #: What an answer of HTML is.
 PAGE: Final = "a web page, not JSON: does --base_url lack a /v1 at its end?"
 _LETTERS_A_TOKEN = 4
-_LONGEST_NAME = 200  # letters of a model's name
+_MAX_NAME = 200  # letters of a model's name
 # Counts of tokens beyond these are not believed: a picture may count for many times what we estimate, but a
 # wrong count stops the budget and the pace.
-_MOST_FOLD, _MOST_MORE, _MOST_TOKENS_OUT = 20, 10_000, 200_000
+_MAX_FOLD, _MAX_MORE, _MAX_TOKENS_OUT = 20, 10_000, 200_000
 #: How an endpoint says that it does not take a parameter.
 _UNKNOWN = re.compile(
     r"not support|unsupported|unknown|unrecogni|unexpected|not permitted|not allowed|extra",
@@ -27,7 +27,7 @@ _UNKNOWN = re.compile(
 )
 
 
-class Answer(NamedTuple):
+class Completion(NamedTuple):
     """One reply of the endpoint, as it counts it; `left_out` names parameters that it was asked without."""
 
     text: str
@@ -78,13 +78,13 @@ def unknown_names(said: str, settings: RefineSettings) -> frozenset[str]:
     return frozenset(found)
 
 
-def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Answer:
+def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Completion:
     """Reads the body of a chat completion.
 
     Args:
       body: JSON text, or its value.
       form: the reply format that was asked for, one of FORMATS.
-      asked: our own estimate of the prompt's tokens, for where the endpoint's count is none.
+      asked: our own estimate of the prompt's tokens, for where the endpoint counts none.
 
     Raises:
       ValueError: it is none.
@@ -112,12 +112,12 @@ def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Ans
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("no chat completion") from error
     written = len(text) // _LETTERS_A_TOKEN + 1
-    return Answer(
+    return Completion(
         text=text,
-        finish_reason=finish[:_LONGEST_NAME] if isinstance(finish, str) else None,
-        model=model[:_LONGEST_NAME] if isinstance(model, str) else "",
-        tokens_in=_counted(usage.get("prompt_tokens"), asked, _MOST_FOLD * asked + _MOST_MORE),
-        tokens_out=_counted(usage.get("completion_tokens"), written, _MOST_TOKENS_OUT),
+        finish_reason=finish[:_MAX_NAME] if isinstance(finish, str) else None,
+        model=model[:_MAX_NAME] if isinstance(model, str) else "",
+        tokens_in=_counted(usage.get("prompt_tokens"), asked, _MAX_FOLD * asked + _MAX_MORE),
+        tokens_out=_counted(usage.get("completion_tokens"), written, _MAX_TOKENS_OUT),
         format=form,
     )
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES, VERDICTS, regions_named, types_named
+
+if TYPE_CHECKING:
+    from data_pipeline.fftg.refine.replies import Reply
 
 #: Every kind of violation, in the order of reports.
 KINDS: Final = (
@@ -80,29 +83,6 @@ class Violation(NamedTuple):
     detail: str
 
 
-class Finding(Protocol):
-    """One region of a reply, with its types."""
-
-    @property
-    def region(self) -> str: ...  # noqa: D102
-
-    @property
-    def types(self) -> Sequence[str]: ...  # noqa: D102
-
-
-class ReplyFields(Protocol):
-    """What a reply holds once it could be read."""
-
-    @property
-    def verdict(self) -> str: ...  # noqa: D102
-
-    @property
-    def regions(self) -> Sequence[Finding]: ...  # noqa: D102
-
-    @property
-    def caption(self) -> str: ...  # noqa: D102
-
-
 def forged_regions(annotation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Returns the forged regions of an annotation line with their types, in REGIONS order.
 
@@ -119,7 +99,7 @@ def forged_regions(annotation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def check(reply: ReplyFields, annotation: Mapping[str, Any]) -> list[Violation]:
+def check(reply: Reply, annotation: Mapping[str, Any]) -> list[Violation]:
     """Returns every way in which a reply breaks with its annotation; none means it may be used.
 
     Args:
@@ -136,7 +116,7 @@ def check(reply: ReplyFields, annotation: Mapping[str, Any]) -> list[Violation]:
     ]
 
 
-def final_caption(reply: ReplyFields, label: int) -> str:
+def final_caption(reply: Reply, label: int) -> str:
     """Returns the caption of a reply that passed: the fixed verdict sentence, then its words."""
     text = _plain(reply.caption, label)
     if text and text[-1] not in ".!?":
@@ -150,9 +130,7 @@ def _plain(text: str, label: int) -> str:
     return re.sub(rf"(?:^|(?<=[.!?] )){re.escape(VERDICTS[label])}(?: |$)", "", text).strip()
 
 
-def _check_fields(
-    reply: ReplyFields, label: int, forged: Mapping[str, Sequence[str]]
-) -> list[Violation]:
+def _check_fields(reply: Reply, label: int, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
     found = []
     if reply.verdict.strip().rstrip(".").lower() != VERDICTS[label].rstrip(".").lower():
         found.append(Violation("wrong_verdict", f"verdict {_quote(reply.verdict)}"))

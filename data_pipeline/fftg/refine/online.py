@@ -43,8 +43,8 @@ from data_pipeline.fftg.refine.requests import (
     Asker,
     Line,
     LoadImages,
-    Plan,
     Question,
+    RefinePlan,
     next_turn,
     write_output,
 )
@@ -107,7 +107,7 @@ def refine_annotations(
     return summary
 
 
-def estimate_text(plan: Plan, journal: Journal, settings: RefineSettings) -> str:
+def estimate_text(plan: RefinePlan, journal: Journal, settings: RefineSettings) -> str:
     """Returns in one line what is still to be sent, and about what it will cost."""
     open_turns = [(q, next_turn(q, journal)) for q in plan.questions]
     due = [q for q, turn in open_turns if turn is not None]
@@ -178,7 +178,7 @@ def _readable(conversation: Sequence[dict[str, Any]]) -> str:
 class _Run:
     """Asks all open questions; what comes back lies in the journal before anything else is done."""
 
-    def __init__(self, asker: Asker, journal: Journal, plan: Plan, summary: RefineSummary):
+    def __init__(self, asker: Asker, journal: Journal, plan: RefinePlan, summary: RefineSummary):
         self._asker = asker
         self._journal = journal
         self._plan = plan

@@ -14,8 +14,8 @@ from data_pipeline.fftg.refine import grounding
 from data_pipeline.fftg.refine.grounding import Violation
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS
 
-_LONGEST_REPLY = 20_000  # characters; a good one has some 500
-_MOST_READ = 10 * _LONGEST_REPLY  # characters read in vain
+_MAX_REPLY = 20_000  # characters; a good one has some 500
+_MAX_READ = 10 * _MAX_REPLY  # characters read in vain
 _CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})  # strict schemas ask for it
 
 
@@ -77,9 +77,9 @@ def judge(
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Every JSON object in a text, after the thoughts: the whole of it, else each that begins at a brace."""
-    text = text.rpartition("</think>")[2][:_LONGEST_REPLY]
+    text = text.rpartition("</think>")[2][:_MAX_REPLY]
     end = 0
-    left = _MOST_READ
+    left = _MAX_READ
     for brace in re.finditer(r"\{", text):
         start = brace.start()
         if start < end or left <= 0:

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.fftg.measure.difference_mask import PairError
-from data_pipeline.fftg.refine.completions import Answer
+from data_pipeline.fftg.refine.completions import Completion
 from data_pipeline.fftg.refine.grounding import Violation, final_caption, forged_regions
 from data_pipeline.fftg.refine.journal import Journal, usd
 from data_pipeline.fftg.refine.prompts import (
@@ -55,7 +55,7 @@ class Question:
 
 
 @dataclass
-class Plan:
+class RefinePlan:
     """All questions of a run.
 
     Attributes:
@@ -77,13 +77,13 @@ class Asker:
     prompts: Prompts
     load_images: LoadImages
 
-    def plan(self, lines: Sequence[Line]) -> Plan:
+    def plan(self, lines: Sequence[Line]) -> RefinePlan:
         """Reads every pair that has something to refine, and gives it its key.
 
         Real faces, fakes without visible forgery and failed annotations ask nothing
         (`nothing_to_refine`).
         """
-        plan = Plan()
+        plan = RefinePlan()
         seen: set[str] = set()
         for place, line in enumerate(lines):
             if nothing_to_refine(line):
@@ -120,7 +120,7 @@ class Asker:
         _, violations = judge(first["text"], first.get("finish_reason"), question.line)
         return repair_messages(asked, first["text"], violations)
 
-    def record(self, question: Question, turn: int, answer: Answer, how: str) -> dict[str, Any]:
+    def record(self, question: Question, turn: int, answer: Completion, how: str) -> dict[str, Any]:
         """Returns the journal's line for a reply, with all of its provenance."""
         return {
             "key": question.key,
@@ -163,7 +163,7 @@ def next_turn(question: Question, journal: Journal) -> int | None:
 def write_output(
     out: Path,
     lines: Sequence[Line],
-    plan: Plan,
+    plan: RefinePlan,
     journal: Journal,
     failures: Mapping[str, str],
     summary: RefineSummary,

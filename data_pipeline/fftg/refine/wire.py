@@ -10,8 +10,8 @@ import openai
 from data_pipeline.fftg.refine.redaction import printable, redacted
 from jax_vlffd.errors import UserError
 
-_LONGEST_BODY = 1 << 20  # bytes; a reply has some thousand
-_MOST_REDIRECTS = 3
+_MAX_BODY = 1 << 20  # bytes; a reply has some thousand
+_MAX_REDIRECTS = 3
 _READ_HEADERS: Final = ("content-type", "retry-after")
 #: Not "\n", "\r" and "\t", which JSON knows.
 _CONTROLS = dict.fromkeys(code for code in range(32) if code not in (9, 10, 13))
@@ -34,7 +34,7 @@ class Wire(openai.DefaultAsyncHttpxClient):
           httpx2.HTTPError: no answer, or one that is too long.
         """
         options |= {"stream": True, "follow_redirects": False}
-        for number in range(_MOST_REDIRECTS + 1):
+        for number in range(_MAX_REDIRECTS + 1):
             response = await super().send(request, **options)
             following = response.next_request
             if following is None:
@@ -42,7 +42,7 @@ class Wire(openai.DefaultAsyncHttpxClient):
             await response.aclose()
             # A 301, 302 or 303 would turn the question into a GET without it.
             same = _origin(following.url) == _origin(request.url)
-            if not same or following.method != request.method or number == _MOST_REDIRECTS:
+            if not same or following.method != request.method or number == _MAX_REDIRECTS:
                 raise Refused(_redirected(response.status_code, following.url))
             request = following
         raise AssertionError("the last redirect is refused")
@@ -53,7 +53,7 @@ async def _read(response: httpx2.Response) -> httpx2.Response:
     try:
         async for part in response.aiter_bytes():
             body += part
-            if len(body) > _LONGEST_BODY:
+            if len(body) > _MAX_BODY:
                 raise httpx2.ReadError("an answer without end", request=response.request)
     finally:
         await response.aclose()

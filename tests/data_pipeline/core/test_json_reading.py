@@ -58,7 +58,7 @@ def test_files_of_strangers(tmp_path: Path, text: str) -> None:
     path.write_text(text + "\n")
     with pytest.raises(UserError, match="line 1"):
         read_lines(path)
-    with pytest.raises(UserError, match="line 1 is no batch reply"):
+    with pytest.raises(UserError, match="line 1 is not a batch reply"):
         batch.import_batch(pairs(1), tmp_path / "out.jsonl", [path], settings(None), load)
 
 

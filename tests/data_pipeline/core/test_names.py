@@ -185,9 +185,14 @@ def test_long_names_and_names_that_are_not_utf8_are_prepared(tmp_path: Path, out
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "set"
-    with pytest.raises(KeyboardInterrupt), new_folder(out) as aside:
-        (aside / "half").write_text("")
-        raise KeyboardInterrupt
+
+    def begin() -> None:
+        with new_folder(out) as aside:
+            (aside / "half").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        begin()
     assert os.listdir(out.parent) == []
     out.mkdir()
     with new_folder(out) as aside:

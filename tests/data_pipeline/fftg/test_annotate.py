@@ -309,7 +309,7 @@ def test_stored_landmarks_are_used_and_no_detector(
     stored = tmp_path / "youtube" / "landmarks" / "000" / "0.npy"
     stored.parent.mkdir(parents=True)
     np.save(stored, np.concatenate([points, forehead])[:count])
-    line = annotator.Annotator().annotate(annotator.Job("x", real, other))
+    line = annotator.Annotator().annotate(annotator.AnnotationTask("x", real, other))
     assert line is not None
     assert [name for name, found in line["regions"].items() if found["forged"]] == ["nose"]
 
@@ -327,7 +327,7 @@ def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: P
         fake = forgeries.plant(image, maps["nose"], "color", 1.0, np.random.default_rng(0))
         real = write(tmp_path / f"{index}_real.png", image)
         other = write(tmp_path / f"{index}_fake.png", fake)
-        line = annotator.Annotator().annotate(annotator.Job("x", real, other))
+        line = annotator.Annotator().annotate(annotator.AnnotationTask("x", real, other))
         assert line is not None
         assert line["regions"]["nose"]["forged"], index
 

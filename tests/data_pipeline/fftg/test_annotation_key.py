@@ -14,7 +14,9 @@ def key_of(folder: Path, settings: Any) -> str:
     for name in ("real.png", "fake.png"):
         (folder / name).write_text(name)
     maker = annotator.Annotator(settings=settings, root=folder)
-    job = annotator.Job("a", folder / "real.png", folder / "fake.png", columns={"method": "m"})
+    job = annotator.AnnotationTask(
+        "a", folder / "real.png", folder / "fake.png", columns={"method": "m"}
+    )
     line = maker.annotate(job)
     assert line is not None
     assert maker.annotate(job, line["key"]) is None

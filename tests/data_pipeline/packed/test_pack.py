@@ -261,7 +261,7 @@ def test_shares_of_the_hashed_splits() -> None:
         ({"real": "gone.png"}, "gone.png cannot be read"),
         ({"fake": "gone.png"}, "gone.png cannot be read"),
         ({"mask": "gone.png"}, "gone.png cannot be read"),
-        ({"mask": "Deepfakes_0.img"}, "is no PNG"),
+        ({"mask": "Deepfakes_0.img"}, "is not a PNG"),
         ({"fake": "annotations.jsonl"}, "not a PNG, JPEG, WebP or BMP"),
         ({"real": ...}, "names no real image"),
         ({"real": ["a"]}, "'real' that is not text"),
@@ -313,7 +313,7 @@ def test_an_existing_folder_is_respected(tmp_path: Path, monkeypatch: pytest.Mon
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="exists and is no packed set"):
+        with pytest.raises(UserError, match="exists and is not a packed set"):
             pack([file], other, overwrite=overwrite)
     out = tmp_path / "out"
     out.mkdir()  # an empty folder is free

@@ -139,7 +139,7 @@ def test_damaged_shards_are_told(tmp_path: Path, damage: str) -> None:
 def test_errors_name_the_folder_and_the_remedy(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist.*launch\.pack"):
         PackedSplit(tmp_path / "nowhere", "train")
-    with pytest.raises(UserError, match=r"is no packed set.*launch\.pack"):
+    with pytest.raises(UserError, match=r"is not a packed set.*launch\.pack"):
         PackedSplit(tmp_path, "train")
     with pytest.raises(UserError, match=r"no records in split 'test' \(it has: train\)"):
         PackedSplit(packed, "test")

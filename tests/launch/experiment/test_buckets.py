@@ -85,7 +85,7 @@ def test_a_set_in_a_bucket_is_copied_once_and_anew_when_it_has_changed(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        (CHECKSUMS, None, "is no packed set: it has no SHA256SUMS"),
+        (CHECKSUMS, None, "is not a packed set: it has no SHA256SUMS"),
         (CHECKSUMS, b"0" * 64 + b"  ../../x\n", "is not a line of such a file"),
         ("dataset_info.json", b"{}", r"dataset_info.json is damaged"),
         ("features.json", None, "cannot be copied here"),

@@ -150,8 +150,8 @@ def test_a_set_that_is_not_there_leaves_nothing(train: Train, packed: Path, tmp_
         "/nowhere/set does not exist; make the packed set with `python -m launch.pack`",
     )
     assert not workdir.exists()
-    refused(train(workdir, data__validation=tmp_path), f"{tmp_path} is no packed set")
-    refused(train(workdir, data__train=packed.parent), f"{packed.parent} is no packed set")
+    refused(train(workdir, data__validation=tmp_path), f"{tmp_path} is not a packed set")
+    refused(train(workdir, data__train=packed.parent), f"{packed.parent} is not a packed set")
     assert not workdir.exists()
 
 

@@ -58,7 +58,7 @@ def test_batch_repairs_by_a_second_export(tmp_path: Path) -> None:
 def test_batch_files_keep_within_the_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 2)
     files = batch.export_batch(pairs(5), tmp_path / "o", tmp_path / "a.jsonl", settings(None), load)
     assert [path.name for path in files] == ["a.jsonl", "a-002.jsonl", "a-003.jsonl"]
     assert [len(read(path)) for path in files] == [2, 2, 1]
@@ -74,5 +74,5 @@ def test_batch_replies_of_others_are_left_alone(
     assert summary.refined == 2
     assert "1 replies answer none" in capsys.readouterr().out
     (tmp_path / "b.jsonl").write_text('{"what": 1}\n')
-    with pytest.raises(UserError, match="line 1 is no batch reply"):
+    with pytest.raises(UserError, match="line 1 is not a batch reply"):
         batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)
