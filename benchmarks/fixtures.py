@@ -94,7 +94,8 @@ def pack_small(folder: Path, count: int) -> Path:
     """One shard of so many records, with images of a few hundred bytes; half of them fakes of the other."""
     import numpy as np
 
-    from data_pipeline.packed.record import Record, write_packed_set
+    from data_pipeline.packed.record import Record
+    from data_pipeline.packed.writer import write_packed_set
     from data_pipeline.synthetic import forgeries
     from jax_vlffd.vocabulary import REGIONS, TYPES
 

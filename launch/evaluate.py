@@ -219,7 +219,7 @@ def _from_runs(
       The detectors; their `models` and `sets` as `results` describes them; how the sets' faces lie, by
       detector and set; and the figures of --robustness.
     """
-    from data_pipeline.packed.record import PackedSplit
+    from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.evaluation import scores as tables
     from jax_vlffd.evaluation.comparison import UNKNOWN, Detector
     from jax_vlffd.inference.trained import trained_name

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from launch.experiment import workdir
 from tests.fixtures import make
 from tests.support import tiny

@@ -14,7 +14,8 @@ from data_pipeline.loading.augment import degrade, draw_geometry
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit, Sample
+from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.record import Sample
 from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict

@@ -40,7 +40,8 @@ from data_pipeline.loading.examples import Batch, LoadBatch, LoadRow, LoadUnit
 from data_pipeline.loading.mixture import Mixture, select_rows
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit, Record
+from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
 
 #: Fewest images that the share of undecodable ones is computed over, so that one of the first does

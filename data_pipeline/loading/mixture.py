@@ -18,7 +18,8 @@ import grain
 import numpy as np
 
 from data_pipeline.loading.settings import DataSettings
-from data_pipeline.packed.record import PackedSplit, Sample
+from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.record import Sample
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
 

@@ -24,8 +24,10 @@ from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
 from data_pipeline.packed.card import Counts, write_card
 from data_pipeline.packed.pair_records import fake_record, real_record
-from data_pipeline.packed.record import SPLITS, Record, Shard, is_packed_set, write_packed_set
+from data_pipeline.packed.reader import is_packed_set
+from data_pipeline.packed.record import SPLITS, Record
 from data_pipeline.packed.splits import SHARES, Groups
+from data_pipeline.packed.writer import Shard, write_packed_set
 from jax_vlffd.errors import UserError
 
 #: A shard is closed once it holds so many bytes of images.

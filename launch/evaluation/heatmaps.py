@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from data_pipeline.core.images import InputError, decode_image
 from data_pipeline.loading.examples import forged_patches
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.inference.detector import Answer, Detector
 from jax_vlffd.vocabulary import FAKE
 

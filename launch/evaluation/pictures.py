@@ -24,7 +24,7 @@ def thumbnails(
       sets: packed sets by name.
       split: of them.
     """
-    from data_pipeline.packed.record import PackedSplit
+    from data_pipeline.packed.reader import PackedSplit
 
     wanted = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
     found: dict[int, bytes] = {}

@@ -126,7 +126,7 @@ def tokenizer_of(run: RunConfig, data: DataSettings, workdir: Path, peers: Alone
     Nothing is written: a start that fails must not decide the words of the next one.
     """
     from data_pipeline.loading.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
-    from data_pipeline.packed.record import PackedSplit
+    from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.errors import UserError
     from launch.experiment import workdir as runs
 

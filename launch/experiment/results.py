@@ -32,7 +32,7 @@ def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
     Raises:
       UserError: one of them cannot be read.
     """
-    from data_pipeline.packed.record import split_names
+    from data_pipeline.packed.reader import split_names
 
     found = {}
     for name, path in sets.items():
@@ -52,7 +52,7 @@ def compared_geometry(
 ) -> dict[str, dict[str, Any]]:
     """How the faces of packed sets lie, held against those that a run was trained on; see `Trained.compare`."""
     from data_pipeline.packed import face_geometry
-    from data_pipeline.packed.record import PackedSplit
+    from data_pipeline.packed.reader import PackedSplit
 
     found = {}
     for name, path in sets.items():

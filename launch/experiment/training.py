@@ -201,7 +201,7 @@ def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
     A method that was never trained on must not choose the checkpoint either, or a table of unseen
     methods would be untrue.
     """
-    from data_pipeline.packed.record import PackedSplit
+    from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.errors import UserError
 
     judged = {}

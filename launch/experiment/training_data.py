@@ -19,7 +19,7 @@ from data_pipeline.core.json_reading import parse_json
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.packed import face_geometry, remote
 from data_pipeline.packed.card import read_card
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd import geometry
 from jax_vlffd.errors import UserError
 

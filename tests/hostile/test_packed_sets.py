@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.remote import set_digest
 from jax_vlffd.errors import UserError
 from tests.support import tiny, tiny_workdir

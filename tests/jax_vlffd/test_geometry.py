@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.faces.cropper import FaceFinder
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.builder import pack
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd import geometry
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference import trained as pretrained

@@ -16,7 +16,7 @@ from data_pipeline.loading.examples import FORGED_FROM, forged_patches
 from data_pipeline.loading.loader import TrainLoader
 from data_pipeline.loading.settings import AugmentSettings
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.losses import patch_loss, pool_forged

@@ -12,7 +12,7 @@ from data_pipeline.loading.examples import Batch
 from data_pipeline.loading.loader import TrainLoader
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer, train_tokenizer
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 
 SIZE, LENGTH = 24, 20
 

@@ -14,7 +14,8 @@ from data_pipeline.loading.examples import Example, LoadBatch, LoadUnit
 from data_pipeline.loading.loader import TrainLoader
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit, write_packed_set
+from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.writer import write_packed_set
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import VERDICTS, without_verdict
 from tests.support.loading import LENGTH, SIZE, assert_equal, data_settings, make_loader, take

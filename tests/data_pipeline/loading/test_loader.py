@@ -14,7 +14,7 @@ from data_pipeline.loading.examples import caption_key_number
 from data_pipeline.loading.loader import EvalLoader, TrainIterator
 from data_pipeline.loading.settings import AugmentSettings
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.errors import UserError
 from tests.support.loading import LENGTH, SIZE, assert_equal, data_settings, make_loader, take
 from tests.support.packed_sets import make_set

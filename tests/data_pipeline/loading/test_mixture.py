@@ -12,7 +12,7 @@ import pytest
 from data_pipeline.loading.mixture import Mixture
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.errors import UserError
 from tests.support.loading import data_settings, make_loader, take
 from tests.support.packed_sets import METHODS, make_set

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from data_pipeline.packed import builder
 from data_pipeline.packed.builder import pack
-from data_pipeline.packed.record import PackedSplit, Record, split_names
+from data_pipeline.packed.reader import PackedSplit, split_names
+from data_pipeline.packed.record import Record
 from data_pipeline.packed.splits import Groups, people
 from jax_vlffd.errors import UserError
 from tests.support.packed_sets import METHODS, draw, encode, undecodable, write_annotations

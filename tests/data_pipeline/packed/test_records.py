@@ -14,9 +14,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipeline.core.images import decode_image
-from data_pipeline.packed import builder
-from data_pipeline.packed import record as records
-from data_pipeline.packed.record import PackedSplit, split_names
+from data_pipeline.packed import builder, reader
+from data_pipeline.packed.reader import PackedSplit, split_names
+from data_pipeline.packed.record import INDEX_DTYPE
 from jax_vlffd.errors import UserError
 from tests.support.packed_sets import draw, encode, make_set
 
@@ -80,7 +80,7 @@ def test_images_are_stored_as_they_were(packed: Path) -> None:
 
 def test_index_pairs_fakes_with_their_reals(packed: Path) -> None:
     split = PackedSplit(packed, "train")
-    assert split.index.dtype == records.INDEX_DTYPE
+    assert split.index.dtype == INDEX_DTYPE
     assert isinstance(split.index, np.memmap)
     for row, entry in enumerate(split.index):
         record = split[row]
@@ -93,7 +93,7 @@ def test_index_pairs_fakes_with_their_reals(packed: Path) -> None:
 
 
 def test_opening_reads_no_record(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "parse_record", lambda data: pytest.fail("a record was read"))
+    monkeypatch.setattr(reader, "parse_record", lambda data: pytest.fail("a record was read"))
     assert len(PackedSplit(packed, "train")) == 12
 
 
@@ -161,7 +161,7 @@ def test_damaged_sets_are_told(
 ) -> None:
     folder = make_set(tmp_path, 1)
     if content is None:
-        np.save(folder / file, np.zeros(2, records.INDEX_DTYPE))
+        np.save(folder / file, np.zeros(2, INDEX_DTYPE))
     else:
         (folder / file).write_bytes(content)
     with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ import pytest
 from data_pipeline.fftg.annotator import Annotator
 from data_pipeline.fftg.pairs import read_pairs
 from data_pipeline.packed.builder import pack
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.vocabulary import VERDICTS
 from tests.support.video_trees import landmarks, scene, write_picture
 

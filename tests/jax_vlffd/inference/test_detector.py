@@ -18,7 +18,7 @@ from data_pipeline.core.images import decode_image
 from data_pipeline.faces.cropper import FaceFinder
 from data_pipeline.faces.detection import Face
 from data_pipeline.loading.tokenizer import train_tokenizer
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference import trained

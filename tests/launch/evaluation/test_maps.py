@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.core.images import decode_image
 from data_pipeline.packed.builder import pack
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.inference.detector import Detector
 from launch.evaluation.heatmaps import score_maps
 from tests.support.packed_sets import encode, write_annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.packed.record import PackedSplit
+from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.remote import CHECKSUMS
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError

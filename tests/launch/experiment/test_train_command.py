@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.loading.tokenizer import Tokenizer
-from data_pipeline.packed.record import PackedSplit, write_packed_set
+from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.writer import write_packed_set
 from jax_vlffd.clip.huggingface import save_hf
 from jax_vlffd.config import LossConfig
 from jax_vlffd.evaluation import metrics
