@@ -1,29 +1,35 @@
-"""How the processes of one run keep in touch, beside the devices' own collectives.
+"""Coordination between the processes of a multi-host run.
 
-Every process holds one TCP connection to process 0. Over it they see at the start that they run the same,
-hand small values around, settle where all of them stop, and notice at once when one of them ends. JAX's own
-service notices that as well, but only after a time-out, or by an abort that names nobody.
-
-All of it is ours; the connection is opened by whoever knows the token, and carries JSON lines only.
+Values, the place where all stop, and the last words of a process that fails go through the key-value store of
+`jax.distributed`, which lives in process 0. JAX notices only after a time-out that a process died, and that
+process 0 did by an abort that names nobody. So each process also holds a connection to process 0 that carries
+nothing but a token at its start: it breaks off as soon as one of its ends dies.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import ctypes
 import json
+import math
 import os
-import queue
 import secrets
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
+from typing import Any, cast
 
 from jax_vlffd.errors import UserError
 
-_LONGEST = 64 << 20  # bytes of a line; a tokenizer is the largest thing that is handed around
+_DAY = 86_400.0  # seconds
+#: Seconds that process 0, and the store with it, outlives a failure at most, for the others to read of it.
+_LINGER = 5.0
+#: Seconds in which JAX has written what it has to say when the store is gone; our line comes last.
+_AFTER_JAX = 0.5
 #: Seconds until the kernel finds that the other end's machine no longer answers.
 _SILENT = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -57,38 +63,42 @@ class Alone:
 
 
 class Peers(Alone):
-    """The other processes; made by `meet`."""
+    """The processes of a multi-host run; made by `meet`."""
 
-    def __init__(self, index: int, names: list[str], links: Mapping[int, _Link]):
+    def __init__(
+        self, index: int, names: list[str], store: _Store, connections: Mapping[int, socket.socket]
+    ):
         super().__init__()
         self.index, self.count, self.names = index, len(names), names
-        self._links = links
-        self._results: queue.Queue[list[Any]] = queue.Queue()
-        self._values: dict[int, collections.deque[Any]] = collections.defaultdict(collections.deque)
-        self._lock = threading.Lock()  # of what several threads change
-        # Held while a stopping place is being found, so that nobody walks past it meanwhile.
+        self._store, self._connections = store, connections
+        self._exchanges, self._asked, self._stop_at = 0, 0, 0
+        # Held while a stopping place is agreed on, so that nobody walks past it meanwhile.
         self._gate = threading.Lock()
-        self._asked, self._stop_at, self._places = 0, 0, dict[int, int]()
-        self._left: set[int] = set()
-        self._all_left = threading.Event()
-        for other, link in links.items():
-            threading.Thread(target=self._listen, args=(other, link), daemon=True).start()
+        self._leaving, self._others_gone = threading.Event(), threading.Event()
+        threads = [
+            threading.Thread(target=target, daemon=True)
+            for target in (self._watch, self._agree_on_stop, self._hear_failure)
+        ]
+        self._in_store = threads[1:]
+        for thread in threads:
+            thread.start()
 
     def exchange(self, value: Any) -> list[Any]:
         """See `Alone.exchange`; blocks until every process has come here."""
-        if self.index == 0:
-            self._collect(0, value)
-        else:
-            self._links[0].send({"value": value})
-        return self._results.get()
+        key, before = f"values/{self._exchanges}", f"values/{self._exchanges - 1}"
+        self._exchanges += 1
+        if self.index:
+            self._store.put(f"{key}/{self.index}", value)
+            return cast(list[Any], self._store.get(f"{key}/all"))
+        values = [value, *(self._store.get(f"{key}/{n}") for n in range(1, self.count))]
+        self._store.put(f"{key}/all", values)
+        self._store.delete(before)  # whoever has come here has read it
+        return values
 
     def request_stop(self, reason: str) -> None:
         """See `Alone.request_stop`; returns at once."""
-        reason = f"process {self.index} ({self.names[self.index]}) got {reason}"
-        if self.index == 0:
-            self._ask(reason)
-        else:
-            self._links[0].send({"stop": reason})
+        with contextlib.suppress(RuntimeError):  # the store is gone: all end
+            self._store.put("stop", f"{self.name(self.index)} got {reason}")
 
     def reached(self) -> bool:
         """See `Alone.reached`; the first place that no process has passed yet when one asks to stop."""
@@ -102,122 +112,122 @@ class Peers(Alone):
 
     def tell(self, message: str) -> None:
         """Last words: the others end with this message."""
+        self._fail(self.index, f"{self.name(self.index)} stopped: {message}")
         if self.index == 0:
-            self._broadcast({"end": f"process 0 ({self.names[0]}) stopped: {message}"})
-        else:
-            self._links[0].send({"error": message})
+            self._others_gone.wait(_LINGER)
 
     def leave(self) -> None:
         """Ends in peace: returns when every process has come here, so that no end goes unseen before."""
+        self.exchange(None)
+        self._leaving.set()
         if self.index == 0:
-            self._note_left(0)
+            self._store.put("stop", "")
+            self._store.put("failure", None)
+        for thread in self._in_store:  # Python must not end while one waits in JAX's code
+            thread.join()
+        self.exchange(None)  # the others' threads may have needed this process until here
+
+    # --- threads ---
+
+    def _agree_on_stop(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            reason = self._store.get("stop", patience=_DAY)
+            if not reason:
+                return
+            with self._gate:
+                self.reason = reason
+                self._store.put(f"place/{self.index}", self._asked)
+                if self.index == 0:
+                    places = [self._store.get(f"place/{n}") for n in range(self.count)]
+                    self._store.put("stop_at", max(places) + 1)
+                self._stop_at = self._store.get("stop_at")
+
+    def _hear_failure(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            failure = self._store.get("failure", patience=_DAY)
+            if failure and failure["process"] != self.index:
+                if self.index == 0:
+                    self._others_gone.wait(_LINGER)
+                end(failure["message"])
+
+    def _watch(self) -> None:
+        """Notices that a process at the other end of a connection has ended."""
+        left = {connection: number for number, connection in self._connections.items()}
+        while left:
+            for connection in wait(list(left)):  # nothing is ever sent: it has broken off
+                self._lost(left.pop(cast(socket.socket, connection)))
+        self._others_gone.set()
+
+    def _lost(self, number: int) -> None:
+        message = (
+            f"{self.name(number)} ended without a word: killed, out of memory, or its machine is down; all "
+            "processes stop: start them again, and they go on from the last checkpoint"
+        )
+        if self._leaving.is_set():
+            return
+        if self.index == 0:
+            self._fail(number, message)
         else:
-            self._links[0].send({"bye": True})
-        self._all_left.wait()
+            time.sleep(_AFTER_JAX)
+            end(message)
 
-    # --- what comes in ---
-
-    def _listen(self, other: int, link: _Link) -> None:
-        for message in link.lines():
-            [(kind, value)] = message.items()
-            match kind:
-                case "value":
-                    self._collect(other, value)
-                case "values":
-                    self._results.put(value)
-                case "stop":
-                    self._ask(value)
-                case "ask":
-                    self._gate.acquire()
-                    self.reason = value
-                    link.send({"place": self._asked})
-                case "place":
-                    self._place(other, value)
-                case "stop_at":
-                    self._stop_at = value
-                    self._gate.release()
-                case "bye":
-                    self._note_left(other)
-                case "error":
-                    self._end_all(f"process {other} ({self.names[other]}) stopped: {value}")
-                case "end":
-                    end(value)
-        if other not in self._left:
-            self._end_all(
-                f"process {other} ({self.names[other]}) ended without a word: killed, out of memory, or "
-                "its machine is down; all processes stop: start them again, and they go on from the last "
-                "checkpoint"
-            )
-
-    def _end_all(self, message: str) -> None:
-        self._broadcast({"end": message})
-        end(message)
-
-    # --- process 0 ---
-
-    def _broadcast(self, message: dict[str, Any]) -> None:
-        for other, link in self._links.items():
-            if self.index == 0 and other not in self._left:
-                link.send(message)
-
-    def _collect(self, other: int, value: Any) -> None:
-        with self._lock:
-            self._values[other].append(value)
-            if len(self._values) < self.count or not all(self._values.values()):
-                return
-            values = [self._values[number].popleft() for number in range(self.count)]
-            self._broadcast({"values": values})
-        self._results.put(values)
-
-    def _ask(self, reason: str) -> None:
-        with self._lock:
-            if self.reason or self._left:
-                return  # they stop already
-            self.reason = reason
-        self._gate.acquire()
-        self._broadcast({"ask": reason})
-        self._place(0, self._asked)
-
-    def _place(self, other: int, asked: int) -> None:
-        with self._lock:
-            self._places[other] = asked
-            if len(self._places) < self.count:
-                return
-            self._stop_at = max(self._places.values()) + 1
-            self._broadcast({"stop_at": self._stop_at})
-        self._gate.release()
-
-    def _note_left(self, other: int) -> None:
-        with self._lock:
-            if self.index == 0:
-                self._left.add(other)
-                if len(self._left) < self.count:
-                    return
-                for link in self._links.values():
-                    link.send({"bye": True})
-            else:
-                self._left.add(other)
-        self._all_left.set()
+    def _fail(self, number: int, message: str) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._store.put("failure", {"process": number, "message": message})
 
 
-def meet(
-    index: int,
-    count: int,
-    host: str,
-    publish: Callable[[str], None],
-    lookup: Callable[[], str],
-    identity: Any,
-    fault: Fault,
-    timeout: float = 300.0,
-) -> Peers:
-    """Connects the processes of a run, and sees that they run the same.
+class _Store:
+    """JSON values in the store of `jax.distributed`; what is written first under a key stays.
+
+    Its methods raise JAX's RuntimeError when process 0 is gone.
+    """
+
+    def __init__(self, client: Any):
+        self._client = client
+
+    def put(self, key: str, value: Any) -> None:
+        """Writes a value, unless there is one."""
+        try:
+            self._client.key_value_set(f"jax_vlffd/{key}", json.dumps(value))
+        except RuntimeError as error:
+            if "ALREADY_EXISTS" not in str(error):
+                raise
+
+    def get(self, key: str, timeout: float = math.inf, patience: float = 1.0) -> Any:
+        """Waits for a value; TimeoutError after `timeout` seconds.
+
+        Within `patience` seconds Python hears no signal; after them it asks anew, which process 0 remembers.
+        """
+        until = time.monotonic() + timeout
+        wait_ms = int(1000 * min(patience, max(timeout, 0.01)))
+        while True:
+            try:
+                return json.loads(self._client.blocking_key_value_get(f"jax_vlffd/{key}", wait_ms))
+            except RuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            if time.monotonic() > until:
+                raise TimeoutError(f"{key} was not written within {timeout:g} s")
+
+    def delete(self, key: str) -> None:
+        """Removes all values below a key."""
+        self._client.key_value_delete(f"jax_vlffd/{key}")
+
+
+# --- how they connect ---
+
+
+def coordination() -> Any:
+    """The state of `jax.distributed`: client, process_id, num_processes and coordinator_address."""
+    from jax._src import distributed  # the store has no public name; Orbax uses it likewise
+
+    return distributed.global_state
+
+
+def meet(identity: Any, fault: Fault, timeout: float = 300.0) -> Alone:
+    """Connects the processes that `jax.distributed` has started, and sees that they run the same.
 
     Args:
-      index: of this process.
-      count: of all.
-      host: where process 0 is reached.
-      publish: puts a text where all processes find it; called by process 0.
-      lookup: waits for that text.
       identity: JSON-able: what must agree.
       fault: (number, its identity, that of process 0) -> what differs, None when nothing does.
       timeout: seconds to wait for the others.
@@ -225,94 +235,88 @@ def meet(
     Raises:
       UserError: processes disagree, or one does not come.
     """
-    hello: dict[str, Any] = {
-        "index": index,
-        "name": f"{socket.gethostname()}, pid {os.getpid()}",
-        "identity": identity,
-    }
-    if index:
-        port, token = json.loads(lookup())
-        try:
-            connection = socket.create_connection((host, port), timeout)
-        except OSError as error:
-            raise UserError(
-                f"process {index} cannot reach process 0 at {host}:{port} ({error}); let the hosts of a run "
-                "connect to each other on every port"
-            ) from error
-        link = _Link(connection)
-        link.send({**hello, "token": token})
-        answer: dict[str, Any] = next(
-            link.lines(), {"refused": "process 0 ended while the processes met"}
-        )
-        if "refused" in answer:
-            raise UserError(answer["refused"])
-        return Peers(index, answer["names"], {0: link})
-    with socket.create_server(("", 0), backlog=count) as server:
-        token = secrets.token_hex(16)
-        server.settimeout(timeout)
-        publish(json.dumps([server.getsockname()[1], token]))
-        found = {0: (hello, None)} | dict(_arrivals(server, token, count, timeout))
-    names = [found[number][0]["name"] for number in range(count)]
-    links = {number: link for number, (_, link) in found.items() if link is not None}
-    wrong = [
-        text
-        for number in range(1, count)
-        if (text := fault(number, found[number][0]["identity"], identity))
-    ]
-    message = f"{'; '.join(wrong[:3])}; start all processes with the same code and the same flags"
-    for link in links.values():
-        link.send({"refused": message} if wrong else {"names": names})
-    if wrong:
-        raise UserError(message)
-    return Peers(0, names, links)
-
-
-def _arrivals(
-    server: socket.socket, token: str, count: int, timeout: float
-) -> Iterator[tuple[int, tuple[dict[str, Any], _Link]]]:
-    missing = set(range(1, count))
-    while missing:
-        try:
-            connection, _ = server.accept()
-        except TimeoutError:
-            raise UserError(
-                f"processes {', '.join(map(str, sorted(missing)))} of {count} did not come within "
-                f"{timeout:.0f} s; see their logs"
-            ) from None
-        link = _Link(connection)
-        connection.settimeout(10.0)
-        hello = next(link.lines(), None)
-        connection.settimeout(None)
-        known = isinstance(hello, dict) and hello.get("token") == token
-        if hello is not None and known and hello.get("index") in missing:
-            missing.remove(hello["index"])
-            yield hello["index"], (hello, link)
+    state = coordination()
+    index, count, store = state.process_id, state.num_processes, _Store(state.client)
+    if state.client is None or count == 1:
+        return Alone()
+    # An abort sleeps 6 s, the number of its signal, in which `_watch` names process 0; no Python runs in it.
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT, libc.sleep)
+    name, token = f"{socket.gethostname()}, pid {os.getpid()}", secrets.token_hex(16)
+    store.put(f"hello/{index}", {"name": name, "token": token, "identity": identity})
+    try:
+        if index == 0:
+            connections, met = _gather(store, count, fault, timeout)
         else:
-            connection.close()  # someone else's
-
-
-class _Link:
-    """JSON lines over a connection."""
-
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(None)
+            port = store.get("port", timeout)
+            connections = {0: _reach(state.coordinator_address, port, token)}
+            met = store.get("met", 2 * timeout)  # process 0 knows better who is missing
+    except (RuntimeError, TimeoutError) as error:
+        raise UserError("process 0 ended while the processes met; see its log") from error
+    for connection in connections.values():
+        connection.settimeout(_LINGER)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _SILENT.items():
-            if hasattr(socket, name):  # Linux
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._connection, self._file = connection, connection.makefile("rb")
-        self._lock = threading.Lock()
+        for option, value in _SILENT.items():
+            if hasattr(socket, option):  # Linux
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        if met["wrong"] and index == 0:
+            with contextlib.suppress(OSError):
+                connection.recv(1)  # the others are gone when they have read why
+    if met["wrong"]:
+        raise UserError(met["wrong"])
+    return Peers(index, met["names"], store, connections)
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Sends; that the other end is gone is found by listening."""
-        with self._lock, contextlib.suppress(OSError):
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """What comes in, until the other end closes or breaks off."""
-        with contextlib.suppress(OSError, ValueError):
-            while (line := self._file.readline(_LONGEST)).endswith(b"\n"):
-                yield json.loads(line)
+def _gather(
+    store: _Store, count: int, fault: Fault, timeout: float
+) -> tuple[dict[int, socket.socket], dict[str, Any]]:
+    """In process 0: the connections of the others, and what all of them are to know."""
+    until, both = time.monotonic() + timeout, socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    hellos: dict[int, dict[str, Any]] = {}
+    found: dict[int, socket.socket] = {}
+    with socket.create_server(("", 0), family=family, backlog=count, dualstack_ipv6=both) as server:
+        store.put("port", server.getsockname()[1])
+        for number in range(count):
+            with contextlib.suppress(TimeoutError):
+                hellos[number] = store.get(f"hello/{number}", until - time.monotonic())
+        tokens = {hello["token"].encode(): n for n, hello in hellos.items() if n}
+        with contextlib.suppress(TimeoutError):
+            while tokens:
+                server.settimeout(max(0.01, until - time.monotonic()))
+                connection, _ = server.accept()
+                connection.settimeout(5.0)
+                shown = b""
+                with contextlib.suppress(OSError):
+                    shown = connection.recv(64)  # sent at once, so that it comes whole
+                if shown in tokens:
+                    found[tokens.pop(shown)] = connection
+                else:
+                    connection.close()  # someone else's
+    names = [hello["name"] for hello in hellos.values()]
+    if missing := [str(n) for n in range(1, count) if n not in found]:
+        wrong = f"processes {', '.join(missing)} of {count} did not come within {timeout:g} s; see their logs"
+    else:
+        identities = [hellos[n]["identity"] for n in range(count)]
+        faults = [fault(n, identities[n], identities[0]) for n in range(1, count)]
+        wrong = "; ".join([text for text in faults if text][:3])
+        if wrong:
+            wrong += "; start all processes with the same code and the same flags"
+    store.put("met", {"names": names, "wrong": wrong})
+    return found, {"names": names, "wrong": wrong}
+
+
+def _reach(coordinator: str, port: int, token: str) -> socket.socket:
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        connection = socket.create_connection((host, port), 60.0)
+        connection.sendall(token.encode())
+    except OSError as error:
+        raise UserError(
+            f"process 0 is not reached at {host}:{port} ({error}); let the hosts of a run connect to each "
+            "other on every port"
+        ) from error
+    return connection
 
 
 _ending = threading.Lock()

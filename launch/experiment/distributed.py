@@ -54,7 +54,7 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[A
     """
     import jax
 
-    from jax_vlffd.training.processes import Alone, Peers
+    from jax_vlffd.training.processes import Alone, Peers, coordination
 
     jax.config.update("jax_enable_x64", False)  # parameters are fp32, whatever the environment says
     peers = Alone()
@@ -66,7 +66,7 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[A
         if isinstance(peers, Peers):
             peers.leave()
     except BaseException as error:
-        if not begun or _state().num_processes == 1:
+        if not begun or coordination().num_processes == 1:
             raise
         expected = isinstance(error, (UserError, KeyboardInterrupt)) or hasattr(error, "errno")
         if isinstance(peers, Peers):
@@ -135,31 +135,13 @@ def _on_tpu_vm() -> bool:
 
 
 def _met(config: Mapping[str, Any]) -> Alone:
-    from jax_vlffd.training.processes import Alone, meet
+    from jax_vlffd.training.processes import meet
 
-    state = _state()
-    if state.num_processes == 1 or state.client is None or state.coordinator_address is None:
-        return Alone()
-    key, client = "jax_vlffd/peers", state.client
     identity = {
         "config": configs.flat(config), "versions": configs.versions(), "environment": environment(),
         "code": code(),
     }  # fmt: skip
-    return meet(
-        state.process_id,
-        state.num_processes,
-        state.coordinator_address.rpartition(":")[0].strip("[]"),
-        lambda text: client.key_value_set(key, text),
-        lambda: client.blocking_key_value_get(key, 300_000),
-        identity,
-        fault,
-    )
-
-
-def _state() -> Any:
-    from jax._src import distributed  # its store of keys has no public name; Orbax uses it likewise
-
-    return distributed.global_state
+    return meet(identity, fault)
 
 
 def code() -> dict[str, str]:

