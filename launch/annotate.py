@@ -11,23 +11,14 @@ cannot be annotated has a code in `error`, and the others go on.
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
 
 from absl import flags
 
 from launch.annotation import refinement
 from launch.cli import command
-
-if TYPE_CHECKING:
-    from data_pipeline.fftg.runner import AnnotationSummary
-
-Line = dict[str, Any]
-
-#: Between two lines of progress where there is no terminal.
-_REPORT_SECONDS: Final = 10.0
+from launch.cli.flags import shard
+from launch.cli.progress import progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("pairs", None, "CSV with the columns real and fake (paths relative to it).")
@@ -48,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.pairs import check_masks, read_pairs
-    from data_pipeline.fftg.runner import AnnotationSummary, annotate_all, open_annotations, shard
+    from data_pipeline.fftg.runner import AnnotationSummary, annotate_all, open_annotations
     from jax_vlffd.errors import UserError
 
     refine_settings = refinement.check_flags()
@@ -62,48 +53,22 @@ def main(argv: Sequence[str]) -> None:
         root=out.parent,
         masks=Path(FLAGS.masks) if FLAGS.masks else None,
     )
-    tally = AnnotationSummary(total=len(jobs))
+    summary = AnnotationSummary(total=len(jobs))
     with open_annotations(out) as log:  # to the end: refinement replaces the file
-        lines = annotate_all(annotator, jobs, log.index, FLAGS.workers)
-        for line in _shown(lines, tally):
-            if line is not None:
-                log.append(line)
+        with progress("annotating") as update:
+            for line in annotate_all(annotator, jobs, log.index, FLAGS.workers):
+                summary.add(line)
+                if line is not None:
+                    log.append(line)
+                update(summary.done, summary.total, f"{summary.failed} failed")
         log.finish()
-        print(tally.summary(), flush=True)
-        if tally.captioned + tally.kept == 0:
+        print(summary.summary(), flush=True)
+        if summary.captioned + summary.kept == 0:
             raise UserError(f"nothing could be annotated; see `error` in {out}")
         if refine_settings is not None:
             refinement.refine_lines(out, refine_settings)
         if FLAGS.review:
             refinement.review_lines(out, annotator)
-
-
-def _shown(lines: Iterator[Line | None], tally: AnnotationSummary) -> Iterator[Line | None]:
-    """Passes lines through, counts them, and shows how far the run is."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    if not sys.stdout.isatty():
-        last = time.monotonic()
-        for line in lines:
-            tally.add(line)
-            yield line
-            if time.monotonic() - last > _REPORT_SECONDS:
-                last = time.monotonic()
-                print(f"{tally.done}/{tally.total} rows, {tally.failed} failed", flush=True)
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]} failed"))
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=tally.total, failed=0)
-        for line in lines:
-            tally.add(line)
-            yield line
-            bar.update(task, completed=tally.done, failed=tally.failed)
 
 
 if __name__ == "__main__":

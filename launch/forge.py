@@ -9,7 +9,6 @@ their landmarks and masks. The same flags give the same files; what is not given
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from launch.cli import command
+from launch.cli.progress import progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder to make.", required=True)
@@ -39,18 +39,10 @@ def main(argv: Sequence[str]) -> None:
     names = ("identities", "frames", "fakes", "size", "seed")
     given: dict[str, Any] = {n: FLAGS[n].value for n in names if FLAGS[n].value is not None}
     settings = DrawnSet(**given)
-    say = _say if sys.stdout.isatty() else _silent
-    counts = write_drawn_set(Path(FLAGS.out), settings, say, workers=FLAGS.workers)
+    with progress("drawing") as update:
+        counts = write_drawn_set(Path(FLAGS.out), settings, update, workers=FLAGS.workers)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{FLAGS.out}: pairs of {pairs}; {time.monotonic() - start:.1f} s")
-
-
-def _say(done: int, total: int) -> None:
-    print(f"\rdrawn {done} of {total}", end="\n" if done == total else "", flush=True)
-
-
-def _silent(done: int, total: int) -> None:
-    del done, total
 
 
 if __name__ == "__main__":

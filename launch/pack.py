@@ -10,15 +10,14 @@ none, --by_face looks at the faces.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from launch.cli import command
+from launch.cli.progress import note, progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("annotations", None, "Annotation files (JSON lines), separated by commas.")
@@ -42,13 +41,13 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.packed.builder import pack
 
     shares = _shares(FLAGS.shares)
-    with _progress() as progress:
+    with progress("packing") as update:
         card = pack(
             [Path(file) for file in FLAGS.annotations],
             Path(FLAGS.out),
             split=FLAGS.split,
             overwrite=FLAGS.overwrite,
-            progress=progress,
+            progress=update,
             shares=shares,
             faces=_faces if FLAGS.by_face else None,
         )
@@ -71,10 +70,10 @@ def _faces(pictures: list[Path]) -> Sequence[int]:
     """Groups the reals by face and says what came of it."""
     from data_pipeline.faces.identity import same_face
 
-    with _progress("comparing faces") as progress:
-        groups, unknown = same_face(pictures, progress)
-    told = f"; no face was found in {unknown}, which stay together" if unknown else ""
-    print(f"{len(pictures)} reals show {len(set(groups))} faces{told}")
+    with progress("comparing faces") as update:
+        groups, unknown = same_face(pictures, update)
+    rest = f"; no face was found in {unknown}, which stay together" if unknown else ""
+    note(f"{len(pictures)} reals show {len(set(groups))} faces{rest}")
     return groups
 
 
@@ -86,45 +85,18 @@ def _print_card(card: dict[str, Any]) -> None:
         )
     for code, count in card["skipped"].items():
         print(f"left out: {count} pairs with the error {code}")
-    if told := card["reals_told_by_content"]:
-        print(
-            f"note: no line names the video of {told} reals, so one person may be in several "
+    if unnamed := card["reals_told_by_content"]:
+        note(
+            f"note: no line names the video of {unnamed} reals, so one person may be in several "
             "splits; --by_face keeps each face in one"
         )
     missing = {"train", "validation", "test"} - set(card["splits"])
     if missing and len(card["splits"]) == 1 and "by a hash" in card["split_rule"]:
-        print(
+        note(
             "note: everything is in one split, because all videos are connected by shared people "
             "or there are too few; state a `split` in the lines or give --split"
         )
     print(f"wrote {card['shards']} shards, {card['bytes']} bytes, to {FLAGS.out}")
-
-
-@contextmanager
-def _progress(work: str = "packing") -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; otherwise a line at every tenth."""
-    if not sys.stderr.isatty():
-        yield (
-            lambda done, total: (
-                print(f"{work}: {done} of {total}", file=sys.stderr, flush=True)
-                if done * 10 // total != (done - 1) * 10 // total
-                else None
-            )
-        )
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn(work), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(work, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 if __name__ == "__main__":

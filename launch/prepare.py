@@ -11,21 +11,19 @@ The same command again goes on where the first stopped.
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
 from launch.cli import command
+from launch.cli.flags import shard
+from launch.cli.progress import note, progress
 
 if TYPE_CHECKING:
     from data_pipeline.datasets import Collection
-    from data_pipeline.preparation.store import Outcome
 
-#: Between two lines of progress where there is no terminal.
-_REPORT_SECONDS: Final = 10.0
 #: Spelt out, because importing the adapters would slow --help; a test compares.
 _DATASETS: Final = (
     *("faceforensics", "dfd", "deepfakebench", "celeb_df_v1", "celeb_df_v2", "celeb_df_pp"),
@@ -59,18 +57,17 @@ def main(argv: Sequence[str]) -> None:
     from pathlib import Path
 
     from data_pipeline.faces.alignment import CropSettings
-    from data_pipeline.fftg.runner import shard
     from data_pipeline.preparation import store
     from data_pipeline.preparation.runner import Preparer, families, prepare_all
-    from jax_vlffd.errors import UserError, printable
+    from jax_vlffd.errors import UserError
 
     own = shard(FLAGS.shard)
     started = time.monotonic()
     collection = _find()
-    for note in collection.notes:
-        print(printable(f"note: {note}"))
+    for text in collection.notes:
+        note(f"note: {text}")
     for reason, count in collection.left_out.items():
-        print(printable(f"left out: {count} ({reason})"))
+        note(f"left out: {count} ({reason})")
     out = Path(FLAGS.out)
     given = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
     store.check_out(out, given, collection.videos)
@@ -85,9 +82,14 @@ def main(argv: Sequence[str]) -> None:
     preparer = Preparer(out, FLAGS.frames, settings, FLAGS.detector)
     every = families(collection.videos)
     todo = every[own]
-    fresh = prepare_all(preparer, todo, FLAGS.workers)
-    for _ in _shown(fresh, sum(len(family.videos) for family in todo)):
-        pass
+    total = sum(len(family.videos) for family in todo)
+    done = crops = failed = 0
+    with progress("preparing") as update:
+        for prepared in prepare_all(preparer, todo, FLAGS.workers):
+            done += len(prepared)
+            crops += sum(len(outcome.frames) for outcome in prepared)
+            failed += sum(bool(outcome.failed) for outcome in prepared)
+            update(done, total, f"{crops} crops, {failed} failed")
     videos = [video for family in every for video in family.videos]
     outcomes, rows = store.write_all(out, videos)
     print(store.summary(videos, outcomes, collection.expected))
@@ -134,40 +136,6 @@ def _find() -> Collection:
     wanted = {(name, method) for name in sets for method in (*FLAGS.methods, "real")}
     expected = {key: count for key, count in found.expected.items() if key in wanted}
     return replace(found, videos=(*reals, *fakes), expected=expected)
-
-
-def _shown(families: Iterator[list[Outcome]], total: int) -> Iterator[list[Outcome]]:
-    """Passes the outcomes of families on and shows how far the run is."""
-    done = frames = failed = 0
-    if not sys.stdout.isatty():
-        last = time.monotonic()
-        for outcomes in families:
-            done += len(outcomes)
-            frames += sum(len(outcome.frames) for outcome in outcomes)
-            failed += sum(bool(outcome.failed) for outcome in outcomes)
-            yield outcomes
-            if time.monotonic() - last > _REPORT_SECONDS:
-                last = time.monotonic()
-                print(f"{done}/{total} videos, {frames} crops, {failed} failed", flush=True)
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    told = TextColumn("{task.fields[frames]} crops, {task.fields[failed]} failed")
-    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), told)
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=total, frames=0, failed=0)
-        for outcomes in families:
-            done += len(outcomes)
-            frames += sum(len(outcome.frames) for outcome in outcomes)
-            failed += sum(bool(outcome.failed) for outcome in outcomes)
-            yield outcomes
-            bar.update(task, completed=done, frames=frames, failed=failed)
 
 
 if __name__ == "__main__":

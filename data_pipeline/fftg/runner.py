@@ -131,11 +131,3 @@ class AnnotationSummary:
             if values
         ]
         return "\n".join([head, *parts])
-
-
-def shard(text: str) -> slice:
-    """The rows of shard 'i/n' (i from 0), as a slice. Raises UserError for anything else."""
-    index, _, count = text.partition("/")
-    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
-        return slice(int(index), None, int(count))
-    raise UserError(f"--shard={text}: write i/n with i from 0 to n-1, such as 0/4")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from launch.cli.progress import progress
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -100,7 +102,9 @@ def refine_lines(out: Path, settings: RefineSettings) -> None:
         paths = [Path(name) for name in FLAGS.batch]
         print(batch.import_batch(lines, out, paths, settings, load).text())
     else:
-        print(online.refine_annotations(lines, out, settings, load).text())
+        with progress("refining") as update:
+            summary = online.refine_annotations(lines, out, settings, load, update)
+        print(summary.text())
 
 
 def review_lines(out: Path, annotator: Annotator) -> None:

@@ -26,7 +26,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from data_pipeline.fftg.refine.client import Endpoint, Failed
 from data_pipeline.fftg.refine.completions import request_body
 from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.refine.pace import Halt, Stopped
-from data_pipeline.fftg.refine.progress import Progress
 from data_pipeline.fftg.refine.prompts import load_prompts
 from data_pipeline.fftg.refine.replies import judge
 from data_pipeline.fftg.refine.requests import (
@@ -70,7 +69,11 @@ def journal_path(out: Path) -> Path:
 
 
 def refine_annotations(
-    lines: Iterable[Line], out: Path, settings: RefineSettings, load_images: LoadImages
+    lines: Iterable[Line],
+    out: Path,
+    settings: RefineSettings,
+    load_images: LoadImages,
+    progress: Callable[[int, int, str], None] = lambda done, total, state: None,
 ) -> RefineSummary:
     """Asks the endpoint about every fake with a forged region, and writes all lines to `out`.
 
@@ -79,6 +82,7 @@ def refine_annotations(
       out: the annotation file to write; the replies lie beside it (`journal_path`).
       settings: the run's settings.
       load_images: gives the pair of a line.
+      progress: called with the questions done, all of them, and the state of the run in words.
 
     Raises:
       UserError: no key, an endpoint that refuses us, or a file that cannot be written. Replies that
@@ -96,7 +100,7 @@ def refine_annotations(
         plan = asker.plan(lines)
         summary.reused = sum(journal.get(q.key, 0) is not None for q in plan.questions)
         print(estimate_text(plan, journal, settings))
-        run = _Run(asker, journal, plan, summary)
+        run = _Run(asker, journal, plan, summary, progress)
         asyncio.run(run.everything())
         if summary.stopped == _INTERRUPTED:
             raise KeyboardInterrupt
@@ -178,11 +182,20 @@ def _readable(conversation: Sequence[dict[str, Any]]) -> str:
 class _Run:
     """Asks all open questions; what comes back lies in the journal before anything else is done."""
 
-    def __init__(self, asker: Asker, journal: Journal, plan: RefinePlan, summary: RefineSummary):
+    def __init__(
+        self,
+        asker: Asker,
+        journal: Journal,
+        plan: RefinePlan,
+        summary: RefineSummary,
+        progress: Callable[[int, int, str], None],
+    ):
         self._asker = asker
         self._journal = journal
         self._plan = plan
         self._summary = summary
+        self._progress = progress
+        self._done = self._total = 0  # questions of this run
         self._error: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._violating = 0  # replies of this run that broke with their annotation
@@ -199,19 +212,17 @@ class _Run:
         endpoint = Endpoint(settings, self._summary, self._journal.cost())
         before = self._journal.cost()
         todo = iter(open_questions)
+        self._total = len(open_questions)
         self._listen(endpoint.halt)
         try:
-            with Progress(len(open_questions), settings.prices is not None) as progress:
-                if settings.max_usd is not None:
-                    # One alone tells how many tokens a picture really costs here.
-                    await self._together(
-                        [self._work(itertools.islice(todo, 1), endpoint, progress)]
-                    )
-                workers = [
-                    self._work(todo, endpoint, progress)
-                    for _ in range(min(settings.concurrency, len(open_questions)))
-                ]
-                await self._together(workers)
+            if settings.max_usd is not None:
+                # One alone tells how many tokens a picture really costs here.
+                await self._together([self._work(itertools.islice(todo, 1), endpoint)])
+            workers = [
+                self._work(todo, endpoint)
+                for _ in range(min(settings.concurrency, len(open_questions)))
+            ]
+            await self._together(workers)
         finally:
             await endpoint.close()
         if settings.prices is not None:
@@ -248,7 +259,7 @@ class _Run:
             except (NotImplementedError, RuntimeError, ValueError):
                 return  # not the main thread: whoever runs us stops us
 
-    async def _work(self, todo: Iterator[Question], endpoint: Endpoint, progress: Progress) -> None:
+    async def _work(self, todo: Iterator[Question], endpoint: Endpoint) -> None:
         """Takes questions until none is left or the run is stopped. It never cancels its siblings:
         their requests are paid for.
         """
@@ -266,11 +277,13 @@ class _Run:
                 endpoint.halt(str(error))
             if self._over():
                 return
-            progress.advance(
-                failed=len(self.failures),
-                violations=self._violating,
-                spent=endpoint.budget.spent,
-            )
+            self._done += 1
+            self._progress(self._done, self._total, self._state(endpoint.budget.spent))
+
+    def _state(self, spent: float) -> str:
+        # With the estimates of requests that ended without an answer, which may be billed.
+        money = "" if self._asker.settings.prices is None else f", at most ${spent:.4f} spent"
+        return f"{len(self.failures)} failed, {self._violating} violations{money}"
 
     def _over(self) -> bool:
         return self._error is not None or self._summary.stopped is not None

@@ -1,4 +1,4 @@
-"""The run over many pairs: its shards, and what ends it."""
+"""The run over many pairs: what ends it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ import pytest
 
 from data_pipeline.fftg import annotator
 from data_pipeline.fftg.pairs import read_pairs
-from data_pipeline.fftg.runner import annotate_all, shard
+from data_pipeline.fftg.runner import annotate_all
 from jax_vlffd.errors import UserError
 from tests.support.drawn_pairs import make_pairs
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "0/0"])
-def test_a_bad_shard_is_a_users_error(text: str) -> None:
-    with pytest.raises(UserError, match="--shard"):
-        shard(text)
 
 
 def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(

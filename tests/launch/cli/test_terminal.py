@@ -1,0 +1,114 @@
+"""Progress, notes and tables: on a real terminal (a pseudo-terminal) and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.cli import progress
+from tests.support import tiny
+
+#: A name that tries markup, an escape and a line of its own.
+HOSTILE = "[red]a[/red]\x1b[2Jb\n:smile:"
+PROGRESS = f"""
+from launch.cli.progress import note, progress, track
+with progress("packing") as update:
+    for _ in track(range(3), "comparing", 3):
+        pass
+    for done in range(1, 4):
+        update(done, 3, {HOSTILE!r})
+        print("result", done)
+    note("note: " + {HOSTILE!r})
+"""
+TABLE = f"""
+from launch.cli import table
+table.show([["1", {HOSTILE!r}, "x" * 300], ["2", "b", ""]], ["rank", "changed", "why"], "title")
+"""
+
+
+def on_terminal(code: str, stdout: int | None = None) -> str:
+    """What a program writes to a terminal of 80 columns that is its stderr, and its stdout unless given."""
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stderr=theirs,
+        stdout=theirs if stdout is None else stdout,
+        env=tiny.environment() | {"TERM": "xterm-256color", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    os.close(ours)
+    assert done.wait(60) == 0, shown
+    return shown.decode()
+
+
+def piped(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=tiny.environment() | {"FORCE_COLOR": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+def test_a_terminal_has_a_bar_and_results_stand_whole_above_it() -> None:
+    shown = on_terminal(PROGRESS)
+    assert re.search("packing.*3/3", shown)
+    assert re.search("comparing.*3/3", shown)
+    for number in (1, 2, 3):
+        assert f"result {number}" in shown
+    assert "\x1b[2Jb" not in shown
+    assert "[red]a[/red]" in shown
+    assert ":smile:" in shown
+
+
+def test_results_for_a_file_are_not_taken_to_the_terminal(tmp_path: Path) -> None:
+    with (tmp_path / "out.txt").open("w") as file:
+        shown = on_terminal(PROGRESS, file.fileno())
+    assert (tmp_path / "out.txt").read_text() == "result 1\nresult 2\nresult 3\n"
+    assert "result" not in shown
+
+
+def test_a_pipe_has_no_bar() -> None:
+    done = piped(PROGRESS)
+    assert done.stdout == "result 1\nresult 2\nresult 3\n"
+    assert done.stderr == "note: [red]a[/red]\ufffd[2Jb\ufffd:smile:\n"
+
+
+def test_a_long_work_has_a_plain_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress.progress("packing") as update:
+        for done in range(8):
+            update(done, 8, "1 failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "packing: 2 of 8, 1 failed, 36 s left",
+        "packing: 5 of 8, 1 failed, 14 s left",
+    ]
+
+
+def test_a_table_in_a_pipe_is_plain_and_no_line_is_broken() -> None:
+    title, header, first, second = piped(TABLE).stdout.splitlines()
+    assert title == "title"
+    assert header.split() == ["rank", "changed", "why"]
+    assert first.split() == ["1", "[red]a[/red]\ufffd[2Jb\ufffd:smile:", "x" * 300]
+    assert second == "2     b"
+
+
+def test_a_table_on_a_terminal_fits_it_and_loses_nothing() -> None:
+    shown = on_terminal(TABLE)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert shown.count("x") == 300
+    assert "\x1b[2J" not in shown
