@@ -75,6 +75,7 @@ def traced(packed: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFacto
             )  # fmt: skip
             assert finished.returncode == 0, finished.stderr
             (logs / "stdout").write_text(finished.stdout)
+            (logs / "stderr").write_text(finished.stderr)
             done[command] = logs
         return done[command]
 
@@ -123,7 +124,7 @@ def test_nothing_outside_is_opened_and_no_network_used(
 @pytest.mark.slow
 def test_what_is_not_known_is_told(traced: Run) -> None:
     logs = traced("evaluate")
-    assert "model: methods unknown; name the sets" in (logs / "stdout").read_text()
+    assert "model: methods unknown; name the sets" in (logs / "stderr").read_text()
     found = json.loads((logs / "out/metrics.json").read_text())
     assert found["trained_on"] == "methods unknown"
     cells = found["matrix"][0]["cells"]["own"].values()
