@@ -105,7 +105,7 @@ def score_runs(
 
         def score(name: str, run: Run, set_name: str, corruption: Corruption | None) -> Scores:
             nonlocal done
-            kind = f", {corruption.kind} {corruption.strength}" if corruption else ""
+            kind = f", {corruption.kind} {corruption.severity}" if corruption else ""
             update(done, total, f"{name}: {set_name}{kind}")
             done += 1
             return run.score(sets[set_name], settings.split, corruption)

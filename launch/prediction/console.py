@@ -1,29 +1,59 @@
-"""Answers on a terminal: a line a face, its reasons below, and a summary."""
+"""Predictions as text: a line for each face, its reasons below it, a summary, and remarks on the model."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jax_vlffd.errors import printable
 
+if TYPE_CHECKING:
+    from jax_vlffd.inference.detector import Detector
+
 _COLORS: Final = {"real": "34", "fake": "31", "uncertain": "33"}
-#: Faces of a video are told of by the line on the whole video alone.
 _INDENT: Final = " " * 16
 
 Line = Mapping[str, Any]
 
 
-def told(lines: Sequence[Line], color: bool) -> Iterator[str]:
-    """What is printed of one input.
+def remarks(detector: Detector, crops: bool, maps: bool) -> Iterator[str]:
+    """What a user should know of a model before its predictions come.
 
     Args:
-      lines: all of it.
-      color: whether the terminal shows colours.
+      detector: the model.
+      crops: whether it is given face crops, whose geometry is not measured.
+      maps: whether heat maps are drawn where the model has any.
     """
-    video = lines[-1]["kind"] == "video"
+    trained = detector.trained
+    if trained.explainer is None:
+        yield "reasons unavailable: this model was trained without the alignment of captions"
+    if maps and not trained.learned_from_masks:
+        yield (
+            "no heat maps: this model was trained without forgery masks (loss.local is 0), so its maps would "
+            "mean nothing; --maps draws them all the same"
+        )
+    if crops:
+        yield (
+            "geometry unknown: with --crops it is not measured how faces lie in the pictures; see that they "
+            "lie as in those of the model's training"
+        )
+    elif not trained.geometry.sets:
+        yield (
+            "geometry unknown: how faces lay in the pictures of this model's training was not measured; "
+            "crop as its training set was prepared (--margin, --align, --crops)"
+        )
+
+
+def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
+    """The lines of text of one input.
+
+    Args:
+      lines: its predictions, all of them.
+      color: whether verdicts are colored by escapes.
+    """
+    video = lines[-1]["kind"] == "video"  # whose faces are in the line on the whole alone
     shown = lines[-1:] if video else lines
     for line in shown:
         verdict = str(line["verdict"])

@@ -159,7 +159,7 @@ def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
     assert (crop.geometry.x, crop.geometry.y) == pytest.approx((0, 0.125), abs=0.01)
     (line,) = lines(detector, path, margin=1.3)
     assert line["geometry"] == "outside"
-    assert any("geometry: outside" in text for text in console.told([line], False))
+    assert any("geometry: outside" in text for text in console.describe([line], False))
     tally = console.Tally()
     tally.add([line])
     assert any("another geometry than the model's training set" in text for text in tally.summary())
@@ -189,5 +189,5 @@ def test_an_evaluation_says_that_a_set_has_another_geometry(tmp_path: Path) -> N
         found = json.loads((out / "metrics.json").read_text())["geometry"]["run"]["s"]
         assert (found["verdict"], found["set"]["faces"]) == (verdict, 12)
         told = "100% of the faces lie in their pictures otherwise"
-        assert (told in done.stdout) == (verdict == "outside")
+        assert (told in done.stderr) == (verdict == "outside")
         assert (told in (out / "report.html").read_text()) == (verdict == "outside")

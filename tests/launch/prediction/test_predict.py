@@ -177,7 +177,7 @@ def test_what_a_file_is_called_cannot_command_the_terminal(
     detector: Detector, tmp_path: Path
 ) -> None:
     path = put(tmp_path / "a\x1b[2J\nfake.png", draw(0))
-    (text, *_) = console.told(judged(path, detector, crops=True), color=False)
+    (text, *_) = console.describe(judged(path, detector, crops=True), color=False)
     assert "\x1b" not in text
     assert "\n" not in text
 
@@ -200,8 +200,8 @@ def test_a_model_that_learned_from_no_masks_shows_no_maps(workdir: Path, tmp_pat
         f"--html={tmp_path / 'r.html'}", picture,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "no heat maps: this model was trained without forgery masks" in done.stdout
-    assert "geometry unknown: with --crops" in done.stdout
+    assert "no heat maps: this model was trained without forgery masks" in done.stderr
+    assert "geometry unknown: with --crops" in done.stderr
     (path,) = (tmp_path / "o").iterdir()
     with PIL.Image.open(path) as overlay:
         assert overlay.width < 2 * 256  # the face alone
