@@ -1,4 +1,4 @@
-"""What a sweep found: a sorted table as CSV, Markdown and HTML, and a plot of the metric for each swept key."""
+"""What a sweep found: a sorted table as CSV, cells and HTML, and a plot of the metric for each swept key."""
 
 from __future__ import annotations
 
@@ -110,21 +110,15 @@ def to_csv(rows: Sequence[Row], metric: str) -> str:
     return out.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], metric: str) -> str:
-    """The table as Markdown, which reads well on a terminal too: what is changed, and the metric."""
+def cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
+    """The table for a terminal, its header first: rank, what is changed, the metric on each set, status."""
     rows = ordered(rows, metric)
     sets = _sets(rows)
-    header = ["", "changed", *(f"{name}: {_TITLES[metric]}" for name in sets), "status"]
-    table = [header]
+    table = [["rank", "changed", *(f"{name}: {_TITLES[metric]}" for name in sets), "status"]]
     for rank, row in enumerate(rows, 1):
-        cells = [_shown(row, metric, name) for name in sets]
-        told = row.status + (f": {row.message}" if row.message else "")
-        table.append([str(rank), row.label, *cells, told.replace("|", "/")])
-    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(x, widths, strict=True)) + " |" for x in table
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+        status = row.status + (f": {row.message}" if row.message else "")
+        table.append([str(rank), row.label, *(_shown(row, metric, name) for name in sets), status])
+    return table
 
 
 def _shown(row: Row, metric: str, name: str) -> str:

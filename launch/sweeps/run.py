@@ -1,0 +1,236 @@
+"""Runs a sweep: each variant is trained and evaluated by the commands, and all are compared in a table."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from data_pipeline.core.files import atomic_write_text, read_object
+from jax_vlffd.errors import UserError
+from jax_vlffd.reports import sweep
+from launch.cli import table
+from launch.cli.progress import note, progress
+from launch.experiment import config as configs
+from launch.experiment import results
+from launch.sweeps.plan import EVALUATION, Folder, Run
+
+
+def request(sets: Mapping[str, str], split: str, bootstrap: int) -> dict[str, Any]:
+    """What every run is evaluated on and how; the same for all, or their figures could not be compared.
+
+    Args:
+      sets: packed sets by name; the digest of one that is not there is None: its figures may be there still.
+      split: of them.
+      bootstrap: resamples for the intervals.
+    """
+
+    def digest(path: str) -> str | None:
+        try:
+            return results.described_sets({"": path})[""]["digest"]
+        except UserError:
+            return None
+
+    described = {name: {"path": path, "digest": digest(path)} for name, path in sets.items()}
+    return {"sets": described, "split": split, "bootstrap": bootstrap, "seed": 0}
+
+
+def validation_sets(text: str) -> dict[str, str]:
+    """The sets of a recipe's `data.validation`, by the names of their folders."""
+    sets: dict[str, str] = {}
+    for path in filter(None, map(str.strip, text.split(","))):
+        name = Path(path).name or path
+        sets[name if name not in sets else f"{name} ({len(sets) + 1})"] = path
+    return sets
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep in its folder.
+
+    Attributes:
+      recipe: path of the config.
+      folder: of the sweep.
+      runs: all of it.
+      request: see `request`.
+      metric: that the table is sorted by.
+    """
+
+    recipe: str
+    folder: Folder
+    runs: Sequence[Run]
+    request: Mapping[str, Any]
+    metric: str = "frame_auc"
+
+    def print_runs(self, chosen: Sequence[Run]) -> None:
+        """Prints which runs there are, and what became of each."""
+        table.show(
+            [str(run.index), self.folder.status(run, self.request), run.id, run.label]
+            for run in chosen
+        )
+
+    def print_commands(self, chosen: Sequence[Run]) -> None:
+        """Prints the commands that are left to do, ready for a shell."""
+        for run in chosen:
+            trained = self.folder.summary(run)
+            if trained is None:
+                print(f"python -m {shlex.join(self._train(run))}")
+            if trained is None or self.folder.evaluation(run, self.request) is None:
+                print(f"python -m {shlex.join(self._evaluate(run))}")
+
+    def run(self, chosen: Sequence[Run]) -> None:
+        """Does runs one after another and prints the table of all; SIGTERM ends the command that is at work.
+
+        Raises:
+          UserError: a run failed, or is left to another sweep.
+        """
+        signal.signal(signal.SIGTERM, _interrupt)
+        failed = left = 0
+        with progress("sweep") as update:
+            for done, run in enumerate(chosen):
+                update(done, len(chosen), run.id)
+                begun = time.monotonic()
+                place = f"[{run.index + 1}/{len(self.runs)}] {run.id}"
+                with _claimed(self.folder, run) as log:
+                    if log is None:
+                        note(f"{place}: another sweep is at it; left alone")
+                        left += 1
+                        continue
+                    status = self.folder.status(run, self.request)
+                    if status == "done":
+                        note(f"{place}: done before")
+                        continue
+                    note(f"{place}: {status}; {run.label}")
+                    message = self._do(run, log)
+                failed += bool(message)
+                end = f"failed: {message}; see {self.folder.log(run)}" if message else "done"
+                note(f"{place}: {end}, {time.monotonic() - begun:.0f} s")
+                self._summarize()
+            update(len(chosen), len(chosen))
+        header, *rows = sweep.cells(self._summarize(), self.metric)
+        table.show(rows, header)
+        print(f"wrote {self.folder.path}/summary.csv and summary.html")
+        if failed:
+            raise UserError(
+                f"{failed} of {len(chosen)} runs failed; the table says why, and the same command tries "
+                "them again"
+            )
+        if left:
+            raise UserError(
+                f"{left} of {len(chosen)} runs were left alone, for another sweep is at them; the same command "
+                "later sees whether they are done"
+            )
+
+    def _train(self, run: Run) -> list[str]:
+        workdir = self.folder.workdir(run)
+        return ["launch.train", f"--config={self.recipe}", f"--workdir={workdir}", *run.flags()]
+
+    def _evaluate(self, run: Run) -> list[str]:
+        workdir, asked = self.folder.workdir(run), self.request
+        return [
+            "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / EVALUATION}",
+            f"--name={run.id}", f"--split={asked['split']}", f"--bootstrap={asked['bootstrap']}",
+            f"--seed={asked['seed']}",
+            *(f"--data={name}={entry['path']}" for name, entry in asked["sets"].items()),
+        ]  # fmt: skip
+
+    def _do(self, run: Run, log: IO[bytes]) -> str:
+        """Trains and evaluates a run as far as that is not done; returns why it failed, '' on success."""
+        folder = self.folder
+        if folder.summary(run) is None and (message := self._call(run, self._train(run), log)):
+            return message
+        if folder.evaluation(run, self.request) is None:
+            if message := self._call(run, self._evaluate(run), log):
+                return message
+            if folder.evaluation(run, self.request) is None:
+                return (
+                    "a set changed since the sweep began, or another evaluated the run; start again"
+                )
+        folder.failure(run).unlink(missing_ok=True)
+        return ""
+
+    def _call(self, run: Run, arguments: Sequence[str], log: IO[bytes]) -> str:
+        """Runs one command into the log; returns what it failed of, '' on success."""
+        log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
+        log.flush()
+        start = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            # Not `wait`: a signal that another thread receives would not end it.
+            while (status := process.poll()) is None:
+                time.sleep(0.2)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        if status == 0:
+            return ""
+        message = f"{arguments[0]} ended with status {status}"
+        with self.folder.log(run).open("rb") as written:
+            written.seek(start)
+            lines = written.read().decode("utf-8", "replace").splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        errors = errors or [line for line in lines if line.strip()]
+        if errors:
+            message = errors[-1].removeprefix("error: ")[:500] + f" ({message})"
+        content = {"index": run.index, "overrides": dict(run.overrides), "message": message}
+        atomic_write_text(self.folder.failure(run), json.dumps(content, indent=2) + "\n")
+        return message
+
+    def _summarize(self) -> list[sweep.Row]:
+        """Writes summary.csv and summary.html of all runs as they are now."""
+        keys = list(dict.fromkeys(key for run in self.runs for key in run.overrides))
+        rows = []
+        for run in self.runs:
+            flat = configs.flat(run.values)
+            summary = self.folder.summary(run) or {}
+            failure = read_object(self.folder.failure(run)) or {}
+            facts = {
+                key: summary.get(key) for key in ("best_step", "training_seconds", "trainable")
+            }
+            found = self.folder.evaluation(run, self.request) or {}
+            row = sweep.Row(
+                run.id, run.index, run.label, self.folder.status(run, self.request),
+                {key: flat[key] for key in keys}, found.get("sets", {}), facts,
+                str(failure.get("message", "")),
+            )  # fmt: skip
+            rows.append(row)
+        about = {
+            "Recipe": self.recipe,
+            "Runs": f"{sum(row.status == 'done' for row in rows)} of {len(rows)} done",
+            "Compared on": ", ".join(self.request["sets"]) + f", split {self.request['split']}",
+            "Intervals": f"{self.request['bootstrap']} resamples of videos",
+        }
+        page = sweep.render(f"Sweep of {Path(self.recipe).name}", rows, self.metric, about)
+        atomic_write_text(self.folder.path / "summary.csv", sweep.to_csv(rows, self.metric))
+        atomic_write_text(self.folder.path / "summary.html", page)
+        return rows
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt  # so that the command that is running is ended too
+
+
+@contextlib.contextmanager
+def _claimed(folder: Folder, run: Run) -> Iterator[IO[bytes] | None]:
+    """The run's log, open for appending and locked; None while another process has it."""
+    path = folder.log(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield log
