@@ -40,32 +40,36 @@ def main(argv: Sequence[str]) -> None:
         report |= score(lines, read_truth(Path(FLAGS.truth)), path.parent)
     if FLAGS.out:
         atomic_write_text(FLAGS.out, json.dumps(report, indent=2) + "\n")
-    print(_table(report))
+    _print(report)
 
 
-def _table(report: dict[str, Any]) -> str:
+def _print(report: dict[str, Any]) -> None:
+    from launch.cli import table
+
     match = report["words_match_flags"]
-    rows = []
     if match["captions"]:
-        rows.append("{match:.1%} of {captions} captions name the flagged regions".format(**match))
+        print("{match:.1%} of {captions} captions name the flagged regions".format(**match))
+    elif "images" not in report:
+        print("no captions with flags")
     if "images" not in report:
-        return "\n".join(rows or ["no captions with flags"])
-    rows.append(
+        return
+    print(
         "{images} images ({refused} refused); {missing} rows without annotation, "
         "{unknown} annotations without truth".format(**report)
     )
+    names = ("precision", "recall", "f1")
     for title in ("flags", "words"):
         found = report[title]
         if found is None:
-            rows.append(f"{title}: the annotations have none")
+            print(f"{title}: the annotations have none")
             continue
-        rows.append(f"{title:8}precision  recall      f1")
-        for name, figure in found.items():
-            if isinstance(figure, dict):
-                values = (figure[key] for key in ("precision", "recall", "f1"))
-                rows.append(f"  {name:8}" + "".join(f"{value:7.3f} " for value in values))
-        rows.append(f"  all regions right in {found['exact']:.1%} of images")
-    return "\n".join(rows)
+        rows = (
+            [name, *(f"{figure[key]:.3f}" for key in names)]
+            for name, figure in found.items()
+            if isinstance(figure, dict)
+        )
+        table.show(rows, (title, *names))
+        print(f"all regions right in {found['exact']:.1%} of images")
 
 
 if __name__ == "__main__":

@@ -132,5 +132,5 @@ def test_what_is_not_known_is_told(traced: Run) -> None:
     assert "methods unknown" in (logs / "out/report.html").read_text()
     assert "(methods: unknown;" in (traced("export") / "out/README.md").read_text()
     assert (
-        "there is no row 'untuned text tower'" in (traced("score_reasons") / "stdout").read_text()
+        "there is no row 'untuned text tower'" in (traced("score_reasons") / "stderr").read_text()
     )
