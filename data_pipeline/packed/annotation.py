@@ -14,11 +14,11 @@ Paths are absolute or relative to the file's folder. Whatever else a line holds 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from data_pipeline import captions as caption_writer
 from data_pipeline.core.json_reading import parse_json
@@ -28,7 +28,53 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
-_FAR = 1e6  # pixels, sides or degrees: no face lies there
+
+
+def _text(value: Any) -> Any:
+    """Null is the empty text, and a whole number, as of a frame, its digits."""
+    return "" if value is None else str(value) if type(value) is int else value
+
+
+_Text = Annotated[str, BeforeValidator(_text)]
+_Texts = Annotated[list[str], BeforeValidator(lambda value: value or [])]
+# Pixels, sides or degrees: no face lies further away.
+_Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
+_NUMBERS: Any = dict.fromkeys(FaceGeometry._fields, (_Number, ...))
+_Geometry: Any = create_model("_Geometry", **_NUMBERS)
+
+
+class _Region(BaseModel):
+    forged: Any = False
+    types: list[Any] = []
+
+
+class _Line(BaseModel):
+    """What a line may hold, as the file has it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: _Text = ""
+    error: _Text = ""
+    real: _Text
+    fake: _Text = ""
+    label: Any = None
+    regions: Annotated[dict[str, _Region], BeforeValidator(lambda value: value or {})] = {}
+    caption: _Text = ""
+    caption_key: _Text = ""
+    source: _Text = ""
+    mask: _Text = ""
+    captions: _Texts = []
+    raw_caption: _Text = ""
+    real_captions: _Texts = []
+    real_caption_key: _Text = ""
+    dataset: _Text = ""
+    method: _Text = ""
+    video: _Text = ""
+    real_video: _Text = ""
+    frame: _Text = ""
+    real_frame: _Text = ""
+    split: _Text = ""
+    geometry: _Geometry | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +130,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
     """Reads one line; returns the error's code for a pair that was never annotated.
 
     Raises:
-        UserError: the line is no annotation. The message names neither file nor line number: the
+        UserError: the line is not an annotation. The message names neither file nor line number: the
             caller knows them.
     """
     try:
@@ -93,50 +139,80 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         raise UserError(f"not JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError("not a JSON object")
-    failure = _text(content, "error")
-    caption = _text(content, "caption")
-    if failure and not caption:
+    failure = _text(content.get("error"))
+    if failure and isinstance(failure, str) and content.get("caption") in (None, ""):
         return failure.split(":", 1)[0].strip()
-    name = _text(content, "id") or _fail("has no id")
-    real, fake = _path(content, "real", file), _path(content, "fake", file)
-    if "real" not in content or (real is None and fake is None):
-        _fail("names no real image (null where the real of a fake is not known)")
-    label = content.get("label", REAL if fake is None else FAKE)
-    if label not in (REAL, FAKE) or (label == FAKE) != (fake is not None):
-        _fail(f"has label {label!r}, but it names {'no fake' if fake is None else 'a fake'}")
-    forged, regions, types = _flags(content.get("regions") or {})
-    if label == FAKE and not caption:
-        _fail("has no caption: annotate it with `python -m launch.annotate`")
-    key = _text(content, "caption_key")
+    try:
+        found = _Line.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_in_one_line(error)) from None
+    if not found.id:
+        raise UserError("has no id")
+    real, fake, mask = (
+        file.parent / path if path else None for path in (found.real, found.fake, found.mask)
+    )
+    if real is None and fake is None:
+        raise UserError("names no real image (null where the real of a fake is not known)")
+    label = REAL if fake is None else FAKE
+    if "label" in content and found.label != label:
+        raise UserError(
+            f"has label {found.label!r}, but it names {'no fake' if fake is None else 'a fake'}"
+        )
+    forged, regions, types = _flags(found.regions)
+    if label == FAKE and not found.caption:
+        raise UserError("has no caption: annotate it with `python -m launch.annotate`")
+    if label == FAKE and found.method == "real":
+        raise UserError("is a fake of the method 'real'")
+    source = found.source or CAPTION_SOURCES[0]
+    if source not in CAPTION_SOURCES:
+        raise UserError(
+            f"has the caption source {source!r}, not one of {', '.join(CAPTION_SOURCES)}"
+        )
+    split = split_name(found.split) if found.split else ""
+    if split is None:
+        raise UserError(f"has the split {found.split!r}, not one of {', '.join(SPLITS)}")
+    key = found.caption_key
     if label == FAKE and not key:
         key = caption_writer.caption_key(FAKE, forged)
-    source = _text(content, "source") or CAPTION_SOURCES[0]
-    if source not in CAPTION_SOURCES:
-        _fail(f"has the caption source {source!r}, not one of {', '.join(CAPTION_SOURCES)}")
-    video = _text(content, "video")
     return Annotation(
-        id=name,
+        id=found.id,
         real=real,
         fake=fake,
-        mask=_path(content, "mask", file),
-        captions=_unique(caption, *_texts(content, "captions")) if label == FAKE else (),
-        raw_caption=_text(content, "raw_caption") or caption,
+        mask=mask,
+        captions=_unique(found.caption, *found.captions) if label == FAKE else (),
+        raw_caption=found.raw_caption or found.caption,
         caption_key=key,
         source=source,
-        real_captions=_unique(*_texts(content, "real_captions"))
-        or ((caption_writer.caption(REAL, {}, seed=_text(content, "real")),) if real else ()),
-        real_caption_key=_text(content, "real_caption_key") or caption_writer.caption_key(REAL, {}),
+        real_captions=_unique(*found.real_captions)
+        or ((caption_writer.caption(REAL, {}, seed=found.real),) if real else ()),
+        real_caption_key=found.real_caption_key or caption_writer.caption_key(REAL, {}),
         regions=regions,
         types=types,
-        dataset=_text(content, "dataset") or file.stem,
-        method=_method(content, label),
-        video=video,
-        real_video=_text(content, "real_video") or _video_of_real(video, real, fake),
-        frame=_text(content, "frame"),
-        real_frame=_text(content, "real_frame") or _text(content, "frame"),
-        split=_split(_text(content, "split")),
-        geometry=_geometry(content.get("geometry")),
+        dataset=found.dataset or file.stem,
+        method="real" if label == REAL else found.method or "unknown",
+        video=found.video,
+        real_video=found.real_video or _video_of_real(found.video, real, fake),
+        frame=found.frame,
+        real_frame=found.real_frame or found.frame,
+        split=split,
+        geometry=found.geometry and FaceGeometry(**vars(found.geometry)),
     )
+
+
+def _in_one_line(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_context=False)[0]
+    name, *inner = map(str, fault["loc"])
+    if name == "real" and fault["type"] == "missing":
+        return "names no real image (null where the real of a fake is not known)"
+    if name == "geometry":
+        return f"has a geometry that is not {{{', '.join(FaceGeometry._fields)}}}, numbers each"
+    if name == "regions" and not inner:
+        return "has `regions` that are not an object"
+    if name == "regions" and inner[0] in REGIONS:
+        return f"has a region {inner[0]!r} that is not {{forged, types}}"
+    if name == "regions":
+        return _unknown_region(inner[0])
+    return f"has {name!r} that is not {'a list of text' if name.endswith('captions') else 'text'}"
 
 
 def _video_of_real(video: str, real: Path | None, fake: Path | None) -> str:
@@ -152,80 +228,29 @@ def _video_of_real(video: str, real: Path | None, fake: Path | None) -> str:
     return target if target.isdigit() and source.isdigit() else video
 
 
-def _geometry(content: Any) -> FaceGeometry | None:
-    if content is None:
-        return None
-    try:
-        found = FaceGeometry(*(float(content[name]) for name in FaceGeometry._fields))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        found = None
-    if found is None or not all(abs(value) < _FAR for value in found):  # nor for NaN
-        _fail(f"has a geometry that is not {{{', '.join(FaceGeometry._fields)}}}, numbers each")
-    return found
+def _unknown_region(name: str) -> str:
+    return f"has the region {name!r}, not one of {', '.join(REGIONS)}"
 
 
-def _flags(regions: Any) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:
-    if not isinstance(regions, Mapping):
-        _fail("has `regions` that are no object")
+def _flags(
+    regions: dict[str, _Region],
+) -> tuple[dict[str, list[str]], np.ndarray, np.ndarray]:
     forged: dict[str, list[str]] = {}
     region_flags = np.zeros(len(REGIONS), np.int64)
     type_flags = np.zeros((len(REGIONS), len(TYPES)), np.int64)
-    for name, content in regions.items():
+    for name, region in regions.items():
         if name not in REGIONS:
-            _fail(f"has the region {name!r}, not one of {', '.join(REGIONS)}")
-        if not isinstance(content, Mapping) or not isinstance(content.get("types", []), list):
-            _fail(f"has a region {name!r} that is not {{forged, types}}")
-        if not content.get("forged"):
+            raise UserError(_unknown_region(name))
+        if not region.forged:
             continue
-        forged[name] = list(content.get("types", []))
+        forged[name] = region.types
         region_flags[REGIONS.index(name)] = 1
-        for kind in forged[name]:
+        for kind in region.types:
             if kind not in TYPES:
-                _fail(f"has the type {kind!r} in {name!r}, not one of {', '.join(TYPES)}")
+                raise UserError(f"has the type {kind!r} in {name!r}, not one of {', '.join(TYPES)}")
             type_flags[REGIONS.index(name), TYPES.index(kind)] = 1
     return forged, region_flags, type_flags
 
 
-def _method(content: dict[str, Any], label: int) -> str:
-    method = _text(content, "method")
-    if label == REAL:
-        return "real"
-    if method == "real":
-        _fail("is a fake of the method 'real'")
-    return method or "unknown"
-
-
-def _split(name: str) -> str:
-    split = split_name(name) if name else ""
-    if split is None:
-        return _fail(f"has the split {name!r}, not one of {', '.join(SPLITS)}")
-    return split
-
-
-def _text(content: dict[str, Any], name: str) -> str:
-    value = content.get(name)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        _fail(f"has {name!r} that is not text")
-    return str(value)
-
-
-def _texts(content: dict[str, Any], name: str) -> tuple[str, ...]:
-    values = content.get(name) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        _fail(f"has {name!r} that is not a list of text")
-    return tuple(values)
-
-
-def _path(content: dict[str, Any], name: str, file: Path) -> Path | None:
-    value = _text(content, name)
-    return file.parent / value if value else None
-
-
 def _unique(*texts: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in texts if text.strip()))
-
-
-def _fail(message: str) -> Any:
-    raise UserError(message)
