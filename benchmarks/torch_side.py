@@ -89,7 +89,7 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig, loss: LossConfig, dtype: torch.dtype):
         from transformers import CLIPConfig, CLIPModel
 
-        from jax_vlffd.clip.config import clip_to_hf
+        from jax_vlffd.clip.huggingface_config import clip_to_hf
 
         super().__init__()
         values: Any = clip_to_hf(config.clip) | {"attn_implementation": "sdpa"}

@@ -6,7 +6,7 @@ from ml_collections import config_dict
 
 from configs.base import recipe
 from data_pipeline.loading.settings import DataSettings
-from jax_vlffd.clip.config import CLIPConfig, Compute
+from jax_vlffd.clip.config import CLIPConfig, Compute, Remat
 from jax_vlffd.config import (
     LossConfig,
     ModelConfig,
@@ -14,6 +14,7 @@ from jax_vlffd.config import (
     RunConfig,
     TrainConfig,
     TuningConfig,
+    TuningMode,
 )
 
 
@@ -22,10 +23,10 @@ def clip_recipe(
     *,
     fusion_heads: int,
     batch_size: int,
-    tuning: str = "full",
+    tuning: TuningMode = "full",
     loss: LossConfig | None = None,
     learning_rate: float = 1e-5,
-    remat: str = "dots",
+    remat: Remat = "dots",
 ) -> config_dict.ConfigDict:
     """Fine-tunes a pretrained CLIP in bf16 on paired batches.
 

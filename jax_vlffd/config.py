@@ -1,4 +1,4 @@
-"""Every setting of the model and of training, as frozen dataclasses that check themselves.
+"""Every setting of the model and of training: frozen, checked when made, each key explained where it stands.
 
 Imports no JAX, so that a command reads and checks a config before anything heavy is loaded. The settings of
 the data are the data pipeline's own.
@@ -6,11 +6,15 @@ the data are the data pipeline's own.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from jax_vlffd.clip.config import CLIPConfig, Compute
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
 from jax_vlffd.errors import UserError
+from jax_vlffd.settings import AsTuple, Share, build, check_group, check_known, settings
 
 #: The mean and spread of the pictures that OpenAI's and LAION's CLIP were trained on (RGB, of 0..1).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -18,8 +22,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 #: What plain ViTs expect.
 VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
 
-ALIGNMENT_TARGETS = ("multi_positive", "one_to_one", "sigmoid")
-SCHEDULES = ("cosine", "constant")
+AlignmentTargets = Literal["multi_positive", "one_to_one", "sigmoid"]
+TuningMode = Literal["full", "layernorm", "lora", "linear"]
 
 #: Tuning mode of a tower -> the kinds of its parameters that train. 'layernorm' as GenD (Yermakov et al.
 #: 2025), 'lora' as Hu et al. 2021, 'linear' trains the projections and heads alone.
@@ -30,8 +34,12 @@ TUNING: dict[str, frozenset[str]] = {
     "linear": frozenset(),
 }
 
+_Weight = NonNegativeFloat
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+_MeshAxis = Annotated[int, Field(ge=-1)]
 
-@dataclass(frozen=True)
+
+@settings("model.")
 class ModelConfig:
     """The whole model: the towers' shapes, the fusion block's, the images' normalisation, the compute.
 
@@ -39,25 +47,36 @@ class ModelConfig:
     """
 
     clip: CLIPConfig
-    fusion_heads: int = 8
-    fusion_mlp_width: int = 2048
-    image_mean: tuple[float, ...] = CLIP_MEAN
-    image_std: tuple[float, ...] = CLIP_STD
-    compute: Compute = field(default_factory=Compute)
+    fusion_heads: PositiveInt = 8
+    fusion_mlp_width: PositiveInt = 2048
+    image_mean: Annotated[tuple[float, float, float], AsTuple] = CLIP_MEAN
+    image_std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], AsTuple] = CLIP_STD
+    compute: Compute = Compute()
 
     def __post_init__(self) -> None:
-        if self.fusion_heads < 1 or self.clip.vision.width % self.fusion_heads:
+        if self.clip.vision.width % self.fusion_heads:
             raise UserError(
-                f"model.fusion_heads {self.fusion_heads} does not divide the image tower's width "
+                f"model.fusion_heads is {self.fusion_heads}: it must divide the image tower's width "
                 f"{self.clip.vision.width}"
             )
-        if self.fusion_mlp_width < 1:
-            raise UserError("model.fusion_mlp_width must be at least 1")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise UserError("model.image_mean and image_std want three numbers, the spread above 0")
 
 
-@dataclass(frozen=True)
+def model_config(model: Any, compute: Any) -> ModelConfig:
+    """The model that the groups `model` (with `vision` and `text`) and `compute` of a config describe.
+
+    Raises:
+      UserError: an unknown key, or a value of another type or out of range.
+    """
+    model = dict(check_group(model, "model"))
+    vision = build(VisionConfig, model.pop("vision", {}), "model.vision")
+    text = build(TextConfig, model.pop("text", {}), "model.text")
+    own = [f.name for f in dataclasses.fields(CLIPConfig) if f.name in model]
+    clip = CLIPConfig(vision, text, **{name: model.pop(name) for name in own})
+    check_known("model", model, [f.name for f in dataclasses.fields(ModelConfig)])
+    return ModelConfig(**{**model, "clip": clip, "compute": build(Compute, compute, "compute")})
+
+
+@settings("loss.")
 class LossConfig:
     """Weights of the three branches (0 leaves a branch out, and its computation), and the targets.
 
@@ -68,25 +87,18 @@ class LossConfig:
     'sigmoid' (Zhai et al. 2023, equal keys are positives).
     """
 
-    image: float = 1.0
-    alignment: float = 1.0
-    fusion: float = 1.0
-    targets: str = "multi_positive"
-    local: float = 0.0
+    image: _Weight = 1.0
+    alignment: _Weight = 1.0
+    fusion: _Weight = 1.0
+    targets: AlignmentTargets = "multi_positive"
+    local: _Weight = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.image, self.alignment, self.fusion)
-        if min(*weights, self.local) < 0 or max(weights) == 0:
-            raise UserError(
-                "loss weights must not be negative, and of the branches one must be above 0"
-            )
+        if not (self.image or self.alignment or self.fusion):
+            raise UserError("loss.image, loss.alignment and loss.fusion: one must be above 0")
         if self.local > 0 and not self.image and not self.alignment:
             raise UserError(
                 "loss.local is of the image and the alignment branch: set one of them above 0"
-            )
-        if self.targets not in ALIGNMENT_TARGETS:
-            raise UserError(
-                f"loss.targets {self.targets!r} is none of {', '.join(ALIGNMENT_TARGETS)}"
             )
 
     @property
@@ -95,7 +107,7 @@ class LossConfig:
         return self.alignment > 0 or self.fusion > 0
 
 
-@dataclass(frozen=True)
+@settings("optim.")
 class OptimConfig:
     """The optimizer.
 
@@ -106,66 +118,41 @@ class OptimConfig:
     not clip.
     """
 
-    learning_rate: float = 1e-5
-    vision_scale: float = 1.0
-    text_scale: float = 1.0
-    head_scale: float = 10.0
+    learning_rate: PositiveFloat = 1e-5
+    vision_scale: NonNegativeFloat = 1.0
+    text_scale: NonNegativeFloat = 1.0
+    head_scale: NonNegativeFloat = 10.0
     warmup: str = "5%"
-    schedule: str = "cosine"
-    final_share: float = 0.0
-    weight_decay: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
-        if self.learning_rate <= 0:
-            raise UserError("optim.learning_rate must be above 0")
-        for name in (
-            "vision_scale",
-            "text_scale",
-            "head_scale",
-            "weight_decay",
-            "clip",
-            "final_share",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"optim.{name} must not be negative")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.eps > 0 and self.final_share <= 1):
-            raise UserError("optim wants 0 <= b1, b2 < 1, eps > 0 and final_share <= 1")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_share: Share = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    b1: _Decay = 0.9
+    b2: _Decay = 0.98
+    eps: PositiveFloat = 1e-6
+    clip: NonNegativeFloat = 1.0
 
 
-@dataclass(frozen=True)
+@settings("mesh.")
 class MeshConfig:
     """Devices along each axis: data parallel, parameters split, matrix products split.
 
     One of them may be -1: as many as the devices allow.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: _MeshAxis = -1
+    fsdp: _MeshAxis = 1
+    tensor: _MeshAxis = 1
 
 
-@dataclass(frozen=True)
+@settings("tuning.")
 class TuningConfig:
     """Tuning mode of each tower, 'full', 'layernorm', 'lora', 'linear'."""
 
-    vision: str = "full"
-    text: str = "full"
-
-    def __post_init__(self) -> None:
-        for tower in ("vision", "text"):
-            if getattr(self, tower) not in TUNING:
-                raise UserError(
-                    f"tuning.{tower} {getattr(self, tower)!r} is none of {', '.join(TUNING)}"
-                )
+    vision: TuningMode = "full"
+    text: TuningMode = "full"
 
 
-@dataclass(frozen=True)
+@settings("init.")
 class InitConfig:
     """Where the first parameters come from; own run > resume > pretrained > random.
 
@@ -183,7 +170,7 @@ class InitConfig:
             raise UserError("init.clip and init.vit are both set; an image tower has one origin")
 
 
-@dataclass(frozen=True)
+@settings("train.")
 class TrainConfig:
     """How long, and when to do what. Durations: see `in_steps`.
 
@@ -196,23 +183,18 @@ class TrainConfig:
     duration: str = "10 epochs"
     evaluate_every: str = "1 epochs"
     checkpoint_every: str = ""
-    log_every: int = 10
-    keep: int = 2
-    accumulate: int = 1
+    log_every: PositiveInt = 10
+    keep: PositiveInt = 2
+    accumulate: PositiveInt = 1
     tensorboard: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("log_every", "keep", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} must be at least 1")
 
-
-@dataclass(frozen=True)
+@settings("")
 class RunConfig:
     """All settings of a training run but the data's. seed: of the random parameters."""
 
     model: ModelConfig
-    seed: int = 0
+    seed: NonNegativeInt = 0
     init: InitConfig = InitConfig()
     tuning: TuningConfig = TuningConfig()
     loss: LossConfig = LossConfig()

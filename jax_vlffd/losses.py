@@ -81,7 +81,7 @@ def contrastive_loss(
       logit_scale: learned log of the scale; the training step keeps it at or below ln 100.
       logit_bias: learned bias; used by 'sigmoid' alone.
       mesh: with the axes of BATCH_AXES.
-      targets: one of ALIGNMENT_TARGETS.
+      targets: one of `config.AlignmentTargets`.
 
     Returns:
       The scalar fp32 mean over the batch.

@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
         distributed.joined(values, preemption=True) as peers,
         remote_workdir.local(place) as workdir,
     ):
+        if configs.read_saved(workdir) is None:  # what has begun goes on as it was
+            configs.check_effect(values, config_flags.get_override_values(flags.FLAGS["config"]))
         try:
             with stops_on_sigterm(peers, _GRACE.value):
                 command.use_compilation_cache()

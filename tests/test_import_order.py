@@ -41,6 +41,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data_pipeline",
         "jax_vlffd.errors",
         "jax_vlffd.preprocessing",
+        "jax_vlffd.settings",
         "jax_vlffd.vocabulary",
     ),
     "jax_vlffd": ("jax_vlffd",),
@@ -51,7 +52,7 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "vocabulary", "preprocessing", "contained", "clip", "config", "config_values", "geometry",
+        "errors", "vocabulary", "preprocessing", "contained", "settings", "clip", "config", "geometry",
         "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
         "compilation",
     ),

@@ -6,68 +6,65 @@ size and the text length belong to the model and are passed to the loader by the
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from jax_vlffd.errors import UserError
-
-#: Views of the caption that feed the fusion branch (ours, against verdict leakage).
-FUSED_CAPTIONS: Final = ("full", "no_verdict", "shuffled")
+from jax_vlffd.settings import AsTuple, Name, Share, settings
 
 #: Which captions of a record are drawn from.
-CAPTION_CHOICES: Final = ("all", "raw", "label_only", "shuffled")
+CaptionChoice = Literal["all", "raw", "label_only", "shuffled"]
+#: Views of the caption that feed the fusion branch (ours, against verdict leakage).
+FusedCaption = Literal["full", "no_verdict", "shuffled"]
 
 
-@dataclasses.dataclass(frozen=True)
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("it must be (low, high)")
+    return value
+
+
+_Ascending = AfterValidator(_ascending)
+_Side = Annotated[float, Field(ge=0.05, le=1)]
+_Quality = Annotated[int, Field(ge=1, le=100)]
+_Sigma = Annotated[float, Field(ge=0, le=50)]
+_Level = Annotated[float, Field(ge=0, le=255)]
+
+
+@settings("data.augment.")
 class AugmentSettings:
     """Probabilities and ranges of the training augmentations; a probability of 0 turns one off.
 
     Attributes:
         flip: probability of mirroring left and right.
         resize_crop: probability of taking a smaller square somewhere in the image.
-        resize_crop_side: its side, least and most, as a share of the image's shorter side.
+        resize_crop_side: its side, lowest and highest, as a share of the image's shorter side.
         jpeg: probability of compressing again as JPEG.
-        jpeg_quality: quality, least and most, 1 to 100.
+        jpeg_quality: quality, lowest and highest, 1 to 100.
         blur: probability of a Gaussian blur.
-        blur_sigma: its sigma in pixels of the model's image, least and most.
+        blur_sigma: its sigma in pixels of the model's image, lowest and highest.
         noise: probability of Gaussian noise.
-        noise_std: its standard deviation in grey levels of 255, least and most.
+        noise_std: its standard deviation in gray levels of 255, lowest and highest.
         color: probability of changing brightness, contrast and saturation.
         color_strength: each changes by a factor between 1 - this and 1 + this.
-        cutout: probability of covering a rectangle with CLIP's mean colour.
-        cutout_side: its sides as a share of the image's, least and most.
+        cutout: probability of covering a rectangle with CLIP's mean color.
+        cutout_side: its sides as a share of the image's, lowest and highest.
     """
 
-    flip: float = 0.5
-    resize_crop: float = 0.5
-    resize_crop_side: tuple[float, float] = (0.8, 1.0)
-    jpeg: float = 0.3
-    jpeg_quality: tuple[int, int] = (40, 95)
-    blur: float = 0.1
-    blur_sigma: tuple[float, float] = (0.3, 1.5)
-    noise: float = 0.1
-    noise_std: tuple[float, float] = (1.0, 8.0)
-    color: float = 0.3
-    color_strength: float = 0.2
-    cutout: float = 0.1
-    cutout_side: tuple[float, float] = (0.1, 0.3)
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "resize_crop", "jpeg", "blur", "noise", "color", "cutout"):
-            _check_number(f"augment.{name}", getattr(self, name), 0.0, 1.0)
-        _check_number("augment.color_strength", self.color_strength, 0.0, 1.0)
-        for name, least, most in (
-            ("resize_crop_side", 0.05, 1.0),
-            ("jpeg_quality", 1, 100),
-            ("blur_sigma", 0.0, 50.0),
-            ("noise_std", 0.0, 255.0),
-            ("cutout_side", 0.0, 1.0),
-        ):
-            object.__setattr__(
-                self, name, _range(f"augment.{name}", getattr(self, name), least, most)
-            )
+    flip: Share = 0.5
+    resize_crop: Share = 0.5
+    resize_crop_side: Annotated[tuple[_Side, _Side], AsTuple, _Ascending] = (0.8, 1.0)
+    jpeg: Share = 0.3
+    jpeg_quality: Annotated[tuple[_Quality, _Quality], AsTuple, _Ascending] = (40, 95)
+    blur: Share = 0.1
+    blur_sigma: Annotated[tuple[_Sigma, _Sigma], AsTuple, _Ascending] = (0.3, 1.5)
+    noise: Share = 0.1
+    noise_std: Annotated[tuple[_Level, _Level], AsTuple, _Ascending] = (1.0, 8.0)
+    color: Share = 0.3
+    color_strength: Share = 0.2
+    cutout: Share = 0.1
+    cutout_side: Annotated[tuple[Share, Share], AsTuple, _Ascending] = (0.1, 0.3)
 
     @classmethod
     def none(cls) -> AugmentSettings:
@@ -75,7 +72,7 @@ class AugmentSettings:
         return cls(flip=0, resize_crop=0, jpeg=0, blur=0, noise=0, color=0, cutout=0)
 
 
-@dataclasses.dataclass(frozen=True)
+@settings("data.")
 class DataSettings:
     """What is read for training and validation.
 
@@ -105,37 +102,22 @@ class DataSettings:
         augment: the training augmentations.
     """
 
-    train: tuple[tuple[str, float], ...] = ()
-    validation: tuple[str, ...] = ()
+    train: Annotated[tuple[Annotated[tuple[Name, PositiveFloat], AsTuple], ...], AsTuple] = ()
+    validation: Annotated[tuple[Name, ...], AsTuple] = ()
     tokenizer: str = ""
-    batch_size: int = 256
-    workers: int = 0
-    prefetch: int = 2
-    seed: int = 0
-    balance: float | None = None
+    batch_size: PositiveInt = 256
+    workers: NonNegativeInt = 0
+    prefetch: PositiveInt = 2
+    seed: NonNegativeInt = 0
+    balance: Annotated[float, Field(gt=0, lt=1)] | None = None
     paired: bool = False
-    methods: tuple[str, ...] = ()
-    captions: str = "all"
-    fused_caption: str = "full"
-    max_bad_share: float = 0.01
-    augment: AugmentSettings = dataclasses.field(default_factory=AugmentSettings)
+    methods: Annotated[tuple[Name, ...], AsTuple] = ()
+    captions: CaptionChoice = "all"
+    fused_caption: FusedCaption = "full"
+    max_bad_share: Share = 0.01
+    augment: AugmentSettings = AugmentSettings()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "train", _weighted_folders(self.train))
-        object.__setattr__(self, "validation", _strings("data.validation", self.validation))
-        object.__setattr__(self, "methods", _strings("data.methods", self.methods))
-        _check_integer("data.batch_size", self.batch_size, 1)
-        _check_integer("data.workers", self.workers, 0)
-        _check_integer("data.prefetch", self.prefetch, 1)
-        _check_integer("data.seed", self.seed, 0)
-        _check_number("data.max_bad_share", self.max_bad_share, 0.0, 1.0)
-        _check_choice("data.fused_caption", self.fused_caption, FUSED_CAPTIONS)
-        _check_choice("data.captions", self.captions, CAPTION_CHOICES)
-        if self.balance is not None and not 0.0 < self.balance < 1.0:
-            raise UserError(
-                f"data.balance is {self.balance}: give a share of fakes strictly between 0 and 1, "
-                "or None"
-            )
         if self.paired and self.balance is not None:
             raise UserError(
                 "data.balance cannot be set with data.paired: pairs are half and half already"
@@ -146,55 +128,3 @@ class DataSettings:
                 f"data.batch_size is {self.batch_size}, but data.paired needs an even one: take "
                 + (f"{low} or {low + 2}" if low else "2")
             )
-
-
-def _weighted_folders(value: Any) -> tuple[tuple[str, float], ...]:
-    pairs = []
-    for entry in _sequence("data.train", value):
-        if isinstance(entry, str) or len(tuple(entry)) != 2:
-            raise UserError(f"data.train holds {entry!r}: each entry is (folder, weight)")
-        folder, weight = entry
-        if not isinstance(folder, str) or not folder:
-            raise UserError(f"data.train holds {entry!r}: the folder must be a path")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise UserError(f"data.train holds {entry!r}: the weight must be a number")
-        if not (math.isfinite(weight) and weight > 0):
-            raise UserError(f"data.train gives {folder} the weight {weight}: it must be above 0")
-        pairs.append((folder, float(weight)))
-    return tuple(pairs)
-
-
-def _sequence(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise UserError(f"{name} is {value!r}: it must be a tuple, for example ('one',)")
-    return tuple(value)
-
-
-def _strings(name: str, value: Any) -> tuple[str, ...]:
-    entries = _sequence(name, value)
-    for entry in entries:
-        if not isinstance(entry, str) or not entry:
-            raise UserError(f"{name} holds {entry!r}: each entry must be text")
-    return entries
-
-
-def _range(name: str, value: Any, least: float, most: float) -> tuple[Any, Any]:
-    entries = _sequence(name, value)
-    if len(entries) != 2 or not least <= entries[0] <= entries[1] <= most:
-        raise UserError(f"{name} is {value!r}: it must be (low, high) within {least} and {most}")
-    return entries[0], entries[1]
-
-
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise UserError(f"{name} is {value!r}: it must be between {least} and {most}")
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")

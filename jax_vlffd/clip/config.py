@@ -1,4 +1,4 @@
-"""The shapes of CLIP's two towers, as frozen dataclasses with named constructors.
+"""The shapes of CLIP's two towers, as frozen settings with named constructors.
 
 Letters used throughout: B batch, H W image, N image tokens (with the class token), T text tokens,
 D tower width, E joint embedding, L layers.
@@ -7,79 +7,61 @@ D tower width, E joint embedding, L layers.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.settings import settings
 
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh")
-DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "dots", "full")
-ATTENTION = ("xla", "cudnn")
+Activation = Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"]
+Remat = Literal["none", "dots", "full"]
 
-_LARGEST = 2**20  # no width, depth or vocabulary comes near it
-
-
-def _check_values(config: Any) -> None:
-    """Checks values that files give, of any type: sizes are whole and positive, numbers finite.
-
-    Raises:
-      UserError: one message that names every field with a value it cannot have.
-    """
-    faults = []
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), f"{type(config).__name__}.{field.name}"
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        least = 0 if field.name == "eos_id" else 1
-        whole = number and isinstance(value, int) and least <= value <= _LARGEST
-        if field.type == "int" and not whole:
-            faults.append(f"{name} {value!r} is not a whole number from {least} to {_LARGEST}")
-        elif field.type == "float" and not (number and math.isfinite(value)):
-            faults.append(f"{name} {value!r} is not a finite number")
-        elif field.type == "bool" and not isinstance(value, bool):
-            faults.append(f"{name} {value!r} is neither true nor false")
-    if faults:
-        raise UserError("; ".join(faults))
+# No tower comes near these bounds: a stranger's config cannot ask for more memory than machines have.
+_Size = Annotated[int, Field(ge=1, le=2**20)]
+_Pixels = Annotated[int, Field(ge=1, le=2**13)]
+_MAX_TOKENS = 2**16
+_MAX_PARAMETERS = 2**35
 
 
-@dataclass(frozen=True)
+@settings("tower.")
 class TowerConfig:
     """What the image and the text transformer share."""
 
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    activation: str = "quick_gelu"
-    layernorm_eps: float = 1e-5
+    width: _Size
+    layers: _Size
+    heads: _Size
+    mlp_width: _Size
+    activation: Activation = "quick_gelu"
+    layernorm_eps: PositiveFloat = 1e-5
 
-    def __post_init__(self) -> None:
-        _check_values(self)
+    def _check(self, group: str, tokens: int, rows: int) -> None:
+        """Checks what several fields decide: `tokens` of an input and `rows` of the embedding tables."""
         if self.width % self.heads:
-            raise UserError(f"width {self.width} does not divide into {self.heads} heads")
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
-        if self.layernorm_eps <= 0:
-            raise UserError(f"layernorm_eps {self.layernorm_eps} is not above 0")
+            raise UserError(f"{group}.width {self.width} does not divide into {self.heads} heads")
+        parameters = self.width * (self.layers * (4 * self.width + 2 * self.mlp_width) + rows)
+        if tokens > _MAX_TOKENS or parameters > _MAX_PARAMETERS:
+            raise UserError(
+                f"{group} describes a tower of {parameters:,} parameters and {tokens:,} tokens; at most "
+                f"{_MAX_PARAMETERS:,} and {_MAX_TOKENS:,} are built"
+            )
 
 
-@dataclass(frozen=True)
+@settings("model.vision.")
 class VisionConfig(TowerConfig):
     """The image tower. `patch_bias` and `pre_layernorm` tell a plain ViT from CLIP's."""
 
-    image_size: int = 224
-    patch_size: int = 16
+    image_size: _Pixels = 224
+    patch_size: _Pixels = 16
     patch_bias: bool = False
     pre_layernorm: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.image_size % self.patch_size:
             raise UserError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"model.vision.image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+        self._check("model.vision", self.tokens, self.tokens + 3 * self.patch_size**2)
 
     @property
     def grid(self) -> int:
@@ -92,31 +74,30 @@ class VisionConfig(TowerConfig):
         return self.grid**2 + 1
 
 
-@dataclass(frozen=True)
+@settings("model.text.")
 class TextConfig(TowerConfig):
     """The text tower: causal, pooled at the first end-of-text token."""
 
-    vocab_size: int = 49408
-    context_length: int = 77
-    eos_id: int = 49407
+    vocab_size: _Size = 49408
+    context_length: _Size = 77
+    eos_id: NonNegativeInt = 49407
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.eos_id >= self.vocab_size:
-            raise UserError(f"eos_id {self.eos_id} is not in a vocabulary of {self.vocab_size}")
+            raise UserError(
+                f"model.text.eos_id {self.eos_id} is not in a vocabulary of {self.vocab_size}"
+            )
+        self._check("model.text", self.context_length, self.vocab_size + self.context_length)
 
 
-@dataclass(frozen=True)
+@settings("model.")
 class CLIPConfig:
     """Both towers and the width of the joint embedding."""
 
     vision: VisionConfig
     text: TextConfig
-    embed_dim: int
+    embed_dim: Annotated[int, Field(ge=1, le=2**16)]
     logit_scale_init: float = 2.6592
-
-    def __post_init__(self) -> None:
-        _check_values(self)
 
     @classmethod
     def b32(cls, **changes: Any) -> CLIPConfig:
@@ -159,13 +140,6 @@ class CLIPConfig:
         )  # fmt: skip
         return cls(vision, TextConfig(192, 4, 3, 768, "gelu"), 192)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CLIPConfig:
-        """Builds from nested plain values, as `dataclasses.asdict` gives them."""
-        values = dict(values)
-        vision = VisionConfig(**values.pop("vision"))
-        return cls(vision=vision, text=TextConfig(**values.pop("text")), **values)
-
 
 def _openai(
     vision_width: int, vision_layers: int, vision_heads: int, patch: int,
@@ -178,7 +152,7 @@ def _openai(
     return CLIPConfig(vision, TextConfig(text_width, 12, text_heads, 4 * text_width), embed_dim)
 
 
-@dataclass(frozen=True)
+@settings("compute.")
 class Compute:
     """How the same model is computed: none of these changes what it says, beyond rounding.
 
@@ -192,119 +166,17 @@ class Compute:
     is scaled by lora_alpha / lora_rank (Hu et al. 2021).
     """
 
-    dtype: str = "float32"
-    remat: str = "none"
-    unroll: int = 1
-    attention: str = "xla"
-    pad_to_multiple_of: int = 16
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    unroll: PositiveInt = 1
+    attention: Literal["xla", "cudnn"] = "xla"
+    pad_to_multiple_of: NonNegativeInt = 16
+    lora_rank: NonNegativeInt = 0
+    lora_alpha: PositiveFloat = 16.0
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise UserError(f"compute.dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
-        if self.remat not in REMAT:
-            raise UserError(f"compute.remat {self.remat!r} is none of {', '.join(REMAT)}")
-        if self.attention not in ATTENTION:
-            raise UserError(
-                f"compute.attention {self.attention!r} is none of {', '.join(ATTENTION)}"
-            )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise UserError("compute.attention 'cudnn' wants compute.dtype 'bfloat16'")
-        if self.unroll < 1 or self.lora_rank < 0 or self.lora_alpha <= 0:
-            raise UserError("compute wants unroll >= 1, lora_rank >= 0 and lora_alpha > 0")
-        if self.pad_to_multiple_of < 0:
-            raise UserError("compute.pad_to_multiple_of wants to be at least 0")
-
-
-# Hugging Face's field -> ours, with the default that transformers assumes when a file leaves it out.
-_HF_TOWER: dict[str, tuple[str, Any]] = {
-    "hidden_size": ("width", None),
-    "num_hidden_layers": ("layers", 12),
-    "num_attention_heads": ("heads", None),
-    "intermediate_size": ("mlp_width", None),
-    "hidden_act": ("activation", "quick_gelu"),
-    "layer_norm_eps": ("layernorm_eps", 1e-5),
-}
-_HF_VISION = _HF_TOWER | {"image_size": ("image_size", 224), "patch_size": ("patch_size", 32)}
-_HF_TEXT = _HF_TOWER | {
-    "vocab_size": ("vocab_size", 49408),
-    "max_position_embeddings": ("context_length", 77),
-    "eos_token_id": ("eos_id", 49407),
-}
-_VISION_SIZES = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
-_TEXT_SIZES = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
-_VIT_SIZES = _VISION_SIZES | {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "patch_size": 16}
-
-
-def clip_from_hf(values: Mapping[str, Any]) -> CLIPConfig:
-    """Reads a Hugging Face CLIP `config.json`.
-
-    Raises:
-      UserError: the file is of another model type, or a value is out of range.
-    """
-    _check_model_type(values, "clip")
-    text = TextConfig(**_read(_tower_values(values, "text"), _HF_TEXT, _TEXT_SIZES))
-    if text.eos_id == 2:
-        # Files older than transformers 4.30 say 2 and pool at the highest id, which is the last one.
-        text = dataclasses.replace(text, eos_id=text.vocab_size - 1)
-    return CLIPConfig(
-        vision=VisionConfig(**_read(_tower_values(values, "vision"), _HF_VISION, _VISION_SIZES)),
-        text=text,
-        embed_dim=values.get("projection_dim", 512),
-        logit_scale_init=values.get("logit_scale_init_value", 2.6592),
-    )
-
-
-def vit_from_hf(values: Mapping[str, Any]) -> VisionConfig:
-    """Reads the `config.json` of a plain Hugging Face ViT (`ViTModel`, `ViTForImageClassification`).
-
-    Raises:
-      UserError: the file is of another model type, or lacks the query/key/value biases.
-    """
-    _check_model_type(values, "vit")
-    if not values.get("qkv_bias", True):
-        raise UserError("qkv_bias is false; only ViTs with those biases are read")
-    return VisionConfig(
-        **_read(values, _HF_VISION, _VIT_SIZES), patch_bias=True, pre_layernorm=False
-    )
-
-
-def clip_to_hf(config: CLIPConfig) -> dict[str, Any]:
-    """The Hugging Face `config.json` of a CLIP of this shape.
-
-    Raises:
-      UserError: the image tower is a plain ViT, which transformers' CLIPModel cannot express.
-    """
-    if config.vision.patch_bias or not config.vision.pre_layernorm:
-        raise UserError("a plain ViT image tower has no Hugging Face CLIP form")
-
-    def tower(part: TowerConfig, table: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-        return {theirs: getattr(part, ours) for theirs, (ours, _) in table.items()} | {
-            "projection_dim": config.embed_dim
-        }
-
-    return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": config.embed_dim,
-        "logit_scale_init_value": config.logit_scale_init,
-        "text_config": tower(config.text, _HF_TEXT) | {"model_type": "clip_text_model"},
-        "vision_config": tower(config.vision, _HF_VISION) | {"model_type": "clip_vision_model"},
-    }
-
-
-def vit_to_hf(vision: VisionConfig) -> dict[str, Any]:
-    """The Hugging Face `config.json` of a plain ViT of this shape (`ViTModel`).
-
-    Raises:
-      UserError: the image tower is CLIP's, which a ViTModel cannot express.
-    """
-    if vision.pre_layernorm:
-        raise UserError("an image tower with a pre-LayerNorm has no ViTModel form")
-    return {"architectures": ["ViTModel"], "model_type": "vit", "qkv_bias": True} | {
-        theirs: getattr(vision, ours) for theirs, (ours, _) in _HF_VISION.items()
-    }
 
 
 def difference(ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfig) -> list[str]:
@@ -317,30 +189,3 @@ def difference(ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfi
         for field in dataclasses.fields(ours)
         if field.name != "image_size" and getattr(ours, field.name) != getattr(theirs, field.name)
     ]
-
-
-def _check_model_type(values: Mapping[str, Any], wanted: str) -> None:
-    if values.get("model_type") != wanted:
-        raise UserError(f"model_type is {values.get('model_type')!r}, not {wanted!r}")
-
-
-def _tower_values(values: Mapping[str, Any], tower: str) -> dict[str, Any]:
-    # Old files keep the real values in *_config_dict beside an empty *_config.
-    found: dict[str, Any] = {}
-    for name in (f"{tower}_config", f"{tower}_config_dict"):
-        part = values.get(name) or {}
-        if not isinstance(part, Mapping):
-            raise UserError(f"{name} is not an object")
-        found |= part
-    return found
-
-
-def _read(
-    values: Mapping[str, Any],
-    table: Mapping[str, tuple[str, Any]],
-    defaults: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        ours: values.get(theirs, defaults.get(theirs, default))
-        for theirs, (ours, default) in table.items()
-    }

@@ -21,7 +21,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jax_vlffd.clip.config import CLIPConfig, VisionConfig, clip_from_hf, clip_to_hf, vit_from_hf
+from jax_vlffd.clip.config import CLIPConfig, VisionConfig
+from jax_vlffd.clip.huggingface_config import clip_from_hf, clip_to_hf, vit_from_hf
 from jax_vlffd.errors import UserError
 
 Table = Sequence[tuple[str, str]]

@@ -18,7 +18,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jax_vlffd.clip import huggingface
-from jax_vlffd.clip.config import CLIPConfig, clip_to_hf, vit_to_hf
+from jax_vlffd.clip.config import CLIPConfig
+from jax_vlffd.clip.huggingface_config import clip_to_hf, vit_to_hf
 from jax_vlffd.config import ModelConfig
 
 Values = Mapping[str, np.ndarray]

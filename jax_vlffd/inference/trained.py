@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jax_vlffd import geometry
-from jax_vlffd.config import ModelConfig
-from jax_vlffd.config_values import model_config
+from jax_vlffd.config import ModelConfig, model_config
 from jax_vlffd.contained import check_contained, read_small
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration

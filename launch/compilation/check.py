@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 from data_pipeline.loading.settings import DataSettings
+from jax_vlffd.clip.config import Remat
 from jax_vlffd.compilation import report
 from jax_vlffd.compilation.chips import Chip
 from jax_vlffd.compilation.flops import model_flops
@@ -64,7 +65,7 @@ def what_would_fit(
         tried.append({"key": key, "value": value, **{n: found.get(n) for n in names}})
         return bool(found["fits"])
 
-    order = ("none", "dots", "full")
+    order = get_args(Remat)
     for remat in order[order.index(run.model.compute.remat) + 1 :]:
         compute = dataclasses.replace(run.model.compute, remat=remat)
         model = dataclasses.replace(run.model, compute=compute)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import config_dict
 
+from configs.base import recipe
 from data_pipeline.core.json_reading import parse_json
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
+from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.config import (
     InitConfig,
     LossConfig,
     MeshConfig,
+    ModelConfig,
     OptimConfig,
     RunConfig,
     TrainConfig,
     TuningConfig,
+    model_config,
 )
-from jax_vlffd.config_values import build, check_known, model_config
 from jax_vlffd.contained import read_small
 from jax_vlffd.errors import UserError
+from jax_vlffd.settings import build, check_group, check_known
+from launch.experiment.unused_settings import check_used
 
 #: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
 #: continued with others.
@@ -34,40 +40,55 @@ FREE = (
 )  # fmt: skip
 
 
+_GROUPS: dict[str, Any] = {
+    "init": InitConfig,
+    "tuning": TuningConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "mesh": MeshConfig,
+    "train": TrainConfig,
+}
+
+
 def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunConfig, DataSettings]:
-    """Checks a whole config.
+    """Checks a whole config; a key that is missing has its default.
 
     Raises:
       UserError: an unknown key (the nearest valid one is named), a value of another type or out of range.
     """
     values = config.to_dict() if isinstance(config, config_dict.ConfigDict) else dict(config)
-    groups = {
-        "init": InitConfig,
-        "tuning": TuningConfig,
-        "loss": LossConfig,
-        "optim": OptimConfig,
-        "mesh": MeshConfig,
-        "train": TrainConfig,
-    }
-    check_known("config", values, [*groups, "seed", "model", "compute", "data"])
-    whole = model_config(values["model"], values["compute"])
-    parts = {name: build(kind, values[name], name) for name, kind in groups.items()}
+    check_known("config", values, [*_GROUPS, "seed", "model", "compute", "data"])
+    parts = {name: build(kind, values.get(name, {}), name) for name, kind in _GROUPS.items()}
     if not parts["loss"].image > 0:
         raise UserError(
             "loss.image is 0: every verdict is the image branch's, whose head would stay as it was drawn; "
             "set it above 0"
         )
-    seed = values["seed"]
-    return RunConfig(model=whole, seed=seed, **parts), _data(values["data"], seed)
+    seed = values.get("seed", 0)
+    model = model_config(values.get("model", {}), values.get("compute", {}))
+    return RunConfig(model=model, seed=seed, **parts), _data(values.get("data", {}), seed)
 
 
-def _data(values: Mapping[str, Any], seed: int) -> DataSettings:
-    fields = dict(values)
-    fields["augment"] = build(AugmentSettings, fields["augment"], "data.augment")
-    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields["train"]))
+def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
+    """Sees that every setting that was chosen for a new run has an effect; see `unused_settings`.
+
+    Args:
+      values: the config's.
+      changed: keys that the command line or a sweep sets.
+
+    Raises:
+      UserError: one has none; it is named, with the remedy.
+    """
+    check_used(*settings(values), _plain(values), _defaults(), changed)
+
+
+def _data(values: Any, seed: int) -> DataSettings:
+    fields = dict(check_group(values, "data"))
+    fields["augment"] = build(AugmentSettings, fields.get("augment", {}), "data.augment")
+    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields.get("train", "")))
     for name in ("validation", "methods"):
-        fields[name] = _listed(fields[name])
-    return build(DataSettings, {**fields, "seed": seed}, "data")
+        fields[name] = _listed(fields.get(name, ""))
+    return DataSettings(**{**fields, "seed": seed})
 
 
 def _listed(text: object) -> tuple[str, ...]:
@@ -95,6 +116,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted key, as `config.json` holds them."""
+    return flat(json.loads(json.dumps(values)))
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """The default of every key, by dotted key; of the model's sizes, those of a CLIP ViT-B/16."""
+    return _plain(recipe(RunConfig(ModelConfig(CLIPConfig.b16())), DataSettings()).to_dict())
 
 
 def versions() -> dict[str, str]:
@@ -130,14 +162,15 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
 def check_same(workdir: Path, config: Mapping[str, Any]) -> None:
     """Sees that a workdir belongs to this config; what only changes the computing may differ.
 
+    A key that one of them lacks has its default there: it was added after the other was written.
+
     Raises:
       UserError: it belongs to another; the differing keys are named.
     """
     saved = read_saved(workdir)
     if saved is None:
         return
-    ours = flat(json.loads(json.dumps(config)))
-    theirs = flat(saved)
+    ours, theirs = _defaults() | _plain(config), _defaults() | flat(saved)
     wrong = [
         f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
         for key in sorted(ours.keys() | theirs.keys())

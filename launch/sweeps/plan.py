@@ -215,9 +215,14 @@ class Folder:
         """Sees that what is there belongs to these runs.
 
         Raises:
-          UserError: a run's workdir was made with another config.
+          UserError: a run's workdir was made with another config, or what a new run changes has no effect.
         """
         for run in runs:
             workdir = self.workdir(run)
             if (workdir / "checkpoints").is_dir() or self.summary(run) is not None:
                 configs.check_same(workdir, run.values)
+            else:
+                try:
+                    configs.check_effect(run.values, {*run.given, *run.overrides})
+                except UserError as error:
+                    raise UserError(f"get_sweep(), run {run.index}: {error}") from error

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh
 
-from jax_vlffd.config import ALIGNMENT_TARGETS
+from jax_vlffd.config import AlignmentTargets
 from jax_vlffd.losses import classification_loss, contrastive_loss
 from jax_vlffd.training.sharding import AXES, batch_sharding, replicated
 
 MESHES = {"1": (1, 1, 1), "2": (2, 1, 1), "8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2x2x2": (2, 2, 2)}
 BATCH, WIDTH = 32, 24
 SCALE, BIAS = 2.6592, -3.0
+ALIGNMENT_TARGETS = get_args(AlignmentTargets)
 
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

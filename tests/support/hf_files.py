@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from jax_vlffd import model
 from jax_vlffd.clip import huggingface
-from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig, clip_to_hf
+from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
+from jax_vlffd.clip.huggingface_config import clip_to_hf
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.errors import UserError
 

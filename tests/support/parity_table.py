@@ -21,7 +21,8 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from jax_vlffd import losses, model
 from jax_vlffd.clip import huggingface
-from jax_vlffd.clip.config import CLIPConfig, clip_to_hf
+from jax_vlffd.clip.config import CLIPConfig
+from jax_vlffd.clip.huggingface_config import clip_to_hf
 from jax_vlffd.config import CLIP_MEAN, CLIP_STD, ModelConfig
 
 Array = jax.Array

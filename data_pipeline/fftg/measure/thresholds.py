@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from pydantic import NonNegativeFloat
 
-@dataclass(frozen=True)
+from jax_vlffd.settings import settings
+
+
+@settings("thresholds.")
 class Settings:
     """Thresholds of the raw annotation; docs/fftg.md says how each number was found.
 
     Lengths are shares of the face's size (`regions.face_size`), unless pixels are named;
-    differences are grey levels of 255.
+    differences are gray levels of 255.
 
     Attributes:
       smallest_face: faces below this size, in pixels, are refused.
       largest_face: larger faces are reduced to this size, in pixels, before anything is measured.
-      least_agreement: share of the picture that must be the same outside the face, or it is no
+      least_agreement: share of the picture that must be the same outside the face, or it is not a
       pair.
       largest_shift: a larger misalignment is refused; a smaller one is undone.
       largest_crop: share of a side by which the sizes of the two images may differ.
@@ -26,7 +29,7 @@ class Settings:
       least_noise_slope: least noise per level of detail.
       largest_noise_slope: most noise per level of detail that is believed.
       largest_motion: how much noisier than its surroundings a face may be through motion.
-      forged: a region is forged when the mean of the mask in it exceeds this, in grey levels, ...
+      forged: a region is forged when the mean of the mask in it exceeds this, in gray levels, ...
       forged_noisy: ... or this where the pair is noisy, ...
       quiet: ... on a straight line between the two from this noise (root of `a * b`) ...
       noisy: ... to this.
@@ -36,31 +39,31 @@ class Settings:
       blur: threshold, in octaves of the Laplacian's response.
       structure: threshold, 1 - correlation.
       texture: threshold, in octaves of GLCM contrast.
-      boundary: threshold, in grey levels a pixel.
+      boundary: threshold, in gray levels a pixel.
     """
 
-    smallest_face: float = 24.0
-    largest_face: float = 224.0
-    least_agreement: float = 0.5
-    largest_shift: float = 0.06
-    largest_crop: float = 0.06
-    noise_margin: float = 2.0
-    least_noise: float = 0.75
-    largest_noise: float = 10.0
-    least_noise_slope: float = 0.1
-    largest_noise_slope: float = 4.0
-    largest_motion: float = 2.0
-    forged: float = 0.35
-    forged_noisy: float = 1.3
-    quiet: float = 1.1
-    noisy: float = 1.75
-    fringe: float = 0.08
-    forged_given: float = 0.1
-    color: float = 4.4
-    blur: float = 0.22
-    structure: float = 0.031
-    texture: float = 0.66
-    boundary: float = 2.9
+    smallest_face: NonNegativeFloat = 24.0
+    largest_face: NonNegativeFloat = 224.0
+    least_agreement: NonNegativeFloat = 0.5
+    largest_shift: NonNegativeFloat = 0.06
+    largest_crop: NonNegativeFloat = 0.06
+    noise_margin: NonNegativeFloat = 2.0
+    least_noise: NonNegativeFloat = 0.75
+    largest_noise: NonNegativeFloat = 10.0
+    least_noise_slope: NonNegativeFloat = 0.1
+    largest_noise_slope: NonNegativeFloat = 4.0
+    largest_motion: NonNegativeFloat = 2.0
+    forged: NonNegativeFloat = 0.35
+    forged_noisy: NonNegativeFloat = 1.3
+    quiet: NonNegativeFloat = 1.1
+    noisy: NonNegativeFloat = 1.75
+    fringe: NonNegativeFloat = 0.08
+    forged_given: NonNegativeFloat = 0.1
+    color: NonNegativeFloat = 4.4
+    blur: NonNegativeFloat = 0.22
+    structure: NonNegativeFloat = 0.031
+    texture: NonNegativeFloat = 0.66
+    boundary: NonNegativeFloat = 2.9
 
     def threshold(self, kind: str) -> float:
         """The threshold of a forgery type of the vocabulary."""

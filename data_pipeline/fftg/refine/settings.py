@@ -1,4 +1,4 @@
-"""What a refinement run is told, and what it tells at the end."""
+"""The settings of a refinement run, and the counts that it ends with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.settings import settings
 
 #: US dollars a million tokens, (in, out), as OpenAI listed them in April 2025; flags go before.
 PRICES: Final[dict[str, tuple[float, float]]] = {
@@ -20,7 +23,17 @@ PRICES: Final[dict[str, tuple[float, float]]] = {
 }
 
 
-@dataclass(frozen=True)
+def _address(text: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return text
+    except ValueError:  # a port that is none, or half an IPv6 address
+        pass
+    raise ValueError("write an address such as http://localhost:8000/v1")
+
+
+@settings("--")
 class RefineSettings:
     """Settings of one run; the flags of `launch.annotate` by the same names.
 
@@ -47,41 +60,24 @@ class RefineSettings:
     """
 
     model: str = "gpt-4o-mini"
-    base_url: str | None = None
-    concurrency: int = 8
-    rpm: float | None = None
-    tpm: float | None = None
-    timeout: float = 60.0
-    retries: int = 5
-    backoff: float = 1.0
-    max_usd: float | None = None
-    price_in: float | None = None
-    price_out: float | None = None
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    concurrency: PositiveInt = 8
+    rpm: PositiveFloat | None = None
+    tpm: PositiveFloat | None = None
+    timeout: PositiveFloat = 60.0
+    retries: NonNegativeInt = 5
+    backoff: NonNegativeFloat = 1.0
+    max_usd: NonNegativeFloat | None = None
+    price_in: NonNegativeFloat | None = None
+    price_out: NonNegativeFloat | None = None
     temperature: float | None = None
-    max_tokens: int = 400
-    image_side: int = 512
-    detail: str = "high"
+    max_tokens: PositiveInt = 400
+    image_side: PositiveInt = 512
+    detail: Literal["high", "low", "auto"] = "high"
     prompt_version: str = "v1"
     mask_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses values that cannot work.
-
-        Raises:
-          UserError: naming the flag and what it must be.
-        """
-        for name in ("concurrency", "timeout", "max_tokens", "image_side", "rpm", "tpm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:  # NaN neither
-                raise UserError(f"--{name}={value}: must be above 0")
-        for name in ("retries", "backoff", "max_usd", "price_in", "price_out"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"--{name}={value}: must not be below 0")
-        if self.base_url is not None and not _is_address(self.base_url):
-            raise UserError(
-                f"--base_url={self.base_url!r}: write an address such as http://localhost:8000/v1"
-            )
         if (self.price_in is None) != (self.price_out is None):
             raise UserError("--price_in and --price_out go together: give both or neither")
 
@@ -189,14 +185,6 @@ class RefineSummary:
         if self.stopped:
             lines.append(f"stopped: {self.stopped}; {self.pending} left, run again to go on")
         return "\n".join(lines)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none, or half an IPv6 address
-        return False
 
 
 def _usd(value: float | None) -> str:

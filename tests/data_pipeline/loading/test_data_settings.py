@@ -13,18 +13,18 @@ from jax_vlffd.errors import UserError
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": (("a", 0),)}, "weight 0: it must be above 0"),
-        ({"train": ("a",)}, "each entry is"),
-        ({"validation": "a"}, "must be a tuple"),
+        ({"train": (("a", 0),)}, "data.train.0.1 is 0: it must be greater than 0"),
+        ({"train": ("a",)}, "data.train.0 is 'a': it must be a valid tuple"),
+        ({"validation": "a"}, "must be a valid tuple"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"balance": 1.0}, "balance is 1.0"),
         ({"balance": 0.5, "paired": True}, "cannot be set with"),
         ({"batch_size": 7, "paired": True}, "take 6 or 8"),
         ({"batch_size": 1, "paired": True}, "take 2$"),
-        ({"fused_caption": "none"}, "full, no_verdict, shuffled"),
-        ({"captions": "best"}, "all, raw, label_only"),
-        ({"max_bad_share": 2}, "between 0.0 and 1.0"),
+        ({"fused_caption": "none"}, "'full', 'no_verdict' or 'shuffled'"),
+        ({"captions": "best"}, "'all', 'raw', 'label_only'"),
+        ({"max_bad_share": 2}, "less than or equal to 1"),
     ],
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:

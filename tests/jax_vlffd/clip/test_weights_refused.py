@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from jax_vlffd.clip.config import clip_to_hf
+from jax_vlffd.clip.huggingface_config import clip_to_hf
 from tests.support.hf_files import CONFIG, SHAPES, refusal
 
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipeline.loading.tokenizer import Tokenizer, train_tokenizer
 from data_pipeline.packed.builder import pack
-from jax_vlffd.clip.config import clip_to_hf
 from jax_vlffd.clip.huggingface import to_hf
+from jax_vlffd.clip.huggingface_config import clip_to_hf
 from jax_vlffd.config import InitConfig, LossConfig
 from jax_vlffd.errors import UserError
 from launch.experiment import training_data

@@ -145,37 +145,43 @@ def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> 
         ({"model__fusion_head": 1}, "model has no key 'fusion_head'; did you mean 'fusion_heads'?"),
         ({"data__augment__flp": 1}, "data.augment has no key 'flp'; did you mean 'flip'?"),
         ({"mesh__zzzz": 1}, "mesh has no key 'zzzz'; it has data, fsdp, tensor"),
-        ({"optim__learning_rate": "fast"}, "optim.learning_rate is 'fast': it must be a number"),
-        ({"optim__learning_rate": True}, "optim.learning_rate is True: it must be a number"),
-        ({"optim__learning_rate": float("nan")}, "optim.learning_rate is nan: it must be finite"),
-        ({"optim__clip": float("inf")}, "optim.clip is inf: it must be finite"),
-        ({"train__keep": 1.5}, "train.keep is 1.5: it must be a whole number"),
-        ({"train__keep": 0}, "train.keep must be at least 1"),
-        ({"optim__weight_decay": -1}, "optim.weight_decay must not be negative"),
-        ({"optim__learning_rate": 0}, "optim.learning_rate must be above 0"),
-        ({"optim__b2": 1.0}, "optim wants 0 <= b1, b2 < 1"),
-        ({"optim__schedule": "linear"}, "optim.schedule 'linear' is none of cosine, constant"),
-        ({"loss__targets": "hard"}, "loss.targets 'hard' is none of multi_positive"),
-        ({"loss__fusion": -1}, "loss weights must not be negative"),
+        ({"optim__learning_rate": "fast"}, "optim.learning_rate is 'fast': it must be a valid number"),
+        ({"optim__learning_rate": True}, "optim.learning_rate is True: it must be a valid number"),
+        ({"optim__learning_rate": float("nan")}, "optim.learning_rate is nan: it must be a finite number"),
+        ({"optim__clip": float("inf")}, "optim.clip is inf: it must be a finite number"),
+        ({"train__keep": 1.5}, "train.keep is 1.5: it must be a valid integer"),
+        ({"train__keep": 2.0}, "train.keep is 2.0: it must be a valid integer"),
+        ({"train__tensorboard": 1}, "train.tensorboard is 1: it must be a valid boolean"),
+        ({"train__tensorboard": "no"}, "train.tensorboard is 'no': it must be a valid boolean"),
+        ({"seed": -1}, "seed is -1: it must be greater than or equal to 0"),
+        ({"model__image_mean": (1.0, 0.0)}, "model.image_mean.2 is missing"),
+        ({"mesh__fsdp": -2}, "mesh.fsdp is -2: it must be greater than or equal to -1"),
+        ({"train__keep": 0}, "train.keep is 0: it must be greater than 0"),
+        ({"optim__weight_decay": -1}, "optim.weight_decay is -1: it must be greater than or equal to 0"),
+        ({"optim__learning_rate": 0}, "optim.learning_rate is 0: it must be greater than 0"),
+        ({"optim__b2": 1.0}, "optim.b2 is 1.0: it must be less than 1"),
+        ({"optim__schedule": "linear"}, "optim.schedule is 'linear': it must be 'cosine' or 'constant'"),
+        ({"loss__targets": "hard"}, "loss.targets is 'hard': it must be 'multi_positive'"),
+        ({"loss__fusion": -1}, "loss.fusion is -1: it must be greater than or equal to 0"),
         ({"loss": {"image": 0, "alignment": 0, "fusion": 0}}, "one must be above 0"),
         ({"loss__image": 0}, "image branch's, whose head would stay as it was drawn"),
-        ({"tuning__text": "half"}, "tuning.text 'half' is none of full, layernorm, lora, linear"),
+        ({"tuning__text": "half"}, "tuning.text is 'half': it must be 'full', 'layernorm', 'lora' or 'linear'"),
         ({"tuning__vision": "lora"}, "tuning 'lora' wants compute.lora_rank"),
         ({"compute__lora_rank": 4}, "lora_rank is 4, yet no tower is tuned by adapters"),
-        ({"compute__dtype": "float16"}, "compute.dtype 'float16' is none of float32, bfloat16"),
-        ({"compute__remat": "some"}, "compute.remat 'some' is none of none, dots, full"),
-        ({"model__fusion_heads": 7}, "model.fusion_heads 7 does not divide"),
+        ({"compute__dtype": "float16"}, "compute.dtype is 'float16': it must be 'float32' or 'bfloat16'"),
+        ({"compute__remat": "some"}, "compute.remat is 'some': it must be 'none', 'dots' or 'full'"),
+        ({"model__fusion_heads": 7}, "model.fusion_heads is 7: it must divide"),
         ({"model__vision__heads": 5}, "does not divide into 5 heads"),
         ({"model__vision__image_size": 63}, "image_size 63 is not a multiple of patch_size 8"),
-        ({"model__vision__width": -4}, "VisionConfig.width -4 is not a whole number"),
-        ({"model__image_std": (1.0, 0.0, 1.0)}, "the spread above 0"),
+        ({"model__vision__width": -4}, "model.vision.width is -4: it must be greater than or equal to 1"),
+        ({"model__image_std": (1.0, 0.0, 1.0)}, "model.image_std.1 is 0.0: it must be greater than 0"),
         ({"init": {"clip": "a", "vit": "b", "resume": ""}}, "init.clip and init.vit are both set"),
         ({"data__train": "/a@much"}, "data.train: '/a@much' does not end in a weight, as DIR@0.5"),
-        ({"data__train": "/a@-1"}, "it must be above 0"),
+        ({"data__train": "/a@-1"}, "data.train.0.1 is -1.0: it must be greater than 0"),
         ({"data__batch_size": 7}, "data.paired needs an even one: take 6 or 8"),
         ({"data__balance": 0.5}, "data.balance cannot be set with data.paired"),
-        ({"data__fused_caption": "none"}, "it must be one of full, no_verdict, shuffled"),
-        ({"data__augment__flip": 1.5}, "augment.flip is 1.5: it must be between 0.0 and 1.0"),
+        ({"data__fused_caption": "none"}, "it must be 'full', 'no_verdict' or 'shuffled'"),
+        ({"data__augment__flip": 1.5}, "data.augment.flip is 1.5: it must be less than or equal to 1"),
         ({"data__augment__jpeg_quality": (90, 40)}, "it must be (low, high)"),
     ],
 )  # fmt: skip
@@ -304,3 +310,58 @@ def test_a_broken_config_of_a_workdir_is_named(content: str, tmp_path: Path) -> 
 def test_a_new_workdir_takes_any_config(tmp_path: Path) -> None:
     assert configs.read_saved(tmp_path / "new") is None
     configs.check_same(tmp_path / "new", changed())
+
+
+# --- what was added or left out since a workdir was made ---
+
+
+def without(values: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A config without some dotted keys, as another version wrote it."""
+    values = json.loads(json.dumps(values))
+    for key in keys:
+        *groups, name = key.split(".")
+        inner = values
+        for group in groups:
+            inner = inner[group]
+        del inner[name]
+    return values
+
+
+ADDED = ("optim.final_share", "compute.lora_alpha", "data.augment.cutout", "seed", "loss.local")
+
+
+@pytest.mark.parametrize("key", [*ADDED, "data.augment.cutout_side", "data.methods"])
+def test_a_key_that_one_side_lacks_has_its_default(key: str, tmp_path: Path) -> None:
+    ours = changed(data__augment__cutout=0.1)
+    for theirs, mine in ((without(ours, key), ours), (ours, without(ours, key))):
+        (tmp_path / "config.json").write_text(json.dumps({"config": theirs}))
+        configs.check_same(tmp_path, mine)
+        configs.settings(theirs)
+
+
+def test_a_key_that_one_side_lacks_is_not_another_value_than_its_default(tmp_path: Path) -> None:
+    ours = changed(optim__final_share=0.5)
+    for theirs, mine, shown in (
+        (without(ours, "optim.final_share"), ours, "0.0 -> 0.5"),
+        (ours, without(ours, "optim.final_share"), "0.5 -> 0.0"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"config": theirs}))
+        with pytest.raises(UserError, match=f"optim.final_share {shown}"):
+            configs.check_same(tmp_path, mine)
+
+
+def test_a_key_of_a_later_version_is_named(tmp_path: Path) -> None:
+    ours = changed()
+    theirs = json.loads(json.dumps(ours)) | {"later": {"key": 1}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": theirs}))
+    with pytest.raises(UserError, match=r"later\.key 1 -> None"):
+        configs.check_same(tmp_path, ours)
+
+
+@pytest.mark.parametrize(
+    "group", ["loss", "data", "model", "compute", "data.augment", "model.text"]
+)
+@pytest.mark.parametrize("value", [5, None, [1], "x"])
+def test_a_value_in_place_of_a_group_is_named(group: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^{group} is .*: it must be a group of settings"):
+        configs.settings(changed(**{group.replace(".", "__"): value}))
