@@ -29,7 +29,6 @@ from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
 
-
 def _text(value: Any) -> Any:
     """Null is the empty text, and a whole number, as of a frame, its digits."""
     return "" if value is None else str(value) if type(value) is int else value
