@@ -51,11 +51,10 @@ def compare(
 
     from benchmarks.fixtures import tokenizer
     from data_pipeline.loading.loader import TrainLoader
-    from jax_vlffd.training import texts
     from jax_vlffd.training.processes import Alone
     from jax_vlffd.training.sharding import to_devices
     from jax_vlffd.training.state import initial_state
-    from jax_vlffd.training.step import batch_fields, make_train_step
+    from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
     from launch.experiment import plan as plans
 
     words = tokenizer(folder)
@@ -87,7 +86,7 @@ def compare(
                 batch = next(source)
                 waits += time.perf_counter() - asked
                 fields = {field: batch[field] for field in batch_fields(run.loss)}
-                fields, _ = texts.shortened(fields, plan.spec, Alone())
+                fields, _ = truncate_texts(fields, plan.spec, Alone())
                 state, metrics = step(state, to_devices(fields, plan.mesh))
             jax.block_until_ready(metrics)
             if turn:

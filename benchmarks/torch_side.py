@@ -175,10 +175,12 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
     """Parameter groups with the learning rate and the decay of our rules; the others are frozen."""
     from jax_vlffd.clip.huggingface import CLIP_TABLE
     from jax_vlffd.model import graph_and_shapes
-    from jax_vlffd.training import rules
+    from jax_vlffd.training import sharding
 
-    matched = rules.match(graph_and_shapes(job.run.model)[1])
-    moving = rules.trainable(matched, vision=job.run.tuning.vision, text=job.run.tuning.text)
+    matched = sharding.match_rules(graph_and_shapes(job.run.model)[1])
+    moving = sharding.trainable_paths(
+        matched, vision=job.run.tuning.vision, text=job.run.tuning.text
+    )
     theirs = {ours: f"clip.{key}" for ours, key in CLIP_TABLE}
     layers = max(job.run.model.clip.vision.layers, job.run.model.clip.text.layers)
     place: dict[str, str] = {}

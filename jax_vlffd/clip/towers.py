@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from jax_vlffd.clip import init
 from jax_vlffd.clip.config import Compute, TextConfig, VisionConfig
 from jax_vlffd.clip.layers import Array, LayerNorm, Linear, run_blocks, stacked_blocks
 
@@ -33,10 +33,10 @@ class ImageTower(nnx.Module):
         self.patch_embedding = Linear(
             3 * patch * patch, width, rngs=rngs, bias=config.patch_bias, compute=compute
         )
-        self.patch_embedding.weight[...] = init.patch_filters(rngs.params(), width, patch)
+        self.patch_embedding.weight[...] = patch_filters(rngs.params(), width, patch)
         scale = width**-0.5
         self.class_embedding = nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
-        self.position_embedding = nnx.Param(init.positions(width, config.grid))
+        self.position_embedding = nnx.Param(position_embeddings(width, config.grid))
         if config.pre_layernorm:
             self.pre_layernorm = LayerNorm(width, config.layernorm_eps)
         self.blocks = stacked_blocks(config, rngs=rngs, compute=compute)
@@ -105,3 +105,46 @@ def _finish(
     tokens = tower.post_layernorm(y)
     pooled = tokens[:, 0] if pool_at is None else tokens[jnp.arange(x.shape[0]), pool_at]
     return Features(pooled, tokens, every)
+
+
+# --- initialization of an image tower without pretrained weights (ours) ---
+#
+# With white random filters a token starts as little more than the mean color of its patch, since the spectrum
+# of pictures falls with frequency, and a small tower needs thousands of steps to see beyond it. Forgeries lie
+# in the fine detail, so here detail starts nearly as loud as tone.
+
+#: Amplitudes grow by this power of the frequency: 1 would make pictures white, and their noise loud.
+_WHITENING = 0.7
+#: Opponent colors, as rows over (R, G, B), and how much more than in brightness they count in.
+_COLORS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+_COLOR_GAINS = (1.0, 2.0, 2.0)
+#: Spread of the positions beside the patches' of about 1.
+_POSITION_SCALE = 0.5
+
+
+def patch_filters(key: jax.Array, width: int, patch: int) -> jax.Array:
+    """Random filters fp32 [width, 3 * patch * patch], flattened by channel, row, column.
+
+    White noise over the discrete cosine transform of the patch in opponent colors, amplified by frequency.
+    """
+    x, u = np.meshgrid(np.arange(patch), np.arange(patch))
+    cosines = np.cos(np.pi * (x + 0.5) * u / patch) * np.sqrt(np.where(u == 0, 1, 2) / patch)
+    gains = (0.35 + np.hypot(u, u.T)) ** _WHITENING
+    noise = jax.random.normal(key, (width, 3, patch, patch)) * (3 * patch * patch) ** -0.5
+    noise = noise * jnp.asarray(np.multiply.outer(_COLOR_GAINS, gains), jnp.float32)
+    filters = jnp.einsum(
+        "wcuv,ck,ux,vy->wkxy", noise, *(jnp.asarray(m, jnp.float32) for m in (_COLORS, cosines, cosines)),
+        precision="highest",
+    )  # fmt: skip
+    return filters.reshape(width, -1)
+
+
+def position_embeddings(width: int, grid: int) -> jax.Array:
+    """Position embeddings fp32 [1 + grid * grid, width]: sines and cosines of both coordinates (as Beyer et
+    al. 2022, "Better plain ViT baselines"), learned from there; none for the class token.
+    """
+    waves = -(-width // 4)
+    frequencies = np.pi / 2 * 10 ** (-1.5 * np.arange(waves) / waves)
+    y, x = (axis.reshape(-1, 1) * frequencies for axis in np.mgrid[:grid, :grid])
+    patches = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)[:, :width]
+    return jnp.asarray(np.pad(_POSITION_SCALE * patches, ((1, 0), (0, 0))), jnp.float32)

@@ -17,7 +17,6 @@ import numpy as np
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters
-from jax_vlffd.training import texts
 from jax_vlffd.training.checkpoints import BEST_METRIC, Checkpoints
 from jax_vlffd.training.heartbeat import Watch
 from jax_vlffd.training.metric_writer import Telemetry
@@ -25,7 +24,7 @@ from jax_vlffd.training.preemption import Stopped
 from jax_vlffd.training.processes import Alone
 from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.state import Plan, TrainState
-from jax_vlffd.training.step import batch_fields, make_train_step
+from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
 
 #: Metrics of a step that end the run when they are not finite.
 WATCHED = ("loss", "gradient_norm", "parameter_norm")
@@ -154,7 +153,7 @@ def train(
         with meter.waiting():
             batch = next(data)
         watch.beat("training", step)
-        batch, length = texts.shortened({f: batch[f] for f in fields}, plan.spec, peers)
+        batch, length = truncate_texts({f: batch[f] for f in fields}, plan.spec, peers)
         meter.count(length)
         trace.before(step + 1)
         state, metrics = step_fn(state, to_devices(batch, plan.mesh))

@@ -18,9 +18,13 @@ from jax_vlffd.clip.config import TextConfig, VisionConfig, difference
 from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters, graph_and_shapes, initial_parameters
-from jax_vlffd.training import rules
 from jax_vlffd.training.optimizer import learning_rate, make_optimizer
-from jax_vlffd.training.sharding import replicated
+from jax_vlffd.training.sharding import (
+    match_rules,
+    parameter_shardings,
+    replicated,
+    trainable_paths,
+)
 
 Array = jax.Array
 
@@ -87,22 +91,22 @@ def make_plan(
       UserError: the mesh does not fit the model, or a parameter has no rule.
     """
     graph, shapes = graph_and_shapes(spec.model)
-    matched = rules.match(shapes)
-    trainable = rules.trainable(matched, vision=tuning.vision, text=tuning.text)
+    matched = match_rules(shapes)
+    trainable = trainable_paths(matched, vision=tuning.vision, text=tuning.text)
     trainable = frozenset(path for path in trainable if _used(path, spec.loss))
     schedule = learning_rate(optim, steps=steps, warmup_steps=warmup_steps)
     optimizer = make_optimizer(optim, {path: matched[path] for path in sorted(trainable)}, schedule)
 
-    parameter_shardings = rules.shardings(shapes, matched, mesh)
+    places = parameter_shardings(shapes, matched, mesh)
     moving = {path: shapes[path] for path in trainable}
     optimizer_shapes = jax.eval_shape(optimizer.init, moving)
     whole = replicated(mesh)
     # Adam's moments are dicts like the parameters themselves and lie where those lie.
     optimizer_sharding = jax.tree_util.tree_map_with_path(
-        lambda path, _: parameter_shardings.get(getattr(path[-1], "key", ""), whole),
+        lambda path, _: places.get(getattr(path[-1], "key", ""), whole),
         optimizer_shapes,
     )
-    sharding = TrainState(whole, parameter_shardings, optimizer_sharding)
+    sharding = TrainState(whole, places, optimizer_sharding)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = jax.tree.map(
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),

@@ -1,4 +1,4 @@
-"""The train and the eval step: pure functions of pytrees, jitted once over the mesh."""
+"""The train and the eval step: pure functions of pytrees, jitted over the mesh, and what goes into them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -19,6 +20,7 @@ from jax_vlffd.losses import (
     pool_forged,
 )
 from jax_vlffd.model import VLFFD, Parameters, bind, normalise
+from jax_vlffd.training.processes import Alone
 from jax_vlffd.training.sharding import batch_sharding, replicated
 from jax_vlffd.training.state import Plan, StepSpec, TrainState
 
@@ -26,6 +28,8 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
+#: The fields of a batch that hold texts.
+TEXT_FIELDS = ("tokens", "fused_tokens")
 #: What the work of the alignment loss is named in a compiled program.
 ALIGNMENT_SCOPE = "alignment_loss"
 
@@ -34,6 +38,38 @@ def batch_fields(loss: LossConfig) -> tuple[str, ...]:
     """The fields of a loaded batch that a training step reads."""
     read = ("image", "label", "tokens", "fused_tokens", "caption_key")
     return (*read, "forged_patches") if loss.local > 0 else read
+
+
+def text_length(batch: Mapping[str, np.ndarray], spec: StepSpec) -> int:
+    """Tokens of a text that a step has to compute for this process's share of a batch, rounded up.
+
+    Args:
+      batch: int32 [B, T] `tokens` and `fused_tokens` with the end token at least once in a row.
+      spec: the model's context length T and end token, and a multiple of at least 1.
+    """
+    text, multiple = spec.model.clip.text, spec.model.compute.pad_to_multiple_of
+    longest = (
+        max(int((batch[name] == text.eos_id).argmax(axis=1).max()) for name in TEXT_FIELDS) + 1
+    )
+    return min(-(-longest // multiple) * multiple, text.context_length)
+
+
+def truncate_texts(
+    batch: Mapping[str, np.ndarray], spec: StepSpec, peers: Alone
+) -> tuple[dict[str, np.ndarray], int]:
+    """Truncates captions to the longest of the batch, over all processes, and returns that length too (ours).
+
+    What follows a text's end changes nothing: the text tower is causal and pools at the end, and branch 3 masks
+    the rest. Yet it is computed, and captions of a third of the context are usual. Each length that comes up is
+    a compiled program of its own. Texts stay as they are where the multiple is 0 or no loss reads them.
+    """
+    if not spec.model.compute.pad_to_multiple_of or not spec.loss.uses_text:
+        return dict(batch), spec.model.clip.text.context_length
+    length = max(peers.exchange(text_length(batch, spec)))
+    cut = {
+        name: value[:, :length] if name in TEXT_FIELDS else value for name, value in batch.items()
+    }
+    return cut, length
 
 
 def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.synthetic.anatomy import draw_identity
 from data_pipeline.synthetic.faces import draw_face
-from jax_vlffd.clip import init
+from jax_vlffd.clip import towers
 
 
 def patches(size: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def patches(size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [8, 16])
 def test_filters_hear_detail_that_white_ones_drown_in_tone(size: int) -> None:
-    filters = np.asarray(init.patch_filters(jax.random.key(0), 64, size))
+    filters = np.asarray(towers.patch_filters(jax.random.key(0), 64, size))
     assert filters.shape == (64, 3 * size * size)
     assert filters.dtype == np.float32
     x = patches(size)
@@ -37,7 +37,7 @@ def test_filters_hear_detail_that_white_ones_drown_in_tone(size: int) -> None:
 
 @pytest.mark.parametrize(("width", "grid"), [(64, 8), (30, 5), (192, 14)])
 def test_every_place_has_its_own_position(width: int, grid: int) -> None:
-    found = np.asarray(init.positions(width, grid))
+    found = np.asarray(towers.position_embeddings(width, grid))
     assert found.shape == (grid * grid + 1, width)
     assert not found[0].any()
     apart = np.linalg.norm(found[1:, None] - found[None, 1:], axis=-1)

@@ -14,9 +14,8 @@ from configs import vlffd_clip_l14
 from jax_vlffd.compilation.flops import ModelFlops, model_flops
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.model import bind, normalise
-from jax_vlffd.training import texts
 from jax_vlffd.training.state import Plan
-from jax_vlffd.training.step import _losses, forward
+from jax_vlffd.training.step import TEXT_FIELDS, _losses, forward
 from launch.experiment import config
 from tests.support import tiny
 
@@ -122,7 +121,7 @@ def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
 
     def total(moving: Any, fixed: Any, batch: Any) -> Any:
         parameters = {**fixed, **moving}
-        short = {name: batch[name][:, :length] for name in texts.FIELDS}
+        short = {name: batch[name][:, :length] for name in TEXT_FIELDS}
         out = forward(bind(plan.graph, parameters), batch | short, plan.spec)
         return _losses(out, parameters, batch, LossConfig(), plan.mesh)[0]
 

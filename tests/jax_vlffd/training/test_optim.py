@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jax_vlffd.config import OptimConfig
 from jax_vlffd.training.optimizer import learning_rate, make_optimizer
-from jax_vlffd.training.rules import match
+from jax_vlffd.training.sharding import match_rules
 
 PATHS = {
     "vision/blocks/mlp/fc1/weight": "vision",
@@ -37,7 +37,7 @@ def update(
     """Parameters of ones after some steps with the same gradient."""
     parameters = {path: np.ones(2, np.float32) for path in PATHS}
     schedule = learning_rate(config, steps=100, warmup_steps=0)
-    optimizer = make_optimizer(config, match(PATHS), schedule)
+    optimizer = make_optimizer(config, match_rules(PATHS), schedule)
     state = optimizer.init(parameters)
     for _ in range(steps):
         updates, state = optimizer.update(gradient, state, parameters)
@@ -112,7 +112,7 @@ def test_clipping_bounds_the_global_norm() -> None:
     def ratio(clip: float) -> float:
         config = dataclasses.replace(CONFIG, clip=clip, b1=0.9, b2=0.999)
         parameters = {path: np.ones(2, np.float32) for path in PATHS}
-        optimizer = make_optimizer(config, match(PATHS), lambda _: 0.1)
+        optimizer = make_optimizer(config, match_rules(PATHS), lambda _: 0.1)
         state = optimizer.init(parameters)
         sizes = []
         for value in (1e-3, 10.0):

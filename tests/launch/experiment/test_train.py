@@ -17,7 +17,7 @@ from data_pipeline.loading.tokenizer import Tokenizer
 from jax_vlffd.clip.huggingface import save_hf, to_hf
 from jax_vlffd.config import InitConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.training import loop, texts
+from jax_vlffd.training import loop
 from jax_vlffd.training import step as steps
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
@@ -156,7 +156,7 @@ def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int] = []
-    cut = texts.shortened
+    cut = loop.truncate_texts
 
     def watched(*arguments: Any) -> tuple[dict[str, np.ndarray], int]:
         batch, length = cut(*arguments)
@@ -164,7 +164,7 @@ def test_a_run_whose_texts_change_in_length_ends_the_same_to_the_bit(
         lengths.append(length)
         return batch, length
 
-    monkeypatch.setattr(texts, "shortened", watched)
+    monkeypatch.setattr(loop, "truncate_texts", watched)
     clip = dataclasses.replace(tiny.CLIP, text=dataclasses.replace(tiny.TEXT, context_length=24))
     model = dataclasses.replace(tiny.model(pad_to_multiple_of=1), clip=clip)
     packed = tiny.pack_set(tmp_path / "set", captions=12)  # "10" and "11" are a token longer

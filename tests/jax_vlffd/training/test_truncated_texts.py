@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from jax_vlffd.config import LossConfig
-from jax_vlffd.training import processes, texts
+from jax_vlffd.training import step as steps
 from jax_vlffd.training.processes import Alone
 from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.step import make_train_step
@@ -46,11 +44,11 @@ def test_as_long_as_the_longest_rounded_up(
 ) -> None:
     spec = tiny.plan(pad_to_multiple_of=multiple).spec
     batch = batch_of(*lengths, fused=fused)
-    assert texts.needed(batch, spec) == needed
-    short, length = texts.shortened(batch, spec, Alone())
+    assert steps.text_length(batch, spec) == needed
+    short, length = steps.truncate_texts(batch, spec, Alone())
     assert length == needed
     for name, value in batch.items():
-        expected = value[:, :needed] if name in texts.FIELDS else value
+        expected = value[:, :needed] if name in steps.TEXT_FIELDS else value
         np.testing.assert_array_equal(short[name], expected)
 
 
@@ -62,34 +60,28 @@ def test_texts_stay_as_they_are_where_none_is_read_or_none_is_to_be_cut(
 ) -> None:
     batch = batch_of(2, 5)
     spec = tiny.plan(loss=loss, pad_to_multiple_of=multiple).spec
-    same, length = texts.shortened(batch, spec, Alone())
+    same, length = steps.truncate_texts(batch, spec, Alone())
     assert length == 12
     assert all(same[name] is value for name, value in batch.items())
 
 
 def test_the_longest_of_any_process_counts() -> None:
-    """Every process has to run the same program; they meet over real connections."""
+    """Every process has to run the same program."""
+
+    class WithAnother(Alone):
+        def exchange(self, value: Any) -> list[Any]:
+            return [value, 10]
+
     spec = tiny.plan(pad_to_multiple_of=2).spec
-    board: queue.Queue[str] = queue.Queue()
-
-    def process(index: int, *lengths: int) -> tuple[dict[str, Any], int]:
-        met = processes.meet(
-            index, 2, "127.0.0.1", board.put, board.get, None, lambda *_: None, timeout=30
-        )
-        found = texts.shortened(batch_of(*lengths), spec, met)
-        met.leave()
-        return found
-
-    with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(process, 0, 2, 3), pool.submit(process, 1, 5, 9)]
-        for found, length in (job.result(timeout=60) for job in jobs):
-            assert length == found["tokens"].shape[1] == found["fused_tokens"].shape[1] == 10
+    for lengths, expected in (((2, 3), 10), ((5, 11), 12)):
+        found, length = steps.truncate_texts(batch_of(*lengths), spec, WithAnother())
+        assert length == found["tokens"].shape[1] == found["fused_tokens"].shape[1] == expected
 
 
 def test_a_step_on_shorter_texts_is_the_same_step() -> None:
     plan = tiny.plan(pad_to_multiple_of=1, separate_captions=True)
     batch = batch_of(*[3 + n % 5 for n in range(tiny.BATCH)], fused=6)
-    short, length = texts.shortened(batch, plan.spec, Alone())
+    short, length = steps.truncate_texts(batch, plan.spec, Alone())
     assert length == 7
     step = make_train_step(plan)
     found = [step(tiny.state(plan), to_devices(values, plan.mesh)) for values in (batch, short)]
