@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from optax import losses
 
 Array = jax.Array
 
@@ -25,8 +26,9 @@ MAX_LOGIT_SCALE = 4.605170185988092
 
 def classification_loss(logits: Array, labels: Array) -> Array:
     """Mean cross-entropy of fp32 logits [B, 2] and int32 labels [B] (0 real, 1 fake)."""
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return -jnp.mean(jnp.take_along_axis(log_probabilities, labels[:, None], axis=1))
+    return losses.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    ).mean()
 
 
 def patch_loss(logits: Array, forged: Array) -> Array:
@@ -36,10 +38,9 @@ def patch_loss(logits: Array, forged: Array) -> Array:
       logits: fp32 [B, N, 2] of (real, fake).
       forged: fp32 [B, N], shares from 0 to 1; below 0 where they are not known, and nothing is learnt.
     """
-    margin = logits[..., 1] - logits[..., 0]
     known = forged >= 0
-    each = jnp.where(known, jax.nn.softplus(margin) - margin * forged, 0.0)
-    return each.sum() / jnp.maximum(known.sum(), 1)
+    each = losses.sigmoid_binary_cross_entropy(logits[..., 1] - logits[..., 0], forged)
+    return each.sum(where=known) / jnp.maximum(known.sum(), 1)
 
 
 def pool_forged(patches: Array, forged: Array, labels: Array) -> Array:
