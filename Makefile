@@ -4,9 +4,10 @@
 PYTHON ?= python3
 VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
+SEED ?= 0
 STAMP := $(VENV)/.jax-vlffd
 
-.PHONY: demo test test-fast dev lint types docs clean
+.PHONY: demo test test-fast test-long dev lint types docs clean
 
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
@@ -15,9 +16,13 @@ demo: $(STAMP)-run
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-# Without the tests that take longer than about ten seconds.
+# Without the tests that take more than about five seconds of a core.
 test-fast: $(STAMP)-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not campaign"
+
+# All of what the tests have samples of, for hours; writes benchmarks/results/campaigns.json.
+test-long: $(STAMP)-dev
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m campaign --hypothesis-seed=$(SEED)
 
 dev: $(STAMP)-dev
 

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 
 import pytest  # noqa: E402
 
+from tests.support import campaigns, compiling  # noqa: E402
+
+os.environ.update({k: v for k, v in compiling.environment().items() if k not in os.environ})
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
 
@@ -26,44 +30,40 @@ if TYPE_CHECKING:
     from tests.support.dataset_trees import Tree
     from tests.support.tiny_export import Made
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leaves the order of files to what follows; pytest-xdist would put those of few tests last."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+    campaigns.draw_alike(config)
+    if not hasattr(config, "workerinput"):  # once a session, not in each of its processes
+        compiling.forget_old_programs()
+        if campaigns.is_chosen(config):
+            config.pluginmanager.register(campaigns.Results(campaigns.seed(config)))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that no process is still at one when the others have nothing left."""
+    if campaigns.is_chosen(config):
+        campaigns.enlarge(items)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
+def seed(pytestconfig: pytest.Config) -> int:
+    """Of what campaigns draw."""
+    return campaigns.seed(pytestconfig)
+
+
+@pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of real samples: $VLFFD_SHARED, or `shared` beside the repository."""
-    folder = Path(os.environ.get("VLFFD_SHARED", REPOSITORY.parent / "shared"))
+    folder = Path(os.environ.get("VLFFD_SHARED", compiling.REPOSITORY.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no real samples at {folder} (set VLFFD_SHARED)")
     return folder
-
-
-@pytest.fixture(scope="module")
-def quick_compiles() -> Iterator[None]:
-    """For modules whose programs take longer to compile than to run: little is spent on optimizing them.
-
-    It is the machine code that is made with less care: what the goldens of test_compile hold, FLOPs, memory
-    and what devices exchange, is the same either way.
-    """
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for processes that are started
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,17 @@ def test_outputs_equal_torch_clip(torch: Any, tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", parity_table.ARCHITECTURES[1:])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "l14",
+        *(
+            pytest.param(n, marks=pytest.mark.campaign)
+            for n in parity_table.ARCHITECTURES[1:]
+            if n != "l14"
+        ),
+    ],
+)
 def test_gradients_equal_torch_clip(torch: Any, tmp_path: Path, name: str) -> None:
     config = parity_table.reduced(name)
     outputs, gradient = parity_table.measure(config, parity_table.BATCH, tmp_path)
@@ -62,7 +72,7 @@ def test_gradients_equal_torch_clip(torch: Any, tmp_path: Path, name: str) -> No
     assert_close(outputs, gradient)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_whole_b16_equals_torch_clip(torch: Any, tmp_path: Path) -> None:
     config = CLIPConfig.b16()
     assert_close(*parity_table.measure(config, 3, tmp_path))

@@ -26,8 +26,6 @@ from tests.support.loading import make_tokenizer
 SIZE = 8
 IMAGE_ONLY = LossConfig(alignment=0.0, fusion=0.0)
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def job(task: str = "train", **changes: Any) -> Job:
     run: dict[str, Any] = {

@@ -64,12 +64,22 @@ def table(seed: int) -> Scores:
     return Scores(*texts, method, name, name, name, label, probability)
 
 
-def test_an_evaluation_killed_between_its_files_mixes_nothing(tmp_path: Path) -> None:
-    rng = random.Random(0)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "turns",
+    [
+        pytest.param([0, 3, 4, 7], id="some"),
+        pytest.param([*range(8)] * 5, marks=pytest.mark.campaign, id="all"),
+    ],
+)
+def test_an_evaluation_killed_between_its_files_mixes_nothing(
+    tmp_path: Path, turns: list[int], seed: int
+) -> None:
+    rng = random.Random(seed)
     aucs = {}
     commands = {}
-    for name, seed in (("one", 1), ("two", 3)):
-        (tmp_path / f"{name}.csv").write_text(to_csv({"": table(seed)}))
+    for name, number in (("one", 1), ("two", 3)):
+        (tmp_path / f"{name}.csv").write_text(to_csv({"": table(number)}))
         commands[name] = [
             "launch.evaluate", f"--from_scores={name}={name}.csv", "--bootstrap=0",
         ]  # fmt: skip
@@ -80,7 +90,7 @@ def test_an_evaluation_killed_between_its_files_mixes_nothing(tmp_path: Path) ->
     assert aucs["one"] != aucs["two"]
     out = tmp_path / "out"
     files = ("scores.csv", "metrics.json", "report.html")
-    for turn in range(8):
+    for turn in turns:
         name = ("one", "two")[turn % 2]
         when = replaced(out / files[turn // 2]) if turn < 6 else after(rng.uniform(0.3, 2.0))
         killed([*commands[name], "--out=out"], when, cwd=tmp_path, env=tiny.environment())
@@ -96,9 +106,11 @@ def test_an_evaluation_killed_between_its_files_mixes_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("random_moments", [0, pytest.param(20, marks=pytest.mark.campaign)])
 def test_a_killed_sweep_never_shows_the_figures_of_another_set(
-    packed: Path, tmp_path: Path
+    packed: Path, tmp_path: Path, random_moments: int, seed: int
 ) -> None:
+    rng = random.Random(seed)
     changes = {"duration": "2 steps", "evaluate_every": "1 steps"}
     loss = LossConfig(alignment=0, fusion=0)
     recipe = tiny.write_recipe(tmp_path / "tiny.py", *tiny.settings(packed, loss=loss, **changes))
@@ -125,6 +137,7 @@ def test_a_killed_sweep_never_shows_the_figures_of_another_set(
     expected = {key: shown(key) for key in sets}
     assert expected["a"] != expected["b"]
     (metrics,) = workdir.glob("runs/*/evaluation/metrics.json")
-    for when in (replaced(metrics), after(random.Random(1).uniform(1, 8))):
+    for turn in range(1 + random_moments):
+        when = after(rng.uniform(1, 8)) if turn else replaced(metrics)
         killed(sweep("a"), when, cwd=tiny.ROOT, env=environment)
         assert shown("b") == expected["b"]

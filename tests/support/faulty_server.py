@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         if does == "slow":
             self.owner.wait(0.4)
         if does == "hang":
-            self.owner.wait(30)
+            self.owner.wait(600)
             return self._cut()
         if does == "cut":
             return self._cut()

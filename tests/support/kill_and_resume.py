@@ -28,16 +28,13 @@ STEPS = 60
 CLOCKS = {"train/images_per_second", "train/data_wait", "train/save_seconds", "train/mfu"}
 
 
-def kill_and_resume(
-    folder: Path, kills: int, seed: int, longest: float = 100.0
-) -> collections.Counter[str]:
+def kill_and_resume(folder: Path, kills: int, seed: int) -> collections.Counter[str]:
     """Kills, starts again, and compares; returns how many kills hit what.
 
     Args:
       folder: an empty one to work in.
       kills: how many.
       seed: of the moments.
-      longest: seconds after which no further kill is made.
 
     Raises:
       AssertionError: a run ended otherwise than the undisturbed one.
@@ -57,8 +54,8 @@ def kill_and_resume(
 
     whole(folder / "unbroken")
     rng, hit = random.Random(seed), collections.Counter[str]()
-    began, run = time.monotonic(), 0
-    while hit.total() < kills and time.monotonic() - began < longest:
+    run = 0
+    while hit.total() < kills:
         workdir = folder / f"run{run}"
         process = start(workdir)
         # Some time after some step: however busy the machine is, every part of a run has its chance.
@@ -198,7 +195,7 @@ def main() -> None:
         if given.cut:
             hit = cut_and_kill(Path(folder), given.kills, given.seed)
         else:
-            hit = kill_and_resume(Path(folder), given.kills, given.seed, longest=3600)
+            hit = kill_and_resume(Path(folder), given.kills, given.seed)
     for what, count in hit.most_common():
         print(f"  {count:3d}  {what}")
 

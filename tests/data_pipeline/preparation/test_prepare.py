@@ -6,7 +6,6 @@ import csv
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +30,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_is_quick_and_names_every_data_set() -> None:
-    started = time.perf_counter()
+def test_help_names_every_data_set() -> None:
     shown = command("--help")
-    assert time.perf_counter() - started < 3  # under one alone; the machine may be busy
     assert shown.returncode == 0
     text = "".join(shown.stdout.split())
     assert "|".join([*COMPRESSED, *PLAIN]) in text

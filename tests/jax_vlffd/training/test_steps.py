@@ -29,8 +29,6 @@ BATCH = tiny.abstract_batch(tiny.BATCH)
 LOSS = LossConfig(image=2.0, alignment=0.5, fusion=3.0)
 LOCAL = dataclasses.replace(LOSS, local=0.25)
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 class Stepped(NamedTuple):
     """Parameters after some steps, the metrics of each, and how many programs that took."""

@@ -21,8 +21,6 @@ OPTIM = OptimConfig(
     learning_rate=0.01, head_scale=1.0, schedule="constant", warmup="", weight_decay=0.0, clip=0.0
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def slope(image: np.ndarray, text: np.ndarray, keys: np.ndarray, scale: float) -> float:
     """The derivative of the alignment loss by the log of the scale, in float64, with no limit in it."""

@@ -14,8 +14,6 @@ from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.step import make_train_step
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def batch_of(*lengths: int, fused: int = 2) -> dict[str, np.ndarray]:
     """Texts of so many tokens, their end among them; branch 3's are all of `fused`."""

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -52,12 +51,10 @@ def evaluate(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 # --- from scores: no model at all ---
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
-    start = time.perf_counter()
+def test_help_names_the_scores(tmp_path: Path) -> None:
     done = evaluate("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--from_scores" in done.stdout
-    assert time.perf_counter() - start < 1
 
 
 def test_scores_of_two_detectors_side_by_side(tmp_path: Path) -> None:

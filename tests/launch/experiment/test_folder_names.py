@@ -15,8 +15,6 @@ from launch.experiment.remote_workdir import UserError
 from tests.support import tiny
 from tests.support.training_runs import run
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.mark.parametrize("name", ["data [v2]", "*[a]? %20 #1"])
 def test_a_run_and_its_export_are_read_back_from_a_folder_of_any_name(

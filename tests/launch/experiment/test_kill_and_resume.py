@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,24 @@ from tests.support.kill_and_resume import cut_and_kill, kill_and_resume
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    """Fewer where twenty would take minutes; `python -m tests.support.kill_and_resume` does more."""
-    assert kill_and_resume(tmp_path, kills=20, seed=3, longest=120).total() > 0
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    assert kill_and_resume(tmp_path, kills=3, seed=3).total() == 3
 
 
+@pytest.mark.campaign
+def test_fifty_kills_at_random_moments_change_nothing(
+    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    hit = kill_and_resume(tmp_path, kills=50, seed=seed)
+    record_property("kills", dict(hit))
+    assert hit.total() == 50
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.campaign)])
 def test_a_validation_that_is_cut_and_made_up_never_leaves_the_run_without_a_checkpoint(
-    tmp_path: Path,
+    tmp_path: Path, rounds: int, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     """SIGTERM in a validation, kill -9 where it is made up, one checkpoint kept; the end is the same."""
-    left = cut_and_kill(tmp_path, rounds=2, seed=3)
+    left = cut_and_kill(tmp_path, rounds, seed)
+    record_property("rounds", dict(left))
     assert left["due"] + left["done"] > 0, left

@@ -32,8 +32,6 @@ from tests.support.training_runs import RATES, Whole, contents, history, killed,
 
 STEPS = 8
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

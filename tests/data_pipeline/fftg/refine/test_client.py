@@ -58,9 +58,8 @@ def test_retry_after_holds_every_request(tmp_path: Path) -> None:
 def test_slow_answers_are_waited_for_and_hanging_ones_are_not(tmp_path: Path) -> None:
     behaviours = {0: "hang", 1: "slow"}
     with FaultyServer(lambda call: behaviours.get(call.number, "good")) as server:
-        started = time.monotonic()
         summary = run(server, tmp_path / "out.jsonl", pairs(4), timeout=1.5)
-        assert time.monotonic() - started < 15
+        assert not server.calls[0].done.is_set()
     assert (summary.refined, summary.retries, summary.unanswered) == (4, 1, 1)
 
 
@@ -301,8 +300,9 @@ def test_a_pause_holds_those_that_wait_for_their_turn(
     with EchoingServer(act) as server:
         how = settings(None, base_url=server.url, rpm=120, concurrency=5)
         assert online.refine_annotations(pairs(5), tmp_path / "out.jsonl", how, load).refined == 5
-    assert arrived[1] - arrived[0] > 5.5
-    assert np.diff(arrived[1:]).min() > 0.3  # and they do not all go out at its end
+    # None comes before the end of the pause, and they do not all come at its end.
+    soonest = arrived[0] + 5.9 + 0.5 * np.arange(len(arrived) - 1)
+    assert (arrived[1:] >= soonest).all()
     assert "asks to wait 6 s" in capfd.readouterr().err
 
 

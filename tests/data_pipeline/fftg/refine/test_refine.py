@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,7 @@ def kept(out: Path) -> set[str]:
     return {f"{r['key']}-{r['turn']}" for r in map(json.loads, whole.splitlines())}
 
 
-def kill_in_the_middle(out: Path, kills: int, count: int) -> dict[str, int]:
+def kill_in_the_middle(out: Path, kills: int, count: int, seed: int) -> dict[str, int]:
     """Kills runs of one output again and again, then lets one end; returns what was counted.
 
     double_payments: requests sent for a question whose reply was on disk when that run began.
@@ -196,7 +197,7 @@ def kill_in_the_middle(out: Path, kills: int, count: int) -> dict[str, int]:
     in_flight: answers that the server had sent, or was sending, when the kill came, and that no
       program could keep; each is asked again.
     """
-    rng = random.Random(7)
+    rng = random.Random(seed)
     figures = Counter(kills=0, double_payments=0, lost_replies=0)
 
     def behave(call: Call) -> str:
@@ -235,12 +236,18 @@ def kill_in_the_middle(out: Path, kills: int, count: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("kills", "count"), [(2, 16), pytest.param(20, 90, marks=pytest.mark.slow)]
+    ("kills", "count"), [(2, 16), pytest.param(20, 90, marks=pytest.mark.campaign)]
 )
-def test_kill_9_in_the_middle(tmp_path: Path, kills: int, count: int) -> None:
+def test_kill_9_in_the_middle(
+    tmp_path: Path,
+    kills: int,
+    count: int,
+    seed: int,
+    record_property: Callable[[str, object], None],
+) -> None:
     out = tmp_path / "out.jsonl"
-    figures = kill_in_the_middle(out, kills, count)
-    print(figures)
+    figures = kill_in_the_middle(out, kills, count, seed)
+    record_property("figures", figures)
     assert figures["kills"] == kills
     assert figures["double_payments"] == 0
     assert figures["lost_replies"] == 0

@@ -137,8 +137,18 @@ PAUSES = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("pause", PAUSES)
+#: Each pause is ended by one of the two; the campaign has every pair.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("pause", "number"),
+    [
+        pytest.param(pause, SIGNALS[n], marks=[pytest.mark.campaign] * (place % 2 != n))
+        for place, pause in enumerate(PAUSES)
+        for n in (0, 1)
+    ],
+)
 def test_a_signal_ends_the_command_while_it_waits(
     tmp_path: Path, pause: str, number: signal.Signals
 ) -> None:
@@ -151,15 +161,14 @@ def test_a_signal_ends_the_command_while_it_waits(
         wait_for(lambda: server.calls or process.poll() is not None)
         time.sleep(1.5)  # the others wait by now
         assert process.poll() is None
-        sent = time.monotonic()
+        before = len(server.calls)
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 5
         calls = len(server.calls)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in error
-    assert calls < 60
+    assert calls <= before + 4  # those under way: no more questions than pairs
     assert {line["source"] for line in read(out)} == {"raw"}
     assert not list(tmp_path.glob(".*"))
 
@@ -169,10 +178,9 @@ def test_a_request_without_an_answer_does_not_hold_the_command_for_long(tmp_path
     with FaultyServer(lambda call: "hang" if call.number else "slow") as server:
         process = started(table, out, "--model=test-model", f"--base_url={server.url}")
         wait_for(lambda: len(server.calls) == 2 or process.poll() is not None)
-        sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-        assert time.monotonic() - sent < 15
+        assert not any(call.done.is_set() for call in server.calls if call.behaviour == "hang")
     assert process.returncode == 130
     journal = out.with_name("out.jsonl.replies.jsonl")
     assert len(read(journal)) == 1  # what came in time is kept
