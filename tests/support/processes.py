@@ -1,4 +1,4 @@
-"""Real processes of `launch.train` for the tests, forked from one that has imported everything.
+"""Real processes of the commands for the tests, forked from one that has imported everything.
 
 An import of JAX and all the rest costs seconds; a fork costs none of them. Nothing is computed before the
 fork, so each process starts its own devices.
@@ -6,6 +6,7 @@ fork, so each process starts its own devices.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
@@ -14,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -29,6 +31,7 @@ _PRELOAD = [
     "tensorflow_datasets",
     "cv2",
     "sklearn.linear_model",
+    "openai",
     "launch.experiment.config",
     "launch.experiment.initialization",
     "launch.experiment.explanations",
@@ -59,6 +62,25 @@ def start(
     )
     process.start()
     return process
+
+
+def run(
+    module: str, arguments: list[str], environment: Mapping[str, str], cwd: Path, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m MODULE ARGUMENTS`, in effect, to its end.
+
+    The environment is the command's, but what libraries read of it when they are imported is this process's.
+    """
+    _CONTEXT.set_forkserver_preload(_PRELOAD)
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = _CONTEXT.Process(
+            target=_run_command, args=(module, arguments, logs, dict(environment), cwd)
+        )
+        process.start()
+        code = status(process, timeout)
+        said, told = (log.read_text() if log.exists() else "" for log in logs)
+    return subprocess.CompletedProcess([module, *arguments], code, said, told)
 
 
 def start_hosts(
@@ -124,6 +146,30 @@ def _mounts(commands: tuple[list[str], ...]) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     for command in (["mount", "--make-rprivate", "/"], *commands):
         subprocess.run(command, check=True)
+
+
+def _run_command(
+    module: str, arguments: list[str], logs: list[Path], environment: dict[str, str], cwd: Path
+) -> None:
+    for descriptor, log in enumerate(logs, start=1):
+        with log.open("ab", buffering=0) as file:
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(cwd))
+    sys.argv = [module, *arguments]
+    import runpy
+
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
+    seconds = float(environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def _run(

@@ -28,6 +28,7 @@ from jax_vlffd.config import (
 from jax_vlffd.model import graph_and_shapes
 from jax_vlffd.training.sharding import make_mesh
 from jax_vlffd.training.state import Plan, StepSpec, TrainState, make_plan
+from tests.support import compiling, processes
 from tests.support.packed_sets import write_annotations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,7 +187,8 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     """Of a command: one device, few threads, compiled programs kept in `cache`."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "VIRTUAL_ENV")}
     # What is compiled here runs for a second: it is not worth much optimization.
-    found = kept | {
+    found = kept | compiling.environment()
+    found |= {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "OMP_NUM_THREADS": "1",
@@ -201,9 +203,18 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     return found
 
 
+#: What a forked command can be told anew about the programs it compiles.
+_OF_CACHE = {"JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+
+
 def command(module: str, *arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m MODULE ARGUMENTS` to its end."""
-    kwargs = {"cwd": ROOT, "env": environment(), "timeout": 120} | kwargs
+    """Runs `python -m MODULE ARGUMENTS` to its end; forks it where the environment is the usual one."""
+    usual = environment()
+    kwargs = {"cwd": ROOT, "env": usual, "timeout": 120} | kwargs
+    changed = {key for key, _ in usual.items() ^ kwargs["env"].items()}
+    if changed <= _OF_CACHE and kwargs.keys() == {"cwd", "env", "timeout"}:
+        given = (kwargs["env"], Path(kwargs["cwd"]), kwargs["timeout"])
+        return processes.run(module, [*map(str, arguments)], *given)
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         capture_output=True, text=True, **kwargs,
