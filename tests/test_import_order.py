@@ -24,7 +24,7 @@ COMMANDS = sorted(
 )
 HEAVY = (
     "jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "tensorflow", "transformers",
-    "torch", "cv2", "sklearn", "openai", "scipy", "matplotlib", "pandas", "av",
+    "torch", "cv2", "sklearn", "openai", "scipy", "matplotlib", "pandas", "av", "jinja2",
 )  # fmt: skip
 
 #: What each package may import of ours.

@@ -10,9 +10,8 @@ import base64
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -68,18 +67,22 @@ def write_review(
     Returns:
       How many lines the page shows.
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     chosen = sorted(random.Random(seed).sample(range(len(lines)), min(sample, len(lines))))
-    cards = "\n".join(_card(lines[place], show) for place in chosen)
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    page = (
-        _PAGE.replace("@HASH@", digest)
-        .replace("@STYLE@", _STYLE)
-        .replace("@COUNT@", f"{len(chosen)} of {len(lines)}")
-        .replace("@REGIONS@", _options(REGIONS))
-        .replace("@TYPES@", _options(TYPES))
-        .replace("@SOURCES@", _options((*CAPTION_SOURCES, "error")))
-        .replace("@SCRIPT@", _SCRIPT)
-        .replace("@CARDS@", cards)  # last: what a card says is never searched for a mark
+    templates = Environment(
+        loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    script = templates.get_template("review.js.j2").render()
+    page = templates.get_template("review.html.j2").render(
+        cards=[_card(lines[place], show) for place in chosen],
+        total=len(lines),
+        regions=REGIONS,
+        types=TYPES,
+        sources=(*CAPTION_SOURCES, "error"),
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     atomic_write_text(path, page)
     return len(chosen)
@@ -105,45 +108,45 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
     return drawn
 
 
-def _card(line: Line, show: Callable[[Line], Pictures | None]) -> str:
-    found = forged_regions(line)
-    forged, types = set(found), {kind for kinds in found.values() for kind in kinds}
-    source = "error" if not line.get("caption") else str(line.get("source"))
+def _card(line: Line, show: Callable[[Line], Pictures | None]) -> dict[str, Any]:
+    """What the page shows of a line."""
+    forged = forged_regions(line)
+    figures, problem = [], ""
     try:
         pictures = show(line)
-        figures = "" if pictures is None else _figures(pictures, forged)
+        if pictures is not None:
+            figures = _figures(pictures, set(forged))
     except Exception as error:  # the others are shown whatever is wrong with this one
-        figures = f'<p class="error">{escape(str(error) or type(error).__name__)}</p>'
-    about = [("real", line.get("real")), ("fake", line.get("fake"))]
-    about += [(name, line.get(name)) for name in ("dataset", "method", "video", "frame", "split")]
-    known = " · ".join(f"{name} {escape(str(value))}" for name, value in about if value)
+        problem = str(error) or type(error).__name__
+    about = ("real", "fake", "dataset", "method", "video", "frame", "split")
     words = [("caption", line.get("caption"))]
     if line.get("raw_caption") != line.get("caption"):
         words.append(("raw caption", line.get("raw_caption")))
     reason = _mapping(line.get("refinement")).get("reason")
     words += [("refinement", reason), ("error", line.get("error"))]
-    # Lines of older versions may hold what an endpoint said of the key.
-    said = "".join(
-        f"<p><b>{name}</b> {escape(redacted(str(text)))}</p>" for name, text in words if text
-    )
-    return (
-        f'<article data-regions="{" ".join(sorted(forged))}" data-types="{" ".join(sorted(types))}" '
-        f'data-source="{escape(source)}">\n'
-        f"<h2>{escape(str(line.get('id')))} <small>{escape(source)}</small></h2>\n"
-        f"<p class=about>{known}</p>\n{figures}\n{said}\n{_evidence(line, found)}\n</article>"
-    )
+    return {
+        "id": line.get("id"),
+        "regions": list(forged),
+        "types": {kind for kinds in forged.values() for kind in kinds},
+        "source": "error" if not line.get("caption") else line.get("source"),
+        "about": [(name, line[name]) for name in about if line.get(name)],
+        "problem": problem,
+        "figures": figures,
+        # Lines of older versions may hold what an endpoint said of the key.
+        "words": [(name, redacted(str(text))) for name, text in words if text],
+        "evidence": _evidence(line, forged),
+    }
 
 
-def _figures(pictures: Pictures, forged: set[str]) -> str:
-    grey = np.clip(pictures.mask * (255 * _MASK_GAIN), 0, 255).astype(np.uint8)
-    mask = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    shown = (
-        ("real", pictures.real),
-        ("fake", pictures.fake),
-        (f"mask x{_MASK_GAIN:g}", mask.astype(np.uint8)),
-        ("regions", _outlined_large(pictures, forged)),
-    )
-    return "<div>" + "".join(_figure(name, image) for name, image in shown) + "</div>"
+def _figures(pictures: Pictures, forged: set[str]) -> list[tuple[str, dict[str, Any]]]:
+    gray = np.clip(pictures.mask * (255 * _MASK_GAIN), 0, 255).astype(np.uint8)
+    mask = cv2.cvtColor(cv2.applyColorMap(gray, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return [
+        ("real", _encoded(pictures.real)),
+        ("fake", _encoded(pictures.fake)),
+        (f"mask x{_MASK_GAIN:g}", _encoded(mask.astype(np.uint8))),
+        ("regions", _encoded(_outlined_large(pictures, forged))),
+    ]
 
 
 def _outlined_large(pictures: Pictures, forged: set[str]) -> Image:
@@ -159,16 +162,12 @@ def _page_size(image: Image) -> tuple[int, int]:
     return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
 
 
-def _figure(name: str, image: Image) -> str:
-    size = _page_size(image)
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def _encoded(image: Image) -> dict[str, Any]:
+    width, height = _page_size(image)
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-    url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
-    return (
-        f'<figure><img src="{url}" alt="{name}" width={size[0]} height={size[1]}>'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
+    return {"jpeg": base64.b64encode(data).decode(), "width": width, "height": height}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -176,83 +175,23 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _evidence(line: Line, forged: Mapping[str, Sequence[str]]) -> str:
-    """A table of scores against thresholds, a row a region; what was found is bold."""
+def _evidence(
+    line: Line, forged: Mapping[str, Sequence[str]]
+) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """Scores against thresholds of each region's mask and types; what was found is bold."""
     rows = []
     for name in REGIONS:
-        found = _mapping(_mapping(line.get("regions")).get(name))
-        if not found:
+        region = _mapping(_mapping(line.get("regions")).get(name))
+        if not region:
             continue
-        evidence = _mapping(found.get("evidence"))
-        mask = {"score": found.get("score"), **_mapping(evidence.get("mask"))}
-        cells = [_cell(mask, name in forged)]
-        cells += [_cell(evidence.get(kind), kind in forged.get(name, ())) for kind in TYPES]
-        rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
-    if not rows:
-        return ""
-    heads = "".join(f"<th>{name}</th>" for name in ("", "mask", *TYPES))
-    return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+        evidence = _mapping(region.get("evidence"))
+        mask = {"score": region.get("score"), **_mapping(evidence.get("mask"))}
+        cells = [(_compared(mask), name in forged)]
+        cells += [(_compared(evidence.get(kind)), kind in forged.get(name, ())) for kind in TYPES]
+        rows.append((name, cells))
+    return rows
 
 
-def _cell(evidence: Any, found: bool) -> str:
-    if not isinstance(evidence, Mapping):
-        return "<td></td>"
-    numbers = [evidence.get(name) for name in ("score", "threshold")]
-    text = " / ".join(f"{n:.3g}" for n in numbers if isinstance(n, int | float))
-    return f"<td>{f'<b>{text}</b>' if found else text}</td>"
-
-
-def _options(names: Sequence[str]) -> str:
-    return "".join(f"<option>{name}</option>" for name in names)
-
-
-_STYLE: Final = """
-:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }
-body { margin: 0 auto; max-width: 1000px; padding: 0 1rem 4rem }
-header { position: sticky; top: 0; background: Canvas; padding: .5rem 0; border-bottom: 1px solid }
-label { margin-right: 1rem }
-article { border-bottom: 1px solid #8886; padding: 1rem 0 }
-article[hidden] { display: none }
-h1 { font-size: 1.3rem; margin: 0 0 .5rem } h2 { font-size: 1rem; margin: 0 } small { opacity: .7 }
-p { margin: .3rem 0; overflow-wrap: anywhere } .about { opacity: .7; font-size: .85rem }
-article > div { display: flex; flex-wrap: wrap; gap: .5rem } figure { margin: .5rem 0 }
-figcaption { font-size: .8rem; opacity: .7 } .error { color: #d33 }
-table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums }
-td, th { padding: .1rem .6rem; text-align: right } th { font-weight: 500; opacity: .7 }
-"""
-_SCRIPT: Final = """
-const selects = [...document.querySelectorAll("select")];
-const cards = [...document.querySelectorAll("article")];
-function filter() {
-  let shown = 0;
-  for (const card of cards) {
-    card.hidden = !selects.every(s => {
-      if (s.value === "") return true;
-      const values = card.dataset[s.name].split(" ").filter(v => v);
-      return s.value === "(none)" ? values.length === 0 : values.includes(s.value);
-    });
-    shown += !card.hidden;
-  }
-  document.getElementById("shown").textContent = shown + " shown";
-}
-for (const s of selects) s.addEventListener("change", filter);
-filter();
-"""
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src 'sha256-@HASH@'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Annotations under review</title><style>@STYLE@</style></head><body>
-<header><h1>Annotations: @COUNT@ lines</h1>
-<label>region <select name="regions"><option value="">all</option><option>(none)</option>@REGIONS@\
-</select></label>
-<label>type <select name="types"><option value="">all</option><option>(none)</option>@TYPES@\
-</select></label>
-<label>source <select name="source"><option value="">all</option>@SOURCES@</select></label>
-<span id="shown"></span>
-<p class=about>Outlines: red is forged, green is not. Table: score / threshold, bold where found.</p>
-</header>
-@CARDS@
-<script>@SCRIPT@</script></body></html>
-"""
+def _compared(evidence: Any) -> str:
+    numbers = [_mapping(evidence).get(name) for name in ("score", "threshold")]
+    return " / ".join(f"{n:.3g}" for n in numbers if isinstance(n, int | float))

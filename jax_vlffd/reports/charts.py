@@ -1,31 +1,63 @@
-"""Charts as inline SVG text: lines and horizontal bars, readable in print and without colour.
+"""Charts as SVG text, drawn by Matplotlib: lines, bars and dots, readable in print and without color.
 
-The colours are Okabe and Ito's, which the common kinds of colour blindness tell apart; series
-differ in their dashes too. Every text is escaped.
+The colors are Okabe and Ito's, which the common kinds of color blindness tell apart; series differ in
+their dashes too. Text stays text, is bounded, and nothing in it is read as mathematics or markup. The same
+input gives the same bytes. Matplotlib is imported when a chart is drawn, not before.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
-_DASHES: Final = ("", "7 3", "2 2.5", "9 3 2 3")
-_LINE: Final = 18  # height of a line of text
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-#: For a picture that no page gives a style to.
-_STYLE: Final = (
-    "<style>svg{background:#fff}text{font:12px sans-serif;fill:#333}.axis{font-weight:bold}"
-    ".grid{stroke:#ddd}.frame{fill:none;stroke:#888}.diagonal{stroke:#999;stroke-dasharray:4 3}"
-    "path,polyline{fill:none;stroke-width:1.8}</style>"
-)
+_COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+_DASHES: Final[tuple[Any, ...]] = ("-", (0, (4, 2)), (0, (1.2, 1.5)), (0, (5, 2, 1.2, 2)))
+_REFERENCE: Final[dict[str, Any]] = {"color": "#77838d", "linestyle": (0, (3, 3)), "linewidth": 1}
+_WHISKER: Final[dict[str, Any]] = {"color": "#111111", "linewidth": 1.4}
+_LEGEND_LINE: Final = 18  # pixels
+_MAX_LABEL: Final = 60  # letters
+_FONTS: Final = "system-ui, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
 
-_Scale = Callable[[float], float]
+#: On top of Matplotlib's defaults, so that no file of the user's changes a chart. A point is a pixel here.
+_STYLE: Final[Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.autolimit_mode": "round_numbers",
+    "axes.xmargin": 0,
+    "axes.ymargin": 0,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#93a0aa",
+    "axes.formatter.useoffset": False,
+    "axes.grid": True,
+    "axes.labelcolor": "#44505a",
+    "axes.labelpad": 6,
+    "axes.labelsize": 12,
+    "font.size": 11.5,
+    "grid.color": "#e4e9ed",
+    "legend.borderaxespad": 0.2,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+    "text.color": "#1c2126",
+    "xtick.color": "#1c2126",
+    "xtick.major.pad": 6,
+    "xtick.major.size": 0,
+    "ytick.color": "#1c2126",
+    "ytick.major.pad": 6,
+    "ytick.major.size": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -60,22 +92,16 @@ class Bar:
 
 @dataclass(frozen=True)
 class Dot:
-    """A value with its interval, if any, and what is told when it is pointed at."""
+    """A value with its interval, if any, and what is shown when it is pointed at."""
 
     value: float
     interval: tuple[float, float] | None = None
     label: str = ""
 
 
-def color(index: int) -> str:
-    """The colour of the index-th series of a chart."""
-    return COLORS[index % len(COLORS)]
-
-
 def standalone(chart: str) -> str:
     """A chart as the text of a file that is a picture by itself."""
-    head, rest = chart.split(">", 1)
-    return f'{head} xmlns="http://www.w3.org/2000/svg">{_STYLE}{rest}\n'
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
 def line_chart(
@@ -91,36 +117,23 @@ def line_chart(
 
     Points that are not finite are left out, and break the line.
     """
-    shown = [s for s in series if any(map(_finite_pair, s.x, s.y))]
-    left, top, right, bottom = 52, 10, 12, 44
-    x_low, x_high, x_ticks = _scale(x, [v for s in shown for v in s.x])
-    y_low, y_high, y_ticks = _scale(y, [v for s in shown for v in s.y])
-
-    def px(value: float) -> float:
-        return left + (value - x_low) / (x_high - x_low) * (width - left - right)
-
-    def py(value: float) -> float:
-        return height - bottom - (value - y_low) / (y_high - y_low) * (height - top - bottom)
-
-    parts = [_frame(left, top, width - right, height - bottom)]
-    for value, text in x_ticks:
-        parts.append(_line(px(value), top, px(value), height - bottom, "grid"))
-        parts.append(_text(px(value), height - bottom + 15, text, "middle"))
-    for value, text in y_ticks:
-        parts.append(_line(left, py(value), width - right, py(value), "grid"))
-        parts.append(_text(left - 6, py(value) + 4, text, "end"))
-    if diagonal:
-        parts.append(_line(px(x_low), py(y_low), px(x_high), py(y_high), "diagonal"))
-    parts.append(_text((left + width - right) / 2, height - 8, x.label, "middle", "axis"))
-    parts.append(
-        f'<text class="axis" text-anchor="middle" transform="translate(13 {height / 2 - 15:.1f}) '
-        f'rotate(-90)">{escape(y.label)}</text>'
-    )
-    for index, line in enumerate(shown):
-        parts.append(_path(line, index, px, py))
-    legend = _legend([s.name for s in shown], left, height + 12) if shown else ""
-    total = height + (12 + _LINE * len(shown) if shown else 0)
-    return _svg(title, width, total, "".join(parts) + legend)
+    points = [(line, np.isfinite(line.x) & np.isfinite(line.y)) for line in series]
+    points = [(line, finite) for line, finite in points if finite.any()]
+    with _settings(title):
+        legend = _LEGEND_LINE * len(points)
+        figure, axes = _figure(width, height + legend, bottom=46 + legend)
+        for index, (line, finite) in enumerate(points):
+            axes.plot(
+                line.x, np.where(finite, line.y, np.nan), marker="o" if line.marks else "",
+                color=_color(index), linestyle=_DASHES[index % len(_DASHES)], clip_on=False,
+            )  # fmt: skip
+        _scale(axes, "x", x)
+        _scale(axes, "y", y)
+        if points:
+            _legend(figure, axes.get_lines(), [line.name for line, _ in points])
+        if diagonal:
+            axes.plot((0, 1), (0, 1), transform=axes.transAxes, **_REFERENCE)
+        return _svg(figure, title)
 
 
 def bar_chart(
@@ -139,38 +152,42 @@ def bar_chart(
       names: what the bars of a group are; a legend is drawn when there are several.
       axis: the axis of the values, with its range.
       reference: a value marked by a dashed line, such as chance.
-      width: of the picture.
+      width: of the picture, in pixels.
     """
-    thick, gap, top, right, bottom = 15, 12, 8, 56, 40
-    longest = max((len(label) for label, _ in groups), default=0)
-    left = min(220, 16 + 7 * longest)
-    row = thick * len(names) + gap
-    height = top + row * len(groups) + bottom
-    low, high, ticks = _scale(axis, [b.value for _, bars in groups for b in bars if b.value])
-
-    def px(value: float) -> float:
-        return left + (value - low) / (high - low) * (width - left - right)
-
-    floor = height - bottom
-    parts = []
-    for value, text in ticks:
-        parts.append(_line(px(value), top, px(value), floor, "grid"))
-        parts.append(_text(px(value), floor + 15, text, "middle"))
-    for index, (label, bars) in enumerate(groups):
-        y = top + index * row + gap / 2
-        shown = label if len(label) <= 29 else label[:28] + "…"
-        parts.append(_text(left - 8, y + thick * len(bars) / 2 + 4, shown, "end"))
-        for number, bar in enumerate(bars):
-            parts.append(_bar(bar, number, px, low, y + number * thick, thick))
-    if reference is not None:
-        parts.append(_line(px(reference), top, px(reference), floor, "diagonal"))
-    parts.append(_line(left, top, left, floor, "edge"))
-    parts.append(_text((left + width - right) / 2, floor + 33, axis.label, "middle", "axis"))
-    legend = ""
-    if len(names) > 1:
-        legend = _legend(names, left, height + 8, solid=True)
-        height += 8 + _LINE * len(names)
-    return _svg(title, width, height, "".join(parts) + legend)
+    legend = names if len(names) > 1 else ()
+    row = len(names) + 0.8  # in bars
+    with _settings(title):
+        bottom = 42 + _LEGEND_LINE * len(legend)
+        left = min(220, 16 + 7 * max((len(label) for label, _ in groups), default=0))
+        figure, axes = _figure(
+            width, bottom + 14 + 15 * row * max(len(groups), 1), left, 56, bottom
+        )
+        _scale(axes, "x", axis)
+        handles = []
+        for number in range(len(names)):
+            places = [row * index + number for index in range(len(groups))]
+            values = [bars[number].value for _, bars in groups]
+            lengths = [value or 0 for value in values]
+            handles.append(axes.barh(places, lengths, 0.85, color=_color(number), alpha=0.8))
+            for place, value, (_, bars) in zip(places, values, groups, strict=True):
+                end, shown = value or 0.0, "not defined" if value is None else f"{value:.3f}"
+                if value is not None and (interval := bars[number].interval):
+                    axes.plot(interval, (place, place), marker="|", **_WHISKER)
+                    end = max(end, interval[1])
+                axes.annotate(
+                    shown, (end, place), (5, 0), textcoords="offset points",
+                    verticalalignment="center_baseline", fontsize=11, annotation_clip=False,
+                )  # fmt: skip
+        middles = [row * index + (len(names) - 1) / 2 for index in range(len(groups))]
+        axes.set_yticks(middles, [_label(label, 29) for label, _ in groups])
+        axes.set_ylim(row * max(len(groups), 1) - 0.9, -0.9)
+        axes.grid(False, axis="y")
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        if reference is not None:
+            axes.axvline(reference, **_REFERENCE)
+        if legend:
+            _legend(figure, handles, legend)
+        return _svg(figure, title)
 
 
 def dot_chart(
@@ -186,149 +203,120 @@ def dot_chart(
       title: for readers who do not see the picture.
       columns: the label of each and its dots.
       axis: of the values.
-      width, height: of the picture.
+      width, height: of the picture, in pixels.
     """
-    left, top, right, bottom = 52, 10, 12, 30
-    ends = [
-        end for _, dots in columns for dot in dots for end in (dot.value, *(dot.interval or ()))
-    ]
-    low, high, ticks = _scale(axis, ends)
-    step = (width - left - right) / max(len(columns), 1)
-
-    def py(value: float) -> float:
-        return height - bottom - (value - low) / (high - low) * (height - top - bottom)
-
-    parts = [_frame(left, top, width - right, height - bottom)]
-    for value, text in ticks:
-        parts.append(_line(left, py(value), width - right, py(value), "grid"))
-        parts.append(_text(left - 6, py(value) + 4, text, "end"))
-    means = []
-    room = max(4, int(step / 6.5))  # letters
-    for index, (label, dots) in enumerate(columns):
-        middle = left + step * (index + 0.5)
-        shown = label if len(label) <= room else label[: room - 1] + "…"
-        parts.append(_text(middle, height - bottom + 16, shown, "middle"))
-        if dots:
-            means.append((middle, py(sum(dot.value for dot in dots) / len(dots))))
-        for number, dot in enumerate(dots):
-            x = middle + step * 0.7 * ((number + 0.5) / len(dots) - 0.5)
-            if dot.interval is not None:
-                parts.append(_line(x, py(dot.interval[0]), x, py(dot.interval[1]), "whisker"))
-            parts.append(
-                f'<circle cx="{x:.1f}" cy="{py(dot.value):.1f}" r="4" fill="{color(0)}">'
-                f"<title>{escape(dot.label)}: {dot.value:.3f}</title></circle>"
-            )
-    if len(means) > 1:
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in means)
-        parts.append(f'<path d="M{path}" stroke="{color(1)}" stroke-dasharray="{_DASHES[1]}"/>')
-    parts.append(
-        f'<text class="axis" text-anchor="middle" transform="translate(13 {height / 2 - 15:.1f}) '
-        f'rotate(-90)">{escape(axis.label)}</text>'
-    )
-    return _svg(title, width, height, "".join(parts))
+    hints = {}
+    with _settings(title):
+        figure, axes = _figure(width, height, bottom=28)
+        _scale(axes, "y", axis)
+        axes.set_ymargin(0.04)
+        for index, (_, dots) in enumerate(columns):
+            for number, dot in enumerate(dots):
+                x = index + 0.7 * ((number + 0.5) / len(dots) - 0.5)
+                if dot.interval is not None:
+                    axes.plot((x, x), dot.interval, **_WHISKER)
+                (mark,) = axes.plot(x, dot.value, "o", color=_color(0), markersize=8)
+                mark.set_gid(f"dot-{index}-{number}")
+                hints[f"dot-{index}-{number}"] = f"{dot.label}: {dot.value:.3f}"
+        means = [
+            (i, np.mean([d.value for d in dots])) for i, (_, dots) in enumerate(columns) if dots
+        ]
+        if len(means) > 1:
+            axes.plot(*zip(*means, strict=True), color=_color(1), linestyle=_DASHES[1])
+        letters = max(4, int((width - 64) / max(len(columns), 1) / 6.5))
+        axes.set_xticks(range(len(columns)), [_label(label, letters) for label, _ in columns])
+        axes.set_xlim(-0.5, max(len(columns), 1) - 0.5)
+        axes.grid(False, axis="x")
+        return _svg(figure, title, hints)
 
 
-def _bar(bar: Bar, number: int, px: _Scale, low: float, y: float, thick: int) -> str:
-    if bar.value is None:
-        return _text(px(low) + 5, y + thick - 4, "not defined", "start", "small")
-    middle = y + (thick - 2) / 2
-    end = px(bar.value)
-    parts = [
-        f'<rect x="{px(low):.1f}" y="{y:.1f}" width="{max(0.0, end - px(low)):.1f}" '
-        f'height="{thick - 2}" fill="{color(number)}" fill-opacity="0.8"/>'
-    ]
-    if bar.interval is not None:
-        start, stop = px(bar.interval[0]), px(bar.interval[1])
-        parts.append(_line(start, middle, stop, middle, "whisker"))
-        parts.append(_line(start, middle - 3, start, middle + 3, "whisker"))
-        parts.append(_line(stop, middle - 3, stop, middle + 3, "whisker"))
-        end = max(end, stop)
-    parts.append(_text(end + 5, middle + 4, f"{bar.value:.3f}", "start", "small"))
-    return "".join(parts)
+@contextmanager
+def _settings(title: str) -> Iterator[None]:
+    """Matplotlib's settings for one chart; the title makes the ids in it differ from another chart's."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Only measured with Matplotlib's font: the reader's own fonts draw it.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": f"jax-vlffd {_label(title)}"})
+        yield
 
 
-def _path(line: Series, index: int, px: _Scale, py: _Scale) -> str:
-    commands, marks, pen = [], [], "M"
-    for x, y in zip(line.x, line.y, strict=True):
-        if not _finite_pair(x, y):
-            pen = "M"
-            continue
-        commands.append(f"{pen}{px(x):.1f} {py(y):.1f}")
-        marks.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3" fill="{color(index)}"/>')
-        pen = "L"
-    dash = _DASHES[index % len(_DASHES)]
-    drawn = f'<path d="{"".join(commands)}" stroke="{color(index)}" stroke-dasharray="{dash}"/>'
-    return drawn + ("".join(marks) if line.marks else "")
+def _figure(
+    width: float, height: float, left: float = 64, right: float = 18, bottom: float = 46
+) -> tuple[Figure, Axes]:
+    """A figure and its axes with margins in pixels; Matplotlib's own layouts take as long as the drawing."""
+    from matplotlib.figure import Figure
+
+    figure, top = Figure(figsize=(width / 72, height / 72)), 14
+    inside = (left, bottom, width - left - right, height - bottom - top)
+    return figure, figure.add_axes(tuple(np.divide(inside, (width, height) * 2)))
 
 
-def _legend(names: Sequence[str], x: float, y: float, solid: bool = False) -> str:
-    parts = []
-    for index, name in enumerate(names):
-        middle = y + _LINE * index
-        if solid:
-            parts.append(
-                f'<rect x="{x}" y="{middle - 5}" width="24" height="10" fill="{color(index)}" '
-                'fill-opacity="0.8"/>'
-            )
+def _color(index: int) -> str:
+    return _COLORS[index % len(_COLORS)]
+
+
+def _label(text: str, letters: int = _MAX_LABEL) -> str:
+    """A text of a stranger's as a label: bounded, and without letters that XML cannot hold."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[: letters + 1])
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+def _scale(axes: Axes, name: str, axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(**{f"{name}label": _label(axis.label)})
+    if axis.ticks is None:
+        locator = MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
+        (axes.xaxis if name == "x" else axes.yaxis).set_major_locator(locator)
+    else:
+        values, texts = zip(*axis.ticks, strict=True)
+        axes.set(**{f"{name}ticks": values, f"{name}ticklabels": [_label(t) for t in texts]})
+    axes.set(**{f"{name}lim": axis.range} if axis.range else {})
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    labels = [_label(name) for name in names]
+    figure.legend(handles, labels, loc="lower left", handlelength=2.4, labelspacing=0.35)
+
+
+def _svg(figure: Figure, title: str, hints: Mapping[str, str] | None = None) -> str:
+    """The drawing as an element of a page: titled, in the page's font, without what no page needs.
+
+    hints: what is shown where an artist is pointed at, by its gid.
+    """
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    root = ET.fromstring(drawn.getvalue())
+    for child in root.findall("*")[:2]:  # metadata, and a style that would be the whole page's
+        root.remove(child)
+    used = set(re.findall(r"#(\w+)", drawn.getvalue()))
+    for node in list(root.iter()):
+        # Hundredths of a pixel are enough.
+        short = {name: re.sub(r"(\.\d\d)\d+", r"\1", text) for name, text in node.attrib.items()}
+        attributes = {name.rpartition("}")[2]: text for name, text in short.items()}
+        node.tag, name = node.tag.rpartition("}")[2], attributes.get("id", "")
+        if node.tag == "text":
+            attributes["style"] = re.sub(r"font-family: [^;]*; ", "", attributes["style"])
         else:
-            dash = _DASHES[index % len(_DASHES)]
-            parts.append(
-                f'<path d="M{x} {middle}L{x + 24} {middle}" stroke="{color(index)}" '
-                f'stroke-dasharray="{dash}"/>'
-            )
-        parts.append(_text(x + 31, middle + 4, name, "start"))
-    return "".join(parts)
+            node.text = None
+        node.tail = None
+        if name in (hints or {}):
+            _titled(node, (hints or {})[name])
+        node.attrib = {k: v for k, v in attributes.items() if k != "id" or name in used}
+    box = root.attrib["viewBox"]
+    width, height = box.split()[2:]
+    root.attrib = {
+        "viewBox": box, "width": width, "height": height, "role": "img",
+        "font-family": _FONTS, "stroke-linejoin": "round",
+    }  # fmt: skip
+    _titled(root, title)
+    return ET.tostring(root, "unicode")
 
 
-def _scale(axis: Axis, values: Sequence[float]) -> tuple[float, float, Sequence[tuple[float, str]]]:
-    finite = [float(v) for v in values if math.isfinite(v)] or [0.0, 1.0]
-    low, high = axis.range or (min(finite), max(finite))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    step = _step(high - low)
-    if axis.range is None:
-        low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-    if axis.ticks is not None:
-        return low, high, axis.ticks
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return low, high, [(n * step, _number(n * step, step)) for n in range(first, last + 1)]
-
-
-def _step(span: float) -> float:
-    """The round step (1, 2 or 5 times a power of ten) that cuts the span into about five."""
-    raw = span / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= raw * 0.99)
-
-
-def _number(value: float, step: float) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    if value and (step < 1e-3):
-        return f"{value:.1e}".replace("e-0", "e-")
-    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
-
-
-def _finite_pair(x: float, y: float) -> bool:
-    return math.isfinite(x) and math.isfinite(y)
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _frame(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<rect class="frame" x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}"/>'
-
-
-def _svg(title: str, width: int, height: float, body: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img">'
-        f"<title>{escape(title)}</title>{body}</svg>"
-    )
+def _titled(node: ET.Element, text: str) -> None:
+    title = ET.Element("title")
+    title.text = _label(text, 4 * _MAX_LABEL)
+    node.insert(0, title)

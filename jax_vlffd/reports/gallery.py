@@ -9,8 +9,6 @@ import numpy as np
 
 from jax_vlffd.evaluation.comparison import Detector
 from jax_vlffd.evaluation.scores import Scores
-from jax_vlffd.reports import render
-from jax_vlffd.reports.render import Markup, element
 from jax_vlffd.vocabulary import LABEL_NAMES
 
 
@@ -29,6 +27,18 @@ class Example:
     reasons: str = ""
     image: bytes = b""
     others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def truth(self) -> str:
+        """The name of the label."""
+        return LABEL_NAMES[self.label]
+
+    @property
+    def where(self) -> str:
+        """Set, method of a fake, video and frame, as far as they are known."""
+        method = self.method if self.label else ""
+        frame = self.frame and f"frame {self.frame}"
+        return " · ".join(filter(None, (self.set_name, method, self.video, frame)))
 
 
 @dataclass(frozen=True)
@@ -126,44 +136,3 @@ def sample(scores: Scores, count: int, seed: int) -> np.ndarray:
     turns = max(map(len, by_kind), default=0)
     taken = [rows[turn] for turn in range(turns) for rows in by_kind if turn < len(rows)]
     return np.asarray(taken[:count], dtype=np.int64)
-
-
-def sections(galleries: Sequence[Gallery]) -> list[Markup]:
-    """A section for each gallery that has examples."""
-    body = []
-    for gallery in galleries:
-        if gallery.examples:
-            body.append(element("h2", gallery.title))
-            body.append(element("p", gallery.note, class_="note"))
-            pictured = any(example.image for example in gallery.examples)
-            cards = [_card(example, pictured) for example in gallery.examples]
-            body.append(element("div", *cards, class_="cards"))
-    return body
-
-
-def _card(example: Example, pictured: bool) -> Markup:
-    truth = LABEL_NAMES[example.label]
-    method = example.method if example.label else ""
-    names = (example.set_name, method, example.video, example.frame and f"frame {example.frame}")
-    where = " · ".join(filter(None, names))
-    width = f"width:{100 * example.probability:.1f}%"
-    said = [element("span", truth, class_=f"tag {truth}")]
-    if example.verdict:
-        said += [
-            Markup(" called "),
-            element("span", example.verdict, class_=f"tag {example.verdict}"),
-        ]
-    others = " · ".join(f"{name}: {p:.3f}" for name, p in example.others.items())
-    text = [
-        element("div", *said),
-        element("div", element("i", "", style=width), class_="meter"),
-        element("div", f"probability of fake {example.probability:.3f}", class_="where"),
-        element("div", others, class_="where") if others else Markup(),
-        element("div", where, class_="where"),
-    ]
-    if example.caption:
-        text.append(element("p", element("b", "Annotated: "), example.caption))
-    if example.reasons:
-        text.append(element("p", element("b", "Detector: "), example.reasons))
-    image = render.picture(example.image, f"{truth} face, {where}") if pictured else Markup()
-    return element("div", image, element("div", *text, class_="text"), class_="card")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, Final
 
 from jax_vlffd.evaluation.calibration import Calibration
+from jax_vlffd.reports.render import page
 
 _METRICS: Final = {
     "frame_auc": "Frame AUC",
@@ -20,39 +19,9 @@ _METRICS: Final = {
     "acc_calibrated": "Accuracy at threshold",
 }
 
-_USE: Final = """\
-## Intended use
-
-A second opinion on whether a face in a picture was manipulated: research on forgery detection, and triage in
-which people decide. The input is a face crop made as the training crops were; the score of a picture that was
-cropped otherwise means little.
-
-Not for deciding about a person automatically, not as evidence on its own, and not for pictures without a face
-or for images that are wholly generated rather than manipulated, unless such data are in the list above.
-
-## Limits
-
-- It knows the kinds of forgery, the compression and the people of its training data. On others its scores
-  fall towards chance, and nothing in a single score tells that this has happened.
-- The calibration holds for data like the validation split. The share of forgeries in real use differs, and a
-  probability shifts with it.
-- Recompression, scaling and screenshots remove the traces that it looks at.
-- Reasons in words, where a detector with text gives them, come from similarity between the picture and
-  sentences. They say what the picture resembles, not what was done to it.
-- Whoever makes a forgery can test it against a published detector until it passes.
-
-## Ethics
-
-Error rates of face analysis differ between groups of people; the figures above do not break them down unless
-the evaluation's sets do. Measure them on people like those concerned before any use. A wrong "fake" can
-discredit a true record and its author, a wrong "real" can lend a forgery credit: say "uncertain" where the
-score says it. The pictures of the training sets show people who did not all agree to this use; their data
-sets' terms bind this model too, and many allow research only.
-"""
-
-#: Letters of any text that comes from a file, and rows of a table.
-_LONGEST: Final = 200
-_MOST_ROWS: Final = 500
+#: Rows of a table.
+_MAX_ROWS: Final = 500
+_COLUMNS: Final = ("dataset", "method", "label", "records")
 
 _FILES: Final = {
     "hf/": "",  # said by its form
@@ -101,30 +70,39 @@ class Facts:
 
 def render(facts: Facts) -> str:
     """The card as Markdown with the front matter that the Hugging Face hub reads."""
-    front = [
-        "---",
-        "library_name: jax",
-        "pipeline_tag: image-classification",
-        "tags: [deepfake-detection, face-forgery, clip, jax, flax]",
-        "---",
-    ]
-    parts = [
-        *front, "", f"# {_plain(facts.name)}", "", _opening(facts), "", *_files(facts), "", *_data(facts), "",
-        *_metrics(facts), "", *_calibration(facts), "", _USE, *_config(facts),
-    ]  # fmt: skip
-    return "\n".join(parts) + "\n"
-
-
-def _plain(text: Any) -> str:
-    """Text of a file on one line, bounded, without what Markdown, HTML or a terminal would act on."""
-    shown = " ".join(str(text)[: 4 * _LONGEST].split())
-    shown = "".join(mark for mark in shown if mark.isprintable())
-    if len(shown) > _LONGEST:
-        shown = shown[:_LONGEST] + "…"
-    # Marks of Markdown first: a backslash before one makes it a letter. Addresses would be links by themselves.
-    shown = "".join(f"\\{mark}" if mark in "\\`*_[]()|#~!{}$" else mark for mark in shown)
-    shown = escape(shown, quote=False)
-    return re.sub(r"://|@|(?i:www)(?=\.)", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), shown)
+    config, summary, metrics = facts.config, facts.summary, facts.metrics
+    loss, init, data = config["loss"], config["init"], config["data"]
+    branches = {
+        "image": "classification of the image",
+        "alignment": "image-text alignment",
+        "fusion": "classification of image and text fused",
+    }
+    contents = {**_FILES, "hf/": _HF_FORMS[facts.form]}
+    validation = [(key, _real(value)) for key, value in _mapping(summary.get("validation")).items()]
+    methods = facts.methods or [name for name in data["methods"].split(",") if name]
+    return page(
+        "model_card.md.j2",
+        name=facts.name,
+        alignment=loss["alignment"] > 0,
+        branches=[text for key, text in branches.items() if loss[key] > 0],
+        vision=config["model"]["vision"],
+        tuning=config["tuning"],
+        start=init["clip"] or init["vit"] or init["resume"],
+        step=facts.step,
+        parameters=_whole(summary.get("parameters")),
+        files={name: text for name, text in contents.items() if name in facts.files},
+        note=facts.note,
+        data=[_data(folder, card) for folder, card in facts.data.items()],
+        methods=methods[:_MAX_ROWS],
+        captions=data["captions"],
+        validation=[(key, value) for key, value in validation if value is not None],
+        titles=list(_METRICS.values()),
+        results=None if metrics is None else _results(metrics),
+        split="" if metrics is None else metrics.get("split", "?"),
+        detector="" if metrics is None else metrics.get("detector", "?"),
+        fitted=facts.calibration,
+        settings=json.dumps(config, indent=1),
+    )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -139,117 +117,42 @@ def _real(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and abs(value) < 1e15 else None
 
 
-def _opening(facts: Facts) -> str:
-    loss, tuning = facts.config["loss"], facts.config["tuning"]
-    branches = [
-        name
-        for key, name in (
-            ("image", "classification of the image"),
-            ("alignment", "image-text alignment"),
-            ("fusion", "classification of image and text fused"),
-        )
-        if loss[key] > 0
+def _data(folder: str, card: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the card says of a packed set."""
+    if card is None:
+        return {"folder": folder, "gone": True}
+    rows = [
+        (split, *map(row.get, _COLUMNS))
+        for split, content in _mapping(card.get("splits")).items()
+        for row in map(_mapping, _mapping(content).get("by_method") or ())
     ]
-    vision = facts.config["model"]["vision"]
-    init = facts.config["init"]
-    start = init["clip"] or init["vit"] or init["resume"]
-    started = f"from {_plain(start)}" if start else "from random parameters"
-    size = _whole(facts.summary.get("parameters"))
-    kind = "that gives reasons in words" if loss["alignment"] > 0 else "without words"
-    return (
-        f"A detector of manipulated faces {kind}: CLIP fine-tuned with the branches "
-        f'{", ".join(branches)} (after "Towards General Visual-Linguistic Face Forgery Detection", CVPR '
-        "2025; a reimplementation, whose settings are its own). Image tower: "
-        f"{vision['layers']} layers of width {vision['width']}, patches of {vision['patch_size']} px, images "
-        f"of {vision['image_size']} px. Tuning: {tuning['vision']} (image), {tuning['text']} (text), "
-        f"{started}; checkpoint of step {facts.step}"
-        + (f"; {size:,} parameters" if size else "")
-        + "."
-    )
+    sources = _mapping(card.get("fakes_by_caption_source"))
+    return {
+        "folder": folder,
+        "gone": False,
+        "records": _whole(card.get("records")),
+        "rows": rows[:_MAX_ROWS],
+        "rule": card.get("split_rule", "not told"),
+        "sources": ", ".join(f"{_whole(n)} {key}" for key, n in sources.items()),
+    }
 
 
-def _files(facts: Facts) -> list[str]:
-    told = {**_FILES, "hf/": _HF_FORMS[facts.form]}
-    lines = ["## Files", "", "| file | content |", "| --- | --- |"]
-    lines += [f"| `{name}` | {text} |" for name, text in told.items() if name in facts.files]
-    return [*lines, "", facts.note] if facts.note else lines
-
-
-def _data(facts: Facts) -> list[str]:
-    lines = ["## Data", ""]
-    for folder, card in facts.data.items():
-        if card is None:
-            lines.append(
-                f"- {_plain(folder)}: the packed set was not there when this card was written."
-            )
-            continue
-        records = _whole(card.get("records"))
-        lines += [
-            f"Packed set {_plain(folder)}: {'?' if records is None else records} records.",
-            "",
-        ]
-        lines += [
-            "| split | data set | method | label | records |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        rows = [
-            "| " + " | ".join(_plain(text) for text in (split, *map(row.get, _COLUMNS))) + " |"
-            for split, content in _mapping(card.get("splits")).items()
-            for row in map(_mapping, _mapping(content).get("by_method") or ())
-        ]
-        lines += rows[:_MOST_ROWS]
-        found = _mapping(card.get("fakes_by_caption_source"))
-        sources = _plain(", ".join(f"{_whole(n)} {key}" for key, n in found.items()))
-        rule = _plain(card.get("split_rule", "not told"))
-        lines += ["", f"Splits: {rule}. Captions: {sources}.", ""]
-    data = facts.config["data"]
-    methods = facts.methods or [name for name in data["methods"].split(",") if name]
-    told = ", ".join(map(_plain, methods[:_MOST_ROWS])) or "unknown"
-    lines += [
-        f"Trained on the split `train` (methods: {told}; captions: {_plain(data['captions'])}); the split "
-        "`validation` chose the checkpoint and fitted the calibration."
-    ]
-    return lines
-
-
-_COLUMNS: Final = ("dataset", "method", "label", "records")
-
-
-def _metrics(facts: Facts) -> list[str]:
-    lines = ["## Results", ""]
-    if facts.metrics is None:
-        found = _mapping(facts.summary.get("validation"))
-        figures = [(key, _real(value)) for key, value in found.items()]
-        told = ", ".join(
-            f"{_plain(key)} {value:.4f}" for key, value in figures if value is not None
-        )
-        return [
-            *lines,
-            "No evaluation on a test set came with this export. On the validation split, which chose the "
-            f"checkpoint and so flatters it: {told or 'nothing is known'}.",
-        ]
-    sets = _mapping(facts.metrics.get("sets"))
-    lines += [
-        f"`launch.evaluate`, split {_plain(facts.metrics.get('split', '?'))}, detector "
-        f"{_plain(facts.metrics.get('detector', '?'))}; in brackets 95 % bootstrap intervals over videos.",
-        "",
-        "| set | " + " | ".join(_METRICS.values()) + " | frames (videos) |",
-        "| --- |" + " --- |" * (len(_METRICS) + 1),
-    ]
+def _results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str], int, int]]:
+    """Rows of the table of results: a set or a method of it, its metrics, its frames, its videos."""
+    parts: list[tuple[str, Mapping[str, Any]]] = []
+    for name, measured in _mapping(metrics.get("sets")).items():
+        parts.append((name, _mapping(measured)))
+        methods = _mapping(_mapping(measured).get("methods"))
+        parts += [(f"{name}, {method}", _mapping(part)) for method, part in methods.items()]
     rows = []
-    for name, found in sets.items():
-        rows.append((name, _mapping(found)))
-        parts = _mapping(_mapping(found).get("methods"))
-        rows += [(f"{name}, {method}", _mapping(part)) for method, part in parts.items()]
-    for label, part in rows[:_MOST_ROWS]:
+    for label, part in parts[:_MAX_ROWS]:
         counts = _mapping(part.get("counts"))
         frames, videos = (
             (_whole(counts.get(f"{what}_real")) or 0) + (_whole(counts.get(f"{what}_fake")) or 0)
             for what in ("frames", "videos")
         )
-        cells = [_figure(part, key) for key in _METRICS]
-        lines.append(f"| {_plain(label)} | {' | '.join(cells)} | {frames:,} ({videos:,}) |")
-    return lines
+        rows.append((label, [_figure(part, key) for key in _METRICS], frames, videos))
+    return rows
 
 
 def _figure(found: Mapping[str, Any], name: str) -> str:
@@ -260,22 +163,3 @@ def _figure(found: Mapping[str, Any], name: str) -> str:
     if len(ends) != 2 or None in ends:
         return f"{value:.3f}"
     return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
-
-
-def _calibration(facts: Facts) -> list[str]:
-    lines = ["## Calibration", ""]
-    fitted = facts.calibration
-    if fitted is None:
-        return [*lines, "None was fitted: the probabilities are those of the softmax."]
-    return [
-        *lines,
-        f"Fitted on {fitted.frames} frames of the validation split: the log-odds are divided by "
-        f"{fitted.temperature:.4g}. A probability above {fitted.high:.4f} is told as fake, one below "
-        f"{fitted.low:.4f} as real, and what lies between as uncertain (target error rate of either side: "
-        f"{fitted.target:g}); a yes-or-no answer is fake above {fitted.threshold:.4f}.",
-    ]
-
-
-def _config(facts: Facts) -> list[str]:
-    text = json.dumps(facts.config, indent=1)
-    return ["## Settings", "", "```json", text, "```"]

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jax_vlffd.reports import charts
-from jax_vlffd.reports import render as page
-from jax_vlffd.reports.render import Markup, element
+from jax_vlffd.reports.render import METRIC_TITLES, Figure, Table, number, page
 
 #: The metrics of a sweep's table, and whether more is better.
 METRICS: Final = {
@@ -22,16 +21,6 @@ METRICS: Final = {
     "acc_calibrated": True,
     "ece_calibrated": False,
 }
-_TITLES: Final = {
-    "frame_auc": "Frame AUC",
-    "video_auc": "Video AUC",
-    "ap": "AP",
-    "eer": "EER",
-    "acc": "Acc. at 0.5",
-    "acc_calibrated": "Acc. at threshold",
-    "ece_calibrated": "ECE, calibrated",
-}
-_NONE: Final = "\u2013"  # en dash
 
 
 @dataclass(frozen=True)
@@ -114,7 +103,7 @@ def cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
     """The table for a terminal, its header first: rank, what is changed, the metric on each set, status."""
     rows = ordered(rows, metric)
     sets = _sets(rows)
-    table = [["rank", "changed", *(f"{name}: {_TITLES[metric]}" for name in sets), "status"]]
+    table = [["rank", "changed", *(f"{name}: {METRIC_TITLES[metric]}" for name in sets), "status"]]
     for rank, row in enumerate(rows, 1):
         status = row.status + (f": {row.message}" if row.message else "")
         table.append([str(rank), row.label, *(_shown(row, metric, name) for name in sets), status])
@@ -124,7 +113,7 @@ def cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
 def _shown(row: Row, metric: str, name: str) -> str:
     value, interval = row.value(metric, name), row.interval(metric, name)
     if value is None:
-        return _NONE
+        return "\u2013"  # en dash
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
@@ -132,73 +121,39 @@ def render(title: str, rows: Sequence[Row], metric: str, facts: Mapping[str, str
     """The page: facts, the sorted table, a plot for each swept key. Loads nothing, runs no script."""
     rows = ordered(rows, metric)
     sets = _sets(rows)
-    listed = element(
-        "dl",
-        *[element("div", element("dt", k), element("dd", v)) for k, v in facts.items()],
-        class_="facts",
-    )
-    body = [element("h1", title), listed, element("h2", "Runs, the best first")]
-    header = ["Changed", "Status"]
     measured = [
-        (name, m)
+        (name, measure)
         for name in sets
-        for m in METRICS
-        if any(r.value(m, name) is not None for r in rows)
+        for measure in METRICS
+        if any(row.value(measure, name) is not None for row in rows)
     ]
-    header += [(f"{name}: " if len(sets) > 1 else "") + _TITLES[m] for name, m in measured]
     keys = list(dict.fromkeys(key for row in rows for key in row.facts))
+    header = ["Changed", "Status"]
+    header += [(f"{name}: " if len(sets) > 1 else "") + METRIC_TITLES[m] for name, m in measured]
     header += [key.replace("_", " ").capitalize() for key in keys]
-    cells: list[list[str]] = []
-    for row in rows:
-        told = [row.label, row.status]
-        told += [_cell(row, m, name) for name, m in measured]
-        told += ["" if row.facts.get(key) is None else f"{row.facts[key]:,}" for key in keys]
-        cells.append(told)
-    body.append(page.table(header, cells, names=2))
-    body.append(
-        element(
-            "p",
-            f"Sorted by {_TITLES[metric]}" + (", the mean over the sets" if len(sets) > 1 else "")
-            + ". Small figures are 95 % bootstrap intervals over videos of the evaluated set: they say "
-            "nothing of how another seed of the training would have turned out. The best of many runs is "
-            "chosen by these very figures and so looks better than it is.",
-            class_="note",
-        )
-    )  # fmt: skip
-    failed = [row for row in rows if row.message]
-    if failed:
-        body.append(element("h2", "Failed"))
-        body.append(page.table(["Run", "Why"], [[r.run, r.message] for r in failed], names=2))
-    plots = [
-        page.figure(f"{_TITLES[metric]} on {name}, by {keys_}", drawing)
-        for name in sets
-        for keys_, drawing in _plots(rows, metric, name)
+    cells = [
+        [
+            row.label,
+            row.status,
+            *(number(row.value(m, name), row.interval(m, name)) for name, m in measured),
+            *("" if row.facts.get(key) is None else f"{row.facts[key]:,}" for key in keys),
+        ]
+        for row in rows
     ]
-    if plots:
-        body += [element("h2", "By what is changed"), page.charts(plots)]
-        body.append(
-            element(
-                "p",
-                "A dot is a run with its interval; the line joins the means. Values stand in order, not to "
-                "scale, and runs that differ in other keys stand in one column.",
-                class_="note",
-            )
-        )
-    return page.document(title, body)
+    return page(
+        "sweep.html.j2",
+        title=title,
+        facts=facts,
+        table=Table(header, cells, names=2),
+        metric=METRIC_TITLES[metric],
+        sets=len(sets),
+        failed=Table(["Run", "Why"], [[r.run, r.message] for r in rows if r.message], names=2),
+        plots=[figure for name in sets for figure in _plots(rows, metric, name)],
+    )
 
 
-def _cell(row: Row, metric: str, name: str) -> Markup:
-    value, interval = row.value(metric, name), row.interval(metric, name)
-    if value is None:
-        return Markup(_NONE)
-    shown = page.text(f"{value:.3f}")
-    if interval is None:
-        return shown
-    return page.join([shown, element("small", f"{interval[0]:.3f} to {interval[1]:.3f}")])
-
-
-def _plots(rows: Sequence[Row], metric: str, name: str) -> list[tuple[str, str]]:
-    """A drawing for each swept key; keys that always change together share one."""
+def _plots(rows: Sequence[Row], metric: str, name: str) -> list[Figure]:
+    """A chart for each swept key; keys that always change together share one."""
     shown = [row for row in rows if row.value(metric, name) is not None]
     groups: dict[tuple[int, ...], list[str]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.settings):
@@ -215,9 +170,10 @@ def _plots(rows: Sequence[Row], metric: str, name: str) -> list[tuple[str, str]]
             assert value is not None
             dot = charts.Dot(value, row.interval(metric, name), row.label)
             columns[ticks.index(_word(row.settings[keys[0]]))].append(dot)
-        title = ", ".join(keys)
-        axis = charts.Axis(_TITLES[metric])
-        drawn.append((title, charts.dot_chart(title, list(zip(ticks, columns, strict=True)), axis)))
+        title = f"{METRIC_TITLES[metric]} on {name}, by {', '.join(keys)}"
+        axis = charts.Axis(METRIC_TITLES[metric])
+        chart = charts.dot_chart(title, list(zip(ticks, columns, strict=True)), axis)
+        drawn.append(Figure(title, chart))
     return drawn
 
 

@@ -13,7 +13,7 @@ import pytest
 from jax_vlffd.evaluation import calibration, comparison, metrics
 from jax_vlffd.evaluation.comparison import Detector
 from jax_vlffd.evaluation.scores import Scores, concatenate
-from jax_vlffd.reports import charts, curves, evaluation, gallery
+from jax_vlffd.reports import evaluation, gallery
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 VOID = {"meta", "img", "br"}
@@ -108,9 +108,12 @@ def test_loads_nothing_and_runs_nothing(html: str) -> None:
     for tag, attributes in checker.tags:
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href"):
-            assert (attributes.get(name) or "data:").startswith("data:")
+            own = (
+                ("data:", "#") if tag == "use" else "data:"
+            )  # marks of a chart, drawn several times
+            assert (attributes.get(name) or "data:").startswith(own)
     assert "http" not in html.replace("http-equiv", "")
-    assert "url(" not in html
+    assert "url(" not in html.replace("url(#", "")
 
 
 def test_every_text_is_escaped(html: str) -> None:
@@ -223,23 +226,8 @@ def test_training_keys_are_grouped_by_what_they_measure() -> None:
         {"step": 1, "train/loss": 1.0, "train/loss_fusion": 2.0, "train/images_per_second": 5},
         {"step": 2, "validation/loss": 1.0, "validation/auc": 0.5, "name": "x", "ok": True},
     ]
-    assert curves.families(history) == {
+    assert evaluation.families(history) == {
         "loss": ["train/loss", "train/loss_fusion", "validation/loss"],
         "auc": ["validation/auc"],
         "images": ["train/images_per_second"],
     }
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (0.3, 0.31), (-5, 12), (0, 25_000), (1e-6, 9e-5), (2, 2)]
-)
-def test_ticks_are_few_and_inside_the_axis(low: float, high: float) -> None:
-    series = [charts.Series("s", [0, 1], [low, high])]
-    drawing = charts.line_chart("t", series, charts.Axis("x"), charts.Axis("y"))
-    labels = [
-        text.text
-        for text in ET.fromstring(drawing).iter("text")
-        if text.get("text-anchor") == "end"
-    ]
-    assert 3 <= len(labels) <= 9
-    assert len(set(labels)) == len(labels)
