@@ -11,7 +11,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +28,7 @@ _REFERENCE: Final[dict[str, Any]] = {"color": "#77838d", "linestyle": (0, (3, 3)
 _WHISKER: Final[dict[str, Any]] = {"color": "#111111", "linewidth": 1.4}
 _LEGEND_LINE: Final = 18  # pixels
 _MAX_LABEL: Final = 60  # letters
+_HINT: Final = "hint "  # begins the id of what has a title of its own
 _FONTS: Final = "system-ui, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
 
 #: On top of Matplotlib's defaults, so that no file of the user's changes a chart. A point is a pixel here.
@@ -47,6 +48,8 @@ _STYLE: Final[Any] = {
     "font.size": 11.5,
     "grid.color": "#e4e9ed",
     "legend.borderaxespad": 0.2,
+    "legend.handlelength": 2.4,
+    "legend.labelspacing": 0.35,
     "legend.frameon": False,
     "lines.linewidth": 2,
     "lines.markersize": 6,
@@ -83,18 +86,10 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A value with its interval, if any; None draws no bar."""
+class Value:
+    """A value of a bar or dot, its interval, if any, and what is shown where it is pointed at."""
 
     value: float | None
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A value with its interval, if any, and what is shown when it is pointed at."""
-
-    value: float
     interval: tuple[float, float] | None = None
     label: str = ""
 
@@ -110,7 +105,6 @@ def line_chart(
     x: Axis,
     y: Axis,
     diagonal: bool = False,
-    width: int = 352,
     height: int = 290,
 ) -> str:
     """A chart of lines with a legend below; `diagonal` adds the dashed line from corner to corner.
@@ -121,11 +115,11 @@ def line_chart(
     points = [(line, finite) for line, finite in points if finite.any()]
     with _settings(title):
         legend = _LEGEND_LINE * len(points)
-        figure, axes = _figure(width, height + legend, bottom=46 + legend)
+        figure, axes = _figure(height + legend, bottom=46 + legend)
         for index, (line, finite) in enumerate(points):
             axes.plot(
                 line.x, np.where(finite, line.y, np.nan), marker="o" if line.marks else "",
-                color=_color(index), linestyle=_DASHES[index % len(_DASHES)], clip_on=False,
+                color=_COLORS[index % len(_COLORS)], linestyle=_DASHES[index % len(_DASHES)], clip_on=False,
             )  # fmt: skip
         _scale(axes, "x", x)
         _scale(axes, "y", y)
@@ -138,96 +132,82 @@ def line_chart(
 
 def bar_chart(
     title: str,
-    groups: Sequence[tuple[str, Sequence[Bar]]],
+    groups: Sequence[tuple[str, Sequence[Value]]],
     names: Sequence[str],
     axis: Axis,
-    reference: float | None = None,
-    width: int = 560,
+    reference: float,
 ) -> str:
     """Horizontal bars with intervals: one group a row, one bar a name, and its value written out.
 
     Args:
       title: for readers who do not see the picture.
-      groups: the label of each row and its bars, in the order of `names`.
+      groups: the label of each row and its bars, in the order of `names`; no bar without a value.
       names: what the bars of a group are; a legend is drawn when there are several.
       axis: the axis of the values, with its range.
       reference: a value marked by a dashed line, such as chance.
-      width: of the picture, in pixels.
     """
-    legend = names if len(names) > 1 else ()
     row = len(names) + 0.8  # in bars
+    legend = _LEGEND_LINE * len(names) if len(names) > 1 else 0
     with _settings(title):
-        bottom = 42 + _LEGEND_LINE * len(legend)
+        height = 56 + legend + 15 * row * max(len(groups), 1)
         left = min(220, 16 + 7 * max((len(label) for label, _ in groups), default=0))
-        figure, axes = _figure(
-            width, bottom + 14 + 15 * row * max(len(groups), 1), left, 56, bottom
-        )
+        figure, axes = _figure(height, 42 + legend, width=640, left=left, right=56)
         _scale(axes, "x", axis)
-        handles = []
         for number in range(len(names)):
-            places = [row * index + number for index in range(len(groups))]
-            values = [bars[number].value for _, bars in groups]
-            lengths = [value or 0 for value in values]
-            handles.append(axes.barh(places, lengths, 0.85, color=_color(number), alpha=0.8))
-            for place, value, (_, bars) in zip(places, values, groups, strict=True):
-                end, shown = value or 0.0, "not defined" if value is None else f"{value:.3f}"
-                if value is not None and (interval := bars[number].interval):
-                    axes.plot(interval, (place, place), marker="|", **_WHISKER)
-                    end = max(end, interval[1])
+            color = _COLORS[number % len(_COLORS)]
+            for index, (_, bars) in enumerate(groups):
+                bar, place = bars[number], row * index + number
+                end = bar.value or 0.0
+                axes.barh(place, end, 0.85, color=color, alpha=0.8)
+                if bar.interval:
+                    axes.plot(bar.interval, (place, place), marker="|", **_WHISKER)
+                    end = max(end, bar.interval[1])
                 axes.annotate(
-                    shown, (end, place), (5, 0), textcoords="offset points",
-                    verticalalignment="center_baseline", fontsize=11, annotation_clip=False,
+                    "not defined" if bar.value is None else f"{bar.value:.3f}",
+                    (end, place), (5, 0), textcoords="offset points", annotation_clip=False,
+                    verticalalignment="center_baseline", fontsize=11,
                 )  # fmt: skip
         middles = [row * index + (len(names) - 1) / 2 for index in range(len(groups))]
         axes.set_yticks(middles, [_label(label, 29) for label, _ in groups])
         axes.set_ylim(row * max(len(groups), 1) - 0.9, -0.9)
         axes.grid(False, axis="y")
         axes.spines[["top", "right", "bottom"]].set_visible(False)
-        if reference is not None:
-            axes.axvline(reference, **_REFERENCE)
-        if legend:
-            _legend(figure, handles, legend)
+        axes.axvline(reference, **_REFERENCE)
+        if legend and groups:
+            _legend(figure, axes.containers[:: len(groups)], names)
         return _svg(figure, title)
 
 
-def dot_chart(
-    title: str,
-    columns: Sequence[tuple[str, Sequence[Dot]]],
-    axis: Axis,
-    width: int = 352,
-    height: int = 290,
-) -> str:
+def dot_chart(title: str, columns: Sequence[tuple[str, Sequence[Value]]], axis: Axis) -> str:
     """Dots with their intervals in columns of equal width, and a line through the columns' means.
 
     Args:
       title: for readers who do not see the picture.
       columns: the label of each and its dots.
       axis: of the values.
-      width, height: of the picture, in pixels.
     """
-    hints = {}
+    count = max(len(columns), 1)
     with _settings(title):
-        figure, axes = _figure(width, height, bottom=28)
+        figure, axes = _figure(290, bottom=28)
         _scale(axes, "y", axis)
         axes.set_ymargin(0.04)
+        means = []
         for index, (_, dots) in enumerate(columns):
             for number, dot in enumerate(dots):
                 x = index + 0.7 * ((number + 0.5) / len(dots) - 0.5)
                 if dot.interval is not None:
                     axes.plot((x, x), dot.interval, **_WHISKER)
-                (mark,) = axes.plot(x, dot.value, "o", color=_color(0), markersize=8)
-                mark.set_gid(f"dot-{index}-{number}")
-                hints[f"dot-{index}-{number}"] = f"{dot.label}: {dot.value:.3f}"
-        means = [
-            (i, np.mean([d.value for d in dots])) for i, (_, dots) in enumerate(columns) if dots
-        ]
+                (mark,) = axes.plot(x, dot.value, "o", color=_COLORS[0], markersize=8)
+                mark.set_gid(_HINT + _label(f"{dot.label}: {dot.value:.3f}", 4 * _MAX_LABEL))
+            if dots:
+                means.append((index, np.mean([dot.value for dot in dots])))
         if len(means) > 1:
-            axes.plot(*zip(*means, strict=True), color=_color(1), linestyle=_DASHES[1])
-        letters = max(4, int((width - 64) / max(len(columns), 1) / 6.5))
+            axes.plot(*zip(*means, strict=True), color=_COLORS[1], linestyle=_DASHES[1])
+        letters = max(4, int(270 / count / 6.5))
         axes.set_xticks(range(len(columns)), [_label(label, letters) for label, _ in columns])
-        axes.set_xlim(-0.5, max(len(columns), 1) - 0.5)
+        axes.set_xlim(-0.5, count - 0.5)
         axes.grid(False, axis="x")
-        return _svg(figure, title, hints)
+        return _svg(figure, title)
 
 
 @contextmanager
@@ -244,7 +224,7 @@ def _settings(title: str) -> Iterator[None]:
 
 
 def _figure(
-    width: float, height: float, left: float = 64, right: float = 18, bottom: float = 46
+    height: float, bottom: float, width: float = 352, left: float = 64, right: float = 18
 ) -> tuple[Figure, Axes]:
     """A figure and its axes with margins in pixels; Matplotlib's own layouts take as long as the drawing."""
     from matplotlib.figure import Figure
@@ -252,10 +232,6 @@ def _figure(
     figure, top = Figure(figsize=(width / 72, height / 72)), 14
     inside = (left, bottom, width - left - right, height - bottom - top)
     return figure, figure.add_axes(tuple(np.divide(inside, (width, height) * 2)))
-
-
-def _color(index: int) -> str:
-    return _COLORS[index % len(_COLORS)]
 
 
 def _label(text: str, letters: int = _MAX_LABEL) -> str:
@@ -278,15 +254,11 @@ def _scale(axes: Axes, name: str, axis: Axis) -> None:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    labels = [_label(name) for name in names]
-    figure.legend(handles, labels, loc="lower left", handlelength=2.4, labelspacing=0.35)
+    figure.legend(handles, [_label(name) for name in names], loc="lower left")
 
 
-def _svg(figure: Figure, title: str, hints: Mapping[str, str] | None = None) -> str:
-    """The drawing as an element of a page: titled, in the page's font, without what no page needs.
-
-    hints: what is shown where an artist is pointed at, by its gid.
-    """
+def _svg(figure: Figure, title: str) -> str:
+    """The drawing as an element of a page: titled, in the page's font, without what no page needs."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     root = ET.fromstring(drawn.getvalue())
@@ -294,29 +266,26 @@ def _svg(figure: Figure, title: str, hints: Mapping[str, str] | None = None) -> 
         root.remove(child)
     used = set(re.findall(r"#(\w+)", drawn.getvalue()))
     for node in list(root.iter()):
-        # Hundredths of a pixel are enough.
-        short = {name: re.sub(r"(\.\d\d)\d+", r"\1", text) for name, text in node.attrib.items()}
-        attributes = {name.rpartition("}")[2]: text for name, text in short.items()}
-        node.tag, name = node.tag.rpartition("}")[2], attributes.get("id", "")
-        if node.tag == "text":
-            attributes["style"] = re.sub(r"font-family: [^;]*; ", "", attributes["style"])
-        else:
-            node.text = None
-        node.tail = None
-        if name in (hints or {}):
-            _titled(node, (hints or {})[name])
-        node.attrib = {k: v for k, v in attributes.items() if k != "id" or name in used}
-    box = root.attrib["viewBox"]
-    width, height = box.split()[2:]
-    root.attrib = {
-        "viewBox": box, "width": width, "height": height, "role": "img",
-        "font-family": _FONTS, "stroke-linejoin": "round",
-    }  # fmt: skip
-    _titled(root, title)
+        name = node.attrib.pop("id", "")
+        node.tag, node.tail = node.tag.rpartition("}")[2], None
+        node.text = node.text if node.tag == "text" else None
+        # The font is the page's, and hundredths of a pixel are enough.
+        node.attrib = {
+            key.rpartition("}")[2]: re.sub(r"font-family: [^;]*; |(?<=\.\d\d)\d+", "", value)
+            for key, value in node.attrib.items()
+        }
+        if name in used:
+            node.set("id", name)
+        elif name.startswith(_HINT):
+            _titled(node, name.removeprefix(_HINT))
+    _, _, width, height = root.attrib["viewBox"].split()
+    root.attrib |= {"width": width, "height": height, "role": "img", "font-family": _FONTS}
+    root.set("stroke-linejoin", "round")
+    _titled(root, _label(title, 4 * _MAX_LABEL))
     return ET.tostring(root, "unicode")
 
 
 def _titled(node: ET.Element, text: str) -> None:
     title = ET.Element("title")
-    title.text = _label(text, 4 * _MAX_LABEL)
+    title.text = text
     node.insert(0, title)

@@ -186,9 +186,9 @@ def _methods(detectors: Sequence[Detector], name: str) -> tuple[Figure, Table] |
     groups = []
     for method, by_name in sorted(by_method.items()):
         bars = [
-            charts.Bar(by_name[who].values["frame_auc"], by_name[who].intervals.get("frame_auc"))
+            charts.Value(by_name[who].values["frame_auc"], by_name[who].intervals.get("frame_auc"))
             if who in by_name
-            else charts.Bar(None)
+            else charts.Value(None)
             for who in names
         ]
         groups.append((method, bars))
@@ -196,7 +196,7 @@ def _methods(detectors: Sequence[Detector], name: str) -> tuple[Figure, Table] |
             rows.append([method, *([who] if len(names) > 1 else []), *_cells(measured, columns)])
     axis = charts.Axis("Frame AUC (dashed: chance)", (0.0, 1.0))
     title = f"{name}: frame AUC by method"
-    chart = charts.bar_chart(title, groups, names, axis, reference=0.5, width=640)
+    chart = charts.bar_chart(title, groups, names, axis, reference=0.5)
     return Figure(title, chart), _table("Method", columns, rows, len(names) > 1)
 
 
@@ -246,7 +246,7 @@ def _robustness(measured: Mapping[str, Any]) -> list[list[Figure]]:
                 charts.Axis("Strength", (0.0, 5.0), ticks),
                 charts.Axis("Frame AUC", (math.floor(10 * low) / 10, 1.0)),
             )
-            chart = charts.line_chart(f"{kind}, {tested}", lines, *axes, width=340, height=240)
+            chart = charts.line_chart(f"{kind}, {tested}", lines, *axes, height=240)
             drawn.append(Figure(f"{tested}: {kind}", chart))
         sections.append(drawn)
     return sections

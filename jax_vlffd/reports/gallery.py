@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,29 +16,14 @@ from jax_vlffd.vocabulary import LABEL_NAMES
 class Example:
     """A frame shown with its picture (encoded bytes, empty for none) and what is said of it."""
 
-    set_name: str
-    method: str
-    video: str
-    frame: str
-    label: int
+    truth: str
+    where: str
     probability: float
-    verdict: str = ""
-    caption: str = ""
-    reasons: str = ""
-    image: bytes = b""
-    others: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def truth(self) -> str:
-        """The name of the label."""
-        return LABEL_NAMES[self.label]
-
-    @property
-    def where(self) -> str:
-        """Set, method of a fake, video and frame, as far as they are known."""
-        method = self.method if self.label else ""
-        frame = self.frame and f"frame {self.frame}"
-        return " · ".join(filter(None, (self.set_name, method, self.video, frame)))
+    verdict: str
+    caption: str
+    reasons: str
+    image: bytes
+    others: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -103,12 +88,11 @@ def _example(
         same = (table.id == scores.id[row]) & (table.set_name == scores.set_name[row])
         if scores.id[row] and same.any():
             others[name] = float(values[same][0])
+    method = scores.method[row] if scores.label[row] else ""
+    frame = scores.frame[row] and f"frame {scores.frame[row]}"
     return Example(
-        set_name=str(scores.set_name[row]),
-        method=str(scores.method[row]),
-        video=str(scores.video[row]),
-        frame=str(scores.frame[row]),
-        label=int(scores.label[row]),
+        truth=LABEL_NAMES[int(scores.label[row])],
+        where=" · ".join(filter(None, (scores.set_name[row], method, scores.video[row], frame))),
         probability=float(probability[row]),
         verdict="" if calibration is None else calibration.verdict(float(probability[row])),
         caption="" if scores.caption is None else str(scores.caption[row]),

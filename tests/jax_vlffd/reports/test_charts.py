@@ -11,7 +11,7 @@ import matplotlib
 import pytest
 
 from jax_vlffd.reports import charts
-from jax_vlffd.reports.charts import Axis, Bar, Dot, Series
+from jax_vlffd.reports.charts import Axis, Series, Value
 from tests.support import tiny
 
 HOSTILE = "<script>alert('x')</script>&\"'"
@@ -38,12 +38,16 @@ def line(name: str = "s", title: str = "t") -> str:
 
 
 def bars(name: str = "s") -> str:
-    groups = [(name, [Bar(0.9, (0.8, 1.0)), Bar(None)]), ("other", [Bar(0.0), Bar(1.0)])]
+    groups = [(name, [Value(0.9, (0.8, 1.0)), Value(None)]), ("other", [Value(0.0), Value(1.0)])]
     return charts.bar_chart("t", groups, [name, "b"], Axis("x", (0.0, 1.0)), reference=0.5)
 
 
 def dots(name: str = "s") -> str:
-    columns = [(name, [Dot(0.9, (0.85, 0.95), name), Dot(0.8)]), ("none", []), ("c", [Dot(0.7)])]
+    columns = [
+        (name, [Value(0.9, (0.85, 0.95), name), Value(0.8)]),
+        ("none", []),
+        ("c", [Value(0.7)]),
+    ]
     return charts.dot_chart("t", columns, Axis("AUC"))
 
 
@@ -123,5 +127,7 @@ def test_ticks_are_few_and_inside_the_axis(low: float, high: float) -> None:
 def test_a_chart_of_nothing_is_a_chart() -> None:
     nothing = [Series("s", [float("nan")], [1.0]), Series("e", [], [])]
     assert "t" in texts(charts.line_chart("t", nothing, Axis("x"), Axis("y")), "title")
-    assert texts(charts.bar_chart("t", [], ["a"], Axis("x", (0.0, 1.0))), "title") == ["t"]
+    assert texts(charts.bar_chart("t", [], ["a", "b"], Axis("x", (0.0, 1.0)), 0.5), "title") == [
+        "t"
+    ]
     assert texts(charts.dot_chart("t", [], Axis("x")), "title") == ["t"]
