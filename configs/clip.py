@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ml_collections import config_dict
 
 from configs.base import recipe
@@ -12,7 +14,6 @@ from jax_vlffd.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    TrainConfig,
     TuningConfig,
     TuningMode,
 )
@@ -27,8 +28,10 @@ def clip_recipe(
     loss: LossConfig | None = None,
     learning_rate: float = 1e-5,
     remat: Remat = "dots",
-) -> config_dict.ConfigDict:
-    """Fine-tunes a pretrained CLIP in bf16 on paired batches.
+) -> Callable[[], config_dict.ConfigDict]:
+    """A `get_config` that fine-tunes a pretrained CLIP in bf16 on paired batches.
+
+    `--config.init.clip` names the checkpoint's folder or hub id.
 
     Args:
       clip: the checkpoint's shape.
@@ -39,17 +42,11 @@ def clip_recipe(
       learning_rate: of the towers; the heads learn ten times as fast.
       remat: what the backward pass computes again; see `Compute`.
     """
-    return recipe(
-        RunConfig(
-            model=ModelConfig(
-                clip,
-                fusion_heads=fusion_heads,
-                compute=Compute(dtype="bfloat16", remat=remat),
-            ),
-            tuning=TuningConfig(vision=tuning, text=tuning),
-            loss=loss or LossConfig(),
-            optim=OptimConfig(learning_rate=learning_rate),
-            train=TrainConfig(duration="10 epochs", evaluate_every="1 epochs"),
-        ),
-        DataSettings(batch_size=batch_size, paired=True, workers=8),
+    compute = Compute(dtype="bfloat16", remat=remat)
+    run = RunConfig(
+        model=ModelConfig(clip, fusion_heads=fusion_heads, compute=compute),
+        tuning=TuningConfig(vision=tuning, text=tuning),
+        loss=loss or LossConfig(),
+        optim=OptimConfig(learning_rate=learning_rate),
     )
+    return lambda: recipe(run, DataSettings(batch_size=batch_size, paired=True, workers=8))

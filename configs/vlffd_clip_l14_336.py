@@ -1,19 +1,8 @@
 """The method on OpenAI's CLIP ViT-L/14 at 336 px: three branches, both towers tuned whole."""
 
-from __future__ import annotations
-
-from ml_collections import config_dict
-
 from configs.clip import clip_recipe
-from configs.sweeps import Sweep, ablation
+from configs.sweeps import ablation
 from jax_vlffd.clip.config import CLIPConfig
 
-
-def get_config() -> config_dict.ConfigDict:
-    """Builds the recipe; --config.init.clip names the checkpoint's folder or hub id."""
-    return clip_recipe(CLIPConfig.l14_336(), fusion_heads=16, batch_size=256)
-
-
-def get_sweep() -> Sweep:
-    """The method's parts, one changed at a time."""
-    return ablation()
+get_config = clip_recipe(CLIPConfig.l14_336(), fusion_heads=16, batch_size=256)
+get_sweep = ablation

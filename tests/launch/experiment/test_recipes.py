@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import cache
 
 import jax
@@ -23,7 +24,7 @@ from tests.support import tiny
 RECIPES = sorted(
     file.stem
     for file in (tiny.ROOT / "configs").glob("*.py")
-    if "def get_config()" in file.read_text()
+    if re.search(r"^(def )?get_config\b", file.read_text(), re.MULTILINE)
 )
 
 #: Branches, tuning of (vision, text), image size and dtype, as the recipes' names promise.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.support import tiny
 RECIPES = sorted(
     file.stem
     for file in (tiny.ROOT / "configs").glob("*.py")
-    if "def get_config()" in file.read_text()
+    if re.search(r"^(def )?get_config\b", file.read_text(), re.MULTILINE)
 )
 IMAGE_ALONE = {"loss.alignment": 0.0, "loss.fusion": 0.0}
 

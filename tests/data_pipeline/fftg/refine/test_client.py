@@ -322,7 +322,7 @@ NO_ADDRESSES = (
 
 @pytest.mark.parametrize("url", NO_ADDRESSES)
 def test_an_address_that_is_none_is_refused_at_the_flag(url: str) -> None:
-    with pytest.raises(UserError, match="--base_url="):
+    with pytest.raises(UserError, match="--base_url is"):
         settings(None, base_url=url)
 
 
@@ -342,5 +342,5 @@ def test_a_key_that_is_none_is_told_without_it(
 
 @pytest.mark.parametrize("name", ["max_usd", "rpm", "timeout", "price_in"])
 def test_no_limit_is_no_number(name: str) -> None:
-    with pytest.raises(UserError, match=f"--{name}=nan"):
+    with pytest.raises(UserError, match=f"--{name} is nan"):
         settings(None, **{name: float("nan")})
