@@ -34,7 +34,6 @@ TUNING: dict[str, frozenset[str]] = {
     "linear": frozenset(),
 }
 
-_Weight = NonNegativeFloat
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 _MeshAxis = Annotated[int, Field(ge=-1)]
 
@@ -87,11 +86,11 @@ class LossConfig:
     'sigmoid' (Zhai et al. 2023, equal keys are positives).
     """
 
-    image: _Weight = 1.0
-    alignment: _Weight = 1.0
-    fusion: _Weight = 1.0
+    image: NonNegativeFloat = 1.0
+    alignment: NonNegativeFloat = 1.0
+    fusion: NonNegativeFloat = 1.0
     targets: AlignmentTargets = "multi_positive"
-    local: _Weight = 0.0
+    local: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if not (self.image or self.alignment or self.fusion):

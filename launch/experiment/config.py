@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import sys
@@ -38,7 +39,6 @@ FREE = (
     "data.workers", "data.prefetch", "data.max_bad_share", "train.log_every", "train.keep",
     "train.tensorboard",
 )  # fmt: skip
-
 
 _GROUPS: dict[str, Any] = {
     "init": InitConfig,
@@ -84,16 +84,20 @@ def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
 
 def _data(values: Any, seed: int) -> DataSettings:
     fields = dict(check_group(values, "data"))
+    check_known(
+        "data", fields, [f.name for f in dataclasses.fields(DataSettings) if f.name != "seed"]
+    )
     fields["augment"] = build(AugmentSettings, fields.get("augment", {}), "data.augment")
-    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields.get("train", "")))
+    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields, "train"))
     for name in ("validation", "methods"):
-        fields[name] = _listed(fields.get(name, ""))
-    return DataSettings(**{**fields, "seed": seed})
+        fields[name] = _listed(fields, name)
+    return DataSettings(**fields, seed=seed)
 
 
-def _listed(text: object) -> tuple[str, ...]:
+def _listed(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    text = fields.get(name, "")
     if not isinstance(text, str):
-        raise UserError(f"data: {text!r:.80} is not a text of names with commas between them")
+        raise UserError(f"data.{name} is {text!r:.80}: it must be names with commas between them")
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
