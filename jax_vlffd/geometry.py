@@ -28,7 +28,7 @@ _SIZE, _PLACE, _ROLL = 1.2, 0.08, 10.0
 #: Degrees from the 5 % to the 95 % quantile up to which a set's faces were brought level: those of
 #: `launch.prepare` have 6, those of untouched crops 16.
 _LEVEL: Final = 10.0
-#: Where `launch.prepare` and `FaceFinder` have a face by default (height, width, x, y; medians over crops of
+#: Where `launch.prepare` and `FaceCropper` have a face by default (height, width, x, y; medians over crops of
 #: FaceForensics++), and how near to it a training set was made by the same crop.
 _TEMPLATE: Final = (0.485, 0.537, 0.0, 0.125)
 _NEAR_SIZE, _NEAR_PLACE = 1.1, 0.03

@@ -35,7 +35,7 @@ flags.mark_flags_as_required(["faces", "heldout"])
 def main(argv: Sequence[str]) -> None:
     """Fits, measures on held-out faces and writes the report."""
     del argv
-    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.faces.detection import open_detector
     from data_pipeline.fftg.measure import calibration
     from data_pipeline.fftg.measure.thresholds import DEFAULT
     from jax_vlffd.errors import UserError
@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> None:
     for video in FLAGS.videos:
         if not Path(video).is_file():
             raise UserError(f"--videos: {video} is no file")
-    finder = open_finder("dlib")
-    faces = calibration.portraits([Path(name) for name in FLAGS.faces], finder)
-    others = calibration.portraits([Path(name) for name in FLAGS.heldout], finder)
+    face_detector = open_detector("dlib")
+    faces = calibration.portraits([Path(name) for name in FLAGS.faces], face_detector)
+    others = calibration.portraits([Path(name) for name in FLAGS.heldout], face_detector)
     print(f"{len(faces)} faces to fit on, {len(others)} held out", flush=True)
     plants = list(calibration.plant_all(faces, FLAGS.plants, FLAGS.seed))
     fitted = calibration.fit_types(plants, DEFAULT)
@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
     )
     quiet = calibration.measure_noise(calibration.reencoded(others), DEFAULT)
     for video in FLAGS.videos:
-        quiet += calibration.measure_noise(calibration.encoded_again(Path(video), finder), DEFAULT)
+        quiet += calibration.measure_noise(
+            calibration.encoded_again(Path(video), face_detector), DEFAULT
+        )
     report = Path(FLAGS.report)
     _write_plots(report, alone, quiet, DEFAULT)
     from data_pipeline.core.files import atomic_write_text

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_pipeline.faces.cropper import FaceFinder
+    from data_pipeline.faces.cropper import FaceCropper
 
-__all__ = ["FaceFinder"]
+__all__ = ["FaceCropper"]
 
 
 def __getattr__(name: str) -> Any:

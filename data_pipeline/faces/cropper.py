@@ -19,7 +19,7 @@ from data_pipeline.faces.alignment import (
     move,
     placed_matrix,
 )
-from data_pipeline.faces.detection import Face, Finder, open_finder
+from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import Points
 from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
 
@@ -29,11 +29,11 @@ _SEARCH_SIDE: Final = 1920
 _SAME_FACE: Final = 0.1
 
 
-def find_faces(finder: Finder, frame: Image) -> list[Face]:
+def detect_faces(face_detector: FaceDetector, frame: Image) -> list[Face]:
     """The faces of a frame, largest first, in its own pixels."""
     scale = max(frame.shape[:2]) / _SEARCH_SIDE
     if scale <= 1.0:
-        return finder.find(frame)
+        return face_detector.detect(frame)
     size = (max(round(frame.shape[1] / scale), 1), max(round(frame.shape[0] / scale), 1))
     reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     grow = np.array([frame.shape[1] / size[0], frame.shape[0] / size[1]])
@@ -48,18 +48,20 @@ def find_faces(finder: Finder, frame: Image) -> list[Face]:
             (face.landmarks * grow).astype(np.float32),
             face.confidence,
         )
-        for face in finder.find(reduced)
+        for face in face_detector.detect(reduced)
     ]
 
 
-def landmarks_on_crop(finder: Finder, image: Image, expected: Points) -> tuple[Points, bool]:
+def landmarks_on_crop(
+    face_detector: FaceDetector, image: Image, expected: Points
+) -> tuple[Points, bool]:
     """Finds the landmarks of a crop again.
 
     Returns:
       Those of the face nearest to `expected`, and True; or `expected` itself and False, where no
       face is found there.
     """
-    found = finder.find(image)
+    found = face_detector.detect(image)
     if not found:
         return expected, False
     apart = [_apart(face.landmarks, expected) for face in found]
@@ -93,11 +95,11 @@ class FaceCrop:
     geometry: FaceGeometry | None = None
 
 
-class FaceFinder:
+class FaceCropper:
     """Finds the faces of an image and crops them.
 
     Args:
-      detector: 'dlib', 'mediapipe', or a `Finder`.
+      detector: 'dlib', 'mediapipe', or a `FaceDetector`.
       size: side of a crop in pixels.
       margin: how much wider than ArcFace's template a crop is, as `launch.prepare` crops. By default crops have
         their faces where the detector's training had them (`fitted`), and 1.3 where that is not known.
@@ -112,19 +114,19 @@ class FaceFinder:
 
     def __init__(
         self,
-        detector: str | Finder = "dlib",
+        detector: str | FaceDetector = "dlib",
         size: int = 256,
         margin: float | None = None,
         align: bool | None = None,
         smallest: int = 40,
         most: int = 32,
     ):
-        self._finder = open_finder(detector) if isinstance(detector, str) else detector
+        self._face_detector = open_detector(detector) if isinstance(detector, str) else detector
         self._size, self._margin, self._align = size, margin, align
         self._smallest, self._most = smallest, most
         self.placement: Placement | None = None
 
-    def fitted(self, placement: Placement | None) -> FaceFinder:
+    def fitted(self, placement: Placement | None) -> FaceCropper:
         """The same for a detector whose training had its faces so; unchanged where a margin was given."""
         fitted = copy.copy(self)
         fitted.placement = placement if self._margin is None else None
@@ -133,7 +135,7 @@ class FaceFinder:
     def crops(self, image: Image) -> Sequence[FaceCrop]:
         """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
         size, crops = self._size, []
-        for face in find_faces(self._finder, image)[: self._most]:
+        for face in detect_faces(self._face_detector, image)[: self._most]:
             if self.placement is None:
                 settings = CropSettings(size, self._margin or 1.3, self._align is not False)
                 matrix = crop_matrix(face.landmarks, settings)

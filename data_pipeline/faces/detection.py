@@ -57,10 +57,10 @@ class Face:
         return max(self.box[2] - self.box[0], self.box[3] - self.box[1])
 
 
-class Finder(Protocol):
+class FaceDetector(Protocol):
     """Finds the faces of an image: what a detector of faces has to do."""
 
-    def find(self, image: Image, unsure: bool = False) -> list[Face]:
+    def detect(self, image: Image, unsure: bool = False) -> list[Face]:
         """Returns the faces of `image` (uint8 [H, W, 3], RGB), largest first; maybe none.
 
         With `unsure`, what would else be too doubtful counts where it fills the picture as a face
@@ -91,8 +91,8 @@ class DlibFaces:
         self._detector: Any = dlib.get_frontal_face_detector()
         self._predictor: Any = dlib.shape_predictor(str(model))
 
-    def find(self, image: Image, unsure: bool = False) -> list[Face]:
-        """See `Finder.find`."""
+    def detect(self, image: Image, unsure: bool = False) -> list[Face]:
+        """See `FaceDetector.detect`."""
         # A strip with its margin would be a large picture.
         if min(image.shape[:2]) < _SEARCHED_SIDE:
             return []
@@ -146,8 +146,8 @@ class MediapipeFaces:
             static_image_mode=True, max_num_faces=16, min_detection_confidence=0.5
         )
 
-    def find(self, image: Image, unsure: bool = False) -> list[Face]:
-        """See `Finder.find`; the mesh gives no score, so the confidence is 1."""
+    def detect(self, image: Image, unsure: bool = False) -> list[Face]:
+        """See `FaceDetector.detect`; the mesh gives no score, so the confidence is 1."""
         found = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
         scale = np.array([image.shape[1], image.shape[0]], np.float32)
         faces = []
@@ -158,8 +158,8 @@ class MediapipeFaces:
         return sorted(faces, key=lambda face: -face.size)
 
 
-def open_finder(name: str) -> Finder:
-    """The finder called `name`: 'dlib' or 'mediapipe'. Raises UserError when it cannot be had."""
+def open_detector(name: str) -> FaceDetector:
+    """The face detector called `name`: 'dlib' or 'mediapipe'. Raises UserError when it cannot be had."""
     if name == "dlib":
         return DlibFaces()
     if name == "mediapipe":

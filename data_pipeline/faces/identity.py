@@ -47,7 +47,7 @@ class FaceNumbers:
 
     def of(self, image: Image) -> NDArray[np.float32] | None:
         """The numbers [128] of the largest face of uint8 [H, W, 3]; None where there is none."""
-        faces = self._faces.find(image)
+        faces = self._faces.detect(image)
         if not faces:
             return None
         points = [self._dlib.point(round(float(x)), round(float(y))) for x, y in faces[0].landmarks]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data_pipeline import captions
 from data_pipeline.core.files import atomic_write_bytes, inside
-from data_pipeline.faces.detection import Face, Finder, open_finder
+from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import landmark_paths, stored_landmarks
 from data_pipeline.faces.regions import face_outline
 from data_pipeline.fftg.findings import RegionFinding, annotate_pair
@@ -64,7 +64,7 @@ class Annotator:
     """Annotates jobs, one by one.
 
     Args:
-      detector: name of the face finder (`faces.open_finder`), opened when a pair without stored
+      detector: name of the face detector (`faces.open_detector`), opened when a pair without stored
         landmarks comes up.
       settings: thresholds.
       wordings: captions an image, the first of which is `caption`.
@@ -81,7 +81,7 @@ class Annotator:
         masks: Path | None = None,
     ):
         self._detector = detector
-        self._finder: Finder | None = None
+        self._face_detector: FaceDetector | None = None
         self._settings = settings
         self._wordings = wordings
         self._root = os.path.join(os.path.abspath(root), "") if root else None
@@ -217,9 +217,9 @@ class Annotator:
         return faces
 
     def _find(self, image: Image, unsure: bool) -> list[Face]:
-        if self._finder is None:
-            self._finder = open_finder(self._detector)
-        return self._finder.find(image, unsure)
+        if self._face_detector is None:
+            self._face_detector = open_detector(self._detector)
+        return self._face_detector.detect(image, unsure)
 
     def _key(self, job: AnnotationTask) -> str:
         """A hash of everything that the annotation follows from."""

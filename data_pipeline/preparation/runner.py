@@ -13,7 +13,7 @@ from pathlib import Path
 from data_pipeline.core.parallel import ordered_map
 from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings
-from data_pipeline.faces.detection import Finder
+from data_pipeline.faces.detection import FaceDetector
 from data_pipeline.preparation import existing_crops, store
 from data_pipeline.preparation.store import Outcome
 from data_pipeline.preparation.video_crops import Cropper
@@ -62,8 +62,8 @@ class Preparer:
       out: folder of the prepared set.
       frames: frames of each video.
       settings: of the crops.
-      detector: name of the face finder, opened when the first frame is searched.
-      finder: one to take instead.
+      detector: name of the face detector, opened when the first frame is searched.
+      face_detector: one to take instead.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Preparer:
         frames: int = 32,
         settings: CropSettings | None = None,
         detector: str = "dlib",
-        finder: Finder | None = None,
+        face_detector: FaceDetector | None = None,
     ):
         self._out = out
         self._frames = frames
-        self._cropper = Cropper(out, frames, settings or CropSettings(), detector, finder)
+        self._cropper = Cropper(out, frames, settings or CropSettings(), detector, face_detector)
 
     def prepare(self, family: Family) -> list[Outcome]:
         """Prepares what is not done yet of a family, and returns the outcomes of all its videos.

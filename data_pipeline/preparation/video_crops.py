@@ -21,8 +21,8 @@ from data_pipeline.core.images import Image
 from data_pipeline.core.video import Frames, VideoError, evenly_spaced, open_frames
 from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings, Matrix, compose, crop, crop_matrix, move
-from data_pipeline.faces.cropper import find_faces, landmarks_on_crop
-from data_pipeline.faces.detection import Face, Finder, open_finder
+from data_pipeline.faces.cropper import detect_faces, landmarks_on_crop
+from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import Points
 from data_pipeline.faces.pairing import forged_face, onto_real, same_scene
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, discard, folder_of
@@ -42,13 +42,13 @@ class Cropper:
         frames: int,
         settings: CropSettings,
         detector: str,
-        finder: Finder | None,
+        face_detector: FaceDetector | None,
     ):
         self._out = out
         self._frames = frames
         self._settings = settings
         self._detector = detector
-        self._finder = finder
+        self._face_detector = face_detector
 
     def crop(
         self, lead: Video, outcome: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
@@ -122,7 +122,7 @@ class Cropper:
             size = (pictures[0].shape[1], pictures[0].shape[0])
             if of_lead is None:
                 of_lead = read_thumbnails(
-                    lead.path, size, find=lambda frame: find_faces(self._faces(), frame)
+                    lead.path, size, find=lambda frame: detect_faces(self._faces(), frame)
                 )
             onto = None
             if pictures[0].shape != pictures[1].shape:
@@ -190,9 +190,9 @@ class Cropper:
         """The faces of a frame, their crops, and why there are none."""
         if frame is None:
             return [], [], "unreadable_frame"
-        finder = self._faces()
+        face_detector = self._faces()
         try:
-            faces = find_faces(finder, frame)
+            faces = detect_faces(face_detector, frame)
             return (
                 faces,
                 [crop_matrix(face.landmarks, self._settings) for face in faces],
@@ -251,10 +251,10 @@ class Cropper:
         _fresh(self._out, path).write_bytes(encoded.tobytes())
         return path
 
-    def _faces(self) -> Finder:
-        if self._finder is None:
-            self._finder = open_finder(self._detector)
-        return self._finder
+    def _faces(self) -> FaceDetector:
+        if self._face_detector is None:
+            self._face_detector = open_detector(self._detector)
+        return self._face_detector
 
 
 class _Follower:

@@ -1,9 +1,9 @@
 """A trained detector as a function of pictures: verdicts with probabilities, regions, types and reasons.
 
     from jax_vlffd import Detector
-    from data_pipeline.faces import FaceFinder
+    from data_pipeline.faces import FaceCropper
 
-    detector = Detector.from_pretrained("runs/demo/three_branches", faces=FaceFinder())
+    detector = Detector.from_pretrained("runs/demo/three_branches", faces=FaceCropper())
     for answer in detector(image):
         print(answer.verdict, answer.probability, [reason.text for reason in answer.reasons])
 
@@ -57,7 +57,7 @@ class Crop(Protocol):
 
 
 class Faces(Protocol):
-    """Finds faces and crops them as the training's were; `data_pipeline.faces.FaceFinder` is one.
+    """Finds faces and crops them as the training's were; `data_pipeline.faces.FaceCropper` is one.
 
     One that has a method `fitted(placement)` is asked by it to crop as the detector was trained.
     """
@@ -189,7 +189,7 @@ class Detector:
 
         Args:
           source: the folder, or a hub id such as `someone/detector`.
-          faces: finds and crops faces, as `data_pipeline.faces.FaceFinder()`; None takes every picture
+          faces: finds and crops faces, as `data_pipeline.faces.FaceCropper()`; None takes every picture
             for a face crop.
           batch_size: crops that go through the model together at most.
 

@@ -20,7 +20,7 @@ import numpy as np
 from data_pipeline.core import discovery
 from data_pipeline.core.images import InputError, read_picture
 from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
-from data_pipeline.faces.cropper import FaceCrop, FaceFinder
+from data_pipeline.faces.cropper import FaceCrop, FaceCropper
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
 from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
@@ -128,7 +128,7 @@ def _answered(cases: list[Case], detector: Detector) -> list[Case]:
     return cases
 
 
-def look(path: Path, finder: FaceFinder | None, settings: Looking) -> Case:
+def look(path: Path, finder: FaceCropper | None, settings: Looking) -> Case:
     """Reads one file and cuts out its faces; what is wrong with it becomes the case's code.
 
     Args:
@@ -168,14 +168,14 @@ def _reduced(image: np.ndarray, side: int) -> np.ndarray | None:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _faces(image: np.ndarray, finder: FaceFinder | None) -> list[Seen]:
+def _faces(image: np.ndarray, finder: FaceCropper | None) -> list[Seen]:
     if finder is None:
         return [Seen(FaceCrop(image, None, np.eye(2, 3), 1.0))]
     found = [Seen(crop, face=i) for i, crop in enumerate(finder.crops(image))]
     return found or [Seen(None)]
 
 
-def _look_at_video(case: Case, finder: FaceFinder | None, settings: Looking) -> None:
+def _look_at_video(case: Case, finder: FaceCropper | None, settings: Looking) -> None:
     frames = open_frames(case.path)
     try:
         stated = frames.count
@@ -207,7 +207,7 @@ def _look_at_video(case: Case, finder: FaceFinder | None, settings: Looking) -> 
 
 
 def _look_at_frames(
-    case: Case, frames: Frames, within: int, finder: FaceFinder | None, settings: Looking
+    case: Case, frames: Frames, within: int, finder: FaceCropper | None, settings: Looking
 ) -> None:
     people: list[tuple[int, np.ndarray]] = []
     for index in evenly_spaced(within, settings.frames):

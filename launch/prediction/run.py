@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from data_pipeline.core import discovery
 from data_pipeline.core.images import InputError
-from data_pipeline.faces.cropper import FaceFinder
+from data_pipeline.faces.cropper import FaceCropper
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports.case import Item
@@ -27,7 +27,7 @@ _THUMBNAIL: Final = 640
 
 @dataclass(frozen=True)
 class Cropping:
-    """How faces are detected and cropped; see `FaceFinder`."""
+    """How faces are detected and cropped; see `FaceCropper`."""
 
     detector: str = "dlib"
     size: int = 256
@@ -78,16 +78,16 @@ def predict(
       UserError: a file cannot be written or belongs to another model, or no input could be read.
     """
     maps = detector.trained.learned_from_masks if outputs.maps is None else outputs.maps
-    finder = None
+    cropper = None
     if cropping is not None:
-        finder = FaceFinder(
+        cropper = FaceCropper(
             cropping.detector, cropping.size, cropping.margin, cropping.align, cropping.smallest
         ).fitted(detector.trained.geometry.placement())
     drawn = bool(outputs.overlay or outputs.html)
-    for text in console.remarks(detector, finder is None, drawn and outputs.maps is None):
+    for text in console.remarks(detector, cropper is None, drawn and outputs.maps is None):
         note(text)
     settings = Looking(frames, most_frames, _THUMBNAIL if outputs.html else 0)
-    fixed = _fixed(detector, cropping, finder, settings)
+    fixed = _fixed(detector, cropping, cropper, settings)
     log: results.PredictionLog | None = None
     with contextlib.ExitStack() as stack:
         if outputs.lines:
@@ -103,7 +103,7 @@ def predict(
                 if not again and done and _is_done(path, done):
                     tally.skipped += 1
                     continue
-                yield pipeline.look(path, finder, settings)
+                yield pipeline.look(path, cropper, settings)
 
         items: list[Item] = []
         color = sys.stdout.isatty()
@@ -142,13 +142,13 @@ def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
 
 
 def _fixed(
-    detector: Detector, cropping: Cropping | None, finder: FaceFinder | None, settings: Looking
+    detector: Detector, cropping: Cropping | None, cropper: FaceCropper | None, settings: Looking
 ) -> Line:
     """What is the same in every line: the model, and how it is fed."""
     trained, calibration = detector.trained, detector.calibration
     cropped: dict[str, Any] = {"crops": True}
-    if cropping is not None and finder is not None:
-        place, upright = finder.placement, cropping.align
+    if cropping is not None and cropper is not None:
+        place, upright = cropper.placement, cropping.align
         cropped = {
             "crops": False, "detector": cropping.detector, "size": cropping.size,
             "margin": (cropping.margin or 1.3) if place is None else None,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.faces.cropper import FaceFinder
+from data_pipeline.faces.cropper import FaceCropper
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.builder import pack
 from data_pipeline.packed.reader import PackedSplit
@@ -26,7 +26,7 @@ from launch.prediction.pipeline import Looking
 from tests.launch.prediction.test_predict import put, scene
 from tests.support import packed_sets, tiny, tiny_workdir
 from tests.support.packed_sets import write_annotations
-from tests.support.video_trees import DiscFinder, landmarks
+from tests.support.video_trees import DiscDetector, landmarks
 
 TIGHT = FaceGeometry(0.75, 1.0, 0.0, 0.125, 40.0, 0.0)
 
@@ -138,7 +138,7 @@ def test_a_line_with_a_wrong_geometry_is_named(tmp_path: Path, value: Any) -> No
 
 def lines(detector: Detector, path: Path, **crop: Any) -> list[dict[str, Any]]:
     """As `launch.predict` answers of a picture."""
-    finder = FaceFinder(DiscFinder(), size=64, smallest=20, **crop)
+    finder = FaceCropper(DiscDetector(), size=64, smallest=20, **crop)
     finder = finder.fitted(detector.trained.geometry.placement())
     (done,) = pipeline.judge([pipeline.look(path, finder, Looking())], detector, 8)
     return pipeline.lines(done, {"model": {}, "preprocessing": {}})
@@ -152,7 +152,7 @@ def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
     detector = Detector.from_pretrained(run)
     (line,) = lines(detector, path)
     assert line["geometry"] == "as_trained"
-    (crop,) = FaceFinder(DiscFinder(), 64).fitted(detector.trained.geometry.placement()).crops(
+    (crop,) = FaceCropper(DiscDetector(), 64).fitted(detector.trained.geometry.placement()).crops(
         scene((60, 20, 50))
     )  # fmt: skip
     assert np.sqrt(crop.geometry.height * crop.geometry.width) == pytest.approx(0.866, rel=0.05)
@@ -164,7 +164,7 @@ def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
     tally.add([line])
     assert any("another geometry than the model's training set" in text for text in tally.summary())
     # The library alike; a model of before, and a picture that is a crop, are unknown.
-    faces = FaceFinder(DiscFinder(), 64, margin=1.3, smallest=20)
+    faces = FaceCropper(DiscDetector(), 64, margin=1.3, smallest=20)
     (answer,) = Detector(detector.trained, faces)(scene((60, 20, 50)))
     assert (answer.geometry, answer.as_dict()["geometry"]) == ("outside", "outside")
     (answer,) = detector(scene((60, 20, 50)))

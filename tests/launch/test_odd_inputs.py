@@ -14,7 +14,7 @@ import pytest
 
 from data_pipeline.core import images
 from data_pipeline.datasets import PLAIN
-from data_pipeline.faces.cropper import find_faces
+from data_pipeline.faces.cropper import detect_faces
 from data_pipeline.fftg.annotator import AnnotationTask, Annotator
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.measure.difference_mask import PairError
@@ -22,7 +22,7 @@ from launch.prediction import pipeline
 from launch.prediction.pipeline import Looking
 from tests.support import tiny
 from tests.support.preparing import prepare
-from tests.support.video_trees import DiscFinder, clip, scene, write_picture, write_video
+from tests.support.video_trees import DiscDetector, clip, scene, write_picture, write_video
 
 #: What `launch.predict` says of the tiny model.
 REMARKS = ("no heat maps: ", "geometry unknown: ")
@@ -47,7 +47,7 @@ def bomb(path: Path, side: int) -> Path:
 
 @pytest.mark.parametrize("shape", [(1, 8000), (8000, 1), (1, 1)])
 def test_a_strip_is_searched_for_faces(shape: tuple[int, int]) -> None:
-    assert find_faces(DiscFinder(), np.zeros((*shape, 3), np.uint8)) == []
+    assert detect_faces(DiscDetector(), np.zeros((*shape, 3), np.uint8)) == []
 
 
 def test_a_strip_among_pictures_is_one_line(tmp_path: Path, workdir: Path) -> None:
@@ -64,22 +64,22 @@ def test_a_strip_among_pictures_is_one_line(tmp_path: Path, workdir: Path) -> No
     assert len(out.read_text().splitlines()) == 3
 
 
-class Broken(DiscFinder):
+class Broken(DiscDetector):
     """Fails on bright pictures, as decoders and filters do on what they were not made for."""
 
-    def find(self, image, unsure=False):
+    def detect(self, image, unsure=False):
         if image.mean() > 200:
             raise RuntimeError("no\nsuch filter")
-        return super().find(image)
+        return super().detect(image)
 
 
 def test_any_error_of_a_file_is_its_own_line(tmp_path: Path) -> None:
-    class Finder:
+    class Crops:
         def crops(self, image):
-            return Broken().find(image)
+            return Broken().detect(image)
 
     path = write_picture(tmp_path / "a.png", np.full((64, 64, 3), 255, np.uint8))
-    case = pipeline.look(path, Finder(), Looking())
+    case = pipeline.look(path, Crops(), Looking())
     assert (case.code, case.faces) == ("unreadable", [])
     assert case.message.endswith("(RuntimeError: no such filter)")
 
@@ -89,7 +89,7 @@ def test_any_error_of_a_frame_is_counted_and_the_rest_is_cropped(tmp_path: Path,
     bright = [np.full_like(frame, 255) for frame in clip(0, 5)]
     write_video(root / "real/a.avi", bright)
     write_video(root / "real/b.avi", clip(1, 5))
-    outcomes, rows = prepare(PLAIN["folder"](root), out, finder=Broken())
+    outcomes, rows = prepare(PLAIN["folder"](root), out, face_detector=Broken())
     assert outcomes["real/a"].skipped == {"fault": 4}
     assert len(rows) == 4
 
@@ -99,7 +99,7 @@ def test_any_error_of_a_pair_is_its_own_line(
 ) -> None:
     picture = write_picture(tmp_path / "a.png", scene(0, [(30, 20, 72)]))
     annotator = Annotator()
-    monkeypatch.setattr(annotator, "_finder", Broken())
+    monkeypatch.setattr(annotator, "_face_detector", Broken())
     line = annotator.annotate(
         AnnotationTask(
             "1", write_picture(tmp_path / "b.png", 255 * np.ones((9, 9, 3), np.uint8)), None

@@ -14,7 +14,7 @@ from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.preparation import store
 from data_pipeline.preparation.runner import Preparer, families, prepare_all
 from data_pipeline.preparation.store import Outcome
-from tests.support.video_trees import DiscFinder, clip, write_video
+from tests.support.video_trees import DiscDetector, clip, write_video
 
 SIZE = 96
 
@@ -23,12 +23,14 @@ def prepare(
     found: Collection,
     out: Path,
     frames: int = 4,
-    finder: DiscFinder | None = None,
+    face_detector: DiscDetector | None = None,
     workers: int = 1,
     shard: slice = slice(None),
 ) -> tuple[dict[str, Outcome], list[dict[str, str]]]:
     """Prepares a collection; the outcomes by `<group>/<name>`, and the rows of pairs.csv."""
-    preparer = Preparer(out, frames, CropSettings(SIZE), finder=finder or DiscFinder())
+    preparer = Preparer(
+        out, frames, CropSettings(SIZE), face_detector=face_detector or DiscDetector()
+    )
     every = families(found.videos)
     for _ in prepare_all(preparer, every[shard], workers):
         pass

@@ -1,4 +1,4 @@
-"""Small encoded videos with discs for faces, and a finder that finds the discs."""
+"""Small encoded videos with discs for faces, and a face detector that finds the discs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from data_pipeline.faces.detection import Face
 Disc = tuple[int, int, int]
 
 
-class DiscFinder:
+class DiscDetector:
     """Finds red discs; `calls` counts the pictures that were searched."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def find(self, image: np.ndarray) -> list[Face]:
+    def detect(self, image: np.ndarray) -> list[Face]:
         self.calls += 1
         red = image[..., 0].astype(int) - image[..., 1]
         mask = cv2.morphologyEx(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.core.video import VideoError, open_frames
-from data_pipeline.faces.detection import Finder, face_box
+from data_pipeline.faces.detection import FaceDetector, face_box
 from data_pipeline.faces.regions import face_size, region_maps
 from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.images import read_image
@@ -87,7 +87,7 @@ class Outcome:
     scores: dict[str, float]
 
 
-def portraits(folders: Sequence[Path], finder: Finder) -> list[Portrait]:
+def portraits(folders: Sequence[Path], face_detector: FaceDetector) -> list[Portrait]:
     """Every face of the pictures in `folders` and below, each cut out with its surroundings.
 
     Raises:
@@ -102,7 +102,7 @@ def portraits(folders: Sequence[Path], finder: Finder) -> list[Portrait]:
                 image, _ = read_image(path)
             except PairError:
                 continue
-            for face in finder.find(image):
+            for face in face_detector.detect(image):
                 if face_size(face.landmarks) < _MIN_FACE:
                     continue
                 height, width = image.shape[:2]
@@ -259,7 +259,9 @@ def reencoded(faces: Sequence[Portrait]) -> Iterator[tuple[str, Portrait, Image]
         yield "half size and back, JPEG 60", face, forgeries.jpeg(back, 60)
 
 
-def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, Image]]:
+def encoded_again(
+    video: Path, face_detector: FaceDetector
+) -> Iterator[tuple[str, Portrait, Image]]:
     """Frames of a real video with the same frames from an H.264 encoding of it.
 
     Raises:
@@ -286,7 +288,7 @@ def encoded_again(video: Path, finder: Finder) -> Iterator[tuple[str, Portrait, 
     with av.open(file, "r") as container:
         again: list[Any] = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for before, after in list(zip(frames, again, strict=True))[::_EVERY]:
-        for face in finder.find(np.ascontiguousarray(before))[:1]:
+        for face in face_detector.detect(np.ascontiguousarray(before))[:1]:
             yield f"H.264 crf {_CRF}", Portrait(before, face.landmarks), after
 
 

@@ -32,19 +32,19 @@ def _read(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def finder() -> detection.Finder:
-    return detection.open_finder("dlib")
+def face_detector() -> detection.FaceDetector:
+    return detection.open_detector("dlib")
 
 
 @needs_dlib
 def test_finds_nearly_all_annotated_faces_at_their_points(
-    finder: detection.Finder, shared_dir: Path
+    face_detector: detection.FaceDetector, shared_dir: Path
 ) -> None:
     folder = shared_dir / "data" / "landmark_faces"
     errors, missed = [], 0
     for name in ("testing_with_face_landmarks.xml", "training_with_face_landmarks.xml"):
         for picture in ElementTree.parse(folder / name).iter("image"):
-            found = finder.find(_read(folder / picture.attrib["file"]))
+            found = face_detector.detect(_read(folder / picture.attrib["file"]))
             for box in picture.iter("box"):
                 parts = sorted(box.iter("part"), key=lambda part: int(part.attrib["name"]))
                 truth = np.array([(int(p.attrib["x"]), int(p.attrib["y"])) for p in parts])
@@ -65,57 +65,59 @@ def test_finds_nearly_all_annotated_faces_at_their_points(
 
 @needs_dlib
 def test_no_face_in_a_picture_of_dogs_nor_in_noise(
-    finder: detection.Finder, shared_dir: Path
+    face_detector: detection.FaceDetector, shared_dir: Path
 ) -> None:
-    assert finder.find(_read(shared_dir / "data" / "landmark_faces" / "dogs.jpg")) == []
+    assert face_detector.detect(_read(shared_dir / "data" / "landmark_faces" / "dogs.jpg")) == []
     noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    assert finder.find(noise) == []
+    assert face_detector.detect(noise) == []
 
 
 @needs_dlib
-def test_several_faces_come_largest_first(finder: detection.Finder, shared_dir: Path) -> None:
-    found = finder.find(_read(shared_dir / "data" / "landmark_faces" / "2008_004176.jpg"))
+def test_several_faces_come_largest_first(
+    face_detector: detection.FaceDetector, shared_dir: Path
+) -> None:
+    found = face_detector.detect(_read(shared_dir / "data" / "landmark_faces" / "2008_004176.jpg"))
     assert len(found) >= 5
     assert [face.size for face in found] == sorted((f.size for f in found), reverse=True)
 
 
 @needs_dlib
 def test_a_dark_face_that_fills_its_crop_is_found(
-    finder: detection.Finder, shared_dir: Path
+    face_detector: detection.FaceDetector, shared_dir: Path
 ) -> None:
     pair = [
         shared_dir / "data" / "edited_faces" / kind / "easy_137_0001.png"
         for kind in ("real", "fake")
     ]
-    assert any(finder.find(_read(path)) for path in pair)
+    assert any(face_detector.detect(_read(path)) for path in pair)
 
 
 @needs_dlib
 def test_a_doubtful_face_counts_only_for_those_who_know_of_one(
-    finder: detection.Finder, shared_dir: Path
+    face_detector: detection.FaceDetector, shared_dir: Path
 ) -> None:
     image = _read(shared_dir / "data" / "edited_faces" / "fake" / "easy_137_0001.png")
     small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
-    assert finder.find(small) == []
-    (face,) = finder.find(small, unsure=True)
+    assert face_detector.detect(small) == []
+    (face,) = face_detector.detect(small, unsure=True)
     assert face.size > 0.4 * len(small)
     noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     dogs = _read(shared_dir / "data" / "landmark_faces" / "dogs.jpg")
     for picture in (noise, dogs, np.full((160, 160, 3), 128, np.uint8)):
-        assert finder.find(picture, unsure=True) == []
+        assert face_detector.detect(picture, unsure=True) == []
 
 
 def test_unknown_detector_is_a_users_error() -> None:
     with pytest.raises(UserError, match="dlib or mediapipe"):
-        detection.open_finder("haar")
+        detection.open_detector("haar")
 
 
 def test_a_missing_extra_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'jax-vlffd\[faces\]'"):
-        detection.open_finder("dlib")
+        detection.open_detector("dlib")
     with pytest.raises(UserError, match="pip install 'mediapipe"):
-        detection.open_finder("mediapipe")
+        detection.open_detector("mediapipe")
 
 
 @pytest.mark.parametrize("count", [68, 81])

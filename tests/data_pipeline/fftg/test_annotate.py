@@ -297,7 +297,7 @@ def test_stored_landmarks_are_used_and_no_detector(
     def refuse(name: str) -> None:
         raise AssertionError("a detector was opened")
 
-    monkeypatch.setattr(annotator, "open_finder", refuse)
+    monkeypatch.setattr(annotator, "open_detector", refuse)
     image, points = draw(0)
     brows, tip = points[17:27].mean(axis=0), points[30]
     forehead = brows + 0.9 * (brows - tip) + np.linspace((-30, 9), (30, 9), 13)
@@ -316,11 +316,11 @@ def test_stored_landmarks_are_used_and_no_detector(
 
 def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib")
-    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.faces.detection import open_detector
 
     path = shared_dir / "data" / "landmark_faces" / "2008_002079.jpg"
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    found = open_finder("dlib").find(image)
+    found = open_detector("dlib").detect(image)
     assert len(found) >= 4
     for index in (1, 3):
         maps = region_maps(found[index].landmarks, *image.shape[:2])
@@ -334,10 +334,10 @@ def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: P
 
 def test_neural_textures_change_mouths_and_leave_eyes(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
-    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.faces.detection import open_detector
 
     root = shared_dir / "data" / "FaceForensics++"
-    finder = open_finder("dlib")
+    face_detector = open_detector("dlib")
     visible = mouths = eyes = total = 0
     for name in ("253_183", "183_253"):
         captures = [
@@ -352,7 +352,7 @@ def test_neural_textures_change_mouths_and_leave_eyes(shared_dir: Path) -> None:
             if number % 15:
                 continue
             real, fake = (cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames)
-            points = finder.find(real)[0].landmarks
+            points = face_detector.detect(real)[0].landmarks
             findings, pair = annotate_pair(real, fake, points)
             change = cv2.absdiff(pair.real, pair.fake).mean(axis=2)
             shown = change[pair.labels == 1].mean() > 1.5 * change[pair.labels == 3].mean()

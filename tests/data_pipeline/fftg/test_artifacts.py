@@ -122,10 +122,10 @@ def test_small_faces_and_slivers_of_regions_do_no_harm(size: int) -> None:
 
 def test_planted_types_are_told_apart_on_held_out_real_faces(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
-    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.faces.detection import open_detector
 
     folder = shared_dir / "data" / "edited_faces" / "real"
-    faces = calibration.portraits([folder], open_finder("dlib"))
+    faces = calibration.portraits([folder], open_detector("dlib"))
     outcomes = calibration.judge(list(calibration.plant_all(faces, 300, 99)), DEFAULT)
     figures = calibration.figures(outcomes)
     assert figures["macro"]["f1"] > 0.89, figures

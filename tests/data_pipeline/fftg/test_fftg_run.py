@@ -19,7 +19,7 @@ def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(
     def refuse(name: str) -> None:
         raise UserError("run: pip install 'jax-vlffd[faces]'")
 
-    monkeypatch.setattr(annotator, "open_finder", refuse)
+    monkeypatch.setattr(annotator, "open_detector", refuse)
     table = make_pairs(tmp_path, 1)
     (tmp_path / "real/0.npy").unlink()
     jobs = read_pairs(table)

@@ -57,8 +57,10 @@ def test_storing_again_is_no_forgery(seed: int, quality: int) -> None:
 def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
     from data_pipeline.fftg.measure.calibration import measure_noise, portraits, reencoded
 
-    finder = pytest.importorskip("data_pipeline.faces.detection").open_finder("dlib")
-    faces = portraits([shared_dir / "data" / "ffpp_crops" / "FaceSwap" / "real"], finder)[::2]
+    face_detector = pytest.importorskip("data_pipeline.faces.detection").open_detector("dlib")
+    faces = portraits([shared_dir / "data" / "ffpp_crops" / "FaceSwap" / "real"], face_detector)[
+        ::2
+    ]
     pairs = measure_noise(reencoded(faces), DEFAULT)
     assert len(pairs) >= 100
     wrong = [pair[0].name for pair in pairs if any(region.forged for region in pair)]
@@ -67,12 +69,12 @@ def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
 
 def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
-    from data_pipeline.faces.detection import open_finder
+    from data_pipeline.faces.detection import open_detector
     from data_pipeline.fftg.measure.calibration import encoded_again, measure_noise
 
     originals = shared_dir / "data" / "FaceForensics++" / "original_sequences" / "youtube"
     video = originals / "c40" / "videos" / "183.mp4"
-    pairs = measure_noise(encoded_again(video, open_finder("dlib")), DEFAULT)
+    pairs = measure_noise(encoded_again(video, open_detector("dlib")), DEFAULT)
     assert len(pairs) >= 20
     assert not [pair for pair in pairs if any(region.forged for region in pair)]
 

@@ -13,16 +13,16 @@ from data_pipeline.datasets import PLAIN
 from data_pipeline.faces.detection import Face
 from jax_vlffd.errors import UserError
 from tests.support.preparing import prepare, two_families
-from tests.support.video_trees import DiscFinder, clip, scene, write_picture, write_video
+from tests.support.video_trees import DiscDetector, clip, scene, write_picture, write_video
 
 
 def test_a_second_run_does_nothing(root: Path, out: Path) -> None:
     found = two_families(root)
     _, first = prepare(found, out)
-    finder = DiscFinder()
+    face_detector = DiscDetector()
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    _, second = prepare(found, out, finder=finder)
-    assert finder.calls == 0
+    _, second = prepare(found, out, face_detector=face_detector)
+    assert face_detector.calls == 0
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == times
 
@@ -30,21 +30,21 @@ def test_a_second_run_does_nothing(root: Path, out: Path) -> None:
 def test_a_run_goes_on_where_it_was_stopped(root: Path, out: Path) -> None:
     found = two_families(root)
 
-    class Stops(DiscFinder):
-        def find(self, image: np.ndarray) -> list[Face]:
+    class Stops(DiscDetector):
+        def detect(self, image: np.ndarray) -> list[Face]:
             if self.calls == 14:
                 raise KeyboardInterrupt
-            return super().find(image)
+            return super().detect(image)
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(found, out, finder=Stops())
+        prepare(found, out, face_detector=Stops())
     done = list((out / ".prepared").rglob("*.json"))
     assert len(done) == 2  # the first family, whole
     assert not (out / "pairs.csv").exists()
-    finder = DiscFinder()
-    _, rows = prepare(found, out, finder=finder)
+    face_detector = DiscDetector()
+    _, rows = prepare(found, out, face_detector=face_detector)
     assert len(rows) == 8
-    assert finder.calls == 4 + 8  # four frames of one real, the crops of it and its fake
+    assert face_detector.calls == 4 + 8  # four frames of one real, the crops of it and its fake
     _, fresh = prepare(found, out.parent / "other")
     assert rows == fresh
 
@@ -90,14 +90,14 @@ def test_processes_make_the_same_as_one(root: Path, out: Path) -> None:
     assert rows == single
 
 
-class Dies(DiscFinder):
-    def find(self, image: np.ndarray) -> list[Face]:
+class Dies(DiscDetector):
+    def detect(self, image: np.ndarray) -> list[Face]:
         os._exit(9)
 
 
 def test_a_killed_process_is_told(root: Path, out: Path) -> None:
     with pytest.raises(UserError, match=r"killed.*fewer --workers"):
-        prepare(two_families(root), out, finder=Dies(), workers=2)
+        prepare(two_families(root), out, face_detector=Dies(), workers=2)
 
 
 def test_a_family_of_crops_and_videos_is_not_paired(root: Path, out: Path) -> None:

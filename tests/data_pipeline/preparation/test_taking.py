@@ -11,7 +11,7 @@ import pytest
 from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
 from data_pipeline.faces.landmarks import stored_landmarks
 from tests.support.preparing import ffpp, prepare
-from tests.support.video_trees import DiscFinder, clip, scene, write_picture, write_video
+from tests.support.video_trees import DiscDetector, clip, scene, write_picture, write_video
 
 
 def test_what_was_written_is_read_back(root: Path, out: Path) -> None:
@@ -21,9 +21,9 @@ def test_what_was_written_is_read_back(root: Path, out: Path) -> None:
     write_picture(mask)
     (out / "prepare.json").unlink(missing_ok=True)
     again = COMPRESSED["deepfakebench"](out, "c23")
-    finder = DiscFinder()
-    _, copied = prepare(again, out.parent / "again", finder=finder)
-    assert finder.calls == 0  # crops are taken as they are
+    face_detector = DiscDetector()
+    _, copied = prepare(again, out.parent / "again", face_detector=face_detector)
+    assert face_detector.calls == 0  # crops are taken as they are
     pick = ("method", "video", "frame", "split")
     assert sorted([row[c] for c in pick] for row in copied) == sorted(
         [row[c] for c in pick] for row in rows

@@ -13,8 +13,8 @@ import pytest
 from data_pipeline.core.video import open_frames
 from data_pipeline.datasets import COMPRESSED
 from data_pipeline.faces.alignment import CropSettings
-from data_pipeline.faces.cropper import find_faces
-from data_pipeline.faces.detection import Finder, open_finder
+from data_pipeline.faces.cropper import detect_faces
+from data_pipeline.faces.detection import FaceDetector, open_detector
 from data_pipeline.preparation.runner import Preparer, families
 from data_pipeline.preparation.store import load, write_tables
 
@@ -45,9 +45,9 @@ def small(frame: np.ndarray) -> np.ndarray:
     return cv2.resize(gray, (WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 
-def outside_faces(finder: Finder, frame: np.ndarray) -> np.ndarray:
+def outside_faces(face_detector: FaceDetector, frame: np.ndarray) -> np.ndarray:
     outside = np.ones(frame.shape[:2], bool)
-    for face in find_faces(finder, frame):
+    for face in detect_faces(face_detector, frame):
         low, high = face.landmarks.min(axis=0), face.landmarks.max(axis=0)
         (left, top), (right, bottom) = low - 0.5 * (high - low), high + 0.5 * (high - low)
         outside[max(int(top), 0) : int(bottom) + 1, max(int(left), 0) : int(right) + 1] = False
@@ -61,10 +61,10 @@ def test_pairs_of_deepfakedetection_show_one_moment(
     root = shared_dir / "data/DFD"
     if not root.is_dir():
         pytest.skip("no sample of DeepFakeDetection")
-    finder = open_finder("dlib")
+    face_detector = open_detector("dlib")
     found = COMPRESSED["dfd"](root, "c40")
     [family] = families(found.videos)
-    Preparer(tmp_path, frames, CropSettings(), finder=finder).prepare(family)
+    Preparer(tmp_path, frames, CropSettings(), face_detector=face_detector).prepare(family)
     outcomes = {video.key: load(tmp_path, video) for video in family.videos}
     write_tables(tmp_path, family.videos, {k: o for k, o in outcomes.items() if o})
     with (tmp_path / "pairs.csv").open(newline="") as file:
@@ -82,7 +82,7 @@ def test_pairs_of_deepfakedetection_show_one_moment(
     for number, frame in frames_of(family.lead.path):
         reals.append(small(frame))
         if number in used:
-            sharp[number], outside[number] = blurred(frame), outside_faces(finder, frame)
+            sharp[number], outside[number] = blurred(frame), outside_faces(face_detector, frame)
     for video in family.fakes:
         numbers = dict(pairs[video.name])
         assert len(numbers) >= 0.875 * frames

@@ -15,7 +15,7 @@ import pytest
 
 import jax_vlffd
 from data_pipeline.core.images import decode_image
-from data_pipeline.faces.cropper import FaceFinder
+from data_pipeline.faces.cropper import FaceCropper
 from data_pipeline.faces.detection import Face
 from data_pipeline.loading.tokenizer import train_tokenizer
 from data_pipeline.packed.reader import PackedSplit
@@ -39,7 +39,7 @@ def detector(workdir: Path) -> Detector:
 class TwoFaces:
     """Finds a large face on the left and a small one on the right of any picture."""
 
-    def find(self, image: np.ndarray) -> list[Face]:
+    def detect(self, image: np.ndarray) -> list[Face]:
         points = np.random.default_rng(0).random((68, 2)).astype(np.float32)
         # The five points that crops are made by: eyes, nose, mouth.
         points[[37, 44, 30, 49, 55]] = [
@@ -92,7 +92,7 @@ def test_a_picture_alone_is_answered_as_in_a_batch(detector: Detector) -> None:
 
 
 def test_every_face_of_a_picture_is_answered(workdir: Path) -> None:
-    faces = FaceFinder(TwoFaces(), size=64, smallest=20)
+    faces = FaceCropper(TwoFaces(), size=64, smallest=20)
     detector = Detector.from_pretrained(str(workdir), faces=faces)
     picture = draw(3, 200)
     first, second = detector(picture)
@@ -105,10 +105,10 @@ def test_every_face_of_a_picture_is_answered(workdir: Path) -> None:
 
 def test_a_picture_without_a_face_says_so(workdir: Path) -> None:
     class None_:
-        def find(self, image: np.ndarray) -> list[Face]:
+        def detect(self, image: np.ndarray) -> list[Face]:
             return []
 
-    (answer,) = Detector.from_pretrained(workdir, faces=FaceFinder(None_()))(draw(0))
+    (answer,) = Detector.from_pretrained(workdir, faces=FaceCropper(None_()))(draw(0))
     assert (answer.verdict, answer.probability, answer.reasons) == ("no_face", None, ())
 
 
@@ -235,12 +235,12 @@ def test_crops_are_those_of_preparation(workdir: Path) -> None:
     from data_pipeline.faces.alignment import CropSettings, crop, crop_matrix
 
     picture = draw(3, 200)
-    face = TwoFaces().find(picture)[0]
+    face = TwoFaces().detect(picture)[0]
     settings = CropSettings(96, 1.5, align=False)
     matrix = crop_matrix(face.landmarks, settings)
     expected = crop(picture, matrix, 96)
     inside = crop(np.full_like(picture, 255), matrix, 96) == 255
-    (found, _) = FaceFinder(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)
+    (found, _) = FaceCropper(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)
     np.testing.assert_array_equal(found.image[inside], expected[inside])
     assert 0.5 < inside.mean() < 1
     assert found.image[~inside].min() > 0  # the border is continued, not black

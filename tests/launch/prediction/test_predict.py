@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipeline.faces.cropper import FaceFinder
+from data_pipeline.faces.cropper import FaceCropper
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.detector import Detector
@@ -22,7 +22,7 @@ from launch.prediction import console, pipeline
 from launch.prediction.pipeline import Looking
 from tests.support import tiny, tiny_workdir
 from tests.support.packed_sets import draw
-from tests.support.video_trees import DiscFinder, write_video
+from tests.support.video_trees import DiscDetector, write_video
 
 FIXED: dict[str, Any] = {"model": {"hash": "x"}, "preprocessing": {}}
 
@@ -43,7 +43,7 @@ def scene(*discs: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 
 def judged(path: Path, detector: Detector, crops: bool = False, **settings: Any) -> list[dict]:
     """The lines of one file."""
-    finder = None if crops else FaceFinder(DiscFinder(), size=64, smallest=30)
+    finder = None if crops else FaceCropper(DiscDetector(), size=64, smallest=30)
     case = pipeline.look(path, finder, Looking(**settings))
     (done,) = pipeline.judge([case], detector, 8)
     found = pipeline.lines(done, FIXED)
@@ -64,7 +64,7 @@ def test_every_face_has_a_line_with_its_own_answer(detector: Detector, tmp_path:
     lines = judged(path, detector)
     assert [line["face"] for line in lines] == [0, 1, 2]
     assert [line["verdict"] for line in lines][2] == "face_too_small"
-    finder = FaceFinder(DiscFinder(), size=64, smallest=30)
+    finder = FaceCropper(DiscDetector(), size=64, smallest=30)
     library = Detector(detector.trained, finder)(np.asarray(PIL.Image.open(path)))
     for line, answer in zip(lines, library, strict=True):
         assert line["verdict"] == answer.verdict
