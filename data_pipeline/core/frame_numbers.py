@@ -25,7 +25,7 @@ class Places(NamedTuple):
 
     Attributes:
       places: one a picture, in their order.
-      by_name: False where the names tell no frame numbers and the order stands in.
+      by_name: False where the names hold no frame numbers and the order stands in.
     """
 
     places: list[Place]
@@ -36,14 +36,14 @@ def places(names: Sequence[str]) -> Places:
     """The places of the pictures of one video.
 
     The frame number is the number that differs from picture to picture, the last of several. Behind
-    it, `_1` is a further face of the frame. Where the names tell neither, the positions are taken.
+    it, `_1` is a further face of the frame. Where the names hold neither, the positions are taken.
 
     Args:
       names: file names in natural order; folders do not matter.
     """
     stems = [PurePath(name).stem for name in names]
     numbers = [_NUMBER.findall(stem) for stem in stems]
-    widths = {len(found) for found in numbers}
+    widths = {len(parts) for parts in numbers}
     faces = [Place(int(m[1]), int(m[2] or 0)) for stem in stems if (m := _FACE.fullmatch(stem))]
     if len(faces) < len(stems) or len(set(faces)) < len(faces):
         faces = []
@@ -53,7 +53,7 @@ def places(names: Sequence[str]) -> Places:
         return Places(faces)
     columns = min(widths, default=0)
     for column in range(1, (columns if len(widths) == 1 else min(columns, 1)) + 1):
-        own = [int(found[-column]) for found in numbers]
+        own = [int(parts[-column]) for parts in numbers]
         if len(set(own)) == len(own):
             return Places([Place(number) for number in own])
     if faces:
@@ -78,7 +78,7 @@ class Faces(NamedTuple):
 
     Attributes:
       files: by frame number and rank of the face.
-      by_name: False where the names tell no frame numbers, so that positions stand in.
+      by_name: False where the names hold no frame numbers, so that positions stand in.
     """
 
     files: Mapping[Place, Path]
@@ -111,9 +111,9 @@ def faces_in(folder: Path) -> Faces:
 def by_place(files: Mapping[str, Path | None]) -> Faces:
     """Pictures of one video by their places; those without a path count for the places alone."""
     names = sorted(files, key=natural)
-    found = places(names)
-    placed = zip(found.places, (files[name] for name in names), strict=True)
-    return Faces({place: path for place, path in placed if path is not None}, found.by_name)
+    placed = places(names)
+    pairs = zip(placed.places, (files[name] for name in names), strict=True)
+    return Faces({place: path for place, path in pairs if path is not None}, placed.by_name)
 
 
 def first_faces(faces: Faces) -> dict[int, Path]:

@@ -26,7 +26,7 @@ def split_name(name: str) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; raises UserError where it cannot be read or is none."""
+    """Reads a JSON file; raises UserError where it cannot be read or is not JSON."""
     try:
         return parse_json(read_text(path))
     except ValueError as error:
@@ -39,13 +39,13 @@ def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
-            found = ", ".join(reader.fieldnames or ())
-            raise UserError(f"{path}: column '{missing[0]}' is missing; found: {found}")
+            columns_there = ", ".join(reader.fieldnames or ())
+            raise UserError(f"{path}: column '{missing[0]}' is missing; found: {columns_there}")
         return [
             {k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in reader
         ]
     except csv.Error as error:
-        raise UserError(f"{path} is no CSV ({error})") from error
+        raise UserError(f"{path} is not a CSV ({error})") from error
 
 
 def read_text(path: Path) -> str:

@@ -75,7 +75,7 @@ def open_frames(path: Path) -> Frames:
     """Opens a video file, a folder of pictures or one picture.
 
     Raises:
-      VideoError: it is not there, is no video, has no frame that can be decoded, or is too large.
+      VideoError: it is not there, is not a video, has no frame that can be decoded, or is too large.
     """
     if not path.exists():
         raise VideoError("missing_file", f"{path} is not there")
@@ -204,7 +204,7 @@ def _open(path: Path) -> Any:
     """The container in a file, which FFmpeg reads by our handle alone."""
     wrong = VideoError(
         "unreadable_video",
-        f"{path} is damaged, empty or no video (MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV, Ogg)",
+        f"{path} is damaged, empty or not a video (MP4, MOV, MKV, WebM, AVI, MPEG, TS, FLV, WMV, Ogg)",
     )
     try:
         file = open_regular(path)

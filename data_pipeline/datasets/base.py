@@ -79,7 +79,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Collection:
-    """What an adapter found.
+    """The videos that an adapter finds.
 
     Attributes:
       videos: in a fixed order.
@@ -290,7 +290,7 @@ def read_label(value: Any, where: str) -> int:
 
 
 def require_folder(root: Path, dataset: str, *inside: str) -> None:
-    """Raises UserError where `root` is no folder or has none of the folders `inside`."""
+    """Raises UserError where `root` is not a folder or has none of the folders `inside`."""
     if not root.is_dir():
         raise UserError(f"--root={root}: there is no such folder")
     if inside and not any((root / name).is_dir() for name in inside):

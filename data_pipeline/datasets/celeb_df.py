@@ -1,6 +1,6 @@
 """Celeb-DF v1 and v2 (Li et al., CVPR 2020) and Celeb-DF++ (Li et al. 2025).
 
-Licence and access: https://github.com/yuezunli/celeb-deepfakeforensics (v1, v2) and
+License and access: https://github.com/yuezunli/celeb-deepfakeforensics (v1, v2) and
 https://github.com/OUC-VAS/Celeb-DF-PP (++); terms of use, research only.
 
 Layout, the videos in these folders or in `videos` within them, or DeepfakeBench's crops in `frames`:
@@ -11,7 +11,7 @@ Layout, the videos in these folders or in `videos` within them, or DeepfakeBench
     Celeb-synthesis/<scenario>/<method>/*.mp4   (++: FaceSwap, FaceReenact, TalkingFace)
     List_of_testing_videos.txt
 
-The fake `idA_idB_NNNN` shows idB's face on the video `idA_NNNN`. Fakes of ++ that are no face swaps
+The fake `idA_idB_NNNN` shows idB's face on the video `idA_NNNN`. Fakes of ++ that are not face swaps
 move otherwise than any video of the set, so they have no real.
 
 Split: the listed videos are `test`, all others `train`; the set has no validation list. (In
@@ -106,7 +106,7 @@ def _read_list(root: Path) -> set[str] | None:
         # In this list, 1 is real.
         if label not in ("0", "1") or group.startswith(_FAKES) != (label == "0") or not name:
             raise UserError(
-                f"{path}, line {number}: '{line.strip()}' is no '1 <real video>' or "
+                f"{path}, line {number}: '{line.strip()}' is not '1 <real video>' or "
                 "'0 <synthetic video>'; take the list that comes with the data set"
             )
         tested.add(f"{group}/{Path(name).stem}")

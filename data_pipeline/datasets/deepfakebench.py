@@ -1,6 +1,6 @@
 """DeepfakeBench's JSON (Yan et al., NeurIPS 2023), read and written: the format crops lie in.
 
-Licence of that project: https://github.com/SCLBD/DeepfakeBench (CC BY-NC 4.0; its data sets keep
+License of that project: https://github.com/SCLBD/DeepfakeBench (CC BY-NC 4.0; its data sets keep
 their own terms). The format, one file a data set:
 
     {dataset: {label: {split: {video: {"label": label, "frames": [path, ...], "masks": [...]}}}}}
@@ -40,7 +40,7 @@ _METHODS: Final = {label: name for name, label in faceforensics.METHODS.items()}
     "FF-SH": "FaceShifter",
     dfd.FAKE_LABEL: dfd.DATASET,
 }
-#: The real of a fake, by the start of the label; None of a set that does not tell.
+#: The real of a fake, by the start of the label; none of a set that does not say.
 _REAL_OF: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
     ("FF-", faceforensics.real_of),
     ("CelebDF", celeb_df.real_of),
@@ -74,11 +74,11 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     """Finds the videos of `file` whose frames lie under `root`; see `scan`."""
     content = read_json(file)
     if not isinstance(content, dict) or len(content) != 1:
-        raise UserError(f"{file} is no JSON of DeepfakeBench: it must hold exactly one data set")
+        raise UserError(f"{file} is not a JSON of DeepfakeBench: it must hold exactly one data set")
     dataset, labels = next(iter(content.items()))
     entries_ = [entry for entry in _walk(labels, file) if entry.frames]
-    found = [e for e in entries_ if e.compression in ("", compression)]
-    if not found:
+    wanted = [e for e in entries_ if e.compression in ("", compression)]
+    if not wanted:
         has = ", ".join(sorted({entry.compression for entry in entries_})) or "none"
         raise UserError(f"{file}: no video of compression {compression}; it has {has}")
     locate = _Locator(root)
@@ -88,7 +88,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     owners: dict[Path, Video] = {}
     listed: set[tuple[str, str]] = set()
     several = 0
-    for entry in found:
+    for entry in wanted:
         key = (entry.label, entry.name)
         listed.add(key)
         if key in videos:
@@ -114,7 +114,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
             left_out["video without any frame on disk"] += 1
     if not videos:
         raise UserError(
-            f"{file}: none of its frames, such as {found[0].frames[0]!r}, is under {root}; "
+            f"{file}: none of its frames, such as {wanted[0].frames[0]!r}, is under {root}; "
             "give the folder that the data sets lie in as --root"
         )
     if several:
@@ -166,7 +166,7 @@ def read_label(label: str, file: Path) -> int:
 def _walk(labels: Any, file: Path) -> Iterator[_Entry]:
     """Every video of a data set, whatever the order of split and compression."""
     if not isinstance(labels, dict):
-        raise UserError(f"{file} is no JSON of DeepfakeBench: a data set must hold labels")
+        raise UserError(f"{file} is not a JSON of DeepfakeBench: a data set must hold labels")
     for label, content in labels.items():
         yield from _below(content, file, label, "", "", "")
 
@@ -179,10 +179,10 @@ def _below(
     if "frames" in node:
         frames, masks = node["frames"], node.get("masks") or []
         if not _is_list(frames) or not _is_list(masks):
-            raise UserError(f"{file}: the frames of '{name}' are no list of paths")
+            raise UserError(f"{file}: the frames of '{name}' are not a list of paths")
         stated = node.get("label", label)
         if stated != label and read_label(stated, file) != read_label(label, file):
-            raise UserError(f"{file}: '{name}' is labelled '{stated}' under '{label}'")
+            raise UserError(f"{file}: '{name}' is labeled '{stated}' under '{label}'")
         # In some files a video stands where the videos of a split should; its folder names it.
         name = name or (PurePosixPath(_slashes(frames[0])).parent.name if frames else label)
         yield _Entry(label, split, compression, name, frames, masks)
@@ -216,14 +216,14 @@ class _Locator:
 
     def all(self, names: Iterable[str], left_out: Counter[str]) -> Faces:
         """The files by their places; counts those that are outside the root or not there."""
-        found: dict[str, Path | None] = {}
+        files: dict[str, Path | None] = {}
         for name in sorted(names, key=_slashes):
             parts = [part for part in _slashes(name).split("/") if part not in ("", ".")]
             path = None if ".." in parts else self._path(parts)
             if path is None:
                 left_out["frame outside the root" if ".." in parts else "frame not there"] += 1
-            found[parts[-1] if parts else ""] = path
-        return by_place(found)
+            files[parts[-1] if parts else ""] = path
+        return by_place(files)
 
     def _path(self, parts: list[str]) -> Path | None:
         # What was dropped from one path is most likely what has to be dropped from the next.
@@ -280,6 +280,6 @@ def _only_json(root: Path) -> Path:
         raise UserError(f"--root={root}: there is no such file or folder")
     files = [path for path in entries(root) if path.suffix.lower() == ".json"]
     if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        raise UserError(f"--root={root} must hold one JSON (found: {found}); name it with --json")
+        names = ", ".join(path.name for path in files) or "none"
+        raise UserError(f"--root={root} must hold one JSON (found: {names}); name it with --json")
     return files[0]

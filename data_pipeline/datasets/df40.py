@@ -1,11 +1,11 @@
 """DF40 (Yan et al., NeurIPS 2024): forty methods on the reals of FaceForensics++ and Celeb-DF.
 
-Licence and access: https://github.com/YZY-stack/DF40 (CC BY-NC 4.0 and the terms of the sources).
+License and access: https://github.com/YZY-stack/DF40 (CC BY-NC 4.0 and the terms of the sources).
 
 Layout, with `<domain>` one of ff, ffpp, cdf, cdfv2:
 
     <method>/<domain>/frames/<video>/<frame>.png    face crops (face swaps, reenactment)
-    <method>/<domain>/.../<picture>.png             single crops (whole faces synthesised, edited)
+    <method>/<domain>/.../<picture>.png             single crops (whole faces synthesized, edited)
     <method>/<domain>/videos/<video>.mp4            original videos, where they were downloaded
     <method>/{fake,real}/...                        methods that bring reals of their own
     FaceForensics++/... and Celeb-DF-v2/...         DeepfakeBench's reals, if laid beside them

@@ -1,6 +1,6 @@
 """DeepFakeDetection, DFD (Google and Jigsaw 2019): 28 actors, 363 originals, 3068 fakes.
 
-Licence and access: https://github.com/ondyari/FaceForensics (distributed with FaceForensics++).
+License and access: https://github.com/ondyari/FaceForensics (distributed with FaceForensics++).
 
 Layout, with `<c>` one of raw, c23, c40:
 

@@ -1,6 +1,6 @@
 """The Deepfake Detection Challenge, DFDC (Dolhansky et al. 2020), and its preview, DFDCP (2019).
 
-Licence and access: https://ai.meta.com/datasets/dfdc/ (terms of use).
+License and access: https://ai.meta.com/datasets/dfdc/ (terms of use).
 
 Layout of DFDC, in `train` or at the root for the parts:
 
@@ -48,9 +48,9 @@ def scan(root: Path) -> base.Collection:
     left_out: Counter[str] = Counter()
     for group, split in _parts(root):
         layout = [base.Folder(group, "DFDC_Real", split)]
-        unlabelled = list(base.scan_layout(root, FULL, layout))
-        labels = _labels(root / group) if unlabelled else {}
-        for video in unlabelled:
+        videos_there = list(base.scan_layout(root, FULL, layout))
+        labels = _labels(root / group) if videos_there else {}
+        for video in videos_there:
             label, original = labels.get(video.name, (None, ""))
             if label is None:
                 left_out["without a label in metadata.json or labels.csv"] += 1
@@ -63,7 +63,7 @@ def scan(root: Path) -> base.Collection:
             videos.append(video)
     if not videos:
         raise UserError(
-            f"--root={root} has no labelled videos of DFDC: expected train/dfdc_train_part_N/, "
+            f"--root={root} has no labeled videos of DFDC: expected train/dfdc_train_part_N/, "
             "validation/ or test/ with metadata.json or labels.csv"
         )
     counts = {(FULL, base.REAL_METHOD): 23654, (FULL, _FAKE_METHOD): 104500}
@@ -75,7 +75,7 @@ def scan_preview(root: Path) -> base.Collection:
     base.require_folder(root, PREVIEW, "original_videos", *_PREVIEW_METHODS)
     records = read_json(root / "dataset.json")
     if not isinstance(records, dict):
-        raise UserError(f"{root / 'dataset.json'} is no object of path -> label and set")
+        raise UserError(f"{root / 'dataset.json'} is not an object of path -> label and set")
     layout = [
         base.Folder("original_videos", "DFDCP_Real", items=_below),
         *(
@@ -91,7 +91,7 @@ def scan_preview(root: Path) -> base.Collection:
         group, name = place.replace("\\", "/").split("/")[0], Path(place).stem
         where = f"{root / 'dataset.json'}, '{place}'"
         if not isinstance(record, dict):
-            raise UserError(f"{where}: is no object with label and set")
+            raise UserError(f"{where}: is not an object with label and set")
         fake = base.read_label(record.get("label"), where) == FAKE
         split = split_name(str(record.get("set")).lower())
         if split is None or fake != (group in _PREVIEW_METHODS):
@@ -127,7 +127,7 @@ def _labels(folder: Path) -> dict[str, tuple[int, str]]:
     else:
         return {}
     if not isinstance(records, dict) or not all(isinstance(r, dict) for r in records.values()):
-        raise UserError(f"{table} is no object of file name -> label")
+        raise UserError(f"{table} is not an object of file name -> label")
     return {
         Path(name).stem: (
             base.read_label(record.get("label", record.get("is_fake")), f"{table}, '{name}'"),

@@ -1,6 +1,6 @@
 """FaceForensics++ (Roessler et al., ICCV 2019): 1000 videos from YouTube, forged by several methods.
 
-Licence and access: https://github.com/ondyari/FaceForensics (terms of use, research only).
+License and access: https://github.com/ondyari/FaceForensics (terms of use, research only).
 
 Layout, with `<c>` one of raw, c23, c40:
 
@@ -84,7 +84,7 @@ def read_splits(root: Path) -> dict[str, str]:
     """The split of every id, from the official lists; empty where there are none.
 
     Raises:
-      UserError: a list is missing while others are there, is no list of pairs of ids, or repeats an
+      UserError: a list is missing while others are there, is not a list of pairs of ids, or repeats an
         id of another list.
     """
     folder = next((at for at in (root / "splits", root) if _any_list(at)), None)
@@ -98,7 +98,7 @@ def read_splits(root: Path) -> dict[str, str]:
         pairs = read_json(path)
         if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
             raise UserError(
-                f"{path} is no list of pairs of three-digit ids; take it from {_LISTS_PAGE}"
+                f"{path} is not a list of pairs of three-digit ids; take it from {_LISTS_PAGE}"
             )
         for id_ in (id_ for pair in pairs for id_ in pair):
             if splits.setdefault(id_, split) != split:
@@ -112,8 +112,8 @@ def split_of(name: str, splits: dict[str, str]) -> str | None:
     """The split of a video: "" without lists, None where the lists put it nowhere."""
     if not splits:
         return ""
-    found = {splits.get(id_) for id_ in name.split("_")}
-    return found.pop() if len(found) == 1 else None
+    own = {splits.get(id_) for id_ in name.split("_")}
+    return own.pop() if len(own) == 1 else None
 
 
 def _any_list(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """FFIW10K, Face Forensics in the Wild (Zhou et al., CVPR 2021): 10,000 videos of several people.
 
-Licence and access: https://github.com/tfzhou/FFIW (terms of use, research only).
+License and access: https://github.com/tfzhou/FFIW (terms of use, research only).
 
 Layout, the videos in these folders or in `videos` within them:
 

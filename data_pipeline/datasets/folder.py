@@ -13,7 +13,7 @@ With `pairs.csv` the rows say what belongs together (paths relative to the CSV; 
 real alone, an empty `real` a fake without its real) and nothing else is taken. Without it a fake
 belongs to the real of the same path below `fake/` and `real/`, else to the only real of its name.
 
-Split: the column `split`, otherwise none. Licence: yours.
+Split: the column `split`, otherwise none. License: yours.
 """
 
 from __future__ import annotations

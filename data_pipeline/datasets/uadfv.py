@@ -1,6 +1,6 @@
 """UADFV (Yang et al., ICASSP 2019): 49 videos of celebrities, each with one fake.
 
-Licence and access: https://docs.google.com/forms/d/e/1FAIpQLScKPoOv15TIZ9Mn0nGScIVgKRM9tFWOmjh9eHKx57Yp-XcnxA/viewform
+License and access: https://docs.google.com/forms/d/e/1FAIpQLScKPoOv15TIZ9Mn0nGScIVgKRM9tFWOmjh9eHKx57Yp-XcnxA/viewform
 (request form, research only).
 
 Layout, the videos in these folders or in `videos` within them, or DeepfakeBench's crops in `frames`:

@@ -1,6 +1,6 @@
 """WildDeepfake (Zi et al., ACM MM 2020): 7314 sequences of faces cut from 707 videos of the web.
 
-Licence and access: https://github.com/OpenTAI/wild-deepfake (agreement form, research only).
+License and access: https://github.com/OpenTAI/wild-deepfake (agreement form, research only).
 
 Layout, the archives unpacked where they lie (at the root or in `deepfake_in_the_wild/`):
 

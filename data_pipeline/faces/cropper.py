@@ -61,14 +61,14 @@ def landmarks_on_crop(
       Those of the face nearest to `expected`, and True; or `expected` itself and False, where no
       face is found there.
     """
-    found = face_detector.detect(image)
-    if not found:
+    faces = face_detector.detect(image)
+    if not faces:
         return expected, False
-    apart = [_apart(face.landmarks, expected) for face in found]
+    apart = [_apart(face.landmarks, expected) for face in faces]
     nearest = int(np.argmin(apart))
     if apart[nearest] > _SAME_FACE * max(image.shape[:2]):
         return expected, False
-    return found[nearest].landmarks, True
+    return faces[nearest].landmarks, True
 
 
 def _apart(a: Points, b: Points) -> float:
@@ -106,7 +106,7 @@ class FaceCropper:
       align: turned upright; False crops the same square without rotation. By default as in training.
       smallest: a face whose longer side has fewer pixels is not cropped: enlarged, it would show the
         resampling and nothing else.
-      most: faces of one image that are looked at, the largest.
+      most: faces of one image that are cropped, the largest.
 
     Raises:
       UserError: the detector is not installed.

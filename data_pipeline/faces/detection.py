@@ -97,25 +97,29 @@ class DlibFaces:
         if min(image.shape[:2]) < _SEARCHED_SIDE:
             return []
         margin = max(image.shape[:2]) // 4
-        faces = self._find(image, 0) or self._find(image, margin) or self._find(_brighten(image), 0)
+        faces = (
+            self._search(image, 0)
+            or self._search(image, margin)
+            or self._search(_brighten(image), 0)
+        )
         if faces or not unsure:
             return faces
         guesses = [
             face
             for picture in (image, _brighten(image))
-            for face in self._find(picture, margin, _DOUBTFUL)
+            for face in self._search(picture, margin, _DOUBTFUL)
             if face.size > _FILLS * min(image.shape[:2])
         ]
         return [max(guesses, key=lambda face: face.confidence)] if guesses else []
 
-    def _find(self, image: Image, pad: int, least: float = 0.0) -> list[Face]:
+    def _search(self, image: Image, pad: int, min_score: float = 0.0) -> list[Face]:
         if pad:
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(
                 np.uint8
             )
         image = np.ascontiguousarray(image)
         boxes, scores, _ = self._detector.run(
-            image, int(max(image.shape[:2]) <= _UPSAMPLED_SIDE), least
+            image, int(max(image.shape[:2]) <= _UPSAMPLED_SIDE), min_score
         )
         faces = []
         for box, score in zip(boxes, scores, strict=True):
@@ -148,10 +152,10 @@ class MediapipeFaces:
 
     def detect(self, image: Image, unsure: bool = False) -> list[Face]:
         """See `FaceDetector.detect`; the mesh gives no score, so the confidence is 1."""
-        found = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
+        meshes = self._mesh.process(np.ascontiguousarray(image)).multi_face_landmarks or ()
         scale = np.array([image.shape[1], image.shape[0]], np.float32)
         faces = []
-        for mesh in found:
+        for mesh in meshes:
             marks = [mesh.landmark[i] for i in _MESH_68]
             points = np.array([(mark.x, mark.y) for mark in marks], np.float32) * scale
             faces.append(Face(box_of(points), points, 1.0))
@@ -171,7 +175,7 @@ def face_box(face: Face, height: int, width: int, margin: float) -> tuple[int, i
     """The box (left, top, right, bottom) of a face with a margin, within the image.
 
     Args:
-      face: as found.
+      face: as detected.
       height: of the image.
       width: of the image.
       margin: share of the face's size to add on each side.

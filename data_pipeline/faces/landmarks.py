@@ -39,7 +39,7 @@ def stored_landmarks(image_path: Path) -> Points | None:
     """Landmarks stored with an image, float32 [68 or 81, 2], or None where there are none.
 
     Raises:
-      UserError: a file is there and is no finite array of 68 or 81 points.
+      UserError: a file is there and is not a finite array of 68 or 81 points.
     """
     for path in landmark_paths(image_path):
         if path.is_file():

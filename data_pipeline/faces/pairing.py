@@ -12,7 +12,7 @@ from data_pipeline.core.images import Image
 from data_pipeline.faces.alignment import Matrix
 from data_pipeline.faces.detection import Face
 
-#: Size at which two frames are compared, and the least correlation of two frames of one scene.
+#: Size at which two frames are compared, and the minimal correlation of two frames of one scene.
 #: FaceForensics++ pairs have 0.98 and more, unrelated scenes under 0.5.
 _COMPARED_SIDE: Final = 320
 _SAME_SCENE: Final = 0.8
@@ -24,7 +24,7 @@ _DIFFERS: Final = 1.0
 def onto_real(fake: Image, real: Image) -> Matrix | None:
     """How a fake's frame lies on its real's.
 
-    A frame of another size is a centre crop of the real (some of FaceForensics++ are) or a resized
+    A frame of another size is a center crop of the real (some of FaceForensics++ are) or a resized
     one: whichever agrees better.
 
     Returns:
@@ -61,8 +61,8 @@ def forged_face(faces: list[Face], real: Image, fake: Image, onto: Matrix) -> in
     if len(faces) == 1:
         return 0
     differences = [_difference(face, real, fake, onto) for face in faces]
-    most = int(np.argmax(differences))
-    return most if differences[most] >= _DIFFERS else 0
+    forged = int(np.argmax(differences))
+    return forged if differences[forged] >= _DIFFERS else 0
 
 
 def _best(fake: Image, real: Image) -> tuple[float, Matrix]:

@@ -18,52 +18,54 @@ from data_pipeline.faces.landmarks import landmark_paths
 from data_pipeline.faces.pairing import likeness, onto_real
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, folder_of
 
-#: Crops of a pair that are looked at before a stated pair is believed.
-_LOOKED_AT: Final = 3
+#: Crops of a pair that are compared before a stated pair is believed.
+_COMPARED: Final = 3
 
 
 def take(
     out: Path,
     frames: int,
-    lead: tuple[Video, Outcome],
+    reference: tuple[Video, Outcome],
     fakes: Sequence[tuple[Video, Outcome]],
 ) -> None:
     """Takes crops, landmarks and masks of a family into `out`, by hard links where that is possible.
 
     A frame of a fake is paired with the frame of its real that has the same number, and of several
     faces with the one that is most alike. A fake whose crops do not look like its real's, or whose
-    files' names do not tell frame numbers, is taken without it.
+    files' names do not hold frame numbers, is taken without it.
 
     Args:
       out: folder of the prepared set.
       frames: at most this many of each video, evenly spaced.
-      lead: the real, or a fake alone, and its outcome, to which frames are added.
+      reference: the real, or a fake alone, and its outcome, to which frames are added.
       fakes: the fakes and their outcomes.
     """
-    video, outcome = lead
+    video, outcome = reference
     own, masks = faces_of(video)
     numbers = {place.number for place in own.files}
     wanted: set[Place] = set()
-    for fake, found in fakes:
+    for fake, its_outcome in fakes:
         theirs, their_masks = faces_of(fake)
         their_numbers = {place.number for place in theirs.files}
         shared = sorted(numbers & their_numbers)
         # Positions say what belongs together only where no picture is missing.
-        told = (own.by_name and theirs.by_name) or len(own.files) == len(theirs.files)
-        paired = told and bool(shared) and _alike(own.files, first_faces(theirs), shared)
+        numbered = (own.by_name and theirs.by_name) or len(own.files) == len(theirs.files)
+        paired = numbered and bool(shared) and _alike(own.files, first_faces(theirs), shared)
         chosen = set(_spaced(shared if paired else their_numbers, frames))
         if paired:
-            found.skipped += Counter(no_such_frame_in_real=len(their_numbers) - len(shared))
+            its_outcome.skipped += Counter(no_such_frame_in_real=len(their_numbers) - len(shared))
         else:
-            found.remarks["unpaired_unlike_real" if told else "unpaired_no_frame_numbers"] += 1
+            its_outcome.remarks[
+                "unpaired_unlike_real" if numbered else "unpaired_no_frame_numbers"
+            ] += 1
         for place in sorted(place for place in theirs.files if place.number in chosen):
             real = ""
             if paired:
                 at = _same_face(own.files, theirs.files[place], place)
                 wanted.add(at)
                 real = crop_path(video, at.number, own.files[at].suffix, at.rank)
-            _add(out, fake, found, place, theirs.files[place], their_masks, real)
-        _failed_if_empty(fake, found)
+            _add(out, fake, its_outcome, place, theirs.files[place], their_masks, real)
+        _failed_if_empty(fake, its_outcome)
     have = {frame.image for frame in outcome.frames}
     alone = set() if wanted else set(_spaced(numbers, frames))
     for place in sorted(wanted | {place for place in own.files if place.number in alone}):
@@ -86,13 +88,13 @@ def _same_face(real: Mapping[Place, Path], fake: Path, place: Place) -> Place:
 
 
 def _alike(real: Mapping[Place, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
-    looked_at = [shared[i] for i in evenly_spaced(len(shared), _LOOKED_AT)]
+    compared = [shared[i] for i in evenly_spaced(len(shared), _COMPARED)]
     alike = 0
-    for number in looked_at:
+    for number in compared:
         at = _same_face(real, fake[number], Place(number))
         a, b = read_image(real[at]), read_image(fake[number])
         alike += a is not None and b is not None and onto_real(b, a) is not None
-    return 2 * alike > len(looked_at)
+    return 2 * alike > len(compared)
 
 
 def _spaced(numbers: Collection[int], frames: int) -> list[int]:

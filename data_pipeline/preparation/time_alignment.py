@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 #: Longest side of a thumbnail in pixels.
 _SIDE: Final = 96
 #: Frames of a video that are aligned, from its start: 12,000 thumbnails take 60 MB.
-_LONGEST: Final = 12_000
+_MAX_FRAMES: Final = 12_000
 #: Frames around the expected one that are candidates, beside those that the shorter video lacks.
 _SLACK: Final = 60
 _WIDEST: Final = 4_000
@@ -45,7 +45,7 @@ _EQUAL: Final = 1.5
 _ALIKE: Final = 4.0
 _ALIKE_SHARE: Final = 0.25
 #: Frames of the real on which faces are sought, how much wider than the landmarks a face is taken, and
-#: the least share of the picture that must be left to compare.
+#: the minimal share of the picture that must be left to compare.
 _SEARCHED: Final = 8
 _WIDER: Final = 0.5
 _LEFT: Final = 0.2
@@ -84,7 +84,7 @@ def read_thumbnails(
     path: Path,
     size: tuple[int, int],
     onto: Matrix | None = None,
-    find: Callable[[Image], list[Face]] | None = None,
+    detect: Callable[[Image], list[Face]] | None = None,
 ) -> Thumbnails:
     """Reads a video once, small.
 
@@ -92,7 +92,7 @@ def read_thumbnails(
       path: of the video; it has been opened before.
       size: width and height of the real's frames.
       onto: the matrix [2, 3] from points of a frame to points of the real's; None for the real.
-      find: finds faces, which are then left out of what is compared.
+      detect: detects faces, which are then left out of what is compared.
 
     Raises:
       VideoError: see `open_frames`.
@@ -100,9 +100,9 @@ def read_thumbnails(
     scale = min(1.0, _SIDE / max(size))
     small = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
     frames = open_frames(path)
-    count = min(frames.count, _LONGEST)
+    count = min(frames.count, _MAX_FRAMES)
     searched = set(evenly_spaced(count, _SEARCHED))
-    found, numbers, seconds = [], [], []
+    thumbnails, numbers, seconds = [], [], []
     covered = np.ones((small[1], small[0]), np.uint8)
     faces = np.zeros_like(covered)
     try:
@@ -116,18 +116,18 @@ def read_thumbnails(
             else:
                 thumbnail, part = _moved(gray, onto, size, small)
                 covered &= part
-            found.append(thumbnail.astype(np.uint8))
+            thumbnails.append(thumbnail.astype(np.uint8))
             numbers.append(number)
             seconds.append(frames.second())
-            if find and number in searched:
-                _paint(faces, find(frame), frame.shape)
+            if detect and number in searched:
+                _paint(faces, detect(frame), frame.shape)
     finally:
         frames.close()
     compared = (covered > 0) & (faces == 0)
     if compared.mean() < _LEFT:  # a face that fills the picture: its edges are compared as well
         compared = covered > 0
     shape = (0, small[1], small[0])
-    stack = np.stack(found) if found else np.zeros(shape, np.uint8)
+    stack = np.stack(thumbnails) if thumbnails else np.zeros(shape, np.uint8)
     return Thumbnails(stack, np.array(numbers, np.int64), np.array(seconds), compared)
 
 
@@ -222,7 +222,7 @@ class _Path:
         for start in range(0, rows, _BLOCK):
             stop = min(start + _BLOCK, rows)
             first, end = self._band(start)[0], self._band(stop - 1)[1]
-            # What codecs do tells nothing, nor how unlike those are that the real lacks.
+            # What codecs do says nothing, nor how unlike those are that the real lacks.
             distances = self._distances(start, stop, first, end)
             distances = np.clip(distances, _CODEC, 1.5 * self._limit)
             for row in range(start, stop):
@@ -233,9 +233,9 @@ class _Path:
                     cost[low:high] = apart + _GAP * (np.abs(own[low:high] - self.rhythm[0]) >= 1)
                     continue
                 # Any frame that is not earlier may follow, for a price; the expected one for nothing.
-                least = np.minimum.accumulate(cost)
-                came = np.maximum.accumulate(np.where(cost == least, own, 0))[low:high]
-                reached = least[low:high] + _GAP
+                cheapest = np.minimum.accumulate(cost)
+                came = np.maximum.accumulate(np.where(cost == cheapest, own, 0))[low:high]
+                reached = cheapest[low:high] + _GAP
                 step = round(self.rhythm[row] - self.rhythm[row - 1], 6)
                 for free in {math.floor(step), math.ceil(step)}:
                     before = own[low:high] - free
@@ -266,12 +266,12 @@ class _Path:
 
     def _differences(self, fake: NDArray[np.int64], real: NDArray[np.int64]) -> Floats:
         """The same of pairs of positions, [N]."""
-        found = [np.zeros(0)]
+        blocks = [np.zeros(0)]
         for i in range(0, len(fake), _BLOCK):
             ours = self._flat(self._fake.pictures[fake[i : i + _BLOCK]])
             theirs = self._flat(self._real.pictures[real[i : i + _BLOCK]])
-            found.append(np.sqrt(((ours - theirs) ** 2).mean(axis=1)).astype(np.float64))
-        return np.concatenate(found)
+            blocks.append(np.sqrt(((ours - theirs) ** 2).mean(axis=1)).astype(np.float64))
+        return np.concatenate(blocks)
 
     def _flat(self, thumbnails: Image) -> NDArray[np.float32]:
         return thumbnails.reshape(len(thumbnails), -1)[:, self._compared].astype(np.float32)

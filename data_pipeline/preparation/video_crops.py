@@ -51,53 +51,56 @@ class Cropper:
         self._face_detector = face_detector
 
     def crop(
-        self, lead: Video, outcome: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
+        self, reference: Video, outcome: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
     ) -> None:
-        """Crops a lead and its fakes and notes what came of it in their outcomes.
+        """Crops a reference and its fakes and notes what came of it in their outcomes.
 
         Args:
-          lead: the real, or a fake alone.
-          outcome: of the lead; of an earlier run where only fakes are new.
+          reference: the real, or a fake alone.
+          outcome: of the reference; of an earlier run where only fakes are new.
           fakes: each with its outcome.
-          new: whether the lead itself is to be cropped.
+          new: whether the reference itself is to be cropped.
         """
         alone: list[tuple[Video, Outcome, str]] = []
         with ExitStack() as stack:
-            reader = _open(lead, outcome, stack)
+            reader = _open(reference, outcome, stack)
             if reader is None:
                 alone = [(*fake, "real_unreadable") for fake in fakes]
             else:
-                followers = []
-                for video, found in fakes:
-                    frames = _open(video, found, stack)
+                manipulated = []
+                for video, own in fakes:
+                    frames = _open(video, own, stack)
                     if frames is None:
                         continue
                     if reader.lost_start or frames.lost_start:
                         # Frame numbers do not say any more what belongs together.
-                        alone.append((video, found, "no_key_frame_at_start"))
+                        alone.append((video, own, "no_key_frame_at_start"))
                     else:
-                        followers.append(_Follower(video, found, frames))
+                        manipulated.append(_Manipulated(video, own, frames))
                 if reader.lost_start and new:
                     outcome.remarks["no_key_frame_at_start"] += 1
-                self._align(lead, reader, followers)
-                outcome.indices = outcome.indices or self._indices(reader, followers)
-                for follower in followers:
-                    follower.outcome.indices = outcome.indices
-                    follower.choose(outcome.indices)
-                self._read(lead, outcome, reader, followers, new)
+                self._align(reference, reader, manipulated)
+                outcome.indices = outcome.indices or self._indices(reader, manipulated)
+                for fake in manipulated:
+                    fake.outcome.indices = outcome.indices
+                    fake.choose(outcome.indices)
+                self._read(reference, outcome, reader, manipulated, new)
                 alone += [
-                    (follower.video, follower.outcome, reason)
-                    for follower in followers
-                    if (reason := follower.refused())
+                    (fake.video, fake.outcome, reason)
+                    for fake in manipulated
+                    if (reason := fake.refused())
                 ]
-        for video, found, reason in alone:
-            self._alone(video, found, reason)
+        for video, own, reason in alone:
+            self._alone(video, own, reason)
 
-    def may_slip(self, lead: Video, fake: Video) -> bool:
+    def may_slip(self, reference: Video, fake: Video) -> bool:
         """Whether a fake's frame numbers may be other moments than its real's; both are opened."""
         try:
-            with closing(open_frames(lead.path)) as real, closing(open_frames(fake.path)) as own:
-                return may_slip(lead.path, real, fake.path, own)
+            with (
+                closing(open_frames(reference.path)) as real,
+                closing(open_frames(fake.path)) as own,
+            ):
+                return may_slip(reference.path, real, fake.path, own)
         except VideoError:
             return False
 
@@ -110,31 +113,31 @@ class Cropper:
         self.crop(video, outcome, (), new=True)
         outcome.remarks[f"unpaired_{reason}"] += 1
 
-    def _align(self, lead: Video, reader: Frames, followers: Sequence[_Follower]) -> None:
+    def _align(self, reference: Video, reader: Frames, manipulated: Sequence[_Manipulated]) -> None:
         """Aligns the fakes whose frame numbers may be other moments than those of their real."""
-        of_lead: Thumbnails | None = None
-        for follower in followers:
-            if not may_slip(lead.path, reader, follower.video.path, follower.frames):
+        of_reference: Thumbnails | None = None
+        for fake in manipulated:
+            if not may_slip(reference.path, reader, fake.video.path, fake.frames):
                 continue
-            pictures = _first(lead.path), _first(follower.video.path)
+            pictures = _first(reference.path), _first(fake.video.path)
             if pictures[0] is None or pictures[1] is None:
                 continue  # nothing of it will be paired
             size = (pictures[0].shape[1], pictures[0].shape[0])
-            if of_lead is None:
-                of_lead = read_thumbnails(
-                    lead.path, size, find=lambda frame: detect_faces(self._faces(), frame)
+            if of_reference is None:
+                of_reference = read_thumbnails(
+                    reference.path, size, detect=lambda frame: detect_faces(self._faces(), frame)
                 )
             onto = None
             if pictures[0].shape != pictures[1].shape:
                 onto = onto_real(pictures[1], pictures[0])
-            own = read_thumbnails(follower.video.path, size, onto)
-            follower.moments = align(own, of_lead)
+            own = read_thumbnails(fake.video.path, size, onto)
+            fake.moments = align(own, of_reference)
 
-    def _indices(self, lead: Frames, followers: Sequence[_Follower]) -> list[int]:
-        counts = [follower.reach() for follower in followers]
-        long = [count for count in counts if count >= _SHORT * lead.count]
-        indices = evenly_spaced(min([lead.count, *long]), self._frames)
-        have = [follower.moments for follower in followers if follower.moments is not None]
+    def _indices(self, reference: Frames, manipulated: Sequence[_Manipulated]) -> list[int]:
+        counts = [fake.reach() for fake in manipulated]
+        long = [count for count in counts if count >= _SHORT * reference.count]
+        indices = evenly_spaced(min([reference.count, *long]), self._frames)
+        have = [fake.moments for fake in manipulated if fake.moments is not None]
         near = _near(indices)
         # Rather a moment nearby that all fakes have than one that some have dropped.
         return [
@@ -147,16 +150,16 @@ class Cropper:
 
     def _read(
         self,
-        lead: Video,
+        reference: Video,
         outcome: Outcome,
         reader: Frames,
-        followers: Sequence[_Follower],
+        manipulated: Sequence[_Manipulated],
         new: bool,
     ) -> None:
         have = {frame.image for frame in outcome.frames}
         asked = set(outcome.indices)
-        for index in sorted(asked.union(*(follower.chosen for follower in followers))):
-            due = [follower for follower in followers if index in follower.chosen]
+        for index in sorted(asked.union(*(fake.chosen for fake in manipulated))):
+            due = [fake for fake in manipulated if index in fake.chosen]
             own = new and index in asked
             if not own and not due:
                 continue
@@ -165,24 +168,26 @@ class Cropper:
             if frame is None or not faces:
                 if own:
                     outcome.skipped[reason] += 1
-                for follower in due:
-                    follower.outcome.skipped[f"{reason}_in_real"] += 1
+                for fake in due:
+                    fake.outcome.skipped[f"{reason}_in_real"] += 1
                 continue
             used = set()
-            for follower in due:
+            for fake in due:
                 try:
-                    rank = self._follow(follower, lead, index, frame, faces, matrices)
+                    rank = self._follow(fake, reference, index, frame, faces, matrices)
                 except (UserError, OSError):
                     raise
                 except Exception:  # of this frame alone, whatever it is
-                    follower.outcome.skipped["fault"] += 1
+                    fake.outcome.skipped["fault"] += 1
                     continue
                 used |= set() if rank is None else {rank}
             # The largest face, but where fakes changed another face, that one.
             for rank in sorted(used or ({0} if own else set())):
-                if crop_path(lead, index, rank=rank) not in have:
+                if crop_path(reference, index, rank=rank) not in have:
                     expected = move(faces[rank].landmarks, matrices[rank])
-                    path = self._write(lead, outcome, index, rank, frame, matrices[rank], expected)
+                    path = self._write(
+                        reference, outcome, index, rank, frame, matrices[rank], expected
+                    )
                     outcome.frames.append(Frame(index, path))
         outcome.frames.sort()
 
@@ -203,30 +208,30 @@ class Cropper:
 
     def _follow(
         self,
-        follower: _Follower,
-        lead: Video,
+        fake: _Manipulated,
+        reference: Video,
         index: int,
         frame: Image,
         faces: list[Face],
         matrices: Sequence[Matrix],
     ) -> int | None:
         """Crops the frame of a fake at a moment; which face of the real it is, or None."""
-        number = follower.chosen[index]
-        picture = follower.frames.read(number)
+        number = fake.chosen[index]
+        picture = fake.frames.read(number)
         if picture is None:
-            ended = number >= follower.frames.count
-            follower.outcome.skipped["fake_is_shorter" if ended else "unreadable_frame"] += 1
+            ended = number >= fake.frames.count
+            fake.outcome.skipped["fake_is_shorter" if ended else "unreadable_frame"] += 1
             return None
-        onto = follower.onto(picture, frame)
+        onto = fake.onto(picture, frame)
         if onto is None:
-            follower.outcome.skipped["unlike_real"] += 1
+            fake.outcome.skipped["unlike_real"] += 1
             return None
         rank = forged_face(faces, frame, picture, onto)
         expected = move(faces[rank].landmarks, matrices[rank])
         matrix = compose(matrices[rank], onto)
-        path = self._write(follower.video, follower.outcome, number, 0, picture, matrix, expected)
-        real = crop_path(lead, index, rank=rank)
-        follower.outcome.frames.append(Frame(number, path, real, real_number=index))
+        path = self._write(fake.video, fake.outcome, number, 0, picture, matrix, expected)
+        real = crop_path(reference, index, rank=rank)
+        fake.outcome.frames.append(Frame(number, path, real, real_number=index))
         return rank
 
     def _write(
@@ -257,7 +262,7 @@ class Cropper:
         return self._face_detector
 
 
-class _Follower:
+class _Manipulated:
     """A fake that is read beside its real.
 
     Attributes:
@@ -298,8 +303,8 @@ class _Follower:
 
     def refused(self) -> str:
         """Why the whole fake is not paired, where most of its frames are not; else ""."""
-        found = self.outcome.skipped
-        wrong = {reason: found[reason] for reason in ("misaligned", "unlike_real")}
+        skipped = self.outcome.skipped
+        wrong = {reason: skipped[reason] for reason in ("misaligned", "unlike_real")}
         if 2 * sum(wrong.values()) <= len(self.outcome.indices):
             return ""
         return max(wrong, key=lambda reason: wrong[reason])

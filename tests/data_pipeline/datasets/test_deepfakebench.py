@@ -134,11 +134,11 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
         ({"a": {}, "b": {}}, "exactly one data set"),
         ({"X": []}, "must hold labels"),
         ({"X": {"FF-real": {"test": {"a": 3}}}}, "where a video should be"),
-        ({"X": {"FF-real": {"test": {"a": {"frames": [3]}}}}}, "no list of paths"),
+        ({"X": {"FF-real": {"test": {"a": {"frames": [3]}}}}}, "not a list of paths"),
         ({"X": {"FF-real": {"test": {}}}}, "no video of compression"),
         ({"X": {"FF-real": {"test": {"a": {"b": {"c": {}}}}}}}, "has no frames"),
         ({"X": {"FF-odd": {"test": {"183": REAL}}}}, "'FF-odd' is neither real nor fake"),
-        ({"X": {"FF-DF": {"test": {"183": REAL}}}}, "labelled 'FF-real' under 'FF-DF'"),
+        ({"X": {"FF-DF": {"test": {"183": REAL}}}}, "labeled 'FF-real' under 'FF-DF'"),
         ({"X": {"FF-DF": {"c40": {"test": {"183_253": FAKE}}}}}, "compression c23; it has c40"),
     ],
 )

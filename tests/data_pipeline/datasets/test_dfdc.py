@@ -13,7 +13,7 @@ from tests.support.dataset_trees import Tree, by_name, check
 
 def test_dfdc(tree: Tree) -> None:
     part = "train/dfdc_train_part_0"
-    tree.videos(f"{part}/aaa.mp4", f"{part}/bbb.mp4", f"{part}/unlabelled.mp4", "test/ccc.mp4")
+    tree.videos(f"{part}/aaa.mp4", f"{part}/bbb.mp4", f"{part}/unlabeled.mp4", "test/ccc.mp4")
     tree.videos("test/ddd.mp4", "validation/eee.mp4")
     tree.text(
         f"{part}/metadata.json",
@@ -51,7 +51,7 @@ def test_a_label_of_dfdc_that_is_none_is_told(tree: Tree) -> None:
 
 def test_dfdc_without_labels_is_told(tree: Tree) -> None:
     tree.videos("test/ccc.mp4")
-    with pytest.raises(UserError, match="no labelled videos"):
+    with pytest.raises(UserError, match="no labeled videos"):
         PLAIN["dfdc"](tree.root)
 
 

@@ -100,9 +100,9 @@ def test_a_fake_across_splits_and_an_unlisted_real_are_left_out(tree: Tree) -> N
     ("name", "content", "told"),
     [
         ("train.json", [["000", "183"]], "repeats id 183"),
-        ("val.json", {"000": "003"}, "no list of pairs"),
-        ("val.json", [["000"]], "no list of pairs"),
-        ("val.json", [[0, 3]], "no list of pairs"),
+        ("val.json", {"000": "003"}, "not a list of pairs"),
+        ("val.json", [["000"]], "not a list of pairs"),
+        ("val.json", [[0, 3]], "not a list of pairs"),
         ("test.json", "[[", "is not JSON"),
     ],
 )
