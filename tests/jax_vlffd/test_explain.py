@@ -10,14 +10,7 @@ import pytest
 
 from jax_vlffd import explanation
 from jax_vlffd.errors import UserError
-from jax_vlffd.evaluation.calibration import (
-    MIN_EXAMPLES,
-    PlattScaling,
-    best_threshold,
-    fit_logistic,
-    fit_platt,
-    sigmoid,
-)
+from jax_vlffd.evaluation.calibration import MIN_EXAMPLES, PlattScaling
 from jax_vlffd.explanation import ENTRIES, Explainer
 from jax_vlffd.vocabulary import REGIONS, TYPES, regions_named, types_named, without_verdict
 from tests.support import tiny_workdir
@@ -87,17 +80,6 @@ def test_a_region_without_a_sure_type_is_named_without_one(explainer: Explainer)
     assert said.entries == (tuple(entry("eyes", kind) for kind in TYPES),)
 
 
-def test_few_reals_are_named(explainer: Explainer) -> None:
-    """However good the F1 of naming everything would be."""
-    rng = np.random.default_rng(5)
-    truth = rng.random(1000) < 0.6
-    raw = rng.normal(size=1000) + 0.3 * truth
-    sound = ~truth & (rng.random(1000) < 0.5)
-    loose, strict = fit_platt(raw, truth), fit_platt(raw, truth, sound, 0.1)
-    assert np.mean(loose.score(raw[sound]) >= loose.threshold) > 0.5
-    assert np.mean(strict.score(raw[sound]) >= strict.threshold) <= 0.1
-
-
 def test_the_map_of_a_reason_is_hot_where_patches_are_like_it(explainer: Explainer) -> None:
     similarities = np.zeros((4, len(ENTRIES)), np.float32)
     similarities[2, entry("nose", "blur")] = 0.8
@@ -123,42 +105,6 @@ def test_what_validation_hardly_shows_is_never_named() -> None:
     assert said.regions["nose"] is None
     assert said.types["nose"]["color"] is None
     assert "nose" not in {reason.region for reason in said.reasons}
-
-
-def test_less_alike_where_true_gives_no_evidence() -> None:
-    """A negative slope would let a sentence speak for what it does not say."""
-    raw = np.linspace(-1, 1, 40)
-    slope, offset = fit_logistic(raw, raw < 0.2)
-    assert slope == 0
-    assert sigmoid(offset) == pytest.approx(np.mean(raw < 0.2), abs=0.02)
-
-
-def test_the_curve_gives_back_the_odds_it_was_drawn_from() -> None:
-    rng = np.random.default_rng(1)
-    raw = rng.normal(0.3, 0.05, 20_000)
-    truth = rng.random(20_000) < sigmoid(40 * (raw - 0.32))
-    slope, offset = fit_logistic(raw, truth)
-    assert slope == pytest.approx(40, rel=0.05)
-    assert -offset / slope == pytest.approx(0.32, abs=0.002)
-    separated = np.r_[np.zeros(10), np.ones(10)]
-    slope, _ = fit_logistic(separated, separated > 0.5)
-    assert 0 < slope < 50
-
-
-def test_the_threshold_gives_the_best_f1() -> None:
-    rng = np.random.default_rng(2)
-    for _ in range(30):
-        score = rng.integers(0, 8, 25) / 8
-        truth = rng.random(25) < score
-        if not truth.any():
-            continue
-
-        def f1(threshold: float, score: np.ndarray = score, truth: np.ndarray = truth) -> float:
-            named = score >= threshold
-            return 2 * (named & truth).sum() / (named.sum() + truth.sum())
-
-        best = max(f1(threshold) for threshold in np.unique(score))
-        assert f1(best_threshold(score, truth)) == pytest.approx(best)
 
 
 def test_a_bank_comes_back_from_its_file(explainer: Explainer, tmp_path: Path) -> None:

@@ -136,3 +136,74 @@ def test_sigmoid_neither_overflows_nor_loses_small_values() -> None:
         values = calibration.sigmoid(np.array([-800.0, -50.0, 0.0, 50.0, 800.0]))
     assert values[1] == pytest.approx(np.exp(-50.0), rel=1e-12)
     assert values.tolist()[2:] == [0.5, 1.0, 1.0]
+
+
+# --- Platt scaling ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(-6, 6)), min_size=6, max_size=60))
+def test_no_other_curve_is_better(rows: list[tuple[bool, int]]) -> None:
+    raw = np.array([x for _, x in rows], dtype=float)
+    truth = np.array([y for y, _ in rows])
+    if not 0 < truth.sum() < len(truth) or not raw.std():
+        return
+    positives, negatives = truth.sum(), (~truth).sum()
+    goal = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+    def loss(slope: float, offset: float) -> float:
+        z = slope * raw + offset
+        return float(np.sum(np.logaddexp(0, z) - goal * z) + (slope * raw.std()) ** 2 / 2)
+
+    slope, offset = calibration.fit_logistic(raw, truth)
+    best = loss(slope, offset)
+    for step in (1e-2, -1e-2):
+        assert best <= loss(slope, offset + step)
+        assert best <= loss(max(slope + step, 0.0), offset - step * raw.mean()) + 1e-9
+
+
+def test_less_alike_where_true_gives_no_evidence() -> None:
+    """A negative slope would let a sentence speak for what it does not say."""
+    raw = np.linspace(-1, 1, 40)
+    slope, offset = calibration.fit_logistic(raw, raw < 0.2)
+    assert slope == 0
+    assert calibration.sigmoid(offset) == pytest.approx(np.mean(raw < 0.2), abs=0.02)
+
+
+def test_the_curve_gives_back_the_odds_it_was_drawn_from() -> None:
+    rng = np.random.default_rng(1)
+    raw = rng.normal(0.3, 0.05, 20_000)
+    truth = rng.random(20_000) < calibration.sigmoid(40 * (raw - 0.32))
+    slope, offset = calibration.fit_logistic(raw, truth)
+    assert slope == pytest.approx(40, rel=0.05)
+    assert -offset / slope == pytest.approx(0.32, abs=0.002)
+    separated = np.r_[np.zeros(10), np.ones(10)]
+    slope, _ = calibration.fit_logistic(separated, separated > 0.5)
+    assert 0 < slope < 50
+
+
+def test_the_threshold_gives_the_best_f1() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        score = rng.integers(0, 8, 25) / 8
+        truth = rng.random(25) < score
+        if not truth.any():
+            continue
+
+        def f1(threshold: float, score: np.ndarray = score, truth: np.ndarray = truth) -> float:
+            named = score >= threshold
+            return 2 * (named & truth).sum() / (named.sum() + truth.sum())
+
+        best = max(f1(threshold) for threshold in np.unique(score))
+        assert f1(calibration.best_threshold(score, truth)) == pytest.approx(best)
+
+
+def test_few_reals_are_named() -> None:
+    """However good the F1 of naming everything would be."""
+    rng = np.random.default_rng(5)
+    truth = rng.random(1000) < 0.6
+    raw = rng.normal(size=1000) + 0.3 * truth
+    sound = ~truth & (rng.random(1000) < 0.5)
+    loose, strict = calibration.fit_platt(raw, truth), calibration.fit_platt(raw, truth, sound, 0.1)
+    assert np.mean(loose.score(raw[sound]) >= loose.threshold) > 0.5
+    assert np.mean(strict.score(raw[sound]) >= strict.threshold) <= 0.1
