@@ -54,7 +54,7 @@ class TrainedModel:
 
     name: str
     model: ModelConfig
-    parameters: Mapping[str, np.ndarray]
+    parameters: Mapping[str, Any]
     calibration: Calibration | None
     explainer: Explainer | None
     step: int
@@ -101,6 +101,7 @@ def open_trained(
     check_trained(folder, checkpoints, str(source))
     model, masks = _read_model(folder)
     wanted = _on_one_device(model) if abstract is None else abstract
+    parameters: Mapping[str, Any]
     if exported.is_export(folder):
         at_step = exported.read_manifest(folder)["step"]
         parameters = exported.load_parameters(folder, wanted)

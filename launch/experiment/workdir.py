@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.loading.tokenizer import Tokenizer
@@ -21,6 +21,9 @@ from launch.experiment import config as configs
 from launch.experiment import explanations, remote_workdir, training_data
 from launch.experiment.plan import make_plan, with_tokenizer
 from launch.experiment.scorer import Scorer, Transform
+
+if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
+    from jax_vlffd.model import Parameters
 
 #: Names within a workdir.
 CONFIG, CHECKPOINTS = pretrained.CONFIG, pretrained.CHECKPOINTS
@@ -46,6 +49,7 @@ class Run(TrainedModel):
     it was trained and validated on, as `training_data.read` gives it; None where that is not known.
     """
 
+    parameters: Parameters
     config: Mapping[str, Any]
     tokenizer: Tokenizer
     scorer: Scorer
