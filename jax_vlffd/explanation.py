@@ -10,7 +10,7 @@ Logistic regression on the validation split (Platt 1999) makes a probability of 
 negative, so that an image speaks for a sentence only by being more like it. A score never changes the
 verdict: the classifier decides, the text explains, and where the two disagree that is said.
 
-NumPy only. Letters: S sentences, E joint embedding, K = 21 entries, n images.
+NumPy and SciPy only. Letters: S sentences, E joint embedding, K = 21 entries, n images.
 """
 
 from __future__ import annotations
