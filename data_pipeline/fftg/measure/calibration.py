@@ -9,7 +9,7 @@ the mask gets without any forgery.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -150,7 +150,7 @@ def plant_all(
 _PLANTING: Final = ("structure", "blur", "color", "texture", "boundary")
 
 
-def judge(plants: Sequence[Plant], settings: Settings) -> list[Outcome]:
+def judge(plants: Iterable[Plant], settings: Settings) -> list[Outcome]:
     """Annotates plants as pairs with their real faces."""
     outcomes = []
     for plant in plants:
