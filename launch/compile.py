@@ -55,9 +55,11 @@ def main(argv: Sequence[str]) -> None:
         "versions": configs.versions() | _libtpu(),
     }
     from data_pipeline.core.files import atomic_write_text
-    from launch.compilation import table
+    from launch.cli import table
+    from launch.compilation.table import rows, title
 
-    print(table.render(report), flush=True)  # first: it took minutes, whatever becomes of the file
+    # First: it took minutes, whatever becomes of the file.
+    table.show(rows(report), title=title(report))
     if _OUT.value:
         atomic_write_text(_OUT.value, json.dumps(report, indent=2) + "\n")
     if found["fits"] is False:
