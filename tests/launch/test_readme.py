@@ -166,6 +166,7 @@ def test_every_page_is_in_the_site_once() -> None:
     assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     done = subprocess.run(
@@ -180,10 +181,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_readme_s_road_is_walked(tmp_path: Path) -> None:
     """The README's commands on drawn faces, in their order, with the README's own kinds of flags."""
-    env = tiny.environment(tmp_path / "cache")
 
     def step(module: str, *arguments: object) -> str:
-        done = tiny.command(module, *arguments, env=env, timeout=240)
+        done = tiny.command(module, *arguments, timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,14 @@ from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.anatomy import draw_identity
 from data_pipeline.synthetic.faces import draw_face
 from jax_vlffd.vocabulary import REGIONS
+from tests.support import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = 160
 
 
 def run(module: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = tiny.command(module, *arguments)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -203,8 +203,11 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     return found
 
 
-#: What a forked command can be told anew about the programs it compiles.
-_OF_CACHE = {"JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"}
+#: What of an environment a forked command can be told anew; of others libraries ask when they are imported.
+_TOLD_ANEW = {
+    *("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"),
+    *("OPENAI_API_KEY", "OPENAI_BASE_URL"),
+}
 
 
 def command(module: str, *arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -212,7 +215,7 @@ def command(module: str, *arguments: object, **kwargs: Any) -> subprocess.Comple
     usual = environment()
     kwargs = {"cwd": ROOT, "env": usual, "timeout": 120} | kwargs
     changed = {key for key, _ in usual.items() ^ kwargs["env"].items()}
-    if changed <= _OF_CACHE and kwargs.keys() == {"cwd", "env", "timeout"}:
+    if changed <= _TOLD_ANEW and kwargs.keys() == {"cwd", "env", "timeout"}:
         given = (kwargs["env"], Path(kwargs["cwd"]), kwargs["timeout"])
         return processes.run(module, [*map(str, arguments)], *given)
     return subprocess.run(

@@ -6,7 +6,6 @@ import collections
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from data_pipeline.packed.reader import PackedSplit, split_names
 from data_pipeline.packed.record import Record
 from data_pipeline.packed.splits import Groups, people
 from jax_vlffd.errors import UserError
+from tests.support import tiny
 from tests.support.packed_sets import METHODS, draw, encode, undecodable, write_annotations
 
 
@@ -364,10 +364,9 @@ def test_undecodable_pixels_are_left_to_the_loader(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "in", 2)
-    command = [sys.executable, "-m", "launch.pack", f"--out={tmp_path / 'out'}"]
 
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+        return tiny.command("launch.pack", f"--out={tmp_path / 'out'}", *flags)
 
     done = run(f"--annotations={file}")
     assert done.returncode == 0, done.stderr
@@ -378,10 +377,7 @@ def test_command(tmp_path: Path) -> None:
     assert again.stderr.count("\n") == 1
     assert run(f"--annotations={file}", "--split=holdout").returncode == 2
     (tmp_path / "file").touch()
-    done = subprocess.run(
-        [*command[:-1], f"--annotations={file}", f"--out={tmp_path / 'file/out'}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(f"--annotations={file}", f"--out={tmp_path / 'file/out'}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "file/out cannot be written" in done.stderr
     shares = run(f"--annotations={file}", "--shares=80,30")

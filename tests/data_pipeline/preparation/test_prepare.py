@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +11,13 @@ import pytest
 
 from data_pipeline.datasets import COMPRESSED, PLAIN
 from data_pipeline.faces.landmarks import stored_landmarks
+from tests.support import tiny
 from tests.support.preparing import read
 from tests.support.video_trees import scene, write_picture
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "launch.prepare", *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return tiny.command("launch.prepare", *arguments)
 
 
 def test_help_names_every_data_set() -> None:

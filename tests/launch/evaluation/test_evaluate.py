@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,7 +18,6 @@ from jax_vlffd.evaluation.scores import Scores, concatenate, from_csv, to_csv
 from launch.experiment import workdir
 from tests.support import packed_sets, tiny, tiny_workdir
 
-ROOT = Path(__file__).resolve().parents[3]
 METHODS = ("Deepfakes", "FaceSwap")
 
 
@@ -38,14 +36,7 @@ def table(
 
 
 def evaluate(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "launch.evaluate", *map(str, arguments)],
-        cwd=cwd,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return tiny.command("launch.evaluate", *arguments, cwd=cwd)
 
 
 # --- from scores: no model at all ---
@@ -177,8 +168,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate_runs(*arguments: object, made: Path) -> subprocess.CompletedProcess[str]:
-    environment = tiny.environment(made / "compiled")
-    return tiny.command("launch.evaluate", *arguments, "--bootstrap=20", cwd=made, env=environment)
+    return evaluate(*arguments, "--bootstrap=20", cwd=made)
 
 
 def test_runs_side_by_side_with_pictures_and_a_matrix(made: Path, tmp_path: Path) -> None:

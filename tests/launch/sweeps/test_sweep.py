@@ -260,8 +260,7 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     tiny_recipe: Path, packed: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "sweep"
-    environment = tiny.environment(tmp_path / "compiled")
-    done = sweep(tiny_recipe, workdir, "--shard=0/2", env=environment)
+    done = sweep(tiny_recipe, workdir, "--shard=0/2")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "error: 1 of 2 runs failed; the table says why, and the same command tries them again"
@@ -279,14 +278,14 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     (run,) = (workdir / "runs").iterdir()  # of the failed one nothing was trained
     # What is done is left as it is.
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    again = sweep(tiny_recipe, workdir, "--index=2", env=environment)
+    again = sweep(tiny_recipe, workdir, "--index=2")
     assert again.returncode == 0, again.stderr
     assert f"{run.name}: done before" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     # What was broken off after its last checkpoint goes on from there.
     history = (run / "metrics.jsonl").read_text()
     (run / "summary.json").unlink()
-    again = sweep(tiny_recipe, workdir, "--index=2", env=environment)
+    again = sweep(tiny_recipe, workdir, "--index=2")
     assert again.returncode == 0, again.stderr
     assert f"{run.name}: begun" in again.stderr
     assert (run / "metrics.jsonl").read_text() == history

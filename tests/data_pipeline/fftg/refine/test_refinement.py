@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
+from tests.support import tiny
 from tests.support.drawn_pairs import make_pairs, write_table
 from tests.support.faulty_server import Call, FaultyServer
 from tests.support.refining import REPOSITORY, SECRET, answer_batch, read
@@ -37,9 +38,11 @@ def test_the_command(tmp_path: Path, shared_dir: Path) -> None:
     out = tmp_path / "out.jsonl"
 
     def annotate(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "launch.annotate", f"--pairs={tmp_path / 'pairs.csv'}"]
-        command += [f"--out={out}", "--workers=1", *flags]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        key = {"OPENAI_API_KEY": SECRET}
+        done = tiny.command(
+            "launch.annotate", f"--pairs={tmp_path / 'pairs.csv'}", f"--out={out}", "--workers=1",
+            *flags, env=tiny.environment() | key,
+        )  # fmt: skip
         assert SECRET not in done.stdout + done.stderr
         return done
 
