@@ -10,6 +10,7 @@ cannot be annotated has a code in `error`, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -55,8 +56,9 @@ def main(argv: Sequence[str]) -> None:
     )
     summary = AnnotationSummary(total=len(jobs))
     with open_annotations(out) as log:  # to the end: refinement replaces the file
-        with progress("annotating") as update:
-            for line in annotate_all(annotator, jobs, log.index, FLAGS.workers):
+        annotated = annotate_all(annotator, jobs, log.index, FLAGS.workers)
+        with progress("annotating") as update, contextlib.closing(annotated) as lines:
+            for line in lines:
                 summary.add(line)
                 if line is not None:
                     log.append(line)

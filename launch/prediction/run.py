@@ -94,13 +94,14 @@ def predict(
             named = Path(outputs.lines), fixed["model"]["hash"], fixed["preprocessing"]
             log = stack.enter_context(results.open_predictions(*named))
         done = set(log.index) if log else set()
+        names = {name for name, _ in done}
         # A report shows everything, so what was answered before is looked at again, and not written twice.
         again = bool(outputs.html)
         tally = console.Tally()
 
         def cases() -> Iterator[Case]:
             for path in paths:
-                if not again and done and _is_done(path, done):
+                if not again and str(path) in names and _is_done(path, done):
                     tally.skipped += 1
                     continue
                 yield pipeline.look(path, cropper, settings)
@@ -133,8 +134,6 @@ def predict(
 
 
 def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
-    if not any(name == str(path) for name, _ in done):
-        return False
     try:
         return (str(path), discovery.sha256(path)) in done
     except InputError:
