@@ -10,6 +10,7 @@ The same command again goes on where the first stopped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 
     from data_pipeline.faces.alignment import CropSettings
     from data_pipeline.preparation import store
-    from data_pipeline.preparation.runner import Preparer, families, prepare_all
+    from data_pipeline.preparation.runner import Preparer, prepare_all, video_groups
     from jax_vlffd.errors import UserError
 
     own = shard(FLAGS.shard)
@@ -80,17 +81,18 @@ def main(argv: Sequence[str]) -> None:
     )
     settings = CropSettings(FLAGS.size, FLAGS.margin, FLAGS.align)
     preparer = Preparer(out, FLAGS.frames, settings, FLAGS.detector)
-    every = families(collection.videos)
+    every = video_groups(collection.videos)
     todo = every[own]
-    total = sum(len(family.videos) for family in todo)
+    total = sum(len(group.videos) for group in todo)
     done = crops = failed = 0
-    with progress("preparing") as update:
-        for prepared in prepare_all(preparer, todo, FLAGS.workers):
+    work = prepare_all(preparer, todo, FLAGS.workers)
+    with progress("preparing") as update, contextlib.closing(work) as groups:
+        for prepared in groups:
             done += len(prepared)
             crops += sum(len(outcome.frames) for outcome in prepared)
             failed += sum(bool(outcome.failed) for outcome in prepared)
             update(done, total, f"{crops} crops, {failed} failed")
-    videos = [video for family in every for video in family.videos]
+    videos = [video for group in every for video in group.videos]
     outcomes, rows = store.write_all(out, videos)
     print(store.summary(videos, outcomes, collection.expected))
     missing = len(videos) - len(outcomes)

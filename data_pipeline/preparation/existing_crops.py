@@ -28,7 +28,7 @@ def take(
     reference: tuple[Video, Outcome],
     fakes: Sequence[tuple[Video, Outcome]],
 ) -> None:
-    """Takes crops, landmarks and masks of a family into `out`, by hard links where that is possible.
+    """Takes crops, landmarks and masks of a group into `out`, by hard links where that is possible.
 
     A frame of a fake is paired with the frame of its real that has the same number, and of several
     faces with the one that is most alike. A fake whose crops do not look like its real's, or whose

@@ -1,4 +1,4 @@
-"""From data sets to face crops: families of videos, over processes, each once.
+"""From data sets to face crops: groups of videos, over processes, each once.
 
 A real and the fakes made from it are the unit of work, because all of them are cropped by the faces
 of the real; the video is the unit of what is done.
@@ -21,42 +21,42 @@ from jax_vlffd.errors import UserError, fault
 
 
 @dataclass(frozen=True)
-class Family:
+class VideoGroup:
     """A real and the fakes made from it, or a fake alone.
 
     Attributes:
-      lead: the video that faces are found on: the real, or the only fake.
-      fakes: those that are cropped as the lead is; empty where the lead is a fake.
+      reference: the video that faces are found on: the real, or the only fake.
+      manipulated: those that are cropped as the reference is; empty where the reference is a fake.
     """
 
-    lead: Video
-    fakes: tuple[Video, ...] = ()
+    reference: Video
+    manipulated: tuple[Video, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:
-        """The lead and the fakes."""
-        return (self.lead, *self.fakes)
+        """The reference and what was made of it."""
+        return (self.reference, *self.manipulated)
 
 
-def families(videos: Sequence[Video]) -> list[Family]:
-    """Groups videos into families, in the order of their leads.
+def video_groups(videos: Sequence[Video]) -> list[VideoGroup]:
+    """Groups each real with the fakes made from it, in the order of their references.
 
     Crops as they lie on disk cannot be paired with a video that is yet to be cropped, so such a
     fake stands alone.
     """
     cropped = {video.key: video.cropped for video in videos}
     fakes: dict[str, list[Video]] = {}
-    leads = []
+    references = []
     for video in sorted(videos, key=lambda video: video.key):
         if video.real and cropped.get(video.real) == video.cropped:
             fakes.setdefault(video.real, []).append(video)
         else:
-            leads.append(replace(video, real=""))
-    return [Family(lead, tuple(fakes.get(lead.key, ()))) for lead in leads]
+            references.append(replace(video, real=""))
+    return [VideoGroup(video, tuple(fakes.get(video.key, ()))) for video in references]
 
 
 class Preparer:
-    """Prepares families.
+    """Prepares groups.
 
     Args:
       out: folder of the prepared set.
@@ -78,57 +78,57 @@ class Preparer:
         self._frames = frames
         self._cropper = Cropper(out, frames, settings or CropSettings(), detector, face_detector)
 
-    def prepare(self, family: Family) -> list[Outcome]:
-        """Prepares what is not done yet of a family, and returns the outcomes of all its videos.
+    def prepare(self, group: VideoGroup) -> list[Outcome]:
+        """Prepares what is not done yet of a group, and returns the outcomes of all its videos.
 
         Raises:
           UserError: no face detector is installed, or a crop cannot be written.
         """
-        done = {video.key: store.load(self._out, video) for video in family.videos}
-        for fake in family.fakes:
+        done = {video.key: store.load(self._out, video) for video in group.videos}
+        for fake in group.manipulated:
             before = done[fake.key]
             by_number = before is not None and bool(before.frames) and not before.timed
-            if by_number and not fake.cropped and self._cropper.may_slip(family.lead, fake):
+            if by_number and not fake.cropped and self._cropper.may_slip(group.reference, fake):
                 store.discard(self._out, fake)
                 done[fake.key] = None
-        todo = [video for video in family.videos if done[video.key] is None]
+        todo = [video for video in group.videos if done[video.key] is None]
         if todo:
             fresh = {
                 video.key: Outcome(video.key, store.stamp(video), timed=True) for video in todo
             }
-            lead = done[family.lead.key] or fresh[family.lead.key]
-            fakes = [(video, fresh[video.key]) for video in family.fakes if video in todo]
+            lead = done[group.reference.key] or fresh[group.reference.key]
+            fakes = [(video, fresh[video.key]) for video in group.manipulated if video in todo]
             try:
-                self._work(family, lead, fakes, new=family.lead in todo)
+                self._work(group, lead, fakes, new=group.reference in todo)
             except OSError as error:
                 where = error.filename or self._out
                 raise UserError(f"{where}: cannot be written ({error.strerror})") from error
-            for video, outcome in ((family.lead, lead), *fakes):
+            for video, outcome in ((group.reference, lead), *fakes):
                 store.save(self._out, video, outcome)
                 done[video.key] = outcome
         return [outcome for outcome in done.values() if outcome is not None]
 
     def _work(
-        self, family: Family, lead: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
+        self, group: VideoGroup, lead: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
     ) -> None:
-        """Takes or crops a family; what nobody foresaw is the outcome of its videos, and others go on."""
+        """Takes or crops a group; what nobody foresaw is the outcome of its videos, and others go on."""
         try:
-            if family.lead.cropped:
-                existing_crops.take(self._out, self._frames, (family.lead, lead), fakes)
+            if group.reference.cropped:
+                existing_crops.take(self._out, self._frames, (group.reference, lead), fakes)
             else:
-                self._cropper.crop(family.lead, lead, fakes, new)
+                self._cropper.crop(group.reference, lead, fakes, new)
         except (UserError, OSError):
             raise
         except Exception as error:
-            for video, outcome in (*fakes, *([(family.lead, lead)] if new else [])):
+            for video, outcome in (*fakes, *([(group.reference, lead)] if new else [])):
                 outcome.failed = f"fault: {video.path}: {fault(error)}"
                 outcome.frames = []
 
 
 def prepare_all(
-    preparer: Preparer, todo: Sequence[Family], workers: int
+    preparer: Preparer, todo: Sequence[VideoGroup], workers: int
 ) -> Generator[list[Outcome], None, None]:
-    """Prepares families and yields their outcomes in order.
+    """Prepares groups and yields their outcomes in order.
 
     Args:
       preparer: is copied into every process.

@@ -1,4 +1,4 @@
-"""Crops of a family of videos, read side by side.
+"""Crops of a group of videos, read side by side.
 
 A real and its fakes are read at the same moments, faces are found on the real alone, and every fake
 is cropped by the real's matrix, so that a pair differs by the forgery and nothing else. A moment is a
@@ -34,7 +34,7 @@ _SHORT: Final = 0.5
 
 
 class Cropper:
-    """Crops families; the arguments are those of `preparation.Preparer`."""
+    """Crops groups of videos; the arguments are those of `preparation.Preparer`."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from data_pipeline.core.images import read_image
 from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
 from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.preparation import store
-from data_pipeline.preparation.runner import Preparer, families, prepare_all
+from data_pipeline.preparation.runner import Preparer, prepare_all, video_groups
 from data_pipeline.preparation.store import Outcome
 from tests.support.video_trees import DiscDetector, clip, write_video
 
@@ -31,10 +31,10 @@ def prepare(
     preparer = Preparer(
         out, frames, CropSettings(SIZE), face_detector=face_detector or DiscDetector()
     )
-    every = families(found.videos)
+    every = video_groups(found.videos)
     for _ in prepare_all(preparer, every[shard], workers):
         pass
-    videos = [video for family in every for video in family.videos]
+    videos = [video for group in every for video in group.videos]
     outcomes = {v.key: o for v in videos if (o := store.load(out, v)) is not None}
     store.write_tables(out, videos, outcomes)
     with (out / "pairs.csv").open(newline="") as file:

@@ -39,7 +39,7 @@ def test_a_run_goes_on_where_it_was_stopped(root: Path, out: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(found, out, face_detector=Stops())
     done = list((out / ".prepared").rglob("*.json"))
-    assert len(done) == 2  # the first family, whole
+    assert len(done) == 2  # the first group, whole
     assert not (out / "pairs.csv").exists()
     face_detector = DiscDetector()
     _, rows = prepare(found, out, face_detector=face_detector)

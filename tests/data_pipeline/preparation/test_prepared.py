@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.preparation import store
-from data_pipeline.preparation.runner import families
+from data_pipeline.preparation.runner import video_groups
 from jax_vlffd.errors import UserError
 from tests.support.preparing import ffpp, prepare, two_families
 
@@ -67,7 +67,7 @@ def test_a_shard_that_writes_late_leaves_the_whole_table(
         atomic_write_text(path, text)
 
     monkeypatch.setattr(store, "atomic_write_text", write_late)
-    videos = [video for family in families(found.videos) for video in family.videos]
+    videos = [video for group in video_groups(found.videos) for video in group.videos]
     outcomes, rows = store.write_all(out, videos)
     assert len(outcomes) == len(videos) == 4
     assert rows == 8

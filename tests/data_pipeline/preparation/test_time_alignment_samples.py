@@ -15,7 +15,7 @@ from data_pipeline.datasets import COMPRESSED
 from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.faces.cropper import detect_faces
 from data_pipeline.faces.detection import FaceDetector, open_detector
-from data_pipeline.preparation.runner import Preparer, families
+from data_pipeline.preparation.runner import Preparer, video_groups
 from data_pipeline.preparation.store import load, write_tables
 
 pytestmark = pytest.mark.slow
@@ -63,10 +63,10 @@ def test_pairs_of_deepfakedetection_show_one_moment(
         pytest.skip("no sample of DeepFakeDetection")
     face_detector = open_detector("dlib")
     found = COMPRESSED["dfd"](root, "c40")
-    [family] = families(found.videos)
-    Preparer(tmp_path, frames, CropSettings(), face_detector=face_detector).prepare(family)
-    outcomes = {video.key: load(tmp_path, video) for video in family.videos}
-    write_tables(tmp_path, family.videos, {k: o for k, o in outcomes.items() if o})
+    [group] = video_groups(found.videos)
+    Preparer(tmp_path, frames, CropSettings(), face_detector=face_detector).prepare(group)
+    outcomes = {video.key: load(tmp_path, video) for video in group.videos}
+    write_tables(tmp_path, group.videos, {k: o for k, o in outcomes.items() if o})
     with (tmp_path / "pairs.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["real"] and row["fake"]]
     pairs = {
@@ -75,15 +75,15 @@ def test_pairs_of_deepfakedetection_show_one_moment(
             for row in rows
             if row["video"] == video.name
         ]
-        for video in family.fakes
+        for video in group.manipulated
     }
     used = {real for numbers in pairs.values() for _, real in numbers}
     reals, sharp, outside = [], {}, {}
-    for number, frame in frames_of(family.lead.path):
+    for number, frame in frames_of(group.reference.path):
         reals.append(small(frame))
         if number in used:
             sharp[number], outside[number] = blurred(frame), outside_faces(face_detector, frame)
-    for video in family.fakes:
+    for video in group.manipulated:
         numbers = dict(pairs[video.name])
         assert len(numbers) >= 0.875 * frames
         apart = []
