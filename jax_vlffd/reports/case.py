@@ -55,10 +55,10 @@ class Item:
             "SHA-256": line.get("sha256") or "not read",
             "Size": f"{line['width']} x {line['height']}" if line.get("width") else "",
             "Format": line.get("format") or "",
-            "Frames": f"{line['frames_looked_at']} of {line['frames']} looked at"
+            "Frames": f"{line['frames_looked_at']} of {line['frames']} analyzed"
             if "frames" in line
             else "",
-            "Analysed": line["time"],
+            "Analyzed": line["time"],
             **{f"EXIF {name}": text for name, text in line.get("exif", {}).items()},
         }
         return {name: value for name, value in values.items() if value}

@@ -44,7 +44,7 @@ _STYLE: Final[Any] = {
     "axes.grid": True,
     "axes.labelcolor": "#44505a",
     "axes.labelpad": 6,
-    "axes.labelsize": 12,
+    "axes.labelsize": 11.5,
     "font.size": 11.5,
     "grid.color": "#e4e9ed",
     "legend.borderaxespad": 0.2,
@@ -116,13 +116,13 @@ def line_chart(
     with _settings(title):
         legend = _LEGEND_LINE * len(points)
         figure, axes = _figure(height + legend, bottom=46 + legend)
+        _scale(axes, "x", x)
+        _scale(axes, "y", y)
         for index, (line, finite) in enumerate(points):
             axes.plot(
                 line.x, np.where(finite, line.y, np.nan), marker="o" if line.marks else "",
                 color=_COLORS[index % len(_COLORS)], linestyle=_DASHES[index % len(_DASHES)], clip_on=False,
             )  # fmt: skip
-        _scale(axes, "x", x)
-        _scale(axes, "y", y)
         if points:
             _legend(figure, axes.get_lines(), [line.name for line, _ in points])
         if diagonal:

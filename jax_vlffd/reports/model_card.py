@@ -132,7 +132,7 @@ def _data(folder: str, card: Mapping[str, Any] | None) -> dict[str, Any]:
         "gone": False,
         "records": _whole(card.get("records")),
         "rows": rows[:_MAX_ROWS],
-        "rule": card.get("split_rule", "not told"),
+        "rule": card.get("split_rule", "not recorded"),
         "sources": ", ".join(f"{_whole(n)} {key}" for key, n in sources.items()),
     }
 
