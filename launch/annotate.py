@@ -29,12 +29,40 @@ flags.DEFINE_enum("detector", "dlib", ["dlib", "mediapipe"], "Face detector.")
 flags.DEFINE_integer("captions", 3, "Wordings of the caption for each image.", lower_bound=1)
 flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes.", lower_bound=1)
 flags.DEFINE_string("shard", "0/1", "i/n: annotate every n-th row, beginning with row i.")
+flags.DEFINE_string("model", None, "Refine by this model (gpt-4o-mini where only others are set).")
+flags.DEFINE_string(
+    "base_url", None, "Refine by this OpenAI-compatible endpoint, not OpenAI's own."
+)
+flags.DEFINE_enum(
+    "mode", "online", ["online", "batch-export", "batch-import"], "How replies are had."
+)
+flags.DEFINE_list("batch", [], "Batch files: one to export to, or those to import.")
+flags.DEFINE_bool("dry_run", False, "Write prompts and pictures of a few pairs, send nothing.")
+flags.DEFINE_integer("concurrency", 8, "Requests under way at once.")
+flags.DEFINE_float("rpm", None, "Requests a minute at most.")
+flags.DEFINE_float("tpm", None, "Tokens a minute at most.")
+flags.DEFINE_float("timeout", 60.0, "Seconds for one request.")
+flags.DEFINE_integer("retries", 5, "Further attempts after a failure that may pass.")
+flags.DEFINE_float("max_usd", None, "Stop before all replies of --out cost more.")
+flags.DEFINE_float("price_in", None, "US dollars a million prompt tokens.")
+flags.DEFINE_float("price_out", None, "US dollars a million completion tokens.")
+flags.DEFINE_float("temperature", None, "Sampling temperature; the endpoint's own without.")
+flags.DEFINE_integer("max_tokens", 400, "The longest reply, in tokens.")
+flags.DEFINE_string("prompt_version", "v1", "Folder of prompts.")
+flags.DEFINE_string("review", None, "Write an HTML page to look at a sample of the lines by.")
+flags.DEFINE_integer("review_sample", 100, "Lines on that page.", lower_bound=1)
+
 flags.mark_flags_as_required(["pairs", "out"])
-flags.adopt_module_key_flags(refinement)  # or --help would not show them
+
+#: Flags that are settings by the same name.
+_SETTINGS = (
+    *("model", "base_url", "concurrency", "rpm", "tpm", "timeout", "retries", "max_usd"),
+    *("price_in", "price_out", "temperature", "max_tokens", "prompt_version"),
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Annotates, then prints the summary."""
+    """Annotates, prints the summary, then refines."""
     del argv
     from pathlib import Path
 
@@ -43,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.fftg.runner import AnnotationSummary, annotate_all, open_annotations
     from jax_vlffd.errors import UserError
 
-    refine_settings = refinement.check_flags()
+    values = {name: FLAGS[name].value for name in _SETTINGS}
+    way = (FLAGS.mode, FLAGS.batch, FLAGS.dry_run)
+    refine_settings = refinement.settings_of(*way, values)
     out = Path(FLAGS.out)
     jobs = read_pairs(Path(FLAGS.pairs))[shard(FLAGS.shard)]
     if FLAGS.masks:
@@ -68,9 +98,9 @@ def main(argv: Sequence[str]) -> None:
         if summary.captioned + summary.kept == 0:
             raise UserError(f"nothing could be annotated; see `error` in {out}")
         if refine_settings is not None:
-            refinement.refine_lines(out, refine_settings)
+            refinement.refine_lines(out, refine_settings, *way)
         if FLAGS.review:
-            refinement.review_lines(out, annotator)
+            refinement.review_lines(out, annotator, Path(FLAGS.review), FLAGS.review_sample)
 
 
 if __name__ == "__main__":
