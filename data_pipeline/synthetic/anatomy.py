@@ -20,29 +20,16 @@ Color = NDArray[np.float64]
 
 HAIR_STYLES: Final = ("short", "side", "fringe", "long", "curly", "receding", "bald", "beanie")
 
+#: From light to dark.
 _SKIN: Final = np.asarray(
-    [
-        (248, 220, 203),
-        (238, 196, 168),
-        (224, 172, 138),
-        (196, 142, 104),
-        (146, 98, 68),
-        (92, 62, 46),
-    ],
+    [(248, 220, 203), (238, 196, 168), (224, 172, 138), (196, 142, 104), (146, 98, 68), (92, 62, 46)],
     np.float64,
-)
-_HAIR: Final = np.asarray(  # from black to blond, red, grey
-    [
-        (28, 22, 20),
-        (58, 38, 28),
-        (98, 64, 40),
-        (150, 110, 66),
-        (206, 172, 112),
-        (150, 70, 36),
-        (160, 158, 154),
-    ],
-    np.float64,
-)
+)  # fmt: skip
+#: From black to blond, red, gray.
+_HAIR: Final = np.asarray(
+    [(28, 22, 20), (58, 38, 28), (98, 64, 40), (150, 110, 66), (206, 172, 112), (150, 70, 36),
+     (160, 158, 154)], np.float64,
+)  # fmt: skip
 _IRIS: Final = np.asarray(
     [(62, 38, 22), (96, 64, 34), (84, 104, 62), (84, 122, 156), (112, 128, 136)], np.float64
 )
@@ -50,7 +37,7 @@ _IRIS: Final = np.asarray(
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same from frame to frame. Colours are RGB in 0..255, lengths in face units."""
+    """What stays the same from frame to frame. Colors are RGB in 0..255, lengths in face units."""
 
     skin: Color
     lips: Color
@@ -164,7 +151,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 
 def muted(rng: np.random.Generator, low: float, high: float) -> Color:
-    """Draws an RGB colour that is less saturated than three independent channels would be."""
+    """Draws an RGB color that is less saturated than three independent channels would be."""
     return rng.uniform(low, high) + rng.uniform(0.2, 0.7) * (rng.uniform(low, high, 3) - low) / 2
 
 
@@ -272,7 +259,7 @@ def _mouth(identity: Identity, frame: Frame) -> Points:
 
 @functools.cache
 def _spline_basis(steps: int) -> Points:
-    """Give the weights of four neighbouring points along a Catmull-Rom segment, [steps, 4]."""
+    """Gives the weights of four neighboring points along a Catmull-Rom segment, [steps, 4]."""
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     powers = np.concatenate((np.ones_like(t), t, t**2, t**3), axis=1)
     return powers @ np.asarray([(0, 2, 0, 0), (-1, 0, 1, 0), (2, -5, 4, -1), (-1, 3, -3, 1)]) / 2

@@ -78,7 +78,7 @@ def write_drawn_set(
     """Draws, forges and writes the set.
 
     Writes `annotations.jsonl` (splits train, validation, test, kinds of the vocabulary) and
-    `unseen.jsonl` (split test, the same reals, `forge.UNSEEN_KINDS`), both for `launch.pack`;
+    `unseen.jsonl` (split test, the same reals, `forgeries.UNSEEN_KINDS`), both for `launch.pack`;
     `pairs.csv` with the truth of each region, for `launch.annotate` and `launch.score_annotations`;
     `frames/`, `landmarks/` (.npy, [68, 2]) and `masks/` (where the fake was changed).
 

@@ -1,8 +1,8 @@
 """Drawn faces: varied people in varied light, for a demo that needs no photograph.
 
 A face is painted back to front on a canvas of twice the size, shaded as an ellipsoid under one
-lamp, and taken by a camera with blur, tint and noise. `drawn_geometry` says where things lie,
-`drawn_canvas` how they are painted. All of it is ours.
+lamp, and taken by a camera with blur, tint and noise. `anatomy` says where things lie, `rendering`
+how they are painted. All of it is ours.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ higher resolution are seldom sharp to the single pixel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -65,7 +65,7 @@ def plant(
       The forged image, uint8 [H, W, 3]. An empty region gives the image back unchanged.
 
     Raises:
-      ValueError: a shape, a kind or a strength that is none, or `splice` without a donor.
+      ValueError: a wrong shape, an unknown kind, a strength out of range, or `splice` without a donor.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -79,13 +79,14 @@ def plant(
     if kind == "splice":
         if donor is None or donor.shape != image.shape:
             raise ValueError("splice needs a donor image of the same shape")
-        forged, weight = donor.astype(np.float32), _soft_edge(region)
+        forged = donor
     elif kind in _FORGERS:
-        forged, weight = _FORGERS[kind](image, region, strength, rng)
+        forged = _FORGERS[kind](image, region, strength, rng)
     else:
         raise ValueError(f"unknown kind {kind!r}; known: {[*_FORGERS, 'splice']}")
+    weight = region.astype(np.float32) if kind in _HARD_EDGED else _soft_edge(region)
     weight = np.where(region, weight, np.float32(0))[..., None]
-    mixed = image + weight * (forged - image)
+    mixed = image + weight * (forged.astype(np.float32) - image)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
@@ -117,10 +118,8 @@ def _components(region: Mask) -> list[Mask]:
     return [labels == 1 + i for i in range(count - 1) if areas[i] >= 0.1 * areas.max()]
 
 
-def _color(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Move the region's mean in CIE Lab and widen or narrow its spread, mostly in the chroma."""
+def _color(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Moves the region's mean in CIE Lab and widen or narrow its spread, mostly in the chroma."""
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     mean = lab[region].mean(axis=0)
     direction = rng.standard_normal(3) * (0.5, 1.0, 1.0)
@@ -128,23 +127,17 @@ def _color(
     shift = direction / np.linalg.norm(direction) * (8 + 22 * strength)
     spread = 1 + np.asarray((0.08, 0.4, 0.4)) * strength * rng.uniform(-1, 1, 3)
     lab = (mean + (lab - mean) * spread + shift).astype(np.float32)
-    shifted = np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.float32) * 255
-    return shifted, _soft_edge(region)
+    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.float32) * 255
 
 
-def _blur(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Take the fine detail away by a Gaussian."""
+def _blur(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Takes the fine detail away by a Gaussian."""
     sigma = (0.7 + 1.3 * strength) * rng.uniform(0.9, 1.1) * _fineness(image)
-    blurred = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma), np.float32)
-    return blurred, _soft_edge(region)
+    return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma), np.float32)
 
 
-def _structure(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Deform each part of the region by a smooth warp that vanishes at its edge, without folds."""
+def _structure(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
+    """Deforms each part of the region by a smooth warp that vanishes at its edge, without folds."""
     height, width = region.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     map_x, map_y = x.copy(), y.copy()
@@ -162,8 +155,7 @@ def _structure(
             du, dv = 0.85 * du, 0.85 * dv
         map_x += du
         map_y += dv
-    warped = cv2.remap(image, map_x, map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
-    return warped.astype(np.float32), region.astype(np.float32)
+    return cv2.remap(image, map_x, map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _folds(map_x: Floats, map_y: Floats) -> bool:
@@ -173,10 +165,8 @@ def _folds(map_x: Floats, map_y: Floats) -> bool:
     return bool((x_right * y_down - x_down * y_right).min() < 0.1)
 
 
-def _texture(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Add band-limited grain, or take away what grain there is; edges and tone stay."""
+def _texture(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Adds band-limited grain, or takes away what grain there is; edges and tone stay."""
     fineness = _fineness(image)
     picture = image.astype(np.float32)
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -184,34 +174,25 @@ def _texture(
     grain = np.median(np.abs(luma - cv2.medianBlur(luma, 3))[region])
     if grain > 3 and rng.random() < 0.4:
         reach = 2 * round(2 * fineness) + 1
-        smooth = picture
         for _ in range(2):
-            smooth = np.asarray(
-                cv2.bilateralFilter(smooth, reach, 25 + 25 * strength, 1.5 * fineness), np.float32
-            )
-        return smooth, _soft_edge(region)
+            picture = cv2.bilateralFilter(picture, reach, 25 + 25 * strength, 1.5 * fineness)
+        return picture
     noise = rng.standard_normal(region.shape).astype(np.float32)
-    band = cv2.GaussianBlur(noise, (0, 0), 0.45 * fineness) - cv2.GaussianBlur(
-        noise, (0, 0), 1.2 * fineness
-    )
+    fine, coarse = (cv2.GaussianBlur(noise, (0, 0), scale * fineness) for scale in (0.45, 1.2))
+    band = fine - coarse
     band *= (7 + 17 * strength) / band.std()
-    return picture + band[..., None], _soft_edge(region)
+    return picture + band[..., None]
 
 
-def _boundary(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Leave a hard polygonal seam along the outer edge, and hardly change what is inside."""
+def _boundary(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Leaves a hard polygonal seam along the outer edge, and hardly changes what is inside."""
     line = max(1, round(_fineness(image)))
     outline = np.zeros(region.shape, np.uint8)
     inside = np.zeros(region.shape, np.uint8)
     for part in _components(region):
         shrunk = (_depth(part) > line).astype(np.uint8)
-        contours, _ = cv2.findContours(
-            shrunk if shrunk.any() else part.astype(np.uint8),
-            cv2.RETR_EXTERNAL,
-            cv2.CHAIN_APPROX_NONE,
-        )
+        inner = shrunk if shrunk.any() else part.astype(np.uint8)
+        contours, _ = cv2.findContours(inner, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         contour = max(contours, key=len)
         polygon = cv2.approxPolyDP(contour, 0.015 * cv2.arcLength(contour, True), True)
         cv2.fillPoly(inside, [polygon], 1)
@@ -221,68 +202,52 @@ def _boundary(
     mean = picture[region].mean(axis=0)
     gain = 1 + 0.05 * strength * rng.uniform(-1, 1)
     patch = np.where(inside[..., None] > 0, mean + (picture - mean) * gain + 3 * sign, picture)
-    patch = patch + (16 + 44 * strength) * sign * outline[..., None]
-    return patch.astype(np.float32), region.astype(np.float32)
+    return patch + (16 + 44 * strength) * sign * outline[..., None]
 
 
-def _mosaic(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def _mosaic(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
     """Pixelate: down by a factor and up again without interpolation."""
     height, width = region.shape
     block = (3 + 3 * strength) * _fineness(image)
     size = (max(1, round(width / block)), max(1, round(height / block)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return coarse.astype(np.float32), _soft_edge(region)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _ghost(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Double the image: the mean of the picture and of itself a little aside."""
+def _ghost(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Doubles the image: the mean of the picture and of itself a little aside."""
     angle = rng.uniform(0, 2 * np.pi)
     reach = (0.05 + 0.05 * strength) * min(region.shape)
     shift = np.asarray([[1, 0, reach * np.cos(angle)], [0, 1, reach * np.sin(angle)]])
-    moved = cv2.warpAffine(
-        image, shift, (region.shape[1], region.shape[0]), borderMode=cv2.BORDER_REFLECT_101
-    )
-    doubled = (image.astype(np.float32) + moved.astype(np.float32)) / 2
-    return doubled.astype(np.float32), _soft_edge(region)
+    moved = cv2.warpAffine(image, shift, region.shape[::-1], borderMode=cv2.BORDER_REFLECT_101)
+    return (image.astype(np.float32) + moved) / 2
 
 
-def _recompress(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Put the region through a much stronger JPEG than the rest."""
-    return jpeg(image, round(12 - 9 * strength)).astype(np.float32), _soft_edge(region)
+def _recompress(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
+    """Puts the region through a much stronger JPEG than the rest."""
+    return jpeg(image, round(12 - 9 * strength))
 
 
-def _sharpen(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Sharpen by an unsharp mask far beyond taste."""
+def _sharpen(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Sharpens by an unsharp mask far beyond taste."""
     picture = image.astype(np.float32)
     low = cv2.GaussianBlur(picture, (0, 0), 1.0 * _fineness(image))
-    return picture + (1.5 + 2.5 * strength) * (picture - low), _soft_edge(region)
+    return picture + (1.5 + 2.5 * strength) * (picture - low)
 
 
-def _flip(
-    image: Image, region: Mask, strength: float, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Turn each part of the region upside down; below strength 1 the original shines through."""
+def _flip(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+    """Turns each part of the region upside down; below strength 1 the original shines through."""
     picture = image.astype(np.float32)
     turned = picture.copy()
     for part in _components(region):
         rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         turned[box] = picture[box][::-1]
-    return picture + (0.6 + 0.4 * strength) * (turned - picture), _soft_edge(region)
+    return picture + (0.6 + 0.4 * strength) * (turned - picture)
 
 
-_FORGERS: Final[
-    dict[str, Callable[[Image, Mask, float, np.random.Generator], tuple[Floats, Floats]]]
-] = {
+_Forger = Callable[[Image, Mask, float, np.random.Generator], NDArray[Any]]
+_FORGERS: Final[dict[str, _Forger]] = {
     "color": _color,
     "blur": _blur,
     "structure": _structure,
@@ -294,6 +259,10 @@ _FORGERS: Final[
     "sharpen": _sharpen,
     "flip": _flip,
 }
+
+
+#: Kinds that are not faded in at the region's edge: they vanish there by themselves, or are to be seen there.
+_HARD_EDGED: Final = ("structure", "boundary")
 
 
 def jpeg(image: Image, quality: int) -> Image:

@@ -1,4 +1,4 @@
-"""The canvas, the lamp, the place behind and the camera of the drawn faces (`drawn_faces`).
+"""Canvas, light, background and camera of the drawn faces.
 
 Shapes come in face units and go through a frame's projection. Only the box that a shape covers is
 touched, so that a picture of a hundred shapes takes a few milliseconds. All of it is ours.
@@ -47,7 +47,7 @@ class Canvas:
         return project(array, self.frame) * self.side - 0.5
 
     def mask(self, *polygons: ArrayLike) -> NDArray[np.uint8]:
-        """Draw the coverage of the union of polygons, uint8 [S, S]."""
+        """Draws the coverage of the union of polygons, uint8 [S, S]."""
         mask = np.zeros((self.side, self.side), np.uint8)
         for polygon in polygons:
             cv2.fillPoly(mask, [_fixed(self.place(polygon))], 255, cv2.LINE_AA, _SHIFT)
@@ -76,7 +76,7 @@ class Canvas:
         self._paint([self.place(path) for path in paths], color, opacity, soft, width)
 
     def add(self, texture: NDArray[np.float32]) -> None:
-        """Add grey levels [S, S, 3] inside the clip."""
+        """Adds gray levels [S, S, 3] inside the clip."""
         if self.clip is not None:
             texture = texture * (self.clip[..., None] * np.float32(1 / 255))
         self.pixels += texture
@@ -149,7 +149,7 @@ def smooth_noise(side: int, cells: int, rng: np.random.Generator) -> NDArray[np.
 
 
 def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill the canvas: a gradient, some unevenness, a few shapes, out of focus."""
+    """Fills the canvas: a gradient, some unevenness, a few shapes, out of focus."""
     side = canvas.side
     x, y = _grid(side)
     first, second = (muted(rng, 15, 235).astype(np.float32) for _ in range(2))
@@ -171,7 +171,7 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def photograph(canvas: Canvas, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take the picture, uint8 [size, size, 3]: the final size, tint, contrast, lens blur, noise."""
+    """Takes the picture, uint8 [size, size, 3]: the final size, tint, contrast, lens blur, noise."""
     picture = np.asarray(cv2.resize(canvas.pixels, (size, size), interpolation=cv2.INTER_AREA))
     tint = rng.uniform(0.93, 1.07, 3) * rng.uniform(0.85, 1.15)
     contrast = rng.uniform(0.85, 1.1)
