@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -117,7 +117,8 @@ def _settings() -> EvaluateSettings:
     from launch.evaluation.scoring import EvaluateSettings
 
     names = [field.name for field in dataclasses.fields(EvaluateSettings)]
-    return EvaluateSettings(**{name: FLAGS[name].value for name in names})
+    given: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    return EvaluateSettings(**given)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from jax_vlffd import vocabulary
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+#: A forged picture [H, W, 3], of values about 0 to 255 in any dtype.
+Forged = NDArray[Any]
 
 #: Kinds that are held out of training, with the types of the vocabulary that describe them best.
 UNSEEN_KINDS: Final[dict[str, tuple[str, ...]]] = {
@@ -118,7 +120,7 @@ def _components(region: Mask) -> list[Mask]:
     return [labels == 1 + i for i in range(count - 1) if areas[i] >= 0.1 * areas.max()]
 
 
-def _color(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _color(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Moves the region's mean in CIE Lab and widen or narrow its spread, mostly in the chroma."""
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     mean = lab[region].mean(axis=0)
@@ -130,13 +132,13 @@ def _color(image: Image, region: Mask, strength: float, rng: np.random.Generator
     return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.float32) * 255
 
 
-def _blur(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _blur(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Takes the fine detail away by a Gaussian."""
     sigma = (0.7 + 1.3 * strength) * rng.uniform(0.9, 1.1) * _fineness(image)
     return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), sigma), np.float32)
 
 
-def _structure(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
+def _structure(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Deforms each part of the region by a smooth warp that vanishes at its edge, without folds."""
     height, width = region.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -165,10 +167,10 @@ def _folds(map_x: Floats, map_y: Floats) -> bool:
     return bool((x_right * y_down - x_down * y_right).min() < 0.1)
 
 
-def _texture(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _texture(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Adds band-limited grain, or takes away what grain there is; edges and tone stay."""
     fineness = _fineness(image)
-    picture = image.astype(np.float32)
+    picture: Forged = image.astype(np.float32)
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     # The median over the region, so that edges do not pass for grain.
     grain = np.median(np.abs(luma - cv2.medianBlur(luma, 3))[region])
@@ -184,7 +186,7 @@ def _texture(image: Image, region: Mask, strength: float, rng: np.random.Generat
     return picture + band[..., None]
 
 
-def _boundary(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _boundary(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Leaves a hard polygonal seam along the outer edge, and hardly changes what is inside."""
     line = max(1, round(_fineness(image)))
     outline = np.zeros(region.shape, np.uint8)
@@ -205,7 +207,7 @@ def _boundary(image: Image, region: Mask, strength: float, rng: np.random.Genera
     return patch + (16 + 44 * strength) * sign * outline[..., None]
 
 
-def _mosaic(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
+def _mosaic(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Pixelate: down by a factor and up again without interpolation."""
     height, width = region.shape
     block = (3 + 3 * strength) * _fineness(image)
@@ -214,7 +216,7 @@ def _mosaic(image: Image, region: Mask, strength: float, rng: np.random.Generato
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def _ghost(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _ghost(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Doubles the image: the mean of the picture and of itself a little aside."""
     angle = rng.uniform(0, 2 * np.pi)
     reach = (0.05 + 0.05 * strength) * min(region.shape)
@@ -223,19 +225,19 @@ def _ghost(image: Image, region: Mask, strength: float, rng: np.random.Generator
     return (image.astype(np.float32) + moved) / 2
 
 
-def _recompress(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Image:
+def _recompress(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Puts the region through a much stronger JPEG than the rest."""
     return jpeg(image, round(12 - 9 * strength))
 
 
-def _sharpen(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _sharpen(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Sharpens by an unsharp mask far beyond taste."""
     picture = image.astype(np.float32)
     low = cv2.GaussianBlur(picture, (0, 0), 1.0 * _fineness(image))
     return picture + (1.5 + 2.5 * strength) * (picture - low)
 
 
-def _flip(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Floats:
+def _flip(image: Image, region: Mask, strength: float, rng: np.random.Generator) -> Forged:
     """Turns each part of the region upside down; below strength 1 the original shines through."""
     picture = image.astype(np.float32)
     turned = picture.copy()
@@ -246,7 +248,7 @@ def _flip(image: Image, region: Mask, strength: float, rng: np.random.Generator)
     return picture + (0.6 + 0.4 * strength) * (turned - picture)
 
 
-_Forger = Callable[[Image, Mask, float, np.random.Generator], NDArray[Any]]
+_Forger = Callable[[Image, Mask, float, np.random.Generator], Forged]
 _FORGERS: Final[dict[str, _Forger]] = {
     "color": _color,
     "blur": _blur,
