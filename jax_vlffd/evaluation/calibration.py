@@ -78,7 +78,7 @@ class Calibration:
         """Reads what `to_json` wrote; any other text is a UserError naming `source`."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{source}: not JSON ({error}); fit the calibration again") from error
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise UserError(f"{source}: not a calibration of version {VERSION}; fit it again")

@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(_small_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); copy the export again") from None
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise UserError(f"{path}: not an export of version {VERSION}; export the run again")

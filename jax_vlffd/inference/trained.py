@@ -233,7 +233,9 @@ def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
         image, local = float(loss["image"]), float(loss.get("local", 0))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
         raise UserError(f"{path}: not a run's config ({error}); give a trained workdir") from error
     if not image > 0:
         raise UserError(

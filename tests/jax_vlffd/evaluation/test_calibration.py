@@ -95,7 +95,7 @@ def test_json_round_trip_and_refusals() -> None:
     assert Calibration.from_json(found.to_json(), "c.json") == found
     good = json.loads(found.to_json())
     for bad in (
-        "{", "[]", "{}",
+        "{", "[]", "{}", "[" * 100_000,
         json.dumps({**good, "version": 2}),
         json.dumps({**good, "temperature": "1"}),
         json.dumps({**good, "temperature": -1}),

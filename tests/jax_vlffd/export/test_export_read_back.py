@@ -147,6 +147,7 @@ def test_cut_parameters_are_told(copy: Path) -> None:
     ("file", "content", "message"),
     [
         ("export.json", "{", "export.json: not JSON"),
+        ("export.json", "[" * 100_000, "export.json: not JSON"),
         ("export.json", '{"version": 9}', "not an export of version 1"),
         ("export.json", '{"version": 1}', "names no step"),
         ("SHA256SUMS", "0  ../../etc/passwd\n", "not a list of an export's files"),

@@ -190,7 +190,10 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         (target / "explanation.safetensors").write_bytes(b"{}")
     elif kind == "calibration":
         (target / "calibration.json").write_bytes(b"\xff")
-    (target / "config.json").write_text(json.dumps(config))
+    elif kind == "a weight that is no float":
+        config["config"]["loss"]["image"] = 10**400
+    text = "[" * 100_000 if kind == "nested" else json.dumps(config)
+    (target / "config.json").write_text(text)
     return target
 
 
@@ -203,6 +206,8 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         ("architecture", "of another model"),
         ("keys", "did you mean 'width'"),
         ("hugging face", "not a run's config"),
+        ("nested", "not a run's config"),
+        ("a weight that is no float", "not a run's config"),
         ("no checkpoint", "no checkpoint yet"),
         ("no folder", "no such folder"),
         ("empty", "is not a trained workdir or an export"),
