@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_vlffd.inference.detector import Answer, Detector
+    from jax_vlffd.inference.detector import Detector, Prediction
 
-__all__ = ["Answer", "Detector"]
+__all__ = ["Detector", "Prediction"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ UNKNOWN: Final = "methods unknown"
 
 
 @dataclass(frozen=True)
-class Detector:
+class EvaluatedDetector:
     """One detector as the report shows it.
 
     Attributes:
@@ -70,7 +70,9 @@ def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
     return found
 
 
-def set_differences(first: Detector, second: Detector) -> dict[str, dict[str, dict[str, Any]]]:
+def set_differences(
+    first: EvaluatedDetector, second: EvaluatedDetector
+) -> dict[str, dict[str, dict[str, Any]]]:
     """`differences` of the overall metrics by set, for the sets that both have."""
     return {
         name: differences(measured.overall, second.sets[name].overall)
@@ -79,7 +81,7 @@ def set_differences(first: Detector, second: Detector) -> dict[str, dict[str, di
     }
 
 
-def summary(detectors: Sequence[Detector]) -> dict[str, Any]:
+def summary(detectors: Sequence[EvaluatedDetector]) -> dict[str, Any]:
     """What `metrics.json` says of the detectors: the first one's `sets`, and `others` by name.
 
     Returns:
@@ -98,7 +100,7 @@ def summary(detectors: Sequence[Detector]) -> dict[str, Any]:
     }
 
 
-def _entry(detector: Detector) -> dict[str, Any]:
+def _entry(detector: EvaluatedDetector) -> dict[str, Any]:
     calibration = detector.calibration
     return {
         "calibration": None if calibration is None else asdict(calibration),
@@ -107,7 +109,7 @@ def _entry(detector: Detector) -> dict[str, Any]:
     }
 
 
-def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
+def matrix(detectors: Sequence[EvaluatedDetector]) -> list[dict[str, Any]]:
     """The trained-on/tested-on matrix: a row for each (group, trained_on), a cell for each method.
 
     Returns:
@@ -118,11 +120,11 @@ def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
       unknown); and the mean frame AUC less that of the first row that was trained on the same
       methods, {"value", "interval" from paired resamples} (None in that row itself).
     """
-    rows: dict[tuple[str, tuple[str, ...]], list[Detector]] = {}
+    rows: dict[tuple[str, tuple[str, ...]], list[EvaluatedDetector]] = {}
     for detector in detectors:
         trained_on = tuple(sorted(detector.trained_on))
         rows.setdefault((detector.group or detector.name, trained_on), []).append(detector)
-    first: dict[tuple[str, ...], list[Detector]] = {}
+    first: dict[tuple[str, ...], list[EvaluatedDetector]] = {}
     for (_, trained_on), runs in rows.items():
         first.setdefault(trained_on, runs)
     return [
@@ -142,13 +144,13 @@ def matrix(detectors: Sequence[Detector]) -> list[dict[str, Any]]:
     ]
 
 
-def _methods(detector: Detector, tested: str) -> Sequence[str]:
+def _methods(detector: EvaluatedDetector, tested: str) -> Sequence[str]:
     return list(detector.sets[tested].methods) if tested in detector.sets else []
 
 
 def _cell(
-    runs: Sequence[Detector],
-    first: Sequence[Detector],
+    runs: Sequence[EvaluatedDetector],
+    first: Sequence[EvaluatedDetector],
     tested: str,
     method: str,
     trained_on: Sequence[str],
@@ -168,7 +170,7 @@ def _cell(
 
 
 def _difference(
-    found: Sequence[Metrics], first: Sequence[Detector], tested: str, method: str
+    found: Sequence[Metrics], first: Sequence[EvaluatedDetector], tested: str, method: str
 ) -> dict[str, Any] | None:
     base = _measured(first, tested, method)
     ours, theirs = _known(found, "frame_auc"), _known(base, "frame_auc")
@@ -181,7 +183,7 @@ def _difference(
     return entry
 
 
-def _measured(runs: Sequence[Detector], tested: str, method: str) -> list[Metrics]:
+def _measured(runs: Sequence[EvaluatedDetector], tested: str, method: str) -> list[Metrics]:
     return [run.sets[tested].methods[method] for run in runs if method in _methods(run, tested)]
 
 

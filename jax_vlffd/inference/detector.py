@@ -4,8 +4,8 @@
     from data_pipeline.faces import FaceCropper
 
     detector = Detector.from_pretrained("runs/demo/three_branches", faces=FaceCropper())
-    for answer in detector(image):
-        print(answer.verdict, answer.probability, [reason.text for reason in answer.reasons])
+    for face in detector(image):
+        print(face.verdict, face.probability, [reason.text for reason in face.reasons])
 
 Without `faces` a picture is one face crop, as a packed set holds them.
 """
@@ -68,7 +68,7 @@ class Faces(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What is said of one face.
 
     Attributes:
@@ -153,7 +153,7 @@ class Detector:
     """A trained detector.
 
     Attributes:
-      trained: the model that answers.
+      trained: the model that predicts.
       faces: what finds faces, cropping as in the training; or None.
       calibration: the model's; without one, probabilities are the raw ones and the threshold is 0.5.
 
@@ -198,8 +198,8 @@ class Detector:
         """
         return cls(open_trained(source), faces, batch_size)
 
-    def __call__(self, image: Any) -> list[Answer]:
-        """Answers for every face of a picture, the largest first; at least one answer.
+    def __call__(self, image: Any) -> list[Prediction]:
+        """Predictions for every face of a picture, the largest first; at least one prediction.
 
         Args:
           image: uint8 [H, W, 3], RGB, or a PIL image.
@@ -209,30 +209,30 @@ class Detector:
         """
         picture = as_rgb(image)
         if self.faces is None:
-            return self.answer([picture])
+            return self.predict([picture])
         crops = self.faces.crops(picture)
         if not crops:
-            return [Answer(NO_FACE)]
-        judged = iter(self.answer([crop.image for crop in crops if crop.image is not None]))
+            return [Prediction(NO_FACE)]
+        judged = iter(self.predict([crop.image for crop in crops if crop.image is not None]))
         return [self.placed(next(judged) if c.image is not None else None, c) for c in crops]
 
-    def placed(self, answer: Answer | None, crop: Crop) -> Answer:
-        """An answer with its crop's box and geometry; that the face is too small where there is none."""
-        if answer is None:
-            return Answer(FACE_TOO_SMALL, box=crop.box)
+    def placed(self, prediction: Prediction | None, crop: Crop) -> Prediction:
+        """A prediction with its crop's box and geometry; that the face is too small where there is none."""
+        if prediction is None:
+            return Prediction(FACE_TOO_SMALL, box=crop.box)
         judged = self.trained.geometry.judge(getattr(crop, "geometry", None))
-        return replace(answer, box=crop.box, geometry=judged)
+        return replace(prediction, box=crop.box, geometry=judged)
 
-    def answer(self, crops: Sequence[np.ndarray]) -> list[Answer]:
-        """Answers for face crops, each uint8 [H, W, 3], RGB, of any size, in batches."""
+    def predict(self, crops: Sequence[np.ndarray]) -> list[Prediction]:
+        """Predictions for face crops, each uint8 [H, W, 3], RGB, of any size, in batches."""
         size = self.trained.model.clip.vision.image_size
-        answers: list[Answer] = []
+        predictions: list[Prediction] = []
         for start in range(0, len(crops), self._batch_size):
             views = [square_view(crop, size) for crop in crops[start : start + self._batch_size]]
-            answers += self._answers(np.stack(views))
-        return answers
+            predictions += self._predictions(np.stack(views))
+        return predictions
 
-    def _answers(self, views: np.ndarray) -> Iterator[Answer]:
+    def _predictions(self, views: np.ndarray) -> Iterator[Prediction]:
         # A few sizes of batch, so that a few programs are compiled and not one for each count.
         padded = min(1 << (len(views) - 1).bit_length(), self._batch_size)
         fill = np.zeros((padded - len(views), *views.shape[1:]), np.uint8)
@@ -246,14 +246,14 @@ class Detector:
             classifier = margins[row].reshape(grid, grid)
             explainer = self.trained.explainer
             if explainer is None:
-                yield Answer(
+                yield Prediction(
                     verdict, probability, logit, geometry=UNKNOWN, classifier_map=classifier
                 )
                 continue
             said = explainer.explain(embeddings[row], verdict)
             near = similarities[row]
             maps = tuple(explainer.patch_map(near, e).reshape(grid, grid) for e in said.entries)
-            yield Answer(
+            yield Prediction(
                 verdict, probability, logit, said.regions, said.types, said.reasons, geometry=UNKNOWN,
                 classifier_map=classifier, reason_maps=maps,
             )  # fmt: skip

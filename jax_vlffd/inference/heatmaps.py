@@ -17,7 +17,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from jax_vlffd.inference.detector import Answer
+from jax_vlffd.inference.detector import Prediction
 from jax_vlffd.preprocessing import square_view
 
 SIDE: Final = 256
@@ -34,21 +34,23 @@ class Panel:
     image: np.ndarray
 
 
-def panels(crop: np.ndarray, answer: Answer, maps: bool = True) -> list[Panel]:
+def panels(crop: np.ndarray, prediction: Prediction, maps: bool = True) -> list[Panel]:
     """The face, the classifier's map, and a map for each reason.
 
     Args:
-      crop: uint8 [H, W, 3], RGB, that the answer is about.
-      answer: with its maps.
+      crop: uint8 [H, W, 3], RGB, that the prediction is about.
+      prediction: with its maps.
       maps: False gives the face alone.
     """
     face = square_view(crop, SIDE)
-    found = [Panel(f"The face as judged: {answer.verdict}", face)]
+    found = [Panel(f"The face as judged: {prediction.verdict}", face)]
     if not maps:
         return found
-    if answer.classifier_map is not None:
-        found.append(Panel("Where the classifier finds it fake", heat(face, answer.classifier_map)))
-    for reason, values in zip(answer.reasons, answer.reason_maps, strict=True):
+    if prediction.classifier_map is not None:
+        found.append(
+            Panel("Where the classifier finds it fake", heat(face, prediction.classifier_map))
+        )
+    for reason, values in zip(prediction.reasons, prediction.reason_maps, strict=True):
         against = " (contradicts the verdict)" if reason.contradiction else ""
         found.append(Panel(f"“{reason.text}”{against}", heat(face, values)))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from jax_vlffd.evaluation.calibration import expected_calibration_error, reliability_curve
-from jax_vlffd.evaluation.comparison import UNKNOWN, Detector, set_differences
+from jax_vlffd.evaluation.comparison import UNKNOWN, EvaluatedDetector, set_differences
 from jax_vlffd.evaluation.metrics import Metrics, average
 from jax_vlffd.evaluation.scores import video_means
 from jax_vlffd.reports import charts
@@ -26,7 +26,7 @@ _MAIN_CURVES: Final = ("loss", "auc", "accuracy")  # what a reader looks at; the
 def render(
     title: str,
     facts: Mapping[str, str],
-    detectors: Sequence[Detector],
+    detectors: Sequence[EvaluatedDetector],
     galleries: Sequence[Gallery] = (),
     matrix: Sequence[Mapping[str, Any]] = (),
     robustness: Mapping[str, Any] | None = None,
@@ -60,11 +60,11 @@ def render(
     )
 
 
-def _sets(detectors: Iterable[Detector]) -> list[str]:
+def _sets(detectors: Iterable[EvaluatedDetector]) -> list[str]:
     return list(dict.fromkeys(name for detector in detectors for name in detector.sets))
 
 
-def _results(detectors: Sequence[Detector]) -> Table:
+def _results(detectors: Sequence[EvaluatedDetector]) -> Table:
     several = len(detectors) > 1
     columns = _known([m.overall for d in detectors for m in d.sets.values()], METRIC_TITLES)
     rows: list[list[str | Cell]] = []
@@ -82,7 +82,7 @@ def _results(detectors: Sequence[Detector]) -> Table:
     return _table("Set", columns, rows, several)
 
 
-def _notes(detectors: Sequence[Detector]) -> list[str]:
+def _notes(detectors: Sequence[EvaluatedDetector]) -> list[str]:
     """What keeps a metric from being defined, by detector and set."""
     measured = [
         (f"{d.name}, {name}", m.overall.note) for d in detectors for name, m in d.sets.items()
@@ -109,12 +109,12 @@ def _table(
     first: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], several: bool
 ) -> Table:
     """Rows of `_cells` by set or method and, with several detectors, by detector."""
-    names = [first, "Detector"] if several else [first]
+    names = [first, "EvaluatedDetector"] if several else [first]
     header = [*names, *(METRIC_TITLES[key] for key in columns), "Frames (videos)"]
     return Table(header, rows, len(names), grouped=True)
 
 
-def _differences(detectors: Sequence[Detector]) -> Table:
+def _differences(detectors: Sequence[EvaluatedDetector]) -> Table:
     first, *others = detectors
     columns = ("frame_auc", "video_auc", "ap", "eer", "acc")
     rows: list[list[str | Cell]] = []
@@ -124,11 +124,11 @@ def _differences(detectors: Sequence[Detector]) -> Table:
             cells = [number(d["value"], d.get("interval"), signed=True) for d in each]
             rows.append([name, other.name, *cells])
     rows.sort(key=lambda row: _sets(detectors).index(str(row[0])))
-    header = ["Set", "Detector", *(METRIC_TITLES[key] for key in columns)]
+    header = ["Set", "EvaluatedDetector", *(METRIC_TITLES[key] for key in columns)]
     return Table(header, rows, 2, grouped=True)
 
 
-def _curves(detectors: Sequence[Detector], name: str) -> list[Figure]:
+def _curves(detectors: Sequence[EvaluatedDetector], name: str) -> list[Figure]:
     """ROC over frames and over videos where they are defined, and reliability, on one set."""
     frames, videos, reliability = [], [], []
     for detector in (d for d in detectors if name in d.sets):
@@ -171,7 +171,7 @@ def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> list[charts.
     return [charts.Series(name, fpr, tpr)]
 
 
-def _methods(detectors: Sequence[Detector], name: str) -> tuple[Figure, Table] | None:
+def _methods(detectors: Sequence[EvaluatedDetector], name: str) -> tuple[Figure, Table] | None:
     """The chart and the table of one set by method of forgery; None without fakes."""
     by_method: dict[str, dict[str, Metrics]] = {}
     for detector in (d for d in detectors if name in d.sets):
@@ -209,7 +209,7 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
             trained = ", ".join(row["trained_on"]) or UNKNOWN
             cells = [_matrix_cell(row["cells"].get(tested, {}).get(method)) for method in methods]
             lines.append([row["name"], trained, str(row["runs"]), *cells])
-        header = ["Detector", "Trained on", "Runs", *methods]
+        header = ["EvaluatedDetector", "Trained on", "Runs", *methods]
         tables.append((tested, Table(header, lines, names=2)))
     return tables
 
@@ -252,7 +252,7 @@ def _robustness(measured: Mapping[str, Any]) -> list[list[Figure]]:
     return sections
 
 
-def _regions(detectors: Sequence[Detector]) -> Table:
+def _regions(detectors: Sequence[EvaluatedDetector]) -> Table:
     rows = []
     for detector in detectors:
         for name, measured in detector.sets.items():
@@ -266,14 +266,14 @@ def _regions(detectors: Sequence[Detector]) -> Table:
             each = [number(words["regions"][region]["f1"]) for region in REGIONS]
             rows.append([detector.name, name, *cells, *each, f"{words['images']:,}"])
     header = [
-        "Detector", "Set", "Precision per image", "Recall per image", "F1 per image",
+        "EvaluatedDetector", "Set", "Precision per image", "Recall per image", "F1 per image",
         "Precision, micro", "Recall, micro", "F1, micro",
         *(f"F1 {region}" for region in REGIONS), "Fakes",
     ]  # fmt: skip
     return Table(header, rows, names=2, grouped=True)
 
 
-def _training(detector: Detector) -> tuple[str, list[Figure], list[Figure]]:
+def _training(detector: EvaluatedDetector) -> tuple[str, list[Figure], list[Figure]]:
     """A run's name, its main curves and the further ones, from whatever numbers it logged."""
     main: list[Figure] = []
     further: list[Figure] = []

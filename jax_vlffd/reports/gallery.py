@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jax_vlffd.evaluation.comparison import Detector
+from jax_vlffd.evaluation.comparison import EvaluatedDetector
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.vocabulary import LABEL_NAMES
 
@@ -36,7 +36,7 @@ class Gallery:
 
 
 def galleries(
-    detectors: Sequence[Detector],
+    detectors: Sequence[EvaluatedDetector],
     count: int,
     seed: int,
     pictures: Callable[[Sequence[int]], Mapping[int, bytes]],
@@ -76,7 +76,7 @@ def galleries(
 
 
 def _example(
-    detector: Detector,
+    detector: EvaluatedDetector,
     row: int,
     probability: np.ndarray,
     elsewhere: Mapping[str, tuple[Scores, np.ndarray]],

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from data_pipeline.core.images import InputError, decode_image
 from data_pipeline.loading.examples import forged_patches
 from data_pipeline.packed.reader import PackedSplit
-from jax_vlffd.inference.detector import Answer, Detector
+from jax_vlffd.inference.detector import Detector, Prediction
 from jax_vlffd.vocabulary import FAKE
 
 #: Fakes that are looked at, spread over the split; a map for each patch of each is kept.
@@ -49,12 +49,15 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
             truths.append(truth)
     if not truths:
         return None
-    answers = detector.answer(images)
-    maps = [_flat(answer.classifier_map) for answer in answers]
+    predictions = detector.predict(images)
+    maps = [_flat(prediction.classifier_map) for prediction in predictions]
     of_another = maps[1:] + maps[:1]
     side = np.abs(np.arange(vision.grid) - (vision.grid - 1) / 2)
     centre = [-np.hypot(side[:, None], side).reshape(-1)] * len(maps)
-    found = [(truth, _reasons_map(answer)) for truth, answer in zip(truths, answers, strict=True)]
+    found = [
+        (truth, _reasons_map(prediction))
+        for truth, prediction in zip(truths, predictions, strict=True)
+    ]
     said = [(truth, values) for truth, values in found if values is not None]
     return {
         "fakes": len(truths),
@@ -72,11 +75,11 @@ def _spread(split: PackedSplit) -> Any:
     return (split[int(row)] for row in fakes[chosen])
 
 
-def _reasons_map(answer: Answer) -> np.ndarray | None:
+def _reasons_map(prediction: Prediction) -> np.ndarray | None:
     """The mean map of the reasons that name a region, None where none does."""
     named = [
         _flat(found)
-        for reason, found in zip(answer.reasons, answer.reason_maps, strict=True)
+        for reason, found in zip(prediction.reasons, prediction.reason_maps, strict=True)
         if reason.region
     ]
     return np.mean(named, axis=0) if named else None

@@ -14,7 +14,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation import calibration as calibrations
 from jax_vlffd.evaluation import metrics
 from jax_vlffd.evaluation import scores as tables
-from jax_vlffd.evaluation.comparison import UNKNOWN, Detector
+from jax_vlffd.evaluation.comparison import UNKNOWN, EvaluatedDetector
 from launch.cli.progress import note, progress
 from launch.experiment import remote_workdir, results
 
@@ -59,7 +59,7 @@ class Scored:
       robustness: frame and video AUC by detector, set and kind of corruption.
     """
 
-    detectors: list[Detector]
+    detectors: list[EvaluatedDetector]
     request: dict[str, Any]
     geometry: dict[str, Any] = field(default_factory=dict)
     robustness: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +122,9 @@ def score_runs(
             found = tables.concatenate(parts)
             measured = _measure(found, run.calibration, settings)
             scored.detectors.append(
-                Detector(name, found, measured, run.calibration, run.history, run.methods, group)
+                EvaluatedDetector(
+                    name, found, measured, run.calibration, run.history, run.methods, group
+                )
             )
             if settings.robustness:
                 scored.robustness[name] = {
@@ -198,7 +200,9 @@ def read_scores(
         fitted = given.pop(label, None)
         if fitted is None and settings.split != "validation":
             fitted = _fit(everything.select(everything.split == "validation"))
-        detectors.append(Detector(label, tested, _measure(tested, fitted, settings), fitted))
+        detectors.append(
+            EvaluatedDetector(label, tested, _measure(tested, fitted, settings), fitted)
+        )
     if given:
         raise UserError(f"--calibration names {', '.join(given)}; detectors are {', '.join(parts)}")
     known = detectors[0].sets

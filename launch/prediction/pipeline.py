@@ -1,4 +1,4 @@
-"""From files to answers: what is read of a picture or a video, judged in batches, and put into lines.
+"""Inference pipeline: read, detect faces, classify in batches, format results.
 
 Every face has a line of its own; a video has one more, over the frames of one person. The schema is described
 in docs/predict.md and has a version.
@@ -23,7 +23,7 @@ from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_sp
 from data_pipeline.faces.cropper import FaceCrop, FaceCropper
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
-from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Answer, Detector
+from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Detector, Prediction
 
 #: Of the lines; raised when a key changes its meaning.
 SCHEMA: Final = 1
@@ -38,7 +38,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Looking:
+class PredictSettings:
     """How files are looked at.
 
     Attributes:
@@ -53,19 +53,19 @@ class Looking:
 
 
 @dataclass(eq=False)
-class Seen:
-    """One face, or that there is none; `answer` comes later."""
+class FaceObservation:
+    """One face, or that there is none; `prediction` comes later."""
 
     crop: FaceCrop | None
     frame: int | None = None
     second: float | None = None
     face: int = 0
     person: int | None = None
-    answer: Answer | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass
-class Case:
+class InputResult:
     """One input on its way through: its facts, its faces, and what is to be said of it as a whole."""
 
     path: Path
@@ -80,14 +80,14 @@ class Case:
     exif: dict[str, str] = field(default_factory=dict)
     count: int = 0
     looked_at: list[int] = field(default_factory=list)
-    faces: list[Seen] = field(default_factory=list)
+    faces: list[FaceObservation] = field(default_factory=list)
     picture: np.ndarray | None = None  # reduced
-    whole: Answer | None = None
-    drove: list[Seen] = field(default_factory=list)
+    whole: Prediction | None = None
+    drove: list[FaceObservation] = field(default_factory=list)
     people: list[Line] = field(default_factory=list)
 
     @property
-    def judged(self) -> list[Seen]:
+    def judged(self) -> list[FaceObservation]:
         """The faces that were large enough to be judged."""
         return [
             seen for seen in self.faces if seen.crop is not None and seen.crop.image is not None
@@ -99,44 +99,46 @@ class Case:
         self.faces = []
 
 
-def judge(cases: Iterable[Case], detector: Detector, batch_size: int) -> Iterator[Case]:
-    """Answers the faces of cases, many together, and yields the cases in order."""
-    waiting: list[Case] = []
+def judge(
+    cases: Iterable[InputResult], detector: Detector, batch_size: int
+) -> Iterator[InputResult]:
+    """Classifies the faces of inputs, many together, and yields the cases in order."""
+    waiting: list[InputResult] = []
     faces = 0
     for case in cases:
         waiting.append(case)
         faces += len(case.judged)
         if faces >= batch_size or len(waiting) >= batch_size:
-            yield from _answered(waiting, detector)
+            yield from _predicted(waiting, detector)
             waiting, faces = [], 0
-    yield from _answered(waiting, detector)
+    yield from _predicted(waiting, detector)
 
 
-def _answered(cases: list[Case], detector: Detector) -> list[Case]:
+def _predicted(cases: list[InputResult], detector: Detector) -> list[InputResult]:
     seen = [face for case in cases for face in case.judged]
     crops = [face.crop.image for face in seen if face.crop and face.crop.image is not None]
-    for face, answer in zip(seen, detector.answer(crops), strict=True):
-        face.answer = answer
+    for face, prediction in zip(seen, detector.predict(crops), strict=True):
+        face.prediction = prediction
     for case in cases:
         for face in case.faces:
             if face.crop is None:
-                face.answer = Answer(NO_FACE)
+                face.prediction = Prediction(NO_FACE)
             else:
-                face.answer = detector.placed(face.answer, face.crop)
+                face.prediction = detector.placed(face.prediction, face.crop)
         if case.kind == "video" and not case.code:
             _sum_up(case, detector)
     return cases
 
 
-def look(path: Path, finder: FaceCropper | None, settings: Looking) -> Case:
+def look(path: Path, finder: FaceCropper | None, settings: PredictSettings) -> InputResult:
     """Reads one file and cuts out its faces; what is wrong with it becomes the case's code.
 
     Args:
       path: of a picture or a video.
       finder: None takes each picture, or each frame, for a face crop.
-      settings: see `Looking`.
+      settings: see `PredictSettings`.
     """
-    case = Case(path)
+    case = InputResult(path)
     try:
         case.sha256 = discovery.sha256(path)
         if discovery.is_video(path):
@@ -168,14 +170,16 @@ def _reduced(image: np.ndarray, side: int) -> np.ndarray | None:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _faces(image: np.ndarray, finder: FaceCropper | None) -> list[Seen]:
+def _faces(image: np.ndarray, finder: FaceCropper | None) -> list[FaceObservation]:
     if finder is None:
-        return [Seen(FaceCrop(image, None, np.eye(2, 3), 1.0))]
-    found = [Seen(crop, face=i) for i, crop in enumerate(finder.crops(image))]
-    return found or [Seen(None)]
+        return [FaceObservation(FaceCrop(image, None, np.eye(2, 3), 1.0))]
+    found = [FaceObservation(crop, face=i) for i, crop in enumerate(finder.crops(image))]
+    return found or [FaceObservation(None)]
 
 
-def _look_at_video(case: Case, finder: FaceCropper | None, settings: Looking) -> None:
+def _look_at_video(
+    case: InputResult, finder: FaceCropper | None, settings: PredictSettings
+) -> None:
     frames = open_frames(case.path)
     try:
         stated = frames.count
@@ -207,7 +211,11 @@ def _look_at_video(case: Case, finder: FaceCropper | None, settings: Looking) ->
 
 
 def _look_at_frames(
-    case: Case, frames: Frames, within: int, finder: FaceCropper | None, settings: Looking
+    case: InputResult,
+    frames: Frames,
+    within: int,
+    finder: FaceCropper | None,
+    settings: PredictSettings,
 ) -> None:
     people: list[tuple[int, np.ndarray]] = []
     for index in evenly_spaced(within, settings.frames):
@@ -227,7 +235,7 @@ def _look_at_frames(
 
 
 def _follow(
-    faces: list[Seen], people: list[tuple[int, np.ndarray]]
+    faces: list[FaceObservation], people: list[tuple[int, np.ndarray]]
 ) -> list[tuple[int, np.ndarray]]:
     """Numbers the faces of a frame by person: the nearest of those seen so far, else a new one.
 
@@ -254,21 +262,22 @@ def _follow(
     return list(found.items())
 
 
-def _sum_up(case: Case, detector: Detector) -> None:
+def _sum_up(case: InputResult, detector: Detector) -> None:
     """The verdict on a video: that of the person whose frames look most like a fake's on average."""
-    people: dict[int, list[Seen]] = {}
+    people: dict[int, list[FaceObservation]] = {}
     for face in case.judged:
         people.setdefault(face.person or 0, []).append(face)
     if not people:
-        codes = {face.answer.verdict for face in case.faces if face.answer}
-        case.whole = Answer(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
+        codes = {face.prediction.verdict for face in case.faces if face.prediction}
+        case.whole = Prediction(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
         return
     with_a_face = len({face.frame for face in case.judged})
     often = {
         w: faces for w, faces in people.items() if len(faces) >= _OFTEN * with_a_face
     } or people
     mean = {
-        who: _mean([_answer(face).probability for face in faces]) for who, faces in people.items()
+        who: _mean([_prediction(face).probability for face in faces])
+        for who, faces in people.items()
     }
     case.people = [
         {"person": who, "frames": len(faces), "probability": mean[who]}
@@ -278,32 +287,34 @@ def _sum_up(case: Case, detector: Detector) -> None:
     faces = people[who]
     probability = mean[who] or 0.0
     verdict = detector.calibration.verdict(probability)
-    fakest = sorted(faces, key=lambda face: -(_answer(face).probability or 0.0))
+    fakest = sorted(faces, key=lambda face: -(_prediction(face).probability or 0.0))
     if verdict == "real":
         fakest.reverse()
     case.drove = fakest[:_DROVE]
-    answers = [_answer(face) for face in faces]
+    predictions = [_prediction(face) for face in faces]
     regions = types = None
-    if answers[0].regions is not None:
-        regions = {r: _mean([(a.regions or {})[r] for a in answers]) for r in answers[0].regions}
+    if predictions[0].regions is not None:
+        regions = {
+            r: _mean([(a.regions or {})[r] for a in predictions]) for r in predictions[0].regions
+        }
         types = {
             region: {
-                kind: _mean([(a.types or {})[region][kind] for a in answers]) for kind in kinds
+                kind: _mean([(a.types or {})[region][kind] for a in predictions]) for kind in kinds
             }
-            for region, kinds in (answers[0].types or {}).items()
+            for region, kinds in (predictions[0].types or {}).items()
         }
-    case.whole = Answer(
-        verdict, probability, _mean([a.logit for a in answers]), regions, types,
-        _reasons([_answer(face) for face in case.drove], verdict),
-        geometry=Counter(a.geometry for a in answers).most_common(1)[0][0],
+    case.whole = Prediction(
+        verdict, probability, _mean([a.logit for a in predictions]), regions, types,
+        _reasons([_prediction(face) for face in case.drove], verdict),
+        geometry=Counter(a.geometry for a in predictions).most_common(1)[0][0],
     )  # fmt: skip
 
 
-def _reasons(answers: list[Answer], verdict: str) -> tuple[Reason, ...]:
+def _reasons(predictions: list[Prediction], verdict: str) -> tuple[Reason, ...]:
     """The reasons of some frames, each subject once, held against the verdict on the whole video."""
     found: dict[tuple[str, str], Reason] = {}
-    for answer in answers:
-        for reason in answer.reasons:
+    for prediction in predictions:
+        for reason in prediction.reasons:
             key = reason.region, reason.type
             if key not in found or reason.score > found[key].score:
                 against = verdict == ("real" if reason.region else "fake")
@@ -311,9 +322,9 @@ def _reasons(answers: list[Answer], verdict: str) -> tuple[Reason, ...]:
     return tuple(sorted(found.values(), key=lambda r: (r.contradiction, -r.score)))
 
 
-def _answer(face: Seen) -> Answer:
-    assert face.answer is not None  # it has been judged
-    return face.answer
+def _prediction(face: FaceObservation) -> Prediction:
+    assert face.prediction is not None  # it has been judged
+    return face.prediction
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -321,11 +332,11 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def lines(case: Case, fixed: Line, overlays: dict[int, str] | None = None) -> list[Line]:
+def lines(case: InputResult, fixed: Line, overlays: dict[int, str] | None = None) -> list[Line]:
     """The lines of a judged case.
 
     Args:
-      case: with answers.
+      case: with predictions.
       fixed: `model` and `preprocessing`, the same in every line.
       overlays: the overlay's path by the face's place in `case.faces`.
     """
@@ -341,12 +352,14 @@ def lines(case: Case, fixed: Line, overlays: dict[int, str] | None = None) -> li
         "notes": list(case.notes), "exif": case.exif,
     }  # fmt: skip
     if case.code:
-        answer = Answer(case.code).as_dict()
-        return [{**base, "kind": case.kind, **answer, "message": case.message, **about, **fixed}]
+        prediction = Prediction(case.code).as_dict()
+        return [
+            {**base, "kind": case.kind, **prediction, "message": case.message, **about, **fixed}
+        ]
     found = []
     for place, face in enumerate(case.faces):
         line = {
-            **base, **_answer(face).as_dict(),
+            **base, **_prediction(face).as_dict(),
             "frame": face.frame, "second": face.second, "face": face.face, "person": face.person,
             "confidence": face.crop.confidence if face.crop else None,
             "overlay": (overlays or {}).get(place),
@@ -361,7 +374,7 @@ def lines(case: Case, fixed: Line, overlays: dict[int, str] | None = None) -> li
                 "people": case.people,
                 "drove": [
                     {"frame": f.frame, "second": f.second, "face": f.face, "person": f.person,
-                     "probability": _answer(f).probability}
+                     "probability": _prediction(f).probability}
                     for f in case.drove
                 ],
                 **about, **fixed,

@@ -12,18 +12,18 @@ from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports import case as case_report
 from jax_vlffd.reports.case import Item, Shown
 from launch.experiment.config import versions
-from launch.prediction.pipeline import Case, Line
+from launch.prediction.pipeline import InputResult, Line
 
 #: Faces of one video in a report.
 _MAX_FACES: Final = 4
 
 
-def write_overlays(folder: Path, case: Case, maps: bool) -> dict[int, str]:
+def write_overlays(folder: Path, case: InputResult, maps: bool) -> dict[int, str]:
     """Writes a PNG for each judged face of an input.
 
     Args:
       folder: to write to.
-      case: with answers.
+      case: with predictions.
       maps: whether heat maps are drawn, or the face alone.
 
     Returns:
@@ -31,20 +31,20 @@ def write_overlays(folder: Path, case: Case, maps: bool) -> dict[int, str]:
     """
     found = {}
     for place, face in enumerate(case.faces):
-        if face.answer is None or face.answer.probability is None or face.crop is None:
+        if face.prediction is None or face.prediction.probability is None or face.crop is None:
             continue
         assert face.crop.image is not None  # it was judged
         frame = "" if face.frame is None else f"-{face.frame:06d}"
         # The digest keeps files of one name in different folders apart.
         stem = file_name(case.path.stem, 80)
         path = folder / f"{stem}-{case.sha256[:8]}{frame}-{face.face}.png"
-        panels = heatmaps.panels(face.crop.image, face.answer, maps)
+        panels = heatmaps.panels(face.crop.image, face.prediction, maps)
         atomic_write_bytes(path, heatmaps.sheet(panels))
         found[place] = str(path)
     return found
 
 
-def item(case: Case, lines: Sequence[Line], maps: bool) -> Item:
+def item(case: InputResult, lines: Sequence[Line], maps: bool) -> Item:
     """An input as the report shows it: its picture, and of a video the faces that drove the verdict."""
     picture = b""
     if case.picture is not None and case.faces:
@@ -61,8 +61,8 @@ def item(case: Case, lines: Sequence[Line], maps: bool) -> Item:
     for place in chosen:
         face = case.faces[place]
         panels = []
-        if face.crop and face.crop.image is not None and face.answer:
-            shown = heatmaps.panels(face.crop.image, face.answer, maps)
+        if face.crop and face.crop.image is not None and face.prediction:
+            shown = heatmaps.panels(face.crop.image, face.prediction, maps)
             panels = [(panel.title, heatmaps.jpeg(panel.image)) for panel in shown]
         faces.append(Shown(lines[place], panels))
     line = lines[-1] if case.kind == "video" else lines[0]

@@ -17,7 +17,7 @@ from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports.case import Item
 from launch.cli.progress import note, progress
 from launch.prediction import console, pipeline, report, results
-from launch.prediction.pipeline import Case, Line, Looking
+from launch.prediction.pipeline import InputResult, Line, PredictSettings
 
 #: Inputs in a report: a page of thousands would open nowhere.
 _MAX_ITEMS: Final = 200
@@ -86,7 +86,7 @@ def predict(
     drawn = bool(outputs.overlay or outputs.html)
     for text in console.remarks(detector, cropper is None, drawn and outputs.maps is None):
         note(text)
-    settings = Looking(frames, most_frames, _THUMBNAIL if outputs.html else 0)
+    settings = PredictSettings(frames, most_frames, _THUMBNAIL if outputs.html else 0)
     fixed = _fixed(detector, cropping, cropper, settings)
     log: results.PredictionLog | None = None
     with contextlib.ExitStack() as stack:
@@ -99,7 +99,7 @@ def predict(
         again = bool(outputs.html)
         tally = console.Tally()
 
-        def cases() -> Iterator[Case]:
+        def cases() -> Iterator[InputResult]:
             for path in paths:
                 if not again and str(path) in names and _is_done(path, done):
                     tally.skipped += 1
@@ -141,7 +141,10 @@ def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
 
 
 def _fixed(
-    detector: Detector, cropping: Cropping | None, cropper: FaceCropper | None, settings: Looking
+    detector: Detector,
+    cropping: Cropping | None,
+    cropper: FaceCropper | None,
+    settings: PredictSettings,
 ) -> Line:
     """What is the same in every line: the model, and how it is fed."""
     trained, calibration = detector.trained, detector.calibration

@@ -22,7 +22,7 @@ from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.preprocessing import face_geometry as measure
 from launch.experiment import training_data
 from launch.prediction import console, pipeline
-from launch.prediction.pipeline import Looking
+from launch.prediction.pipeline import PredictSettings
 from tests.launch.prediction.test_predict import put, scene
 from tests.support import packed_sets, tiny, tiny_workdir
 from tests.support.packed_sets import write_annotations
@@ -137,10 +137,10 @@ def test_a_line_with_a_wrong_geometry_is_named(tmp_path: Path, value: Any) -> No
 
 
 def lines(detector: Detector, path: Path, **crop: Any) -> list[dict[str, Any]]:
-    """As `launch.predict` answers of a picture."""
+    """As `launch.predict` predictions of a picture."""
     finder = FaceCropper(DiscDetector(), size=64, smallest=20, **crop)
     finder = finder.fitted(detector.trained.geometry.placement())
-    (done,) = pipeline.judge([pipeline.look(path, finder, Looking())], detector, 8)
+    (done,) = pipeline.judge([pipeline.look(path, finder, PredictSettings())], detector, 8)
     return pipeline.lines(done, {"model": {}, "preprocessing": {}})
 
 
@@ -165,10 +165,10 @@ def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
     assert any("another geometry than the model's training set" in text for text in tally.summary())
     # The library alike; a model of before, and a picture that is a crop, are unknown.
     faces = FaceCropper(DiscDetector(), 64, margin=1.3, smallest=20)
-    (answer,) = Detector(detector.trained, faces)(scene((60, 20, 50)))
-    assert (answer.geometry, answer.as_dict()["geometry"]) == ("outside", "outside")
-    (answer,) = detector(scene((60, 20, 50)))
-    assert answer.geometry == "unknown"
+    (prediction,) = Detector(detector.trained, faces)(scene((60, 20, 50)))
+    assert (prediction.geometry, prediction.as_dict()["geometry"]) == ("outside", "outside")
+    (prediction,) = detector(scene((60, 20, 50)))
+    assert prediction.geometry == "unknown"
     (line,) = lines(Detector.from_pretrained(workdir), path)
     assert line["geometry"] == "unknown"
 

@@ -19,7 +19,7 @@ from data_pipeline.fftg.annotator import AnnotationTask, Annotator
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.measure.difference_mask import PairError
 from launch.prediction import pipeline
-from launch.prediction.pipeline import Looking
+from launch.prediction.pipeline import PredictSettings
 from tests.support import tiny
 from tests.support.preparing import prepare
 from tests.support.video_trees import DiscDetector, clip, scene, write_picture, write_video
@@ -54,7 +54,7 @@ def test_a_strip_among_pictures_is_one_line(tmp_path: Path, workdir: Path) -> No
     pytest.importorskip("dlib")
     for name, shape in {"a": (90, 90), "b": (1, 8000), "c": (90, 90)}.items():
         write_picture(tmp_path / f"in/{name}.png", np.full((*shape, 3), 90, np.uint8))
-    out = tmp_path / "answers.jsonl"
+    out = tmp_path / "predictions.jsonl"
     done = tiny.command(
         "launch.predict", f"--checkpoint={workdir}", f"--out={out}", f"--overlay={tmp_path / 'maps'}",
         tmp_path / "in",
@@ -79,7 +79,7 @@ def test_any_error_of_a_file_is_its_own_line(tmp_path: Path) -> None:
             return Broken().detect(image)
 
     path = write_picture(tmp_path / "a.png", np.full((64, 64, 3), 255, np.uint8))
-    case = pipeline.look(path, Crops(), Looking())
+    case = pipeline.look(path, Crops(), PredictSettings())
     assert (case.code, case.faces) == ("unreadable", [])
     assert case.message.endswith("(RuntimeError: no such filter)")
 

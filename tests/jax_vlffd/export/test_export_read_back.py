@@ -36,7 +36,7 @@ def test_an_export_scores_as_its_run_to_the_bit(made: Made, packed: Path, name: 
 def test_the_detector_of_an_export_answers_as_that_of_its_run(made: Made) -> None:
     workdir, out = made("lora")
     before, after = (Detector.from_pretrained(path) for path in (workdir, out))
-    wanted, found = (detector.answer(list(IMAGES)) for detector in (before, after))
+    wanted, found = (detector.predict(list(IMAGES)) for detector in (before, after))
     assert found == wanted
     assert found[0].regions is not None
     assert np.array_equal(found[0].classifier_map, wanted[0].classifier_map)

@@ -1,4 +1,4 @@
-"""The detector as a library: what it answers, how it is opened, and what it refuses."""
+"""The detector as a library: what it predicts, how it is opened, and what it refuses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TwoFaces:
 
 def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> None:
     crops = [draw(seed, 40 + 3 * seed) for seed in range(6)]
-    answers = detector.answer(crops)
+    predictions = detector.predict(crops)
     graph, _ = graph_and_shapes(tiny.model())
     model = bind(graph, tiny.start())
     config = tiny.model()
@@ -65,29 +65,29 @@ def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> N
     features = model.encode_image(normalise(views, config.image_mean, config.image_std))
     logits = np.asarray(model.classify_image(features.pooled), np.float64)
     expected = logits[:, 1] - logits[:, 0]
-    np.testing.assert_allclose([a.logit for a in answers], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose([a.logit for a in predictions], expected, rtol=0, atol=1e-5)
     probability = 1 / (1 + np.exp(-expected / 2.0))  # the workdir's temperature
-    np.testing.assert_allclose([a.probability for a in answers], probability, atol=1e-5)
+    np.testing.assert_allclose([a.probability for a in predictions], probability, atol=1e-5)
     heads = np.asarray(model.classify_image(features.tokens[:, 1:]))
     margins = (heads[..., 1] - heads[..., 0]).reshape(6, 2, 2)
-    np.testing.assert_allclose([a.classifier_map for a in answers], margins, atol=1e-5)
+    np.testing.assert_allclose([a.classifier_map for a in predictions], margins, atol=1e-5)
     explainer = detector.trained.explainer
     embedding = np.asarray(model.embed_image(features.pooled))
-    for row, answer in enumerate(answers):
-        said = explainer.explain(embedding[row], answer.verdict)
-        assert [r.text for r in answer.reasons] == [r.text for r in said.reasons]
-        assert len(answer.reason_maps) == len(answer.reasons)
-        assert list(answer.regions) == list(REGIONS)
-        assert list(answer.types["nose"]) == list(TYPES)
+    for row, prediction in enumerate(predictions):
+        said = explainer.explain(embedding[row], prediction.verdict)
+        assert [r.text for r in prediction.reasons] == [r.text for r in said.reasons]
+        assert len(prediction.reason_maps) == len(prediction.reasons)
+        assert list(prediction.regions) == list(REGIONS)
+        assert list(prediction.types["nose"]) == list(TYPES)
 
 
 def test_a_picture_alone_is_answered_as_in_a_batch(detector: Detector) -> None:
     crops = [draw(seed) for seed in range(5)]
-    together = detector.answer(crops)
-    for crop, answer in zip(crops, together, strict=True):
+    together = detector.predict(crops)
+    for crop, prediction in zip(crops, together, strict=True):
         (alone,) = detector(crop)
-        assert alone.probability == pytest.approx(answer.probability, abs=1e-6)
-        assert alone.verdict == answer.verdict
+        assert alone.probability == pytest.approx(prediction.probability, abs=1e-6)
+        assert alone.verdict == prediction.verdict
         assert alone.box is None
 
 
@@ -108,8 +108,8 @@ def test_a_picture_without_a_face_says_so(workdir: Path) -> None:
         def detect(self, image: np.ndarray) -> list[Face]:
             return []
 
-    (answer,) = Detector.from_pretrained(workdir, faces=FaceCropper(None_()))(draw(0))
-    assert (answer.verdict, answer.probability, answer.reasons) == ("no_face", None, ())
+    (prediction,) = Detector.from_pretrained(workdir, faces=FaceCropper(None_()))(draw(0))
+    assert (prediction.verdict, prediction.probability, prediction.reasons) == ("no_face", None, ())
 
 
 def test_pil_images_of_any_mode_come_upright(detector: Detector) -> None:
@@ -138,9 +138,9 @@ def test_what_is_no_picture_is_refused(detector: Detector, image: object) -> Non
 
 def test_a_model_without_alignment_has_no_reasons(tmp_path: Path) -> None:
     folder = tiny_workdir.write(tmp_path / "plain", LossConfig(alignment=0, fusion=0))
-    (answer,) = Detector.from_pretrained(folder)(draw(0))
-    assert answer.verdict in ("real", "fake", "uncertain")
-    assert (answer.regions, answer.types, answer.reasons) == (None, None, ())
+    (prediction,) = Detector.from_pretrained(folder)(draw(0))
+    assert prediction.verdict in ("real", "fake", "uncertain")
+    assert (prediction.regions, prediction.types, prediction.reasons) == (None, None, ())
 
 
 def test_the_hash_follows_what_decides_an_answer(workdir: Path, tmp_path: Path) -> None:
@@ -162,10 +162,10 @@ def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Pat
         record.id: decode_image(record.image)
         for record in map(split.__getitem__, range(len(split)))
     }
-    answers = Detector.from_pretrained(folder).answer([images[name] for name in scores.id])
-    assert len(answers) == 8
-    np.testing.assert_allclose([a.logit for a in answers], scores.logit, rtol=0, atol=1e-5)
-    assert [" ".join(r.text for r in a.reasons) for a in answers] == scores.reasons.tolist()
+    predictions = Detector.from_pretrained(folder).predict([images[name] for name in scores.id])
+    assert len(predictions) == 8
+    np.testing.assert_allclose([a.logit for a in predictions], scores.logit, rtol=0, atol=1e-5)
+    assert [" ".join(r.text for r in a.reasons) for a in predictions] == scores.reasons.tolist()
 
 
 def broken(folder: Path, workdir: Path, kind: str) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jax_vlffd.evaluation import calibration, comparison, metrics
-from jax_vlffd.evaluation.comparison import Detector
+from jax_vlffd.evaluation.comparison import EvaluatedDetector
 from jax_vlffd.evaluation.scores import Scores, concatenate
 from jax_vlffd.reports import evaluation, gallery
 
@@ -41,7 +41,9 @@ def scores(set_name: str = "FF", shift: float = 1.0, seed: int = 0, videos: int 
     )
 
 
-def detector(name: str, shift: float, trained_on: tuple[str, ...] = (), **extra) -> Detector:
+def detector(
+    name: str, shift: float, trained_on: tuple[str, ...] = (), **extra
+) -> EvaluatedDetector:
     table = concatenate([scores("FF", shift, 1), scores("Celeb", shift / 2, 2)])
     fitted = calibration.fit(table.logits(), table.label)
     measured = metrics.evaluate(table, fitted, resamples=50)
@@ -50,7 +52,7 @@ def detector(name: str, shift: float, trained_on: tuple[str, ...] = (), **extra)
         for s in range(0, 90, 10)
     ]
     history.append({"step": 90, "train/loss": float("nan"), "note": "text", "flag": True})
-    return Detector(name, table, measured, fitted, history, trained_on, **extra)
+    return EvaluatedDetector(name, table, measured, fitted, history, trained_on, **extra)
 
 
 class Checker(HTMLParser):
@@ -161,7 +163,7 @@ def test_drawings_are_well_formed_and_inside_their_frame(html: str) -> None:
 def test_one_class_and_no_calibration_still_give_a_report() -> None:
     table = scores()
     real = table.select(table.label == 0)
-    html = evaluation.render("t", {}, [Detector("d", real, metrics.evaluate(real))])
+    html = evaluation.render("t", {}, [EvaluatedDetector("d", real, metrics.evaluate(real))])
     parse(html)
     assert "no fake frames: AUC, AP and EER are undefined" in html
     assert "ROC over frames" not in html
@@ -202,7 +204,7 @@ def test_matrix_averages_the_runs_of_a_row() -> None:
 
 
 def test_matrix_compares_rows_that_were_trained_alike() -> None:
-    def row(name: str, shift: float, trained: str) -> list[Detector]:
+    def row(name: str, shift: float, trained: str) -> list[EvaluatedDetector]:
         return [detector(f"{name}{i}", shift + i / 4, (trained,), group=name) for i in range(2)]
 
     runs = [*row("three", 1.5, "Deepfakes"), *row("image", 0.5, "Deepfakes"), *row("x", 1, "other")]

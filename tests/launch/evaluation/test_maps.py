@@ -42,15 +42,15 @@ def test_maps_are_scored_by_their_patches(half_forged: Path, workdir: Path) -> N
     assert scored is not None
     split = PackedSplit(half_forged, "test")
     fakes = [split[row] for row in range(len(split)) if split[row].label]
-    answers = Detector.from_pretrained(workdir).answer([decode_image(f.image) for f in fakes])
-    maps = [answer.classifier_map for answer in answers]
+    predictions = Detector.from_pretrained(workdir).predict([decode_image(f.image) for f in fakes])
+    maps = [prediction.classifier_map for prediction in predictions]
     assert scored["fakes"] == 6
     assert scored["classifier"] == pytest.approx(by_pairs(maps))
     assert scored["classifier_of_another"] == pytest.approx(by_pairs(maps))  # all are forged alike
     assert scored["centre"] == 0.5
     named = [
         [found for reason, found in zip(a.reasons, a.reason_maps, strict=True) if reason.region]
-        for a in answers
+        for a in predictions
     ]
     with_reasons = [np.mean(found, axis=0) for found in named if found]
     assert scored["fakes_with_reasons"] == len(with_reasons)

@@ -19,7 +19,7 @@ from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.detector import Detector
 from launch.prediction import console, pipeline
-from launch.prediction.pipeline import Looking
+from launch.prediction.pipeline import PredictSettings
 from tests.support import tiny, tiny_workdir
 from tests.support.packed_sets import draw
 from tests.support.video_trees import DiscDetector, write_video
@@ -44,7 +44,7 @@ def scene(*discs: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 def judged(path: Path, detector: Detector, crops: bool = False, **settings: Any) -> list[dict]:
     """The lines of one file."""
     finder = None if crops else FaceCropper(DiscDetector(), size=64, smallest=30)
-    case = pipeline.look(path, finder, Looking(**settings))
+    case = pipeline.look(path, finder, PredictSettings(**settings))
     (done,) = pipeline.judge([case], detector, 8)
     found = pipeline.lines(done, FIXED)
     json.dumps(found, allow_nan=False)
@@ -66,11 +66,11 @@ def test_every_face_has_a_line_with_its_own_answer(detector: Detector, tmp_path:
     assert [line["verdict"] for line in lines][2] == "face_too_small"
     finder = FaceCropper(DiscDetector(), size=64, smallest=30)
     library = Detector(detector.trained, finder)(np.asarray(PIL.Image.open(path)))
-    for line, answer in zip(lines, library, strict=True):
-        assert line["verdict"] == answer.verdict
-        assert line["probability"] == pytest.approx(answer.probability, abs=1e-6)
-        assert line["box"] == list(answer.box)
-        assert [r["text"] for r in line["reasons"]] == [r.text for r in answer.reasons]
+    for line, prediction in zip(lines, library, strict=True):
+        assert line["verdict"] == prediction.verdict
+        assert line["probability"] == pytest.approx(prediction.probability, abs=1e-6)
+        assert line["box"] == list(prediction.box)
+        assert [r["text"] for r in line["reasons"]] == [r.text for r in prediction.reasons]
     assert lines[0]["probability"] is not None
     assert set(lines[0]["regions"]) == {"mouth", "nose", "eyes", "face"}
 
@@ -92,17 +92,17 @@ def test_codes_say_why_there_is_no_verdict(detector: Detector, tmp_path: Path) -
 def test_crops_are_taken_whole(detector: Detector, tmp_path: Path) -> None:
     crop = draw(5, 48)
     (line,) = judged(put(tmp_path / "crop.png", crop), detector, crops=True)
-    assert line["probability"] == pytest.approx(detector.answer([crop])[0].probability, abs=1e-6)
+    assert line["probability"] == pytest.approx(detector.predict([crop])[0].probability, abs=1e-6)
     assert line["box"] is None
 
 
 def test_many_faces_are_judged_together_and_stay_apart(detector: Detector, tmp_path: Path) -> None:
     paths = [put(tmp_path / f"{n}.png", draw(n, 40)) for n in range(11)]
-    cases = [pipeline.look(path, None, Looking()) for path in paths]
+    cases = [pipeline.look(path, None, PredictSettings()) for path in paths]
     found = list(pipeline.judge(iter(cases), detector, 4))
     assert [case.path for case in found] == paths
-    expected = [detector.answer([draw(n, 40)])[0].probability for n in range(11)]
-    got = [case.faces[0].answer.probability for case in found]
+    expected = [detector.predict([draw(n, 40)])[0].probability for n in range(11)]
+    got = [case.faces[0].prediction.probability for case in found]
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
