@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data_pipeline.loading.tokenizer import Tokenizer
     from jax_vlffd.config import RunConfig
     from jax_vlffd.model import Parameters
-    from jax_vlffd.training.state import Plan
+    from jax_vlffd.training.state import TrainPlan
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("in_a_row", 10, "feed: steps in a row of each turn.", lower_bound=1)
@@ -51,7 +51,7 @@ def compare(
 
     from benchmarks.fixtures import tokenizer
     from data_pipeline.loading.loader import TrainLoader
-    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.processes import SingleProcess
     from jax_vlffd.training.sharding import to_devices
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
@@ -86,7 +86,7 @@ def compare(
                 batch = next(source)
                 waits += time.perf_counter() - asked
                 fields = {field: batch[field] for field in batch_fields(run.loss)}
-                fields, _ = truncate_texts(fields, plan.spec, Alone())
+                fields, _ = truncate_texts(fields, plan.spec, SingleProcess())
                 state, metrics = step(state, to_devices(fields, plan.mesh))
             jax.block_until_ready(metrics)
             if turn:
@@ -108,7 +108,7 @@ def compare(
 
 
 def _evaluation(
-    plan: Plan,
+    plan: TrainPlan,
     parameters: Parameters,
     words: Tokenizer,
     folder: Path,

@@ -19,9 +19,9 @@ from benchmarks.process import (
     process_peak,
 )
 from data_pipeline.loading.settings import DataSettings
-from jax_vlffd.model import bind, normalise
+from jax_vlffd.model import bind, normalize
 from jax_vlffd.training.sharding import to_devices
-from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.state import TrainPlan, TrainState
 from jax_vlffd.training.step import batch_fields, make_eval_step, make_train_step
 from launch.experiment import plan as plans
 
@@ -123,27 +123,27 @@ class Ours:
         return best_rate(lambda: product(left, right).block_until_ready(), 2.0 * size**3)
 
 
-def _state(plan: Plan, values: dict[str, np.ndarray]) -> TrainState:
+def _state(plan: TrainPlan, values: dict[str, np.ndarray]) -> TrainState:
     parameters = jax.device_put(values, plan.sharding.parameters)
     start = jax.jit(plan.optimizer.init, out_shardings=plan.sharding.optimizer)
-    moving = {path: parameters[path] for path in plan.trainable}
+    trainable = {path: parameters[path] for path in plan.trainable}
     step = jax.device_put(np.zeros((), np.int32), plan.sharding.step)
-    return TrainState(step, parameters, start(moving))
+    return TrainState(step, parameters, start(trainable))
 
 
-def _tower_step(plan: Plan) -> Any:
+def _tower_step(plan: TrainPlan) -> Any:
     """(parameters, batch) -> mean square of the pooled features, and its gradient."""
     config = plan.spec.model
 
     def step(parameters: dict[str, Any], batch: dict[str, Any]) -> Any:
-        fixed = {k: v for k, v in parameters.items() if not k.startswith("vision/")}
-        moving = {k: v for k, v in parameters.items() if k.startswith("vision/")}
-        images = normalise(batch["image"], config.image_mean, config.image_std)
+        frozen = {k: v for k, v in parameters.items() if not k.startswith("vision/")}
+        trainable = {k: v for k, v in parameters.items() if k.startswith("vision/")}
+        images = normalize(batch["image"], config.image_mean, config.image_std)
 
-        def loss(moving: dict[str, Any]) -> Any:
-            pooled = bind(plan.graph, {**fixed, **moving}).encode_image(images).pooled
+        def loss(trainable: dict[str, Any]) -> Any:
+            pooled = bind(plan.graph, {**frozen, **trainable}).encode_image(images).pooled
             return jnp.square(pooled.astype(jnp.float32)).mean()
 
-        return jax.value_and_grad(loss)(moving)
+        return jax.value_and_grad(loss)(trainable)
 
     return step

@@ -108,7 +108,7 @@ def save_held(
 
     from data_pipeline.loading.loader import TrainLoader
     from jax_vlffd.training.checkpoints import Checkpoints
-    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.processes import SingleProcess
     from jax_vlffd.training.sharding import to_devices
     from jax_vlffd.training.state import initial_state
     from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
@@ -126,7 +126,7 @@ def save_held(
     )  # fmt: skip
     batch = next(iterator)
     fields = {name: batch[name] for name in batch_fields(run.loss)}
-    fields, _ = truncate_texts(fields, plan.spec, Alone())
+    fields, _ = truncate_texts(fields, plan.spec, SingleProcess())
     step = make_train_step(plan)
     stepping: list[float] = []
     saving: list[float] = []

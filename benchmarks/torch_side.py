@@ -178,7 +178,7 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
     from jax_vlffd.training import sharding
 
     matched = sharding.match_rules(graph_and_shapes(job.run.model)[1])
-    moving = sharding.trainable_paths(
+    trainable = sharding.trainable_paths(
         matched, vision=job.run.tuning.vision, text=job.run.tuning.text
     )
     theirs = {ours: f"clip.{key}" for ours, key in CLIP_TABLE}
@@ -194,10 +194,10 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         path = place[name]
-        parameter.requires_grad_(path in moving)
+        parameter.requires_grad_(path in trainable)
         rule = matched[path]
         group = (optim.learning_rate * scales[rule.part], optim.weight_decay if rule.decay else 0.0)
-        if path in moving:
+        if path in trainable:
             groups.setdefault(group, []).append(parameter)
     return [{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
 

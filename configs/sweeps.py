@@ -71,7 +71,7 @@ def ablation(lora_rank: int = 8, local: float = 1.0) -> Sweep:
     modes = [
         tuned("layernorm"),
         tuned("lora", **{"compute.lora_rank": lora_rank}),
-        tuned("linear"),
+        tuned("frozen"),
     ]
     return chain(branches, captions, modes)
 

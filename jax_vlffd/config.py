@@ -23,15 +23,15 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
 
 AlignmentTargets = Literal["multi_positive", "one_to_one", "sigmoid"]
-TuningMode = Literal["full", "layernorm", "lora", "linear"]
+TuningMode = Literal["full", "layernorm", "lora", "frozen"]
 
 #: Tuning mode of a tower -> the kinds of its parameters that train. 'layernorm' as GenD (Yermakov et al.
-#: 2025), 'lora' as Hu et al. 2021, 'linear' trains the projections and heads alone.
+#: 2025), 'lora' as Hu et al. 2021, 'frozen' trains the projections and heads alone.
 TUNING: dict[str, frozenset[str]] = {
     "full": frozenset({"weight", "layernorm"}),
     "layernorm": frozenset({"layernorm"}),
     "lora": frozenset({"lora"}),
-    "linear": frozenset(),
+    "frozen": frozenset(),
 }
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -145,7 +145,7 @@ class MeshConfig:
 
 @settings("tuning.")
 class TuningConfig:
-    """Tuning mode of each tower, 'full', 'layernorm', 'lora', 'linear'."""
+    """Tuning mode of each tower, 'full', 'layernorm', 'lora', 'frozen'."""
 
     vision: TuningMode = "full"
     text: TuningMode = "full"

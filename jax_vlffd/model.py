@@ -110,7 +110,7 @@ def unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
 
 
-def normalise(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
+def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """uint8 images [B, H, W, 3] as the tower's fp32 input."""
     scaled = images.astype(jnp.float32) / 255.0
     return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -263,7 +263,7 @@ def test_a_real_vit_knows_what_it_sees(
 ) -> None:
     _, graph, parameters = load_vit(vit_tiny)
     head = load_file(vit_tiny / "model.safetensors")
-    images = model.normalise(jnp.asarray(photograph(name)), VIT_MEAN, VIT_STD)
+    images = model.normalize(jnp.asarray(photograph(name)), VIT_MEAN, VIT_STD)
     pooled = jax.jit(lambda p: model.bind(graph, p).vision(images).pooled)(parameters)
     logits = np.asarray(pooled[0]) @ head["classifier.weight"].T + head["classifier.bias"]
     probabilities = np.asarray(jax.nn.softmax(logits))
@@ -281,7 +281,7 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
 
     torch.backends.mkldnn.enabled = False
     vit = ViTModel.from_pretrained(vit_tiny, attn_implementation="eager", add_pooling_layer=False)
-    images = np.asarray(model.normalise(jnp.asarray(photograph("chelsea")), VIT_MEAN, VIT_STD))
+    images = np.asarray(model.normalize(jnp.asarray(photograph("chelsea")), VIT_MEAN, VIT_STD))
     pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     _, graph, parameters = load_vit(vit_tiny)
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax.extend.core import Literal, jaxprs_in_params
 
 from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
-from jax_vlffd.model import bind, normalise
+from jax_vlffd.model import bind, normalize
 from jax_vlffd.training.sharding import AXES
 from jax_vlffd.training.state import StepSpec, make_plan
 from jax_vlffd.training.step import batch_fields, make_loss
@@ -81,7 +81,7 @@ def model_flops(
         return batch_loss(parameters, {}, batch)[0]
 
     def vision(parameters: Any, batch: Any) -> jax.Array:
-        images = normalise(batch["image"], model.image_mean, model.image_std)
+        images = normalize(batch["image"], model.image_mean, model.image_std)
         return bind(plan.graph, parameters).encode_image(images).pooled
 
     def detector(parameters: Any, batch: Any) -> jax.Array:

@@ -24,7 +24,7 @@ from jax_vlffd.compilation.costs import Costs, costs
 from jax_vlffd.compilation.flops import ModelFlops, batch_shapes
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.sharding import batch_sharding
-from jax_vlffd.training.state import Plan
+from jax_vlffd.training.state import TrainPlan
 from jax_vlffd.training.step import (
     ALIGNMENT_SCOPE,
     make_eval_step,
@@ -70,7 +70,7 @@ class CompiledStep:
     costs: Costs | None
     refusal: str = ""
 
-    def global_similarities(self, plan: Plan, batch_size: int) -> int | None:
+    def global_similarities(self, plan: TrainPlan, batch_size: int) -> int | None:
         """Arrays in memory that have the global batch on two axes: the similarities, were they whole.
 
         None where weights have such an axis too, so that it could not be told.
@@ -80,12 +80,12 @@ class CompiledStep:
         return sum(array.dims.count(batch_size) > 1 for array in self.costs.arrays)
 
 
-def batch_of(plan: Plan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_of(plan: TrainPlan, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The abstract batch of a training step, in its sharding."""
     return _abstract(plan, batch_shapes(plan.spec, batch_size))
 
 
-def compile_train(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledStep:
+def compile_train(plan: TrainPlan, batch_size: int, chip: Chip | None) -> CompiledStep:
     """Compiles the training step.
 
     Args:
@@ -101,7 +101,7 @@ def compile_train(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledSte
     return _compile(lowered, plan, (*state, batch), kept, chip)
 
 
-def compile_eval(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledStep:
+def compile_eval(plan: TrainPlan, batch_size: int, chip: Chip | None) -> CompiledStep:
     """Compiles the eval step; arguments as of `compile_train`."""
     shapes = batch_shapes(plan.spec, batch_size)
     shapes = {name: shapes[name] for name in ("image", "label")}
@@ -114,7 +114,7 @@ def compile_eval(plan: Plan, batch_size: int, chip: Chip | None) -> CompiledStep
 
 
 def summary(
-    plan: Plan,
+    plan: TrainPlan,
     batch_size: int,
     model: ModelFlops,
     training: CompiledStep,
@@ -159,7 +159,7 @@ def summary(
     return found
 
 
-def min_collectives(plan: Plan, batch_size: int) -> dict[str, float]:
+def min_collectives(plan: TrainPlan, batch_size: int) -> dict[str, float]:
     """Bytes of the fewest collectives that a training step on this mesh can do with.
 
     Sums of gradients: of every trainable parameter once, in the dtype of the products (that of the
@@ -184,7 +184,7 @@ def min_collectives(plan: Plan, batch_size: int) -> dict[str, float]:
     return found
 
 
-def alignment_bytes(plan: Plan, batch_size: int) -> float:
+def alignment_bytes(plan: TrainPlan, batch_size: int) -> float:
     """Bytes that the alignment alone takes on a device, at most: what grows with the global batch.
 
     The embeddings of the whole batch and their gradients, and a device's rows of similarities in each
@@ -246,7 +246,7 @@ def _program(found: Costs, model_flops: float, per_chip: int, chip: Chip | None)
 
 
 def _compile(
-    lowered: Any, plan: Plan, arguments: tuple[Any, ...], kept: float, chip: Chip | None
+    lowered: Any, plan: TrainPlan, arguments: tuple[Any, ...], kept: float, chip: Chip | None
 ) -> CompiledStep:
     parameters, optimizer, batch = (_bytes(part) for part in arguments)
     started = time.perf_counter()
@@ -275,7 +275,7 @@ def _compile(
     return CompiledStep(None if chip is None else True, memory, seconds, found)
 
 
-def _batch_shards(plan: Plan) -> int:
+def _batch_shards(plan: TrainPlan) -> int:
     """Parts in which a batch is split over the devices."""
     return int(plan.mesh.shape["data"] * plan.mesh.shape["fsdp"])
 
@@ -287,7 +287,7 @@ def _in_products(path: str) -> bool:
 
 
 def _abstract(
-    plan: Plan, shapes: Mapping[str, jax.ShapeDtypeStruct]
+    plan: TrainPlan, shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     sharding = batch_sharding(plan.mesh)
     return {
@@ -296,17 +296,17 @@ def _abstract(
     }
 
 
-def _kept(plan: Plan, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+def _kept(plan: TrainPlan, batch: Mapping[str, jax.ShapeDtypeStruct]) -> float:
     """Bytes of all arrays over the batch that the trace keeps between the passes, on all devices."""
     loss = make_loss(plan)
     bare = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-    moving = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
-    fixed = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
+    trainable = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
+    frozen = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
 
-    def backward(moving: Any, fixed: Any, batch: Any) -> Any:
-        return jax.vjp(lambda m: loss(m, fixed, batch)[0], moving)[1]
+    def backward(trainable: Any, frozen: Any, batch: Any) -> Any:
+        return jax.vjp(lambda m: loss(m, frozen, batch)[0], trainable)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(backward, moving, fixed, bare))
+    kept = jax.tree.leaves(jax.eval_shape(backward, trainable, frozen, bare))
     known = {shape.shape for shape in plan.shapes.values()}
     size = bare["label"].shape[0]
     over_batch = [x for x in kept if size in x.shape and x.shape not in known]

@@ -11,7 +11,7 @@ from jax import export
 
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.model import Array, bind, graph_and_shapes, normalise
+from jax_vlffd.model import Array, bind, graph_and_shapes, normalize
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 #: The serialized form addresses its bytes by 31 bits; the rest is room for the program.
@@ -43,7 +43,7 @@ def build(parameters: Mapping[str, np.ndarray], config: ModelConfig) -> bytes:
 
     def detect(images: Array) -> tuple[Array, Array]:
         model = bind(graph, inside)
-        pooled = model.encode_image(normalise(images, config.image_mean, config.image_std)).pooled
+        pooled = model.encode_image(normalize(images, config.image_mean, config.image_std)).pooled
         return model.classify_image(pooled), model.embed_image(pooled)
 
     side = config.clip.vision.image_size

@@ -31,7 +31,7 @@ from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explanation import ENTRIES, Reason
 from jax_vlffd.geometry import UNKNOWN
 from jax_vlffd.inference.trained import TrainedModel, open_trained
-from jax_vlffd.model import bind, flat_parameters, normalise, unit
+from jax_vlffd.model import bind, flat_parameters, normalize, unit
 from jax_vlffd.preprocessing import FaceGeometry, as_rgb, square_view
 
 #: Verdicts that say why there is none.
@@ -126,7 +126,7 @@ class ImageBranch(nnx.Module):
 
     def __call__(self, images: Array, directions: Array) -> Look:
         """Looks at uint8 images [B, H, W, 3], with the directions [K, E] of a bank's entries."""
-        features = self.vision(normalise(images, self.mean, self.std))
+        features = self.vision(normalize(images, self.mean, self.std))
         pooled = features.pooled.astype(jnp.float32)
         patches = features.tokens[:, 1:].astype(jnp.float32)
         heads = self.image_head(patches)

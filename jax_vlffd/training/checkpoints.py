@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import storage
 from jax_vlffd.training.heartbeat import replace_text
-from jax_vlffd.training.processes import Alone
+from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.state import TrainState
 from jax_vlffd.training.storage import Damaged, Folder
 
@@ -46,10 +46,15 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Folder, *, keep: int = 2, read_only: bool = False, peers: Alone | None = None
+        self,
+        folder: Folder,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        peers: SingleProcess | None = None,
     ):
         self.folder = folder
-        self._peers = peers or Alone()
+        self._peers = peers or SingleProcess()
         self._failed: Exception | None = None
         broken = self._broken_metrics()
         if broken and read_only:

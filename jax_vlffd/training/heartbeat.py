@@ -1,4 +1,4 @@
-"""What a run is doing right now: a heartbeat file, a warning when nothing moves, and one run to a workdir."""
+"""Heartbeat file of a run, warning when it stalls, and the lock of its workdir."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEAT = 10.0
 ENDED = ("finished", "stopped", "failed")
 
 
-class Watch:
+class Heartbeat:
     """Keeps `heartbeat.json` fresh and warns when a run stands still; a thread of its own does both.
 
     The file holds `host`, `pid`, `step`, `total`, `doing`, `since` (seconds since it last moved) and `time`
@@ -50,7 +50,7 @@ class Watch:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Heartbeat:
         self._write()
         self._thread.start()
         return self

@@ -18,12 +18,12 @@ import numpy as np
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters
 from jax_vlffd.training.checkpoints import BEST_METRIC, Checkpoints
-from jax_vlffd.training.heartbeat import Watch
-from jax_vlffd.training.metric_writer import Telemetry
+from jax_vlffd.training.heartbeat import Heartbeat
+from jax_vlffd.training.metric_writer import MetricWriter
 from jax_vlffd.training.preemption import Stopped
-from jax_vlffd.training.processes import Alone
+from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.sharding import to_devices
-from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.state import TrainPlan, TrainState
 from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
 
 #: Metrics of a step that end the run when they are not finite.
@@ -51,9 +51,9 @@ class LoopConfig:
     """When the loop does what, in steps; 0 means only at the end.
 
     steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
-    always followed by a save. log_every: steps between logged lines. peak_share: tokens of a text -> the
-    share of the devices' peak arithmetic that one image a second takes, by the model's FLOPs; 0 where the
-    peak is not known. profile: first and last step of a trace; (0, 0) takes none.
+    always followed by a save. log_every: steps between logged lines. utilization_per_image: tokens of a text
+    -> the share of the devices' peak arithmetic that one image a second takes, by the model's FLOPs; 0 where
+    the peak is not known. profile: first and last step of a trace; (0, 0) takes none.
     """
 
     steps: int
@@ -61,7 +61,7 @@ class LoopConfig:
     evaluate_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 1
-    peak_share: Callable[[int], float] = lambda text_length: 0.0
+    utilization_per_image: Callable[[int], float] = lambda text_length: 0.0
     profile: tuple[int, int] = (0, 0)
 
 
@@ -79,16 +79,16 @@ class Clock:
 
 
 def train(
-    plan: Plan,
+    plan: TrainPlan,
     state: TrainState,
     data: DataIterator,
     validate: Validate,
     checkpoints: Checkpoints,
-    telemetry: Telemetry,
+    writer: MetricWriter,
     config: LoopConfig,
     clock: Clock,
-    peers: Alone | None = None,
-    watch: Watch | None = None,
+    peers: SingleProcess | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> TrainState:
     """Trains from `state.step` to `config.steps`.
 
@@ -98,11 +98,11 @@ def train(
       data: standing at the batch that comes after `state.step`.
       validate: parameters -> metrics of the validation split, among them 'auc'; may raise Stopped.
       checkpoints: where to save.
-      telemetry: where to log.
+      writer: where to log.
       config: when to do what.
       clock: brought up to date in place.
       peers: the other processes, and whether to stop.
-      watch: is told what the loop does.
+      heartbeat: is told what the loop does.
 
     Returns:
       The last state.
@@ -111,14 +111,14 @@ def train(
       Stopped: the run was asked to stop, and is saved.
       UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
-    peers = peers or Alone()
-    watch = watch or Watch(None, total=config.steps, stall=0)
+    peers = peers or SingleProcess()
+    heartbeat = heartbeat or Heartbeat(None, total=config.steps, stall=0)
     step_fn = make_train_step(plan)
     fields = batch_fields(plan.spec.loss)
     step = int(state.step)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
-    meter = _Meter(config.batch_size, config.peak_share)
-    trace = _Trace(config.profile, telemetry)
+    meter = _Meter(config.batch_size, config.utilization_per_image)
+    trace = _Trace(config.profile, writer)
     validated: Mapping[str, float] | None = None
 
     def save(evaluate: bool, stopping: bool) -> bool:
@@ -126,33 +126,33 @@ def train(
         nonlocal validated
         found = None
         if evaluate and not stopping:
-            watch.beat("validating", step)
+            heartbeat.beat("validating", step)
             try:
                 validated = found = validate(state.parameters)
             except Stopped:
                 stopping = True
             else:
                 _keep_best(clock, found, step)
-                telemetry.write(step, {f"validation/{k}": v for k, v in found.items()})
-                telemetry.show(step, _summary(found), force=True)
+                writer.write(step, {f"validation/{k}": v for k, v in found.items()})
+                writer.show(step, _summary(found), force=True)
         clock.due = evaluate and found is None
-        watch.beat("saving", step)
+        heartbeat.beat("saving", step)
         began = time.perf_counter()
         position = {"data": data.get_state(), "clock": vars(clock)}
-        telemetry.sync()  # a line of a saved step is on disk before the step is
+        writer.sync()  # a line of a saved step is on disk before the step is
         checkpoints.save(state, position, found)
         meter.save_seconds = time.perf_counter() - began
         return stopping
 
-    stopping = peers.reached()
+    stopping = peers.should_stop()
     if clock.due and not stopping:
         stopping = save(True, False)
     meter.restart()
     while step < config.steps and not stopping:
-        watch.beat("waiting for data", step)
+        heartbeat.beat("waiting for data", step)
         with meter.waiting():
             batch = next(data)
-        watch.beat("training", step)
+        heartbeat.beat("training", step)
         batch, length = truncate_texts({f: batch[f] for f in fields}, plan.spec, peers)
         meter.count(length)
         trace.before(step + 1)
@@ -160,16 +160,16 @@ def train(
         step += 1
         # The device is already busy with this step while the host reads the one before.
         if pending is not None:
-            _log(pending, telemetry, config, meter, validated)
+            _log(pending, writer, config, meter, validated)
         pending = (step, metrics)
         trace.after(step, metrics)
 
         checkpoints.check()
         last = step == config.steps
         evaluate = last or _due(step, config.evaluate_every)
-        stopping = peers.reached() | checkpoints.reached_preemption(step)
+        stopping = peers.should_stop() | checkpoints.reached_preemption(step)
         if evaluate or stopping or _due(step, config.checkpoint_every):
-            _log(pending, telemetry, config, meter, validated)
+            _log(pending, writer, config, meter, validated)
             pending = None
             clock.seconds += meter.lap()
             stopping = save(evaluate, stopping)
@@ -185,7 +185,7 @@ def evaluate(
     eval_step: Callable[..., dict[str, jax.Array]],
     parameters: Parameters,
     batches: Iterator[Mapping[str, np.ndarray]],
-    plan: Plan,
+    plan: TrainPlan,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Scores every record once, on every process the same.
@@ -231,8 +231,8 @@ class _Meter:
     newest save held the loop; the rest of it is written while the loop goes on.
     """
 
-    def __init__(self, batch_size: int, peak_share: Callable[[int], float]):
-        self._batch_size, self._peak_share = batch_size, peak_share
+    def __init__(self, batch_size: int, utilization_per_image: Callable[[int], float]):
+        self._batch_size, self._utilization_per_image = batch_size, utilization_per_image
         self.save_seconds = 0.0
         self.restart()
 
@@ -254,7 +254,7 @@ class _Meter:
 
     def count(self, text_length: int) -> None:
         self._steps += 1
-        self._work += self._batch_size * self._peak_share(text_length)
+        self._work += self._batch_size * self._utilization_per_image(text_length)
 
     def rates(self) -> dict[str, float]:
         passed = max(self.lap(), 1e-9)
@@ -267,19 +267,19 @@ class _Meter:
 class _Trace:
     """A trace of a span of steps, by JAX's profiler."""
 
-    def __init__(self, span: tuple[int, int], telemetry: Telemetry):
-        self._span, self._telemetry, self._runs = span, telemetry, False
+    def __init__(self, span: tuple[int, int], writer: MetricWriter):
+        self._span, self._writer, self._runs = span, writer, False
 
     def before(self, step: int) -> None:
         if self._span[0] <= step <= self._span[1] and not self._runs:
-            jax.profiler.start_trace(str(self._telemetry.workdir / "profile"))
+            jax.profiler.start_trace(str(self._writer.workdir / "profile"))
             self._runs = True
 
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         if self._runs and step >= self._span[1]:
             jax.block_until_ready(metrics)  # else the trace would end before the step does
             self.stop()
-            self._telemetry.show(step, "wrote the trace to profile/", force=True)
+            self._writer.show(step, "wrote the trace to profile/", force=True)
 
     def stop(self) -> None:
         if self._runs:
@@ -293,7 +293,7 @@ def _due(step: int, every: int) -> bool:
 
 def _log(
     pending: tuple[int, Mapping[str, jax.Array]],
-    telemetry: Telemetry,
+    writer: MetricWriter,
     config: LoopConfig,
     meter: _Meter,
     validated: Mapping[str, float] | None,
@@ -308,9 +308,9 @@ def _log(
         )
     rates = meter.rates()
     if _due(step, config.log_every) or step == config.steps:
-        telemetry.write(step, {f"train/{k}": v for k, v in (values | rates).items()})
+        writer.write(step, {f"train/{k}": v for k, v in (values | rates).items()})
     auc = "" if validated is None else f"  {_summary(validated)}"
-    telemetry.show(
+    writer.show(
         step,
         f"loss {values['loss']:.3f}{auc}  {rates['images_per_second']:.0f} images/s  "
         f"waiting {rates['data_wait']:.0%}",

@@ -1,4 +1,4 @@
-"""What a run says of itself: JSON lines, TensorBoard events, and a line on the terminal."""
+"""Metrics of a run: JSON lines, TensorBoard events, and a progress line on the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from jax_vlffd.errors import UserError
 
 
-class Telemetry:
+class MetricWriter:
     """Writes the metrics of one run; only process 0 of a run has one that writes.
 
     `metrics.jsonl` has one line a step logged: {"step": n, "train/loss": x, ...}; a validation has a line
@@ -63,7 +63,7 @@ class Telemetry:
         if sys.stderr.isatty():
             self._bar = _progress_bar(start, total)
 
-    def __enter__(self) -> Telemetry:
+    def __enter__(self) -> MetricWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""How the pictures of a Hugging Face checkpoint are to be normalized, as its own files say.
+"""Image normalization of a Hugging Face checkpoint, as its own files say.
 
 Weights fed pictures of another mean and spread give other features, and nothing fails: LAION's CLIP L/14 has a
 mean and a spread of 0.5, where OpenAI's has the pictures' own.

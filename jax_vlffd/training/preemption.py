@@ -1,4 +1,4 @@
-"""A run that is asked to go: SIGTERM, which is also how clouds and schedulers give notice."""
+"""Graceful shutdown on SIGTERM, which is also how clouds and schedulers give notice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from jax_vlffd.training.processes import Alone, end
+from jax_vlffd.training.processes import SingleProcess, end
 
 
 class Stopped(Exception):
@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def stops_on_sigterm(peers: Alone, grace: float) -> Iterator[None]:
+def stops_on_sigterm(peers: SingleProcess, grace: float) -> Iterator[None]:
     """Within it, SIGTERM asks all processes to stop; a second one changes nothing.
 
     A thread of its own reads the signal, so that it is heard while the main thread waits for a compiler or a

@@ -36,8 +36,8 @@ _SILENT = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 Fault = Callable[[int, Any, Any], str | None]
 
 
-class Alone:
-    """A run of one process: what `Peers` does for many."""
+class SingleProcess:
+    """A run of one process: what `ProcessGroup` does for many."""
 
     index, count = 0, 1
 
@@ -53,7 +53,7 @@ class Alone:
         """Asks all processes to stop at a place that they agree on."""
         self.reason = self.reason or reason
 
-    def reached(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether to stop here; asked equally often by every process, and answered alike."""
         return bool(self.reason)
 
@@ -62,8 +62,8 @@ class Alone:
         return f"process {number}"
 
 
-class Peers(Alone):
-    """The processes of a multi-host run; made by `meet`."""
+class ProcessGroup(SingleProcess):
+    """The processes of a multi-host run; made by `connect`."""
 
     def __init__(
         self, index: int, names: list[str], store: _Store, connections: Mapping[int, socket.socket]
@@ -84,7 +84,7 @@ class Peers(Alone):
             thread.start()
 
     def exchange(self, value: Any) -> list[Any]:
-        """See `Alone.exchange`; blocks until every process has come here."""
+        """See `SingleProcess.exchange`; blocks until every process has come here."""
         key, before = f"values/{self._exchanges}", f"values/{self._exchanges - 1}"
         self._exchanges += 1
         if self.index:
@@ -96,21 +96,21 @@ class Peers(Alone):
         return values
 
     def request_stop(self, reason: str) -> None:
-        """See `Alone.request_stop`; returns at once."""
+        """See `SingleProcess.request_stop`; returns at once."""
         with contextlib.suppress(RuntimeError):  # the store is gone: all end
             self._store.put("stop", f"{self.name(self.index)} got {reason}")
 
-    def reached(self) -> bool:
-        """See `Alone.reached`; the first place that no process has passed yet when one asks to stop."""
+    def should_stop(self) -> bool:
+        """See `SingleProcess.should_stop`; from the first place on that none had passed when one asked."""
         with self._gate:
             self._asked += 1
             return 0 < self._stop_at <= self._asked
 
     def name(self, number: int) -> str:
-        """See `Alone.name`; with its host and pid."""
+        """See `SingleProcess.name`; with its host and pid."""
         return f"process {number} ({self.names[number]})"
 
-    def tell(self, message: str) -> None:
+    def broadcast_failure(self, message: str) -> None:
         """Last words: the others end with this message."""
         self._fail(self.index, f"{self.name(self.index)} stopped: {message}")
         if self.index == 0:
@@ -224,7 +224,7 @@ def coordination() -> Any:
     return distributed.global_state
 
 
-def meet(identity: Any, fault: Fault, timeout: float = 300.0) -> Alone:
+def connect(identity: Any, fault: Fault, timeout: float = 300.0) -> SingleProcess:
     """Connects the processes that `jax.distributed` has started, and sees that they run the same.
 
     Args:
@@ -238,7 +238,7 @@ def meet(identity: Any, fault: Fault, timeout: float = 300.0) -> Alone:
     state = coordination()
     index, count, store = state.process_id, state.num_processes, _Store(state.client)
     if state.client is None or count == 1:
-        return Alone()
+        return SingleProcess()
     # An abort sleeps 6 s, the number of its signal, in which `_watch` names process 0; no Python runs in it.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc.sleep)
@@ -264,7 +264,7 @@ def meet(identity: Any, fault: Fault, timeout: float = 300.0) -> Alone:
                 connection.recv(1)  # the others are gone when they have read why
     if met["wrong"]:
         raise UserError(met["wrong"])
-    return Peers(index, met["names"], store, connections)
+    return ProcessGroup(index, met["names"], store, connections)
 
 
 def _gather(

@@ -1,4 +1,4 @@
-"""The training state, the static plan around it, and where its first values come from."""
+"""The training state, the static plan around it, and their first values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StepSpec:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainPlan:
     """The static side of a run: everything that jitted steps close over.
 
     shapes: path -> shape of every parameter. trainable: the paths that move. sharding: a TrainState whose
@@ -84,7 +84,7 @@ def make_plan(
     *,
     steps: int,
     warmup_steps: int,
-) -> Plan:
+) -> TrainPlan:
     """Resolves a run's static side; computes nothing on a device.
 
     Raises:
@@ -98,8 +98,7 @@ def make_plan(
     optimizer = make_optimizer(optim, {path: matched[path] for path in sorted(trainable)}, schedule)
 
     places = parameter_shardings(shapes, matched, mesh)
-    moving = {path: shapes[path] for path in trainable}
-    optimizer_shapes = jax.eval_shape(optimizer.init, moving)
+    optimizer_shapes = jax.eval_shape(optimizer.init, {path: shapes[path] for path in trainable})
     whole = replicated(mesh)
     # Adam's moments are dicts like the parameters themselves and lie where those lie.
     optimizer_sharding = jax.tree_util.tree_map_with_path(
@@ -113,7 +112,7 @@ def make_plan(
         TrainState(step, dict(shapes), optimizer_shapes),
         sharding,
     )
-    return Plan(spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract)
+    return TrainPlan(spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract)
 
 
 def _used(path: str, loss: LossConfig) -> bool:
@@ -129,7 +128,7 @@ def _used(path: str, loss: LossConfig) -> bool:
 
 
 def initial_state(
-    plan: Plan, seed: int, pretrained: Mapping[str, Array] | None = None
+    plan: TrainPlan, seed: int, pretrained: Mapping[str, Array] | None = None
 ) -> TrainState:
     """A state at step 0: random parameters from the seed, over which `pretrained` is laid."""
     init = jax.jit(
@@ -137,13 +136,13 @@ def initial_state(
         out_shardings=plan.sharding.parameters,
     )
     parameters = {**init(jax.random.key(seed)), **(pretrained or {})}
-    moving = {path: parameters[path] for path in plan.trainable}
+    trainable = {path: parameters[path] for path in plan.trainable}
     start = jax.jit(plan.optimizer.init, out_shardings=plan.sharding.optimizer)
     step = jax.device_put(np.zeros((), np.int32), plan.sharding.step)
-    return TrainState(step, parameters, start(moving))
+    return TrainState(step, parameters, start(trainable))
 
 
-def load_pretrained(plan: Plan, checkpoint: huggingface.Checkpoint) -> Parameters:
+def load_pretrained(plan: TrainPlan, checkpoint: huggingface.Checkpoint) -> Parameters:
     """The towers' weights of a Hugging Face checkpoint, in the plan's shardings.
 
     A CLIP fills both towers and the projections; a plain ViT fills the image tower.

@@ -19,10 +19,10 @@ from jax_vlffd.losses import (
     patch_loss,
     pool_forged,
 )
-from jax_vlffd.model import VLFFD, Parameters, bind, normalise
-from jax_vlffd.training.processes import Alone
+from jax_vlffd.model import VLFFD, Parameters, bind, normalize
+from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.sharding import batch_sharding, replicated
-from jax_vlffd.training.state import Plan, StepSpec, TrainState
+from jax_vlffd.training.state import StepSpec, TrainPlan, TrainState
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -55,7 +55,7 @@ def text_length(batch: Mapping[str, np.ndarray], spec: StepSpec) -> int:
 
 
 def truncate_texts(
-    batch: Mapping[str, np.ndarray], spec: StepSpec, peers: Alone
+    batch: Mapping[str, np.ndarray], spec: StepSpec, peers: SingleProcess
 ) -> tuple[dict[str, np.ndarray], int]:
     """Truncates captions to the longest of the batch, over all processes, and returns that length too (ours).
 
@@ -86,7 +86,7 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
       `fused_logits` and `blind_logits` (image tokens zeroed, no gradient) [B, 2], `image_embedding` and
       `text_embedding` [B, E]; with local losses `patch_logits` [B, N - 1, 2] and `local_embedding` [B, E].
     """
-    images = normalise(batch["image"], spec.model.image_mean, spec.model.image_std)
+    images = normalize(batch["image"], spec.model.image_mean, spec.model.image_std)
     image = model.encode_image(images)
     out = {"image_logits": model.classify_image(image.pooled)}
     local = spec.loss.local > 0
@@ -115,9 +115,9 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
 
 
 def make_loss(
-    plan: Plan,
+    plan: TrainPlan,
 ) -> Callable[[Parameters, Parameters, Batch], tuple[Array, Metrics]]:
-    """The loss of a batch: (moving parameters, fixed ones, batch) -> (total, metrics).
+    """The loss of a batch: (trainable parameters, frozen ones, batch) -> (total, metrics).
 
     With `accumulate` > 1 the batch goes through the towers in parts whose activations are recomputed in the
     backward pass; the contrastive loss still sees the embeddings of the whole batch, so its negatives and
@@ -128,8 +128,8 @@ def make_loss(
     def outputs(parameters: Parameters, batch: Batch) -> dict[str, Array]:
         return forward(bind(plan.graph, parameters), batch, spec)
 
-    def loss(moving: Parameters, fixed: Parameters, batch: Batch) -> tuple[Array, Metrics]:
-        parameters = {**fixed, **moving}
+    def loss(trainable: Parameters, frozen: Parameters, batch: Batch) -> tuple[Array, Metrics]:
+        parameters = {**frozen, **trainable}
         if spec.accumulate == 1:
             out = outputs(parameters, batch)
         else:
@@ -140,23 +140,23 @@ def make_loss(
     return loss
 
 
-def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step (state, batch) -> (state, metrics); the old state is donated."""
     loss_fn = make_loss(plan)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        moving = {k: v for k, v in state.parameters.items() if k in plan.trainable}
-        fixed = {k: v for k, v in state.parameters.items() if k not in plan.trainable}
-        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(moving, fixed, batch)
-        updates, optimizer_state = plan.optimizer.update(gradient, state.optimizer, moving)
+        trainable = {k: v for k, v in state.parameters.items() if k in plan.trainable}
+        frozen = {k: v for k, v in state.parameters.items() if k not in plan.trainable}
+        (_, metrics), gradient = jax.value_and_grad(loss_fn, has_aux=True)(trainable, frozen, batch)
+        updates, optimizer_state = plan.optimizer.update(gradient, state.optimizer, trainable)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
-        moved = optax.apply_updates(moving, updates)
+        moved = optax.apply_updates(trainable, updates)
         if "logit_scale" in moved:
             moved["logit_scale"] = jnp.minimum(moved["logit_scale"], MAX_LOGIT_SCALE)
         # A loss and a gradient can still be finite when the parameters that they lead to are not.
         metrics["parameter_norm"] = optax.tree.norm(moved)
-        return TrainState(state.step + 1, {**fixed, **moved}, optimizer_state), metrics
+        return TrainState(state.step + 1, {**frozen, **moved}, optimizer_state), metrics
 
     return jax.jit(
         step,
@@ -166,7 +166,7 @@ def make_train_step(plan: Plan) -> Callable[[TrainState, Batch], tuple[TrainStat
     )
 
 
-def make_eval_step(plan: Plan) -> Callable[[Parameters, Batch], dict[str, Array]]:
+def make_eval_step(plan: TrainPlan) -> Callable[[Parameters, Batch], dict[str, Array]]:
     """The jitted detector: (parameters, batch) -> `logits` fp32 [B, 2] of (real, fake), with the alignment
     branch `embedding` fp32 [B, E], and of the batch `label`, `index` and `valid` [B], all of the global
     batch on every process.
@@ -176,7 +176,7 @@ def make_eval_step(plan: Plan) -> Callable[[Parameters, Batch], dict[str, Array]
 
     def step(parameters: Parameters, batch: Batch) -> dict[str, Array]:
         model = bind(plan.graph, parameters)
-        images = normalise(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
+        images = normalize(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
         pooled = model.encode_image(images).pooled
         out = {"logits": model.classify_image(pooled)}
         if plan.spec.loss.alignment > 0:  # without it, the projection was never trained

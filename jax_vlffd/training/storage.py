@@ -1,4 +1,4 @@
-"""Between Orbax and the disk: plain paths, barriers that no failed save waits at, what an error proves."""
+"""Orbax on the disk: plain paths, barriers that no failed save waits at, what an error proves."""
 
 from __future__ import annotations
 

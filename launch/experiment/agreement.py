@@ -1,4 +1,4 @@
-"""What the processes of a run must have alike: packed sets, pretrained weights, the workdir, their state.
+"""Checks that all processes of a run have the same packed sets, weights, workdir and initial state.
 
 Config, versions and code are compared when the processes meet (`launch.experiment.distributed`); a path
 that they share may still lead to other files on each host.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
-    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.processes import SingleProcess
     from jax_vlffd.training.storage import Folder
 
 #: In a workdir while a start looks whether all processes see it.
@@ -25,7 +25,7 @@ WORD: Final = ".word"
 _PATIENCE: Final = 5.0
 
 
-def check_read(peers: Alone, digests: Mapping[str, str]) -> None:
+def check_read(peers: SingleProcess, digests: Mapping[str, str]) -> None:
     """Sees that every process has read the same.
 
     Args:
@@ -48,7 +48,7 @@ def check_read(peers: Alone, digests: Mapping[str, str]) -> None:
             )
 
 
-def check_workdir(peers: Alone, place: Folder) -> None:
+def check_workdir(peers: SingleProcess, place: Folder) -> None:
     """Sees that all processes see one folder of the run, by a random word that process 0 writes into it.
 
     Raises:
@@ -77,7 +77,7 @@ def check_workdir(peers: Alone, place: Folder) -> None:
         )
 
 
-def check_state(peers: Alone, state: Any) -> None:
+def check_state(peers: SingleProcess, state: Any) -> None:
     """Sees that arrays, or parts of them, that several processes hold are the same on each.
 
     Args:

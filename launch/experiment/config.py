@@ -156,9 +156,13 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     try:
         values: dict[str, Any] = parse_json(read_small(path))["config"]
+        tuning: dict[str, str] = values.get("tuning") or {}
+        for tower, mode in tuning.items():
+            if mode == "linear":  # as it was called first
+                tuning[tower] = "frozen"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a run's config ({error}); use another workdir") from None
     return values
 

@@ -1,4 +1,4 @@
-"""Several processes as one run: started by a TPU pod, by SLURM, or by hand with three flags."""
+"""Starts a multi-host run: on a TPU pod, under SLURM, or by three flags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from launch.cli import command
 from launch.experiment import config as configs
 
 if TYPE_CHECKING:
-    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.processes import SingleProcess
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, for processes that are started by hand."
@@ -39,7 +39,7 @@ _PACKAGES = ("jax_vlffd", "data_pipeline", "configs", "launch")
 
 
 @contextlib.contextmanager
-def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[Alone]:
+def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[SingleProcess]:
     """Within it, this process is one of the run's; on the way out all of them end together.
 
     Starts `jax.distributed` where there are others, and sees that all run the same config and code. An error
@@ -54,25 +54,25 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[A
     """
     import jax
 
-    from jax_vlffd.training.processes import Alone, Peers, coordination
+    from jax_vlffd.training.processes import ProcessGroup, SingleProcess, coordination
 
     jax.config.update("jax_enable_x64", False)  # parameters are fp32, whatever the environment says
-    peers = Alone()
+    peers = SingleProcess()
     begun = False
     try:
         if begun := _started(preemption):
             peers = _met(config)
         yield peers
-        if isinstance(peers, Peers):
+        if isinstance(peers, ProcessGroup):
             peers.leave()
     except BaseException as error:
         if not begun or coordination().num_processes == 1:
             raise
         expected = isinstance(error, (UserError, KeyboardInterrupt)) or hasattr(error, "errno")
-        if isinstance(peers, Peers):
+        if isinstance(peers, ProcessGroup):
             if not expected:
                 time.sleep(_CAUSE)  # ends here when another process is the cause
-            peers.tell(" ".join(str(error).split()) or type(error).__name__)
+            peers.broadcast_failure(" ".join(str(error).split()) or type(error).__name__)
         status = command.report(error)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -134,14 +134,14 @@ def _on_tpu_vm() -> bool:
     return "tpu" in wanted and bool(chips) and util.find_spec("libtpu") is not None
 
 
-def _met(config: Mapping[str, Any]) -> Alone:
-    from jax_vlffd.training.processes import meet
+def _met(config: Mapping[str, Any]) -> SingleProcess:
+    from jax_vlffd.training.processes import connect
 
     identity = {
         "config": configs.flat(config), "versions": configs.versions(), "environment": environment(),
         "code": code(),
     }  # fmt: skip
-    return meet(identity, fault)
+    return connect(identity, fault)
 
 
 def code() -> dict[str, str]:

@@ -18,10 +18,10 @@ _TEXT = ("text/", "text_projection/")
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
-    from jax_vlffd.training.state import Plan
+    from jax_vlffd.training.state import TrainPlan
 
 
-def embed_bank(plan: Plan, parameters: Parameters, tokenizer: Tokenizer) -> np.ndarray | None:
+def embed_bank(plan: TrainPlan, parameters: Parameters, tokenizer: Tokenizer) -> np.ndarray | None:
     """The bank's sentences as fp32 unit vectors [S, E]; None where the alignment branch is off.
 
     Runs on every process alike.
@@ -50,7 +50,7 @@ def embed_bank(plan: Plan, parameters: Parameters, tokenizer: Tokenizer) -> np.n
     return np.asarray(step(parameters, jax.device_put(tokens, whole)))
 
 
-def untuned_text(plan: Plan, seed: int, parameters: Parameters, source: str) -> Parameters:
+def untuned_text(plan: TrainPlan, seed: int, parameters: Parameters, source: str) -> Parameters:
     """The parameters with the text tower and its projection as they were before training: a control.
 
     Args:

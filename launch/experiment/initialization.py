@@ -1,4 +1,4 @@
-"""Where a run begins: its words, its first state, and its place in the data."""
+"""Run initialization: tokenizer, initial state, data position."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from jax_vlffd.config import RunConfig
     from jax_vlffd.training.checkpoints import Checkpoints
     from jax_vlffd.training.loop import Clock
-    from jax_vlffd.training.processes import Alone
-    from jax_vlffd.training.state import Plan, TrainState
+    from jax_vlffd.training.processes import SingleProcess
+    from jax_vlffd.training.state import TrainPlan, TrainState
 
 #: Records whose captions a tokenizer is trained on, when the run has none.
 _TOKENIZER_RECORDS = 20_000
 
 
 def first_state(
-    run: RunConfig, plan: Plan, checkpoints: Checkpoints, iterator: TrainIterator
+    run: RunConfig, plan: TrainPlan, checkpoints: Checkpoints, iterator: TrainIterator
 ) -> tuple[TrainState, Clock]:
     """Where a run starts: own run > resume > pretrained > random, decided here alone.
 
@@ -119,7 +119,9 @@ def _check_same_model(run: RunConfig) -> None:
         )
 
 
-def tokenizer_of(run: RunConfig, data: DataSettings, workdir: Path, peers: Alone) -> Tokenizer:
+def tokenizer_of(
+    run: RunConfig, data: DataSettings, workdir: Path, peers: SingleProcess
+) -> Tokenizer:
     """The run's own; else that of the run it resumes; else the config's; else the checkpoint's; else one
     trained on the captions.
 
@@ -169,7 +171,7 @@ class Gathered:
       peers: the processes.
     """
 
-    def __init__(self, iterator: TrainIterator, peers: Alone):
+    def __init__(self, iterator: TrainIterator, peers: SingleProcess):
         self._iterator, self._peers = iterator, peers
         if peers.index:  # what a position has counted is that of all: one process goes on from it
             iterator.seen = iterator.bad = 0

@@ -13,7 +13,7 @@ from jax_vlffd.config import RunConfig
 from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
-    from jax_vlffd.training.state import Plan
+    from jax_vlffd.training.state import TrainPlan
 
 
 def make_plan(
@@ -23,7 +23,7 @@ def make_plan(
     steps: int,
     warmup_steps: int = 0,
     devices: list[Any] | None = None,
-) -> Plan:
+) -> TrainPlan:
     """The static side of a run on the devices there are.
 
     Args:
@@ -53,7 +53,7 @@ def mask_grid(run: RunConfig) -> int:
     return run.model.clip.vision.grid if run.loss.local > 0 else 0
 
 
-def peak_share(run: RunConfig, data: DataSettings) -> Callable[[int], float]:
+def utilization_per_image(run: RunConfig, data: DataSettings) -> Callable[[int], float]:
     """Tokens of a text -> the share of all devices' peak arithmetic that one image a second takes.
 
     0 for unknown devices.

@@ -15,7 +15,7 @@ from jax_vlffd.evaluation.scores import Scores
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
-    from jax_vlffd.training.state import Plan
+    from jax_vlffd.training.state import TrainPlan
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -29,7 +29,7 @@ class Scorer:
       tokenizer: of the run.
     """
 
-    def __init__(self, plan: Plan, data: DataSettings, tokenizer: Tokenizer):
+    def __init__(self, plan: TrainPlan, data: DataSettings, tokenizer: Tokenizer):
         from jax_vlffd.training.step import make_eval_step
 
         self.plan, self.tokenizer, self._data = plan, tokenizer, data

@@ -1,4 +1,4 @@
-"""Training a run from its first step to its summary, on one process or as one of many.
+"""Trains a run from its first step to its summary, on one process or as one of many.
 
 What a workdir holds at the end: see `launch.train`, the command.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jax_vlffd.model import Parameters
     from jax_vlffd.training.checkpoints import Checkpoints
     from jax_vlffd.training.loop import Clock
-    from jax_vlffd.training.processes import Alone
-    from jax_vlffd.training.state import Plan
+    from jax_vlffd.training.processes import SingleProcess
+    from jax_vlffd.training.state import TrainPlan
     from launch.experiment.scorer import Scorer
 
 
@@ -43,7 +43,7 @@ def train(
     data: DataSettings,
     workdir: Path,
     values: dict,
-    peers: Alone | None = None,
+    peers: SingleProcess | None = None,
     manner: Manner | None = None,
 ) -> None:
     """Trains or continues a run.
@@ -75,10 +75,10 @@ def train(
     from jax_vlffd.training import loop as trainer
     from jax_vlffd.training import sharding
     from jax_vlffd.training.checkpoints import Checkpoints
-    from jax_vlffd.training.heartbeat import Watch, lock
-    from jax_vlffd.training.metric_writer import Telemetry
+    from jax_vlffd.training.heartbeat import Heartbeat, lock
+    from jax_vlffd.training.metric_writer import MetricWriter
     from jax_vlffd.training.preemption import Stopped
-    from jax_vlffd.training.processes import Alone
+    from jax_vlffd.training.processes import SingleProcess
     from launch.experiment import (
         agreement,
         explanations,
@@ -91,7 +91,7 @@ def train(
     from launch.experiment import workdir as runs
     from launch.experiment.scorer import Scorer
 
-    peers, manner = peers or Alone(), manner or Manner()
+    peers, manner = peers or SingleProcess(), manner or Manner()
     started = time.time()
     for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
         if folder.is_dir():
@@ -137,7 +137,7 @@ def train(
         evaluate_every=steps(run.train.evaluate_every, total),
         checkpoint_every=steps(run.train.checkpoint_every, total),
         log_every=run.train.log_every, profile=manner.profile,
-        peak_share=plans.peak_share(run, data),
+        utilization_per_image=plans.utilization_per_image(run, data),
     )  # fmt: skip
     scorer = Scorer(plan, data, tokenizer)
     with contextlib.ExitStack() as stack:
@@ -162,27 +162,27 @@ def train(
             runs.save_config(workdir, values)
             training_data.save(workdir, described)
             stack.callback(remote_workdir.publish, workdir)
-        watch = stack.enter_context(
-            Watch(place if main_process else None, total=total, stall=manner.stall)
+        heartbeat = stack.enter_context(
+            Heartbeat(place if main_process else None, total=total, stall=manner.stall)
         )
 
         def tick() -> None:
-            watch.beat("validating")
+            heartbeat.beat("validating")
             checkpoints.check()
-            if peers.reached():
+            if peers.should_stop():
                 raise Stopped(f"stopped in the last validation, after step {total} of {total}")
 
         def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
             return _validate(scorer, parameters, judged, tick)
 
         together = initialization.Gathered(iterator, peers)
-        with Telemetry(
+        with MetricWriter(
             workdir, start=int(state.step), total=total, due=clock.due, enabled=main_process,
             tensorboard=run.train.tensorboard, publish=lambda: remote_workdir.publish(workdir),
-        ) as telemetry:  # fmt: skip
+        ) as writer:  # fmt: skip
             state = trainer.train(
                 plan, state, together, lambda parameters: validate(parameters)[0],
-                checkpoints, telemetry, loop, clock, peers, watch,
+                checkpoints, writer, loop, clock, peers, heartbeat,
             )  # fmt: skip
         iterator.close()  # its workers read ahead, and nothing more is trained
         parameters, best = _best(plan, checkpoints)
@@ -251,7 +251,7 @@ def _validate(
     return {"loss": loss, **known}, scores
 
 
-def _best(plan: Plan, checkpoints: Checkpoints) -> tuple[Parameters, int]:
+def _best(plan: TrainPlan, checkpoints: Checkpoints) -> tuple[Parameters, int]:
     best = checkpoints.best
     assert best is not None  # the last step has just been saved
     return checkpoints.restore_parameters(plan.abstract.parameters, best), best
@@ -259,7 +259,7 @@ def _best(plan: Plan, checkpoints: Checkpoints) -> tuple[Parameters, int]:
 
 def _finish(
     workdir: Path,
-    plan: Plan,
+    plan: TrainPlan,
     clock: Clock,
     best: int,
     metrics: dict[str, float],

@@ -48,11 +48,11 @@ _RULES = (
     ),
     _Rule(
         ("optim.text_scale",), ("tuning.text",),
-        lambda run, data: run.tuning.text != "linear", "set tuning.text to a mode that trains it",
+        lambda run, data: run.tuning.text != "frozen", "set tuning.text to a mode that trains it",
     ),
     _Rule(
         ("optim.vision_scale",), ("tuning.vision",),
-        lambda run, data: run.tuning.vision != "linear", "set tuning.vision to a mode that trains it",
+        lambda run, data: run.tuning.vision != "frozen", "set tuning.vision to a mode that trains it",
     ),
     _Rule(
         ("optim.final_share",), ("optim.schedule",),

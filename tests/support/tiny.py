@@ -27,7 +27,7 @@ from jax_vlffd.config import (
 )
 from jax_vlffd.model import graph_and_shapes
 from jax_vlffd.training.sharding import make_mesh
-from jax_vlffd.training.state import Plan, StepSpec, TrainState, make_plan
+from jax_vlffd.training.state import StepSpec, TrainPlan, TrainState, make_plan
 from tests.support import compiling, processes
 from tests.support.packed_sets import write_annotations
 
@@ -55,7 +55,7 @@ def plan(
     accumulate: int = 1,
     separate_captions: bool = False,
     **compute: Any,
-) -> Plan:
+) -> TrainPlan:
     """A plan of the tiny model on the first of the simulated devices."""
     devices = jax.devices()[: int(np.prod(mesh))]
     return make_plan(
@@ -84,7 +84,7 @@ def start(lora_rank: int = 0) -> dict[str, np.ndarray]:
     return values
 
 
-def state(plan: Plan) -> TrainState:
+def state(plan: TrainPlan) -> TrainState:
     """A state at step 0 of a plan with these parameters; the optimizer's is all zeros."""
     values = start(plan.spec.model.compute.lora_rank)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), plan.abstract.optimizer)

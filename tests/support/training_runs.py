@@ -15,7 +15,7 @@ from configs.base import recipe
 from data_pipeline.loading.loader import TrainIterator
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
-from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.state import TrainPlan, TrainState
 from launch.experiment import training
 from launch.experiment import workdir as runs
 from tests.support import tiny
@@ -30,7 +30,7 @@ def run(workdir: Path, packed: Path, **changes: Any) -> None:
     training.train(*settings, workdir, values)
 
 
-def contents(workdir: Path, plan: Plan, step: int) -> tuple[TrainState, dict[str, Any]]:
+def contents(workdir: Path, plan: TrainPlan, step: int) -> tuple[TrainState, dict[str, Any]]:
     with Checkpoints(workdir / runs.CHECKPOINTS, read_only=True) as checkpoints:
         return checkpoints.restore(plan.abstract, step)
 
@@ -45,7 +45,7 @@ class Whole:
     """An undisturbed run, its plan, and the jitted steps that it used."""
 
     workdir: Path
-    plan: Plan
+    plan: TrainPlan
     functions: dict[str, Any]
 
 

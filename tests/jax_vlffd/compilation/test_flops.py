@@ -13,8 +13,8 @@ from jax.extend.core import jaxprs_in_params
 from configs import vlffd_clip_l14
 from jax_vlffd.compilation.flops import ModelFlops, model_flops
 from jax_vlffd.config import LossConfig, TuningConfig
-from jax_vlffd.model import bind, normalise
-from jax_vlffd.training.state import Plan
+from jax_vlffd.model import bind, normalize
+from jax_vlffd.training.state import TrainPlan
 from jax_vlffd.training.step import TEXT_FIELDS, _losses, forward
 from launch.experiment import config
 from tests.support import tiny
@@ -42,11 +42,11 @@ def products(jaxpr: Any, wanted: set[Any]) -> float:
     return total
 
 
-def counted(plan: Plan, of: Any) -> float:
+def counted(plan: TrainPlan, of: Any) -> float:
     """FLOPs per image of a function of the trainable parameters, the others and a batch."""
-    moving = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
-    fixed = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
-    jaxpr = jax.make_jaxpr(of)(moving, fixed, BATCH).jaxpr
+    trainable = {k: v for k, v in plan.shapes.items() if k in plan.trainable}
+    frozen = {k: v for k, v in plan.shapes.items() if k not in plan.trainable}
+    jaxpr = jax.make_jaxpr(of)(trainable, frozen, BATCH).jaxpr
     return products(jaxpr, set(jaxpr.outvars)) / tiny.BATCH
 
 
@@ -63,10 +63,10 @@ def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
     if tuning == "lora":
         towers += 3 * RANK * tiny.VISION.layers * tiny.VISION.width * images
         towers += 3 * RANK * readings * tiny.TEXT.layers * tiny.TEXT.width * words
-    return 2.0 * (fusion + (0 if tuning == "linear" else towers))
+    return 2.0 * (fusion + (0 if tuning == "frozen" else towers))
 
 
-@pytest.mark.parametrize("tuning", ["full", "layernorm", "linear", "lora"])
+@pytest.mark.parametrize("tuning", ["full", "layernorm", "frozen", "lora"])
 @pytest.mark.parametrize(
     ("loss", "separate"),
     [
@@ -94,8 +94,8 @@ def test_the_model_takes_the_flops_that_are_told(
     mode, rank = TuningConfig(tuning, tuning), RANK if tuning == "lora" else 0
     plan = tiny.plan(tuning=mode, loss=loss, separate_captions=separate, lora_rank=rank)
 
-    def total(moving: Any, fixed: Any, batch: Any) -> Any:
-        parameters = {**fixed, **moving}
+    def total(trainable: Any, frozen: Any, batch: Any) -> Any:
+        parameters = {**frozen, **trainable}
         out = forward(bind(plan.graph, parameters), batch, plan.spec)
         return _losses(out, parameters, batch, loss, plan.mesh)[0]
 
@@ -106,9 +106,9 @@ def test_the_model_takes_the_flops_that_are_told(
     again = recomputed(tuning, loss, separate)
     assert counted(plan, jax.grad(total)) == pytest.approx(told.total.train + again)
 
-    def detect(moving: Any, fixed: Any, batch: Any) -> Any:
-        model = bind(plan.graph, {**fixed, **moving})
-        images = normalise(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
+    def detect(trainable: Any, frozen: Any, batch: Any) -> Any:
+        model = bind(plan.graph, {**frozen, **trainable})
+        images = normalize(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
         return model.classify_image(model.encode_image(images).pooled)
 
     assert counted(plan, detect) == pytest.approx(told.detector)
@@ -119,8 +119,8 @@ def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
     length = 7
     plan = tiny.plan(separate_captions=separate)
 
-    def total(moving: Any, fixed: Any, batch: Any) -> Any:
-        parameters = {**fixed, **moving}
+    def total(trainable: Any, frozen: Any, batch: Any) -> Any:
+        parameters = {**frozen, **trainable}
         short = {name: batch[name][:, :length] for name in TEXT_FIELDS}
         out = forward(bind(plan.graph, parameters), batch | short, plan.spec)
         return _losses(out, parameters, batch, LossConfig(), plan.mesh)[0]
@@ -136,7 +136,7 @@ def test_a_tower_that_stands_still_passes_no_gradient() -> None:
     def of(vision: str, text: str) -> ModelFlops:
         return model_flops(tiny.model(), LossConfig(), TuningConfig(vision, text), batch_size=16)
 
-    frozen, mixed, whole = of("linear", "linear"), of("full", "linear"), of("full", "full")
+    frozen, mixed, whole = of("frozen", "frozen"), of("full", "frozen"), of("full", "full")
     assert frozen.vision.train == frozen.vision.forward
     assert mixed.vision == whole.vision
     assert mixed.vision.train > 2.5 * mixed.vision.forward

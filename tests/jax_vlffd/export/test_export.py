@@ -20,7 +20,7 @@ from data_pipeline.loading.loader import EvalLoader
 from data_pipeline.loading.tokenizer import Tokenizer
 from jax_vlffd.clip import huggingface as weights
 from jax_vlffd.export import huggingface, stablehlo
-from jax_vlffd.model import bind, graph_and_shapes, normalise
+from jax_vlffd.model import bind, graph_and_shapes, normalize
 from launch.experiment import export
 from launch.experiment import workdir as runs
 from tests.support import tiny
@@ -51,7 +51,7 @@ def trained(made: Made) -> Callable[[str], Trained]:
         @jax.jit
         def features(parameters: Any, x: Any, y: Any) -> dict[str, Any]:
             model = bind(graph, parameters)
-            image = model.encode_image(normalise(x, run.model.image_mean, run.model.image_std))
+            image = model.encode_image(normalize(x, run.model.image_mean, run.model.image_std))
             return {
                 "logits": model.classify_image(image.pooled),
                 "embedding": model.embed_image(image.pooled),
@@ -67,7 +67,7 @@ def trained(made: Made) -> Callable[[str], Trained]:
 
 
 def pixels(torch: Any, run: runs.Run) -> Any:
-    x = normalise(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
+    x = normalize(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 
 
@@ -125,7 +125,7 @@ def test_transformers_reads_tokenizer_and_picture_settings(made: Made) -> None:
     processor = CLIPImageProcessorPil.from_pretrained(out / "hf")
     # Of the model's size already, so that nothing is resized: the rest is the same to rounding.
     found = processor(images=list(IMAGES), return_tensors="np")["pixel_values"]
-    wanted = normalise(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
+    wanted = normalize(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
     np.testing.assert_allclose(found.transpose(0, 2, 3, 1), np.asarray(wanted), atol=1e-5)
 
 

@@ -23,7 +23,7 @@ from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference import trained
 from jax_vlffd.inference.detector import Detector
-from jax_vlffd.model import bind, graph_and_shapes, normalise
+from jax_vlffd.model import bind, graph_and_shapes, normalize
 from jax_vlffd.preprocessing import square_view
 from jax_vlffd.vocabulary import REGIONS, TYPES
 from launch.experiment import workdir as runs
@@ -62,7 +62,7 @@ def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> N
     model = bind(graph, tiny.start())
     config = tiny.model()
     views = np.stack([square_view(crop, tiny.VISION.image_size) for crop in crops])
-    features = model.encode_image(normalise(views, config.image_mean, config.image_std))
+    features = model.encode_image(normalize(views, config.image_mean, config.image_std))
     logits = np.asarray(model.classify_image(features.pooled), np.float64)
     expected = logits[:, 1] - logits[:, 0]
     np.testing.assert_allclose([a.logit for a in predictions], expected, rtol=0, atol=1e-5)

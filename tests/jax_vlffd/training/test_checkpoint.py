@@ -25,7 +25,7 @@ from jax_vlffd.training import checkpoints as checkpoint
 from jax_vlffd.training.checkpoints import DAMAGED as DAMAGED_FOLDER
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.sharding import to_devices
-from jax_vlffd.training.state import Plan, TrainState
+from jax_vlffd.training.state import TrainPlan, TrainState
 from jax_vlffd.training.step import make_train_step
 from tests.support import tiny
 
@@ -37,7 +37,7 @@ DAMAGED = pytest.mark.filterwarnings(
 POSITION = {"data": {"step": 3, "seen": 12}, "clock": {"seconds": 1.5, "best": None}}
 
 
-def filled(plan: Plan, step: int) -> TrainState:
+def filled(plan: TrainPlan, step: int) -> TrainState:
     """A state with numbers of its own in every leaf."""
     rng = np.random.default_rng(step)
 
@@ -58,12 +58,12 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> TrainPlan:
     return tiny.plan((2, 2, 2), loss=IMAGE_ONLY)
 
 
 @pytest.fixture(scope="module")
-def written(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(plan: TrainPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with checkpoints 3 and 4."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     with Checkpoints(folder) as checkpoints:
@@ -77,7 +77,7 @@ def copied(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "checkpoints"))
 
 
-def test_what_is_saved_comes_back_bitwise_and_in_its_place(plan: Plan, written: Path) -> None:
+def test_what_is_saved_comes_back_bitwise_and_in_its_place(plan: TrainPlan, written: Path) -> None:
     with Checkpoints(written, read_only=True) as checkpoints:
         assert checkpoints.latest == 4
         state, position = checkpoints.restore(plan.abstract, 3)
@@ -90,7 +90,7 @@ def test_what_is_saved_comes_back_bitwise_and_in_its_place(plan: Plan, written: 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 1, 1), (1, 8, 1)])
 def test_a_checkpoint_comes_back_on_another_mesh(
-    mesh: tuple[int, int, int], plan: Plan, written: Path
+    mesh: tuple[int, int, int], plan: TrainPlan, written: Path
 ) -> None:
     other = tiny.plan(mesh, loss=IMAGE_ONLY)
     with Checkpoints(written, read_only=True) as checkpoints:
@@ -120,7 +120,7 @@ def test_a_state_may_change_as_soon_as_save_returns(tmp_path: Path) -> None:
 
 
 def save_all(
-    folder: Path, plan: Plan, metrics: list[dict[str, float] | None], **options: Any
+    folder: Path, plan: TrainPlan, metrics: list[dict[str, float] | None], **options: Any
 ) -> Iterator[Checkpoints]:
     with Checkpoints(folder, **options) as checkpoints:
         for step, values in enumerate(metrics, 1):
@@ -146,9 +146,9 @@ def steps_in(folder: Path) -> set[int]:
     ],
 )
 def test_the_newest_and_the_best_stay(
-    aucs: list[float | None], keep: int, best: int, kept: set[int], plan: Plan, tmp_path: Path
+    aucs: list[float | None], keep: int, best: int, kept: set[int], plan: TrainPlan, tmp_path: Path
 ) -> None:
-    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    small = tiny.plan(tuning=TuningConfig("frozen", "frozen"), loss=IMAGE_ONLY)
     metrics = [None if auc is None else {"auc": auc, "loss": 1.0} for auc in aucs]
     for checkpoints in save_all(tmp_path / "checkpoints", small, metrics, keep=keep):
         assert checkpoints.latest == len(aucs)
@@ -158,7 +158,7 @@ def test_the_newest_and_the_best_stay(
 
 def test_a_validation_without_an_auc_is_no_best(tmp_path: Path) -> None:
     """Of one class alone there is no AUC."""
-    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    small = tiny.plan(tuning=TuningConfig("frozen", "frozen"), loss=IMAGE_ONLY)
     for checkpoints in save_all(
         tmp_path / "checkpoints", small, [{"loss": 1.0}, {"auc": 0.1}, None]
     ):
@@ -170,7 +170,7 @@ def test_an_empty_folder_has_none(tmp_path: Path) -> None:
         assert (checkpoints.latest, checkpoints.best) == (None, None)
 
 
-def test_reading_changes_nothing(plan: Plan, copied: Path) -> None:
+def test_reading_changes_nothing(plan: TrainPlan, copied: Path) -> None:
     (copied / "9.orbax-checkpoint-tmp").mkdir()
     before = sorted(copied.rglob("*"))
     with Checkpoints(copied, keep=1, read_only=True) as checkpoints:
@@ -179,7 +179,7 @@ def test_reading_changes_nothing(plan: Plan, copied: Path) -> None:
     assert sorted(copied.rglob("*")) == before
 
 
-def test_what_a_killed_save_left_is_no_checkpoint(plan: Plan, copied: Path) -> None:
+def test_what_a_killed_save_left_is_no_checkpoint(plan: TrainPlan, copied: Path) -> None:
     shutil.copytree(copied / "4", copied / "5.orbax-checkpoint-tmp")
     with Checkpoints(copied) as checkpoints:
         assert checkpoints.latest == 4
@@ -191,7 +191,7 @@ def test_what_a_killed_save_left_is_no_checkpoint(plan: Plan, copied: Path) -> N
 # --- what does not fit ---
 
 
-def message(folder: Path, plan: Plan, step: int = 4) -> str:
+def message(folder: Path, plan: TrainPlan, step: int = 4) -> str:
     with Checkpoints(folder, read_only=True) as checkpoints:
         with pytest.raises(UserError) as caught:
             checkpoints.restore(plan.abstract, step)
@@ -227,7 +227,7 @@ def test_damaged_metrics_are_told_and_their_checkpoint_put_aside(
 
 @pytest.mark.slow
 @DAMAGED
-def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
+def test_no_cut_file_goes_unseen(plan: TrainPlan, copied: Path) -> None:
     """One file at a time, cut in half: refused, or none the worse."""
     expected = filled(plan, 4)
     refused = 0
@@ -251,7 +251,7 @@ def test_no_cut_file_goes_unseen(plan: Plan, copied: Path) -> None:
 @pytest.mark.parametrize("item", ["parameters", "rest", "position"])
 @pytest.mark.parametrize("how", ["missing", "emptied", "cut"])
 def test_every_damaged_item_is_told_in_one_line(
-    item: str, how: str, plan: Plan, copied: Path
+    item: str, how: str, plan: TrainPlan, copied: Path
 ) -> None:
     folder = copied / "4" / item
     if how == "missing":
@@ -277,7 +277,7 @@ def test_a_saved_step_is_completed_where_it_lies(
     written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before, between or behind the two files that change: the checkpoint stays whole and alone."""
-    small = tiny.plan(tuning=TuningConfig("linear", "linear"), loss=IMAGE_ONLY)
+    small = tiny.plan(tuning=TuningConfig("frozen", "frozen"), loss=IMAGE_ONLY)
     folder, state = tmp_path / "checkpoints", filled(small, 3)
     cut = {"data": {"step": 3}, "clock": {"due": True}}
     done = {"data": {"step": 3}, "clock": {"due": False}}
@@ -333,7 +333,7 @@ class Unreadable(Checkpoints):
     ids=lambda error: type(error).__name__,
 )
 def test_a_read_that_fails_condemns_no_checkpoint(
-    error: Exception, plan: Plan, copied: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, plan: TrainPlan, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Unreadable, "error", error, raising=False)
     with (
@@ -383,7 +383,7 @@ def test_a_file_that_this_user_may_not_read_condemns_no_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["a [1] b", "[ab]", "x*y?", "[!a]*[", "ends]"])
-def test_a_folder_of_any_name_holds_checkpoints(name: str, plan: Plan, tmp_path: Path) -> None:
+def test_a_folder_of_any_name_holds_checkpoints(name: str, plan: TrainPlan, tmp_path: Path) -> None:
     folder = tmp_path / name / "checkpoints"
     with Checkpoints(folder, keep=1) as checkpoints:
         for step in (3, 4):

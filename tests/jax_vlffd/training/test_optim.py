@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_vlffd.config import OptimConfig
@@ -67,6 +67,7 @@ def test_a_constant_rate_stays() -> None:
     np.testing.assert_allclose(rates(50, 0, schedule="constant"), 2.0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.data())
 def test_the_first_step_moves_and_no_step_exceeds_the_peak(steps: int, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(0, steps - 1))

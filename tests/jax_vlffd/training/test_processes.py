@@ -32,7 +32,7 @@ if mode == "values" and index == 1:
     strangers = [socket.create_connection((name, door)) for name in ("localhost", "127.0.0.1")]
     strangers[0].sendall(b"[" * 100_000)
 try:
-    group = processes.meet(
+    group = processes.connect(
         index if mode == "disagree" else 0, differs, timeout=3 if mode == "missing" else 60
     )
 except UserError as error:
@@ -46,7 +46,7 @@ if mode == "values":
     assert group.exchange(words if index == 0 else "")[0] == words
 if mode == "stop":
     place = 0
-    while not group.reached():
+    while not group.should_stop():
         place += 1
         time.sleep(random.random() / 200)
         if place == 40 + index:  # all ask, at about the same time
@@ -60,7 +60,7 @@ if mode == "kill":
     group.exchange(None) if index == 1 else time.sleep(60)
 if mode == "fail":
     if index == who:
-        group.tell("the disk is full")
+        group.broadcast_failure("the disk is full")
         os._exit(3)
     group.exchange(None)
 group.leave()

@@ -56,11 +56,11 @@ def test_the_tuning_mode_of_one_tower_decides_for_that_tower_alone(part: str) ->
         "full": every - ADAPTED,
         "layernorm": NORMS | outer,
         "lora": ADAPTED,
-        "linear": set(),
+        "frozen": set(),
     }
     other = {"vision": "text", "text": "vision"}[part]
     for mode, expected in wanted.items():
-        tuning = TuningConfig(**{part: mode, other: "linear"})
+        tuning = TuningConfig(**{part: mode, other: "frozen"})
         trainable = tiny.plan(tuning=tuning, lora_rank=RANK).trainable
         assert tower(trainable, part) == expected, mode
         assert tower(trainable, other) == set()
@@ -86,7 +86,7 @@ def test_only_what_a_branch_reads_trains() -> None:
     ("tuning", "loss"),
     [
         (TuningConfig("layernorm", "lora"), LossConfig()),
-        pytest.param(TuningConfig("linear", "full"), LossConfig(fusion=0), marks=pytest.mark.slow),
+        pytest.param(TuningConfig("frozen", "full"), LossConfig(fusion=0), marks=pytest.mark.slow),
         pytest.param(TuningConfig("full", "layernorm"), LossConfig(0, 1, 0, "sigmoid"), marks=pytest.mark.slow),
         (TuningConfig("full", "full"), LossConfig(alignment=0, fusion=0)),
     ],

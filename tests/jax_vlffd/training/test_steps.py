@@ -17,7 +17,7 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.losses import classification_loss, contrastive_loss, patch_loss
 from jax_vlffd.model import bind, initial_parameters
 from jax_vlffd.training.sharding import check_batch, make_mesh, to_devices
-from jax_vlffd.training.state import Plan, TrainState, initial_state
+from jax_vlffd.training.state import TrainPlan, TrainState, initial_state
 from jax_vlffd.training.step import forward, make_eval_step, make_loss, make_train_step
 from tests.support import tiny
 
@@ -38,7 +38,7 @@ class Stepped(NamedTuple):
     programs: int
 
 
-def run(plan: Plan, steps: int = STEPS) -> Stepped:
+def run(plan: TrainPlan, steps: int = STEPS) -> Stepped:
     step, state, logged = make_train_step(plan), tiny.state(plan), []
     for n in range(steps):
         state, metrics = step(state, to_devices(tiny.batch(n), plan.mesh))
@@ -79,13 +79,13 @@ def test_every_layout_takes_the_steps_of_one_device(
         assert value == pytest.approx(single.metrics[-1][name], abs=1e-4), name
 
 
-def gradients(plan: Plan, batch: dict[str, np.ndarray]) -> Any:
+def gradients(plan: TrainPlan, batch: dict[str, np.ndarray]) -> Any:
     """((loss, metrics), gradient of every parameter that trains) at the start."""
     values = tiny.state(plan).parameters
-    moving = {k: v for k, v in values.items() if k in plan.trainable}
-    fixed = {k: v for k, v in values.items() if k not in plan.trainable}
+    trainable = {k: v for k, v in values.items() if k in plan.trainable}
+    frozen = {k: v for k, v in values.items() if k not in plan.trainable}
     found = jax.jit(jax.value_and_grad(make_loss(plan), has_aux=True))
-    return tiny.host(found(moving, fixed, to_devices(batch, plan.mesh)))
+    return tiny.host(found(trainable, frozen, to_devices(batch, plan.mesh)))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
             yield from equations(inner)
 
 
-def products(plan: Plan) -> set[str]:
+def products(plan: TrainPlan) -> set[str]:
     """The dtypes of the matrix products of a train step."""
     return {
         str(equation.outvars[0].aval.dtype)

@@ -21,7 +21,7 @@ from tests.support import tiny
 
 
 class Recorder:
-    """Stands in for the step, the data, the checkpoints and the telemetry; remembers what came when."""
+    """Stands in for the step, the data, the checkpoints and the writer; remembers what came when."""
 
     def __init__(self, losses: dict[int, float] | None = None):
         self.events: list[str] = []
@@ -118,7 +118,7 @@ def test_the_use_of_the_devices_is_that_of_texts_as_long_as_they_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = Recorder()
-    recorder.run(monkeypatch, steps=3, peak_share=lambda text_length: text_length / 1000)
+    recorder.run(monkeypatch, steps=3, utilization_per_image=lambda text_length: text_length / 1000)
     logged = [values for values in recorder.values if "train/loss" in values]
     assert len(logged) == 3
     assert len(set(recorder.ends)) > 1

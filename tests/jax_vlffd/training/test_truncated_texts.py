@@ -9,7 +9,7 @@ import pytest
 
 from jax_vlffd.config import LossConfig
 from jax_vlffd.training import step as steps
-from jax_vlffd.training.processes import Alone
+from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.step import make_train_step
 from tests.support import tiny
@@ -43,7 +43,7 @@ def test_as_long_as_the_longest_rounded_up(
     spec = tiny.plan(pad_to_multiple_of=multiple).spec
     batch = batch_of(*lengths, fused=fused)
     assert steps.text_length(batch, spec) == needed
-    short, length = steps.truncate_texts(batch, spec, Alone())
+    short, length = steps.truncate_texts(batch, spec, SingleProcess())
     assert length == needed
     for name, value in batch.items():
         expected = value[:, :needed] if name in steps.TEXT_FIELDS else value
@@ -58,7 +58,7 @@ def test_texts_stay_as_they_are_where_none_is_read_or_none_is_to_be_cut(
 ) -> None:
     batch = batch_of(2, 5)
     spec = tiny.plan(loss=loss, pad_to_multiple_of=multiple).spec
-    same, length = steps.truncate_texts(batch, spec, Alone())
+    same, length = steps.truncate_texts(batch, spec, SingleProcess())
     assert length == 12
     assert all(same[name] is value for name, value in batch.items())
 
@@ -66,7 +66,7 @@ def test_texts_stay_as_they_are_where_none_is_read_or_none_is_to_be_cut(
 def test_the_longest_of_any_process_counts() -> None:
     """Every process has to run the same program."""
 
-    class WithAnother(Alone):
+    class WithAnother(SingleProcess):
         def exchange(self, value: Any) -> list[Any]:
             return [value, 10]
 
@@ -79,7 +79,7 @@ def test_the_longest_of_any_process_counts() -> None:
 def test_a_step_on_shorter_texts_is_the_same_step() -> None:
     plan = tiny.plan(pad_to_multiple_of=1, separate_captions=True)
     batch = batch_of(*[3 + n % 5 for n in range(tiny.BATCH)], fused=6)
-    short, length = steps.truncate_texts(batch, plan.spec, Alone())
+    short, length = steps.truncate_texts(batch, plan.spec, SingleProcess())
     assert length == 7
     step = make_train_step(plan)
     found = [step(tiny.state(plan), to_devices(values, plan.mesh)) for values in (batch, short)]

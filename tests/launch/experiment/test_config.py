@@ -165,7 +165,7 @@ def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> 
         ({"loss__fusion": -1}, "loss.fusion is -1: it must be greater than or equal to 0"),
         ({"loss": {"image": 0, "alignment": 0, "fusion": 0}}, "one must be above 0"),
         ({"loss__image": 0}, "image branch's, whose head would stay as it was drawn"),
-        ({"tuning__text": "half"}, "tuning.text is 'half': it must be 'full', 'layernorm', 'lora' or 'linear'"),
+        ({"tuning__text": "half"}, "tuning.text is 'half': it must be 'full', 'layernorm', 'lora' or 'frozen'"),
         ({"tuning__vision": "lora"}, "tuning 'lora' wants compute.lora_rank"),
         ({"compute__lora_rank": 4}, "lora_rank is 4, yet no tower is tuned by adapters"),
         ({"compute__dtype": "float16"}, "compute.dtype is 'float16': it must be 'float32' or 'bfloat16'"),
@@ -301,6 +301,13 @@ def test_tuples_and_lists_are_the_same_in_a_file(tmp_path: Path) -> None:
     configs.check_same(tmp_path, changed(model__image_mean=(0.1, 0.2, 0.3)))
     run, _ = configs.settings(configs.read_saved(tmp_path) or {})
     assert list(run.model.image_mean) == [0.1, 0.2, 0.3]
+
+
+def test_a_workdir_of_the_mode_once_called_linear_goes_on_frozen(tmp_path: Path) -> None:
+    saved(tmp_path, tuning__vision="linear")
+    configs.check_same(tmp_path, changed(tuning__vision="frozen"))
+    run, _ = configs.settings(configs.read_saved(tmp_path) or {})
+    assert (run.tuning.vision, run.tuning.text) == ("frozen", "full")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"versions": {}}', "\x00"])

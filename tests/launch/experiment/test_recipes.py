@@ -15,7 +15,7 @@ from ml_collections import config_dict
 from configs.base import recipe
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.config import RunConfig
-from jax_vlffd.training.state import Plan
+from jax_vlffd.training.state import TrainPlan
 from jax_vlffd.training.step import make_eval_step, make_train_step
 from launch.experiment import config as configs
 from launch.experiment import plan as plans
@@ -46,7 +46,7 @@ def load(name: str) -> config_dict.ConfigDict:
 
 
 @cache
-def plan_of(name: str) -> tuple[RunConfig, DataSettings, Plan]:
+def plan_of(name: str) -> tuple[RunConfig, DataSettings, TrainPlan]:
     run, data = configs.settings(load(name))
     return run, data, plans.make_plan(run, data, steps=1000, warmup_steps=50)
 

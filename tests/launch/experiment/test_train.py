@@ -21,7 +21,7 @@ from jax_vlffd.training import loop
 from jax_vlffd.training import step as steps
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
-from jax_vlffd.training.state import Plan, TrainState, initial_state
+from jax_vlffd.training.state import TrainPlan, TrainState, initial_state
 from launch.experiment import config as configs
 from launch.experiment import initialization
 from launch.experiment import plan as plans
@@ -57,7 +57,7 @@ def whole(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         for module, name in ((loop, "make_train_step"), (steps, "make_eval_step")):
             make = getattr(module, name)
 
-            def record(plan: Plan, make: Callable = make, name: str = name) -> Any:
+            def record(plan: TrainPlan, make: Callable = make, name: str = name) -> Any:
                 plans.append(plan)
                 functions[name] = make(plan)
                 return functions[name]
@@ -215,7 +215,7 @@ class Standing:
 
 
 def first(
-    whole: Whole, workdir: Path, init: InitConfig, plan: Plan | None = None
+    whole: Whole, workdir: Path, init: InitConfig, plan: TrainPlan | None = None
 ) -> tuple[TrainState, Standing, loop.Clock]:
     settings, _ = tiny.settings(Path("/set"), init=init, seed=0)
     data = Standing()
@@ -369,7 +369,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 ) -> None:
     make = loop.make_train_step
 
-    def spoilt(plan: Plan) -> Callable:
+    def spoilt(plan: TrainPlan) -> Callable:
         step = make(plan)
 
         def take(state: TrainState, batch: Any) -> Any:

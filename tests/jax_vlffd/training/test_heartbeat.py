@@ -15,16 +15,16 @@ import pytest
 from etils import epath
 
 from jax_vlffd.errors import UserError
-from jax_vlffd.training.heartbeat import HEARTBEAT, LOCK, Watch, lock
+from jax_vlffd.training.heartbeat import HEARTBEAT, LOCK, Heartbeat, lock
 from jax_vlffd.training.preemption import Stopped
 from tests.support import tiny
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from jax_vlffd.training.heartbeat import Watch, lock
+from jax_vlffd.training.heartbeat import Heartbeat, lock
 workdir = Path(sys.argv[1])
-with lock(workdir), Watch(workdir, total=9, stall=0):
+with lock(workdir), Heartbeat(workdir, total=9, stall=0):
     print("in", flush=True)
     time.sleep(60)
 """
@@ -87,7 +87,7 @@ def test_where_there_are_no_locks_a_run_of_this_host_is_known_by_its_heartbeat_t
         lock(epath.Path(tmp_path)),  # no `Path`: taken for a bucket's
     ):
         pass
-    with Watch(epath.Path(tmp_path), total=9, stall=0):
+    with Heartbeat(epath.Path(tmp_path), total=9, stall=0):
         assert json.loads((tmp_path / HEARTBEAT).read_text())["doing"] == "starting"
     with lock(epath.Path(tmp_path)):
         assert not (tmp_path / LOCK).exists()
@@ -100,7 +100,7 @@ def test_the_heartbeat_tells_how_a_run_ended(
     error: Exception | None, doing: str, tmp_path: Path
 ) -> None:
     try:
-        with Watch(tmp_path, total=9, stall=0) as watch:
+        with Heartbeat(tmp_path, total=9, stall=0) as watch:
             watch.beat("training", 4)
             if error:
                 raise error
@@ -114,7 +114,7 @@ def test_the_heartbeat_tells_how_a_run_ended(
 def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Watch(None, total=9, stall=0.05) as watch:
+    with Heartbeat(None, total=9, stall=0.05) as watch:
         watch.beat("waiting for data", 3)
         time.sleep(0.4)
         watch.beat("training", 3)

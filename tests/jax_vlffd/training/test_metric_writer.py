@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jax_vlffd.training.metric_writer import Telemetry, read_history
+from jax_vlffd.training.metric_writer import MetricWriter, read_history
 
 
 def lines(folder: Path) -> list[str]:
@@ -18,9 +18,9 @@ def lines(folder: Path) -> list[str]:
 
 def write(folder: Path, start: int, *steps_done: int, **options: Any) -> None:
     options = {"tensorboard": False} | options
-    with Telemetry(folder, start=start, total=9, **options) as telemetry:
+    with MetricWriter(folder, start=start, total=9, **options) as writer:
         for step in steps_done:
-            telemetry.write(step, {"train/loss": 1 / 3, "train/auc": float("nan")})
+            writer.write(step, {"train/loss": 1 / 3, "train/auc": float("nan")})
 
 
 def test_a_line_holds_the_finite_values(tmp_path: Path) -> None:
@@ -54,19 +54,19 @@ def test_tensorboard_has_the_events_too(tmp_path: Path) -> None:
 def test_without_a_terminal_progress_is_plain_and_seldom(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Telemetry(tmp_path, start=0, total=9, tensorboard=False) as telemetry:
-        telemetry.show(1, "loss 1.0")
-        telemetry.show(2, "loss 0.9")
-        telemetry.show(3, "validation AUC 0.5", force=True)
+    with MetricWriter(tmp_path, start=0, total=9, tensorboard=False) as writer:
+        writer.show(1, "loss 1.0")
+        writer.show(2, "loss 0.9")
+        writer.show(3, "validation AUC 0.5", force=True)
     assert capsys.readouterr().err == "step 1/9  loss 1.0\nstep 3/9  validation AUC 0.5\n"
 
 
 def test_events_do_not_bring_torch_into_the_run(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
     code = (
-        "import sys, pathlib; from jax_vlffd.training.metric_writer import Telemetry\n"
-        "with Telemetry(pathlib.Path(sys.argv[1]), start=0, total=1) as telemetry:\n"
-        "  telemetry.write(1, {'train/loss': 1.0})\n"
+        "import sys, pathlib; from jax_vlffd.training.metric_writer import MetricWriter\n"
+        "with MetricWriter(pathlib.Path(sys.argv[1]), start=0, total=1) as writer:\n"
+        "  writer.write(1, {'train/loss': 1.0})\n"
         "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
         "import torch; assert torch.ones(1).sum() == 1"
     )
