@@ -194,6 +194,7 @@ def dot_chart(title: str, columns: Sequence[tuple[str, Sequence[Value]]], axis: 
         means = []
         for index, (_, dots) in enumerate(columns):
             for number, dot in enumerate(dots):
+                assert dot.value is not None  # unlike a bar, a dot has one
                 x = index + 0.7 * ((number + 0.5) / len(dots) - 0.5)
                 if dot.interval is not None:
                     axes.plot((x, x), dot.interval, **_WHISKER)

@@ -109,7 +109,7 @@ def _table(
     first: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], several: bool
 ) -> Table:
     """Rows of `_cells` by set or method and, with several detectors, by detector."""
-    names = [first, "EvaluatedDetector"] if several else [first]
+    names = [first, "Detector"] if several else [first]
     header = [*names, *(METRIC_TITLES[key] for key in columns), "Frames (videos)"]
     return Table(header, rows, len(names), grouped=True)
 
@@ -124,7 +124,7 @@ def _differences(detectors: Sequence[EvaluatedDetector]) -> Table:
             cells = [number(d["value"], d.get("interval"), signed=True) for d in each]
             rows.append([name, other.name, *cells])
     rows.sort(key=lambda row: _sets(detectors).index(str(row[0])))
-    header = ["Set", "EvaluatedDetector", *(METRIC_TITLES[key] for key in columns)]
+    header = ["Set", "Detector", *(METRIC_TITLES[key] for key in columns)]
     return Table(header, rows, 2, grouped=True)
 
 
@@ -209,7 +209,7 @@ def _matrix(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Table]]:
             trained = ", ".join(row["trained_on"]) or UNKNOWN
             cells = [_matrix_cell(row["cells"].get(tested, {}).get(method)) for method in methods]
             lines.append([row["name"], trained, str(row["runs"]), *cells])
-        header = ["EvaluatedDetector", "Trained on", "Runs", *methods]
+        header = ["Detector", "Trained on", "Runs", *methods]
         tables.append((tested, Table(header, lines, names=2)))
     return tables
 
@@ -253,7 +253,7 @@ def _robustness(measured: Mapping[str, Any]) -> list[list[Figure]]:
 
 
 def _regions(detectors: Sequence[EvaluatedDetector]) -> Table:
-    rows = []
+    rows: list[list[str | Cell]] = []
     for detector in detectors:
         for name, measured in detector.sets.items():
             words = measured.region_words
@@ -266,7 +266,7 @@ def _regions(detectors: Sequence[EvaluatedDetector]) -> Table:
             each = [number(words["regions"][region]["f1"]) for region in REGIONS]
             rows.append([detector.name, name, *cells, *each, f"{words['images']:,}"])
     header = [
-        "EvaluatedDetector", "Set", "Precision per image", "Recall per image", "F1 per image",
+        "Detector", "Set", "Precision per image", "Recall per image", "F1 per image",
         "Precision, micro", "Recall, micro", "F1, micro",
         *(f"F1 {region}" for region in REGIONS), "Fakes",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jax_vlffd.reports import charts
-from jax_vlffd.reports.render import METRIC_TITLES, Figure, Table, number, page
+from jax_vlffd.reports.render import METRIC_TITLES, Cell, Figure, Table, number, page
 
 #: The metrics of a sweep's table, and whether more is better.
 METRICS: Final = {
@@ -131,7 +131,7 @@ def render(title: str, rows: Sequence[Row], metric: str, facts: Mapping[str, str
     header = ["Changed", "Status"]
     header += [(f"{name}: " if len(sets) > 1 else "") + METRIC_TITLES[m] for name, m in measured]
     header += [key.replace("_", " ").capitalize() for key in keys]
-    cells = [
+    cells: list[list[str | Cell]] = [
         [
             row.label,
             row.status,
