@@ -33,9 +33,9 @@ MAX_RECORD_PIXELS: Final = 32 << 20
 MAX_BYTES: Final = 512 << 20
 
 #: What Pillow may take a file for. Its other readers are for what nobody photographs in, and one of them runs
-#: a program on the file (EPS).
+#: a program on the file (EPS), another believes a second header (ICO).
 _FORMATS: Final[tuple[str, ...]] = (
-    *("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO"),
+    *("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"),
     *("DIB", "PCX", "SUN"),
 )
 #: Those that OpenCV decodes.

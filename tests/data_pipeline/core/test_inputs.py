@@ -176,10 +176,15 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = save(tmp_path / "a.jpg", picture()).read_bytes()
     broken = save(tmp_path / "a.png", picture()).read_bytes()
+    small = b"ihdr" + struct.pack(">II", SIDE // 4, SIDE // 4)  # its pixels say otherwise
+    lying = save(tmp_path / "a.jp2", picture()).read_bytes()
+    lying = lying.replace(b"ihdr" + struct.pack(">II", SIDE, SIDE), small)
     files = {
+        "lying.jp2": lying,
         "empty.jpg": b"", "text.png": b"no picture" * 99, "cut.jpg": whole[: len(whole) // 2],
         "cut.png": broken[: len(broken) // 2], "header.png": png(30, 30), "svg.png": b"<svg/>",
         "program.eps": save(tmp_path / "a.eps", picture()).read_bytes(),  # a program for a printer
+        "icon.ico": save(tmp_path / "a.ico", picture()).read_bytes(),
         "cut.gif": save(tmp_path / "a.gif", picture("P")).read_bytes()[:60],
     }  # fmt: skip
     for name, data in files.items():
