@@ -36,7 +36,7 @@ def patch_loss(logits: Array, forged: Array) -> Array:
 
     Args:
       logits: fp32 [B, N, 2] of (real, fake).
-      forged: fp32 [B, N], shares from 0 to 1; below 0 where they are not known, and nothing is learnt.
+      forged: fp32 [B, N], shares from 0 to 1; below 0 where they are not known, and nothing is learned.
     """
     known = forged >= 0
     each = losses.sigmoid_binary_cross_entropy(logits[..., 1] - logits[..., 0], forged)

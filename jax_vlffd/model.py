@@ -74,7 +74,7 @@ class VLFFD(nnx.Module):
         self.fusion_head = Linear(clip.vision.width, 2, rngs=rngs, stddev=0.01, compute=exact)
 
     def encode_image(self, images: Array) -> Features:
-        """The image tower's features of normalised images [B, H, W, 3]."""
+        """The image tower's features of normalized images [B, H, W, 3]."""
         features: Features = self.vision(images)
         return features
 

@@ -122,16 +122,16 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
-        """Normalises [..., D]."""
+        """Normalizes [..., D]."""
 
-        def normalised(x: Array, scale: Array, bias: Array) -> Array:
+        def normalized(x: Array, scale: Array, bias: Array) -> Array:
             y = x.astype(jnp.float32)
             centred = y - y.mean(-1, keepdims=True)
             variance = jnp.square(centred).mean(-1, keepdims=True)
             y = centred * jax.lax.rsqrt(variance + self.eps)
             return (y * scale + bias).astype(x.dtype)
 
-        return recomputed(normalised, x, self.scale[...], self.bias[...])
+        return recomputed(normalized, x, self.scale[...], self.bias[...])
 
 
 class Attention(nnx.Module):

@@ -45,7 +45,7 @@ class ImageTower(nnx.Module):
         self.compute = compute
 
     def __call__(self, images: Array, *, hidden_states: bool = False) -> Features:
-        """Embeds normalised images [B, H, W, 3] (fp32); H = W = config.image_size."""
+        """Embeds normalized images [B, H, W, 3] (fp32); H = W = config.image_size."""
         # A convolution whose stride is its size is a matrix product over patches; the order within a
         # patch (channel, row, column) is that of the convolution's weight in Hugging Face files.
         batch, grid, patch = images.shape[0], self.config.grid, self.config.patch_size

@@ -93,7 +93,7 @@ class Checkpoints:
         try:
             self.close()
         except UserError:
-            if kind is None:  # else it is told already what went wrong, maybe this
+            if kind is None:  # else an error is on its way already, maybe this
                 raise
 
     @property
@@ -190,26 +190,26 @@ class Checkpoints:
         Raises:
           UserError: none is whole, or one could not be read without being proved damaged.
         """
-        told: dict[Folder, str] = {}
+        put_aside: dict[Folder, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem, damaged, found = "", True, None
+            problem, damaged, restored = "", True, None
             try:
-                found = self.restore(abstract, step)
+                restored = self.restore(abstract, step)
             except UserError as error:
                 problem, damaged = str(error), isinstance(error, Damaged)
-            told_by_all = self._peers.exchange([problem, damaged])
-            problems = [text for text, _ in told_by_all if text]
-            for text, proved in told_by_all:
+            reports = self._peers.exchange([problem, damaged])
+            problems = [text for text, _ in reports if text]
+            for text, proved in reports:
                 if not proved:
                     raise UserError(text)
-            if found is not None and not problems:
-                if told:
-                    self._put_aside(told)
+            if restored is not None and not problems:
+                if put_aside:
+                    self._put_aside(put_aside)
                     self._manager.reload()
                     self._say(f"going on from step {step}")
-                return found
-            told[self.folder / str(step)] = problems[0]
-        raise UserError(next(iter(told.values()), f"{self.folder}: holds no checkpoint"))
+                return restored
+            put_aside[self.folder / str(step)] = problems[0]
+        raise UserError(next(iter(put_aside.values()), f"{self.folder}: holds no checkpoint"))
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """The state, laid out as `abstract` says, and the position.
@@ -218,14 +218,14 @@ class Checkpoints:
           UserError: the checkpoint is damaged or of another model.
         """
         rest = {"step": abstract.step, "optimizer": abstract.optimizer}
-        found = self._restore(
+        restored = self._restore(
             step,
             parameters=ocp.args.StandardRestore(abstract.parameters),
             rest=ocp.args.StandardRestore(rest),
             position=ocp.args.JsonRestore(),
         )
-        state = TrainState(found.rest["step"], found.parameters, found.rest["optimizer"])
-        return state, found.position
+        state = TrainState(restored.rest["step"], restored.parameters, restored.rest["optimizer"])
+        return state, restored.position
 
     def restore_parameters(
         self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int
@@ -235,8 +235,8 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged or of another model.
         """
-        found = self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract)))
-        parameters: dict[str, jax.Array] = found.parameters
+        restored = self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract)))
+        parameters: dict[str, jax.Array] = restored.parameters
         return parameters
 
     def _restore(self, step: int, **items: Any) -> Any:
@@ -291,10 +291,10 @@ class Checkpoints:
             try:
                 json.loads(file.read_text("utf-8"))
             except (ValueError, OSError) as error:
-                found = storage.unread(file.parents[1], error)
-                if not isinstance(found, Damaged):
-                    raise found from error
-                broken[file.parents[1]] = found
+                fault = storage.unread(file.parents[1], error)
+                if not isinstance(fault, Damaged):
+                    raise fault from error
+                broken[file.parents[1]] = fault
         return broken
 
     def _put_aside(self, damaged: Mapping[Folder, str]) -> None:

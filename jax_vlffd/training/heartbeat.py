@@ -88,7 +88,7 @@ class Heartbeat:
             "host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "total": self._total,
             "doing": self._doing, "since": round(time.monotonic() - self._moved, 1), "time": time.time(),
         }  # fmt: skip
-        # What ails the storage is told by what is saved there, not by the heartbeat; a bucket's client has
+        # A fault of the storage is reported by what is saved there, not by the heartbeat; a bucket's client has
         # errors of its own.
         with contextlib.suppress(Exception):
             replace_text(self._path, json.dumps(content) + "\n")
@@ -168,7 +168,7 @@ def _see_that_it_is_quiet(workdir: Path | epath.Path, patience: float) -> None:
     if first is None or first["doing"] in ENDED:
         return
     if isinstance(workdir, Path) and first["host"] == socket.gethostname():
-        return  # the lock has told
+        return  # the lock has decided
     sys.stderr.write(
         f"{workdir} was left by a run on {first['host']}; seeing for {patience:.0f} s that it has ended\n"
     )
@@ -187,7 +187,7 @@ def _see_that_it_is_quiet(workdir: Path | epath.Path, patience: float) -> None:
 
 def _read(workdir: Path | epath.Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((workdir / HEARTBEAT).read_text("utf-8"))
-        return {name: found[name] for name in ("host", "pid", "doing", "time")}
+        content = json.loads((workdir / HEARTBEAT).read_text("utf-8"))
+        return {name: content[name] for name in ("host", "pid", "doing", "time")}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -102,7 +102,7 @@ def train(
       config: when to do what.
       clock: brought up to date in place.
       peers: the other processes, and whether to stop.
-      heartbeat: is told what the loop does.
+      heartbeat: shows what the loop does.
 
     Returns:
       The last state.
@@ -124,23 +124,23 @@ def train(
     def save(evaluate: bool, stopping: bool) -> bool:
         """Validates where it is due, and saves; returns whether the run is to stop."""
         nonlocal validated
-        found = None
+        metrics = None
         if evaluate and not stopping:
             heartbeat.beat("validating", step)
             try:
-                validated = found = validate(state.parameters)
+                validated = metrics = validate(state.parameters)
             except Stopped:
                 stopping = True
             else:
-                _keep_best(clock, found, step)
-                writer.write(step, {f"validation/{k}": v for k, v in found.items()})
-                writer.show(step, _summary(found), force=True)
-        clock.due = evaluate and found is None
+                _keep_best(clock, metrics, step)
+                writer.write(step, {f"validation/{k}": v for k, v in metrics.items()})
+                writer.show(step, _summary(metrics), force=True)
+        clock.due = evaluate and metrics is None
         heartbeat.beat("saving", step)
         began = time.perf_counter()
         position = {"data": data.get_state(), "clock": vars(clock)}
         writer.sync()  # a line of a saved step is on disk before the step is
-        checkpoints.save(state, position, found)
+        checkpoints.save(state, position, metrics)
         meter.save_seconds = time.perf_counter() - began
         return stopping
 

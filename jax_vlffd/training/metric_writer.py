@@ -54,7 +54,7 @@ class MetricWriter:
         if not enabled:
             return
         self._path = workdir / "metrics.jsonl"
-        with _told(self._path):
+        with _storage_errors(self._path):
             if self._path.exists():
                 _drop_after(self._path, start, due)
             self._file = self._path.open("a", encoding="utf-8")
@@ -73,10 +73,10 @@ class MetricWriter:
             self._events.close()
         if self._file:
             try:
-                with _told(self._path):
+                with _storage_errors(self._path):
                     self._file.close()
             except UserError:
-                if kind is None:  # else it is told already what went wrong, maybe this
+                if kind is None:  # else an error is on its way already, maybe this one
                     raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -89,7 +89,7 @@ class MetricWriter:
             return
         # JSON has no nan: a value that is undefined at a step is left out of its line.
         rounded = {k: float(f"{v:.7g}") for k, v in values.items() if math.isfinite(v)}
-        with _told(self._path):
+        with _storage_errors(self._path):
             self._file.write(json.dumps({"step": step, **rounded}) + "\n")
             self._file.flush()
         if self._events:
@@ -102,7 +102,7 @@ class MetricWriter:
           UserError: it cannot be written.
         """
         if self._file:
-            with _told(self._path):
+            with _storage_errors(self._path):
                 os.fsync(self._file.fileno())
         if self._events:
             self._events.flush()
@@ -172,9 +172,9 @@ class _Events:
         with self._warns():
             for name, value in values.items():
                 if self._writer:
-                    found = self._scalar(name, value)
+                    summary = self._scalar(name, value)
                     self._writer.write_event(
-                        self._new(wall_time=time.time(), step=step, summary=found)
+                        self._new(wall_time=time.time(), step=step, summary=summary)
                     )
 
     def flush(self) -> None:
@@ -206,7 +206,7 @@ class _Events:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _storage_errors(path: Path) -> Iterator[None]:
     """An error of the disk as one of the user's, with the file's name."""
     try:
         yield

@@ -113,10 +113,10 @@ def _normalization(
 def _three(
     path: Path, values: Mapping[str, Any], name: str, default: tuple[float, ...] | None
 ) -> tuple[float, ...] | None:
-    found = values.get(name)
-    if found is None:
+    value = values.get(name)
+    if value is None:
         return default
-    parts = found if isinstance(found, list) else [found] * 3
+    parts = value if isinstance(value, list) else [value] * 3
     if len(parts) != 3:
         raise UserError(f"{path}: {name} has {len(parts)} numbers, not 3; download it again")
     return tuple(_number(path, name, part) for part in parts)
@@ -128,7 +128,7 @@ def _number(path: Path, name: str, value: Any) -> float:
             return float(value)
     except OverflowError:  # of an integer with hundreds of digits
         pass
-    raise UserError(f"{path}: {name} is no number; download it again")
+    raise UserError(f"{path}: {name} is not a number; download it again")
 
 
 def _side(values: Mapping[str, Any]) -> int | None:

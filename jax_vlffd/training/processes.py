@@ -274,7 +274,7 @@ def _gather(
     until, both = time.monotonic() + timeout, socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     hellos: dict[int, dict[str, Any]] = {}
-    found: dict[int, socket.socket] = {}
+    connections: dict[int, socket.socket] = {}
     with socket.create_server(("", 0), family=family, backlog=count, dualstack_ipv6=both) as server:
         store.put("port", server.getsockname()[1])
         for number in range(count):
@@ -290,11 +290,11 @@ def _gather(
                 with contextlib.suppress(OSError):
                     shown = connection.recv(64)  # sent at once, so that it comes whole
                 if shown in tokens:
-                    found[tokens.pop(shown)] = connection
+                    connections[tokens.pop(shown)] = connection
                 else:
                     connection.close()  # someone else's
     names = [hello["name"] for hello in hellos.values()]
-    if missing := [str(n) for n in range(1, count) if n not in found]:
+    if missing := [str(n) for n in range(1, count) if n not in connections]:
         wrong = f"processes {', '.join(missing)} of {count} did not come within {timeout:g} s; see their logs"
     else:
         identities = [hellos[n]["identity"] for n in range(count)]
@@ -303,7 +303,7 @@ def _gather(
         if wrong:
             wrong += "; start all processes with the same code and the same flags"
     store.put("met", {"names": names, "wrong": wrong})
-    return found, {"names": names, "wrong": wrong}
+    return connections, {"names": names, "wrong": wrong}
 
 
 def _reach(coordinator: str, port: int, token: str) -> socket.socket:

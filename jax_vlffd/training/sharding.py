@@ -48,7 +48,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def _laid_out(shape: list[int], devices: list[jax.Device]) -> np.ndarray:
-    """Devices in an order that suits their wiring: the inner axes on near neighbours, `data` over slices."""
+    """Devices in an order that suits their wiring: the inner axes on near neighbors, `data` over slices."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if devices[0].platform == "tpu" and slices > 1 and shape[0] % slices == 0:
         inner = (shape[0] // slices, *shape[1:])
@@ -100,7 +100,7 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     rows: dict[int, set[int]] = {}
     for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
         rows.setdefault(device.process_index, set()).add(data * mesh.shape["fsdp"] + fsdp)
-    shares = sorted({tuple(sorted(found)) for found in rows.values()})
+    shares = sorted({tuple(sorted(held)) for held in rows.values()})
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if sum(map(len, shares)) != ways or len({len(share) for share in shares}) > 1:
         raise UserError(
@@ -183,13 +183,13 @@ def match_rules(paths: Iterable[str], rules: tuple[Rule, ...] = RULES) -> dict[s
     Raises:
       UserError: a path that no rule matches.
     """
-    found: dict[str, Rule] = {}
+    matched: dict[str, Rule] = {}
     for path in paths:
         rule = next((rule for rule in rules if re.fullmatch(rule.pattern, path)), None)
         if rule is None:
             raise UserError(f"parameter {path} matches no rule; add one to RULES in {__name__}")
-        found[path] = rule
-    return found
+        matched[path] = rule
+    return matched
 
 
 def trainable_paths(matched: Mapping[str, Rule], *, vision: str, text: str) -> frozenset[str]:

@@ -79,7 +79,7 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
       model: bound to its parameters.
       batch: image uint8 [B, H, W, 3], label int32 [B], tokens and fused_tokens int32 [B, T]; with local
         losses, forged_patches fp32 [B, N - 1].
-      spec: which branches, and the normalisation.
+      spec: which branches, and the normalization.
 
     Returns:
       Per-example outputs, each with leading axis B: `image_logits` [B, 2], and where the branch is on

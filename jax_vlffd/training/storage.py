@@ -39,7 +39,7 @@ class _PlainPath(gpath.PosixGPath):
 
     def glob(self, pattern: str) -> Iterator[Any]:
         """The files below that match."""
-        return (type(self)(found) for found in Path(self).glob(pattern))
+        return (type(self)(path) for path in Path(self).glob(pattern))
 
 
 def for_orbax(folder: Folder) -> epath.Path:
@@ -71,7 +71,7 @@ def unread(folder: Folder, error: Exception) -> UserError:
         f"{folder}: the checkpoint is damaged or of another model ({first_line(error)}); "
         "remove that folder to go back to the one before, or use another workdir"
     )
-    # A model that does not fit is told by a plain ValueError.
+    # A model that does not fit raises a plain ValueError.
     gone = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError))
     garbled = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
     return Damaged(text) if code in _OF_DAMAGE or gone or garbled else UserError(text)

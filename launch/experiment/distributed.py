@@ -80,7 +80,7 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[S
 
 
 def _started(preemption: bool) -> bool:
-    """Starts `jax.distributed` by the flags, else by what is found around; whether it did."""
+    """Starts `jax.distributed` by the flags, else by the environment; whether it did."""
     import jax
 
     place, count, number = _COORDINATOR.value or None, _COUNT.value, _ID.value
@@ -88,7 +88,7 @@ def _started(preemption: bool) -> bool:
         if place is None or count is None or number is None:
             raise UserError("--coordinator, --num_processes and --process_id go together")
         if number >= count:
-            raise UserError(f"--process_id={number} is none of 0 to {count - 1}")
+            raise UserError(f"--process_id={number} is not one of 0 to {count - 1}")
         if not place.rpartition(":")[2].isdigit():
             raise UserError(f"--coordinator={place}: give HOST:PORT")
     elif not (_in_slurm_step() or _on_tpu_vm()):
@@ -103,7 +103,7 @@ def _started(preemption: bool) -> bool:
         )  # fmt: skip
     except ValueError as error:
         if "should be defined" in str(error) and _on_tpu_vm():
-            return False  # a TPU VM that is no part of a pod
+            return False  # a TPU VM outside a pod
         raise
     except RuntimeError as error:
         first = str(error).split("\n")[0][:200]

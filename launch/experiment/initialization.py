@@ -54,14 +54,14 @@ def first_state(
     if run.init.resume:
         folder = Path(run.init.resume) / runs.CHECKPOINTS
         if not folder.is_dir():
-            raise UserError(f"init.resume: {run.init.resume} is no trained workdir")
+            raise UserError(f"init.resume: {run.init.resume} is not a trained workdir")
         _check_same_model(run)
         with Checkpoints(folder, read_only=True) as others:
             if others.latest is None:
                 raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
             state, position = others.restore(plan.abstract, others.latest)
         iterator.set_state(position["data"])
-        # What that run has still to validate is no part of this one.
+        # What that run has still to validate does not concern this one.
         return state, Clock(**{**position["clock"], "due": False})
     source = run.init.clip or run.init.vit
     if not source:
@@ -182,8 +182,8 @@ class Gathered:
 
     def get_state(self) -> dict[str, Any]:
         """The position; all processes ask for it together."""
-        found = self._peers.exchange([self._iterator.seen, self._iterator.bad])
-        seen, bad = (sum(counts) for counts in zip(*found, strict=True))
+        counts = self._peers.exchange([self._iterator.seen, self._iterator.bad])
+        seen, bad = (sum(column) for column in zip(*counts, strict=True))
         return {**self._iterator.get_state(), "seen": seen, "bad": bad}
 
     def set_state(self, state: dict[str, Any]) -> None:

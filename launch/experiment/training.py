@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Manner:
-    """How a run is watched, which is no part of its config.
+    """How a run is watched, beside its config.
 
     profile: first and last step of a trace; (0, 0) takes none. stall: seconds without movement after which
     it warns; 0 never does.
@@ -108,7 +108,7 @@ def train(
     elif source and not run.init.resume:
         described["initial_weights"] = training_data.initial_weights(source)
     agreement.check_read(peers, training_data.digests(described))
-    judged = _judged(data)  # what is wrong with a set is told now, not after an epoch
+    judged = _judged(data)  # a wrong set is an error now, not after an epoch
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
     agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
     run = plans.with_tokenizer(run, tokenizer)
@@ -244,9 +244,9 @@ def _validate(
     logits = scores.logits()
     # log(1 + e^-z) for a fake, log(1 + e^z) for a real
     loss = float(np.logaddexp(0.0, np.where(scores.label == 1, -logits, logits)).mean())
-    found = metrics.measure(scores, resamples=0).values
+    measured = metrics.measure(scores, resamples=0).values
     named = {"auc": "frame_auc", "video_auc": "video_auc", "eer": "eer", "accuracy": "acc"}
-    values = {ours: found[theirs] for ours, theirs in named.items()}
+    values = {ours: measured[theirs] for ours, theirs in named.items()}
     known = {name: float(value) for name, value in values.items() if value is not None}
     return {"loss": loss, **known}, scores
 

@@ -302,7 +302,7 @@ def test_a_run_of_another_model_is_not_resumed_though_its_shapes_fit(
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("resume", "init.resume: /nowhere/run is no trained workdir"),
+        ("resume", "init.resume: /nowhere/run is not a trained workdir"),
         ("clip", "/nowhere/run: no such folder"),
         ("vit", "/nowhere/run: no such folder"),
     ],

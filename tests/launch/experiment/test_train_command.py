@@ -364,6 +364,6 @@ def test_a_broken_config_is_named(train: Train, trained: Path, tmp_path: Path) -
 def test_a_resume_from_nowhere_is_told(train: Train, tmp_path: Path) -> None:
     refused(
         train(tmp_path / "run", init__resume=tmp_path / "gone"),
-        f"init.resume: {tmp_path / 'gone'} is no trained workdir",
+        f"init.resume: {tmp_path / 'gone'} is not a trained workdir",
     )
     assert not files(tmp_path / "run")
