@@ -248,8 +248,8 @@ def connect(identity: Any, fault: Fault, timeout: float = 300.0) -> SingleProces
         if index == 0:
             connections, met = _gather(store, count, fault, timeout)
         else:
-            port = store.get("port", timeout)
-            connections = {0: _reach(state.coordinator_address, port, token)}
+            host = state.coordinator_address.rpartition(":")[0].strip("[]")
+            connections = {0: _reach(index, host, store.get("port", timeout), token)}
             met = store.get("met", 2 * timeout)  # process 0 knows better who is missing
     except (RuntimeError, TimeoutError) as error:
         raise UserError("process 0 ended while the processes met; see its log") from error
@@ -293,7 +293,6 @@ def _gather(
                     connections[tokens.pop(shown)] = connection
                 else:
                     connection.close()  # someone else's
-    names = [hello["name"] for hello in hellos.values()]
     if missing := [str(n) for n in range(1, count) if n not in connections]:
         wrong = f"processes {', '.join(missing)} of {count} did not come within {timeout:g} s; see their logs"
     else:
@@ -302,19 +301,19 @@ def _gather(
         wrong = "; ".join([text for text in faults if text][:3])
         if wrong:
             wrong += "; start all processes with the same code and the same flags"
-    store.put("met", {"names": names, "wrong": wrong})
-    return connections, {"names": names, "wrong": wrong}
+    met = {"names": [hello["name"] for hello in hellos.values()], "wrong": wrong}
+    store.put("met", met)
+    return connections, met
 
 
-def _reach(coordinator: str, port: int, token: str) -> socket.socket:
-    host = coordinator.rpartition(":")[0].strip("[]")
+def _reach(index: int, host: str, port: int, token: str) -> socket.socket:
     try:
         connection = socket.create_connection((host, port), 60.0)
         connection.sendall(token.encode())
     except OSError as error:
         raise UserError(
-            f"process 0 is not reached at {host}:{port} ({error}); let the hosts of a run connect to each "
-            "other on every port"
+            f"process {index} cannot reach process 0 at {host}:{port} ({error}); let the hosts of a run "
+            "connect to each other on every port"
         ) from error
     return connection
 
