@@ -90,7 +90,7 @@ def _evaluate_runs(sets: dict[str, str]) -> None:
             {
                 f"set {folder}": remote.set_digest(local)
                 for folder in sets.values()
-                if ((local := remote.local(folder)) / "index").is_dir()  # else told below
+                if ((local := remote.local(folder)) / "index").is_dir()  # else an error follows
             },
         )
         from launch.evaluation import scoring, writing

@@ -1,4 +1,4 @@
-"""Annotates many pairs over processes, in order, and counts what came of them."""
+"""Annotates many pairs over many processes, in order, and counts the results."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every command shares."""
+"""Shared by the commands: running them, flags, progress, tables."""

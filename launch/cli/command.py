@@ -1,4 +1,4 @@
-"""What every command shares: flags parsed by absl, errors in one line, honest exit statuses."""
+"""Runs a command: flags parsed by absl, errors in one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def run(main: Callable[[Sequence[str]], None], positional: bool = False) -> None
 
     Args:
       main: of the command.
-      positional: whether it takes arguments that are no flags; others refuse them.
+      positional: whether it takes arguments besides flags; others refuse them.
 
-    Exit status: 0 success; 1 a user's mistake, told in one line; 2 a wrong flag; 130 interrupted.
+    Exit status: 0 success; 1 a user's mistake, in one line; 2 a wrong flag; 130 interrupted.
     A fault of the program itself keeps its traceback: it is ours to mend, not the user's.
     """
     app.run(lambda argv: _guarded(main, argv), flags_parser=partial(_parse, positional))
@@ -50,7 +50,7 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            # A config flag tells of a file that is not there only when its config is looked into.
+            # A config flag misses its file only when its config is read.
             hasattr(flags.FLAGS["config"].value, "keys")
     except flags.Error as error:
         _say(f"{error}; see --help")
@@ -64,14 +64,14 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
     except SystemExit:  # absl ends --help with status 1, yet to be shown the help is a success
         sys.exit(0)
     if len(rest) > 1 and not positional:
-        _say(f"{rest[1]!r} is no flag: write --name=value, lists with commas; see --help")
+        _say(f"{rest[1]!r} is not a flag: write --name=value, lists with commas; see --help")
         sys.exit(2)
     return rest
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells each save in a dozen lines
+        logging.set_verbosity(logging.WARNING)  # Orbax logs each save in a dozen lines
         # and a failed one by a traceback, before it raises the same error.
         logging.get_absl_logger().addFilter(
             lambda record: not (record.exc_info and "orbax" in record.pathname)

@@ -1,1 +1,1 @@
-"""What `launch.evaluate` is made of."""
+"""Evaluation of trained runs, or of scores files."""

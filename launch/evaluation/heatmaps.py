@@ -1,4 +1,4 @@
-"""Scores heat maps: their patches against the records' masks (ours)."""
+"""Scores a detector's heat maps: their patches against the records' masks (ours)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.inference.detector import Detector, Prediction
 from jax_vlffd.vocabulary import FAKE
 
-#: Fakes that are looked at, spread over the split; a map for each patch of each is kept.
+#: Fakes that are scored, spread over the split: the maps of all are held in memory.
 MAX_FAKES: Final = 500
 
 
@@ -53,7 +53,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
     maps = [_flat(prediction.classifier_map) for prediction in predictions]
     of_another = maps[1:] + maps[:1]
     side = np.abs(np.arange(vision.grid) - (vision.grid - 1) / 2)
-    centre = [-np.hypot(side[:, None], side).reshape(-1)] * len(maps)
+    center = [-np.hypot(side[:, None], side).reshape(-1)] * len(maps)
     found = [
         (truth, _reasons_map(prediction))
         for truth, prediction in zip(truths, predictions, strict=True)
@@ -65,7 +65,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
         "reasons": _mean_auc(*zip(*said, strict=True)) if said else None,
         "fakes_with_reasons": len(said),
         "classifier_of_another": _mean_auc(truths, of_another),
-        "centre": _mean_auc(truths, centre),
+        "centre": _mean_auc(truths, center),
     }
 
 

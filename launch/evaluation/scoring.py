@@ -86,7 +86,7 @@ def score_runs(
     from jax_vlffd.inference.trained import trained_name
     from launch.experiment.workdir import load_run, require_run
 
-    # What is missing or named twice is told now, not when the others have been scored.
+    # What is missing or named twice is an error now, not when the others have been scored.
     groups: list[str] = []
     for given, folder in runs:
         require_run(folder)

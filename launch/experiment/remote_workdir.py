@@ -1,4 +1,4 @@
-"""Workdirs in a bucket, as gs://BUCKET/RUN: checkpoints, heartbeat and lock lie there and nowhere else.
+"""Workdirs in a bucket (gs://BUCKET/RUN): checkpoints, heartbeat and lock lie there and nowhere else.
 
 What is small (config, tokenizer, logs, summary) is written into a local folder and copied up before every
 save and at the end, because an object can be replaced and not appended to. A start brings it down again.
@@ -23,10 +23,10 @@ from jax_vlffd.errors import UserError
 if TYPE_CHECKING:
     from etils import epath
 
-#: What is brought down, beside the files at the top.
+#: Folders that are copied down, beside the files at the top.
 _FOLDERS = ("tokenizer",)
-#: Bytes of a file that is brought down.
-_LARGEST = 1 << 30
+#: A file larger than this is not copied down.
+_MAX_BYTES = 1 << 30
 _UNUSABLE = (
     "is a bucket that cannot be used",
     "see that it is there and that this machine may read and write it, as by "
@@ -50,7 +50,7 @@ _ORIGINS: dict[Path, _Origin] = {}
 
 
 def is_address(place: str | os.PathLike[str]) -> bool:
-    """Whether it is an address, and no path of this machine."""
+    """Whether it is an address, not a path of this machine."""
     return "://" in os.fspath(place)
 
 
@@ -58,7 +58,7 @@ def is_address(place: str | os.PathLike[str]) -> bool:
 def local(place: str) -> Iterator[Path]:
     """The folder to work in: `place` itself, or one for the time being with the small files of a bucket's.
 
-    What is told within names the bucket's place, not that folder.
+    Errors that are raised within name the bucket's place, not that folder.
 
     Raises:
       UserError: it is another kind of address, or the bucket cannot be read; or the folder is not contained.
@@ -80,7 +80,7 @@ def local(place: str) -> Iterator[Path]:
         workdir = Path(made) / (place.rstrip("/").rpartition("/")[2] or "run")
         workdir.mkdir()
         with bucket_errors(place, *_UNUSABLE):
-            _bring(place, workdir)
+            _copy_down(place, workdir)
         _ORIGINS[workdir] = _Origin(place.rstrip("/"), time.time_ns() - _TICK_NS)
         try:
             yield workdir
@@ -117,7 +117,7 @@ def publish(workdir: Path) -> None:
     found.published_ns = now
 
 
-def _bring(place: str, workdir: Path) -> None:
+def _copy_down(place: str, workdir: Path) -> None:
     from etils import epath
 
     from jax_vlffd.training.heartbeat import HEARTBEAT
@@ -127,7 +127,7 @@ def _bring(place: str, workdir: Path) -> None:
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name == HEARTBEAT or path.is_dir():
                 continue
-            if path.stat().length > _LARGEST:
+            if path.stat().length > _MAX_BYTES:
                 raise UserError(f"{path} is larger than any file of a run; use another --workdir")
             copy = workdir / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)

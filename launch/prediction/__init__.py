@@ -1,1 +1,1 @@
-"""What `launch.predict` is made of."""
+"""Predictions for pictures and videos."""

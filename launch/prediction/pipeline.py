@@ -27,23 +27,23 @@ from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Detector, Pred
 
 #: Of the lines; raised when a key changes its meaning.
 SCHEMA: Final = 1
-#: A face in the next frame looked at is the same person when its centre moved by less than its own size.
-_SAME_PERSON: Final = 1.0
+#: A face in the next sampled frame is the same person when its center moved by less than its own size.
+_MAX_MOVE: Final = 1.0
 #: A person counts for a video's verdict when seen in this share of the frames in which anyone is.
-_OFTEN: Final = 0.25
+_MIN_SHARE: Final = 0.25
 #: Frames that are named as what drove a video's verdict.
-_DROVE: Final = 3
+_MAX_DRIVERS: Final = 3
 
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How files are looked at.
+    """How files are read.
 
     Attributes:
       frames: of each video, evenly spaced.
-      most_frames: of a video, the first so many are looked at.
+      most_frames: of a video, the first so many count.
       thumbnail: longest side of the picture that is kept for a report; 0 keeps none.
     """
 
@@ -155,7 +155,7 @@ def look(path: Path, finder: FaceCropper | None, settings: PredictSettings) -> I
     except UserError:
         raise
     except Exception as error:  # of this file alone, whatever it is: the others go on
-        case.code, case.message = "unreadable", f"{path} cannot be looked at ({fault(error)})"
+        case.code, case.message = "unreadable", f"{path} cannot be judged ({fault(error)})"
     if case.code:
         case.forget()
     return case
@@ -254,7 +254,7 @@ def _follow(
             for who in free
         }
         who = min(apart, key=lambda key: apart[key]) if apart else -1
-        if who < 0 or apart[who] > _SAME_PERSON:
+        if who < 0 or apart[who] > _MAX_MOVE:
             who = len(found)
         free.discard(who)
         found[who] = box
@@ -272,8 +272,8 @@ def _sum_up(case: InputResult, detector: Detector) -> None:
         case.whole = Prediction(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
         return
     with_a_face = len({face.frame for face in case.judged})
-    often = {
-        w: faces for w, faces in people.items() if len(faces) >= _OFTEN * with_a_face
+    frequent = {
+        w: faces for w, faces in people.items() if len(faces) >= _MIN_SHARE * with_a_face
     } or people
     mean = {
         who: _mean([_prediction(face).probability for face in faces])
@@ -283,14 +283,14 @@ def _sum_up(case: InputResult, detector: Detector) -> None:
         {"person": who, "frames": len(faces), "probability": mean[who]}
         for who, faces in people.items()
     ]
-    who = max(often, key=lambda key: mean[key] or 0.0)
+    who = max(frequent, key=lambda key: mean[key] or 0.0)
     faces = people[who]
     probability = mean[who] or 0.0
     verdict = detector.calibration.verdict(probability)
     fakest = sorted(faces, key=lambda face: -(_prediction(face).probability or 0.0))
     if verdict == "real":
         fakest.reverse()
-    case.drove = fakest[:_DROVE]
+    case.drove = fakest[:_MAX_DRIVERS]
     predictions = [_prediction(face) for face in faces]
     regions = types = None
     if predictions[0].regions is not None:

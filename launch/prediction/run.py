@@ -95,7 +95,7 @@ def predict(
             log = stack.enter_context(results.open_predictions(*named))
         done = set(log.index) if log else set()
         names = {name for name, _ in done}
-        # A report shows everything, so what was answered before is looked at again, and not written twice.
+        # A report shows everything, so what was judged before is judged again, and not written twice.
         again = bool(outputs.html)
         tally = console.Tally()
 

@@ -1,1 +1,1 @@
-"""What `launch.sweep` is made of."""
+"""Sweeps: their runs, and the running of them."""

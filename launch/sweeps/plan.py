@@ -1,4 +1,4 @@
-"""What a sweep consists of: its runs, checked before any of them starts, and what became of each.
+"""The runs of a sweep, checked before any of them starts, and their state on disk.
 
 In the sweep's folder: `runs/ID` (a workdir, and in it `evaluation/`), `logs/ID.log`, `failures/ID.json`.
 """
@@ -25,8 +25,8 @@ from launch.experiment import results
 
 RUNS, LOGS, FAILURES, EVALUATION = "runs", "logs", "failures", "evaluation"
 
-_MOST = 10_000  # runs; a list that long is a slip
-_WORDS = 72  # letters of an id before its digest
+_MAX_RUNS = 10_000  # runs; a list that long is a slip
+_MAX_WORDS = 72  # letters of an id before its digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Run:
         words = "_".join(
             f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.overrides.items())
         )
-        words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", words).strip("._")[:_WORDS]
+        words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", words).strip("._")[:_MAX_WORDS]
         exact = json.dumps(self.overrides, sort_keys=True)
         return f"{words or 'recipe'}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
@@ -68,11 +68,11 @@ def read_sweep(recipe: Path) -> list[Any]:
     """What the recipe's `get_sweep()` returns.
 
     Raises:
-      UserError: there is none, it fails, or it is no list of overrides.
+      UserError: there is none, it fails, or it does not return a list of overrides.
     """
     spec = importlib.util.spec_from_file_location("swept_recipe", recipe)
     if spec is None or spec.loader is None:
-        raise UserError(f"{recipe} is no Python file")
+        raise UserError(f"{recipe} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -85,8 +85,10 @@ def read_sweep(recipe: Path) -> list[Any]:
         found = list(module.get_sweep())
     except (ValueError, TypeError) as error:
         raise UserError(f"{recipe}: get_sweep(): {error}") from error
-    if not 0 < len(found) <= _MOST:
-        raise UserError(f"{recipe}: get_sweep() gives {len(found)} runs; 1 to {_MOST} can be run")
+    if not 0 < len(found) <= _MAX_RUNS:
+        raise UserError(
+            f"{recipe}: get_sweep() gives {len(found)} runs; 1 to {_MAX_RUNS} can be run"
+        )
     return found
 
 
@@ -109,7 +111,7 @@ def plan(
     for index, overrides in enumerate(sweep):
         where = f"get_sweep(), run {index}"
         if not isinstance(overrides, Mapping) or not all(isinstance(k, str) for k in overrides):
-            raise UserError(f"{where}: {overrides!r} is no dict of overrides by dotted key")
+            raise UserError(f"{where}: {overrides!r} is not a dict of overrides by dotted key")
         for key in overrides:
             if key not in base:
                 raise UserError(f"{where}: the config has no key {key!r}{_nearest(key, base)}")
@@ -154,7 +156,7 @@ def _text(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A sweep's folder, and the state of its runs as the files in it tell."""
+    """A sweep's folder, and the state of its runs according to its files."""
 
     path: Path
 
@@ -187,15 +189,15 @@ class Folder:
         if found is None or summary is None:
             return None
         try:
-            told = found["request"]
-            (model,) = told["models"]
+            answered = found["request"]
+            (model,) = answered["models"]
             step = model["step"]
             sets = {
-                name: {**entry, "digest": entry["digest"] or told["sets"][name]["digest"]}
+                name: {**entry, "digest": entry["digest"] or answered["sets"][name]["digest"]}
                 for name, entry in request["sets"].items()
             }
             wanted = {**request, "sets": sets}
-            same = {key: told[key] for key in wanted} == wanted
+            same = {key: answered[key] for key in wanted} == wanted
         except (KeyError, TypeError, ValueError):
             return None
         return found if same and step == summary.get("best_step") else None

@@ -168,7 +168,7 @@ def test_a_stray_argument_is_told_and_nothing_is_done(
     given.insert(len(given) if last else 0, "stray.jsonl")
     done = tiny.command(f"launch.{name}", *given)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: 'stray.jsonl' is no flag")
+    assert done.stderr.startswith("error: 'stray.jsonl' is not a flag")
     assert not list(tmp_path.iterdir())
 
 

@@ -31,5 +31,5 @@ def test_the_demo_ends_with_a_report(tmp_path: Path) -> None:
 def test_the_demo_tells_of_a_wrong_word(tmp_path: Path) -> None:
     done = tiny.command("launch.demo", "fast", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'fast' is no flag" in done.stderr
+    assert "'fast' is not a flag" in done.stderr
     assert not list(tmp_path.iterdir())

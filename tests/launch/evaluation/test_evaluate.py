@@ -122,7 +122,7 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
         (["--from_scores=s.csv"], 2, "--out"),
         (["--from_scores=s.csv", "--out=o", "--bootstrap=-1"], 2, "bootstrap"),
         (["--from_scores=s.csv", "--out=o", "--wrong=1"], 2, "wrong"),
-        (["--from_scores=s.csv", "--out=o", "extra"], 2, "'extra' is no flag"),
+        (["--from_scores=s.csv", "--out=o", "extra"], 2, "'extra' is not a flag"),
         (["--from_scores=none.csv", "--out=o"], 1, "none.csv cannot be read"),
         (["--from_scores=s.csv", "--from_scores=s.csv", "--out=o"], 1, "another file holds"),
         (["--from_scores=a=s.csv", "--from_scores=a=s.csv", "--out=o"], 1, "scored twice"),

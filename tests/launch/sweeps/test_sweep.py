@@ -77,8 +77,8 @@ def plan(*overrides: Any, given: Any = None) -> list[planned.Run]:
         ({"data.balance": None}, "data.balance cannot be set to None"),
         ({"seed": 0}, "run 1 is the same as run 0 (seed=0); leave one out"),
         ({"data.prefetch": 3}, "--config.data.prefetch is given, yet the sweep sets it itself"),
-        ({1: 2}, "{1: 2} is no dict of overrides by dotted key"),
-        ("seed", "'seed' is no dict of overrides"),
+        ({1: 2}, "{1: 2} is not a dict of overrides by dotted key"),
+        ("seed", "'seed' is not a dict of overrides"),
     ],
 )
 def test_a_wrong_override_is_named(overrides: Any, message: str) -> None:
