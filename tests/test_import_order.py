@@ -184,6 +184,16 @@ def test_nothing_imports_a_command() -> None:
     assert not wrong
 
 
+def test_the_rooms_below_the_commands_take_plain_arguments() -> None:
+    """Flags are the commands'; what a pod's processes share, and the running of a command, define their own."""
+    with_flags = {
+        str(file.relative_to(ROOT / "launch"))
+        for file in (ROOT / "launch").glob("*/*.py")
+        if any(module.startswith("absl") for module in imports(file.read_text()))
+    }
+    assert with_flags == {"cli/command.py", "experiment/distributed.py"}
+
+
 @pytest.mark.parametrize("module", [m for m in ALLOWED["data_pipeline"] if "." in m])
 def test_what_the_data_pipeline_has_of_the_model_starts_no_jax(module: str) -> None:
     assert not set(REFUSED["data_pipeline"]) & loaded_by(module)

@@ -15,6 +15,7 @@ from launch.cli.flags import name_and_path, named_paths, shard
         ("a=b=c", ("a", "b=c")),
         ("set", ("", "set")),
         ("dir/a=b", ("", "dir/a=b")),
+        ("a=./b/", ("a", "./b/")),  # a sweep compares it with what the evaluation recorded
         ("a=gs://bucket/set", ("a", "gs://bucket/set")),
         ("gs://bucket/seed=1", ("", "gs://bucket/seed=1")),
     ],
