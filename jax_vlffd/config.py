@@ -40,7 +40,7 @@ _MeshAxis = Annotated[int, Field(ge=-1)]
 
 @settings("model.")
 class ModelConfig:
-    """The whole model: the towers' shapes, the fusion block's, the images' normalisation, the compute.
+    """The whole model: the towers' shapes, the fusion block's, the images' normalization, the compute.
 
     fusion_heads, fusion_mlp_width: of the cross-attention block. image_mean, image_std: of RGB in 0..1.
     """

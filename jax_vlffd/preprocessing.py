@@ -32,7 +32,7 @@ class Geometry:
 
 
 #: The centered square, as CLIP's own processor crops: the view of evaluation.
-CENTRE: Final = Geometry()
+CENTER: Final = Geometry()
 
 
 class FaceGeometry(NamedTuple):
@@ -90,7 +90,7 @@ class Placement(NamedTuple):
 _MIN_SIGMA: Final = 0.28
 
 
-def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTRE) -> np.ndarray:
+def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTER) -> np.ndarray:
     """Crops the square, resizes it with antialiasing, mirrors it.
 
     Args:

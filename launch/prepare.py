@@ -25,7 +25,7 @@ from launch.cli.progress import note, progress
 if TYPE_CHECKING:
     from data_pipeline.datasets import Collection
 
-#: Spelt out, because importing the adapters would slow --help; a test compares.
+#: Spelled out, because importing the adapters would slow --help; a test compares.
 _DATASETS: Final = (
     *("faceforensics", "dfd", "deepfakebench", "celeb_df_v1", "celeb_df_v2", "celeb_df_pp"),
     *("dfdc", "dfdc_preview", "wild_deepfake", "ffiw", "uadfv", "df40", "folder"),

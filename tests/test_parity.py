@@ -274,7 +274,7 @@ def test_a_real_vit_knows_what_it_sees(
 
 
 def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path) -> None:
-    # Real features reach 490 in a few channels, where neighbouring fp32 numbers are 3e-5 apart: torch in
+    # Real features reach 490 in a few channels, where neighboring fp32 numbers are 3e-5 apart: torch in
     # fp32 is itself 4e-4 off torch in fp64. So our largest error is held against twice torch's own, and
     # the root of our mean square against torch's.
     from transformers import ViTModel

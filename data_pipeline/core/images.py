@@ -68,7 +68,7 @@ class Picture:
       image: uint8 [H, W, 3], RGB, upright; [H, W] where gray was asked for.
       format: as Pillow names it, such as 'JPEG'.
       notes: `code: sentence` for what is unusual about it and was dealt with; the codes are `animated`,
-        `cmyk`, `transparent`, `grey`, `deep` (more than 8 bits) and `rotated`.
+        `cmyk`, `transparent`, `gray`, `deep` (more than 8 bits) and `rotated`.
       exif: some of its EXIF as text.
     """
 
@@ -225,7 +225,7 @@ def _notes(header: PIL.Image.Image, data: bytes) -> tuple[str, ...]:
     if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
         notes.append("transparent: its transparency was ignored")
     if header.mode in ("L", "LA", "1"):
-        notes.append("grey: it has no color")
+        notes.append("gray: it has no color")
     if header.mode.startswith(("I", "F")) or _bits(header, data) > 8:
         notes.append("deep: reduced to 8 bits")
     if int(_getexif(header, data).get(PIL.ExifTags.Base.Orientation, 1) or 1) != 1:

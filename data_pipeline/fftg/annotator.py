@@ -141,8 +141,8 @@ class Annotator:
             return {"error": real_remark, "geometry": geometry} | self._words(job, REAL, {})
         fake, fake_remark = read_image(job.fake)
         remark = real_remark or fake_remark
-        if _is_grey(real_remark) != _is_grey(fake_remark):
-            raise PairError("grey_image", "one of the pair is grey and the other is not")
+        if _is_gray(real_remark) != _is_gray(fake_remark):
+            raise PairError("gray_image", "one of the pair is gray and the other is not")
         mask = read_mask(job.mask, real, fake) if job.mask else None
         landmarks = self._landmarks(job, real, fake)
         findings, comparison = annotate_pair(real, fake, landmarks, self._settings, mask)
@@ -331,5 +331,5 @@ def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:
     return max(faces, key=lambda face: (round(changed(face), 1), face.size))
 
 
-def _is_grey(remark: str | None) -> bool:
-    return bool(remark) and str(remark).startswith("grey_image")
+def _is_gray(remark: str | None) -> bool:
+    return bool(remark) and str(remark).startswith("gray_image")

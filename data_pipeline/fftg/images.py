@@ -10,7 +10,7 @@ from data_pipeline.fftg.measure.difference_mask import PairError
 
 #: What is remarked of a picture that was not plain RGB, by the code of its note; the first that it has.
 _REMARKS: Final = {
-    "grey": "grey_image: {} is gray; read as RGB",
+    "gray": "gray_image: {} is gray; read as RGB",
     "deep": "deep_image: {} has 16 bits; reduced to 8",
     "transparent": "alpha_image: {} is transparent; its alpha was ignored",
     "rotated": "rotated_image: {} is rotated by its EXIF; turned upright",

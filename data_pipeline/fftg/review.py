@@ -26,7 +26,7 @@ Image = npt.NDArray[np.uint8]
 Line = Mapping[str, Any]
 
 _SIDE = 224  # pixels of each picture on the page
-_MASK_GAIN = 4.0  # most forgeries change a quarter of the grey levels at most
+_MASK_GAIN = 4.0  # most forgeries change a quarter of the gray levels at most
 _JPEG_QUALITY = 88
 _FORGED, _UNTOUCHED = (255, 40, 40), (60, 190, 90)  # RGB of outlines
 

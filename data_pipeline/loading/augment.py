@@ -2,7 +2,7 @@
 
 Every random choice comes from the `np.random.Generator` that is passed in. An augmented example is
 made in two steps: a `preprocessing.Geometry` (flip and crop, shared by a fake and its real) and `degrade`
-(JPEG, blur, noise, colour, cut-out, drawn for each image).
+(JPEG, blur, noise, color, cut-out, drawn for each image).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from data_pipeline.loading.settings import AugmentSettings
 from jax_vlffd.preprocessing import Geometry
 
-#: CLIP's mean colour, what a cut-out is filled with: close to 0 once normalised.
+#: CLIP's mean color, what a cut-out is filled with: close to 0 once normalized.
 FILL: Final = (123, 117, 104)
 
 # An image that does not decode raises an exception; OpenCV's own messages would only break the
@@ -25,7 +25,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def draw_geometry(settings: AugmentSettings, rng: np.random.Generator) -> Geometry:
-    """Draws flip and crop; all-zero probabilities give `preprocessing.CENTRE`."""
+    """Draws flip and crop; all-zero probabilities give `preprocessing.CENTER`."""
     flip = bool(rng.random() < settings.flip)
     if rng.random() >= settings.resize_crop:
         return Geometry(flip=flip)
@@ -33,7 +33,7 @@ def draw_geometry(settings: AugmentSettings, rng: np.random.Generator) -> Geomet
 
 
 def degrade(image: np.ndarray, settings: AugmentSettings, rng: np.random.Generator) -> np.ndarray:
-    """Colour, blur, noise, JPEG and cut-out, each with its probability, in that order.
+    """Color, blur, noise, JPEG and cut-out, each with its probability, in that order.
 
     The order is a camera's: light first, then optics, sensor, compression, and last what covers it.
 
@@ -74,8 +74,8 @@ def _color(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.n
     middle = float(np.mean(cv2.mean(image)[:3])) * brightness
     table = np.clip((levels - middle) * contrast + middle, 0, 255).round().astype(np.uint8)
     image = cv2.LUT(image, table)
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
 
 
 def _noise(image: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:

@@ -20,9 +20,9 @@ from data_pipeline.loading.augment import recompress
 SEVERITIES: Final[dict[str, tuple[float, ...]]] = {
     "jpeg": (80, 60, 40, 25, 10),  # quality
     "blur": (0.5, 1.0, 1.75, 2.75, 4.0),  # sigma of a Gaussian, in pixels of 256
-    "noise": (3, 6, 12, 20, 32),  # standard deviation in grey levels of 255
+    "noise": (3, 6, 12, 20, 32),  # standard deviation in gray levels of 255
     "resize": (0.75, 0.5, 0.35, 0.25, 0.15),  # of the size, down and back up
-    "brightness": (0.85, 0.7, 0.55, 0.4, 0.25),  # factor on the grey levels: a darker picture
+    "brightness": (0.85, 0.7, 0.55, 0.4, 0.25),  # factor on the gray levels: a darker picture
 }
 #: The kinds of corruption, in the order of the report.
 KINDS: Final = tuple(SEVERITIES)

@@ -17,14 +17,14 @@ from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.record import Sample
 from jax_vlffd.errors import UserError
-from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
+from jax_vlffd.preprocessing import CENTER, Geometry, square_view
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 
 #: A batch; see `loader` for its fields.
 Batch = dict[str, np.ndarray]
 
-#: A pixel of a mask counts as forged from so many grey levels of 255 on. The annotator's masks are differences
-#: of colour less the noise of compression, and a clear forgery is often a difference of a few levels.
+#: A pixel of a mask counts as forged from so many gray levels of 255 on. The annotator's masks are differences
+#: of color less the noise of compression, and a clear forgery is often a difference of a few levels.
 FORGED_FROM: Final = 5
 
 #: So many undecodable units in a row mean that the set is broken, not some image.
@@ -83,7 +83,7 @@ def choose_caption(record: Sample, choice: str, rng: np.random.Generator | None)
 
 
 def forged_patches(
-    record: Sample, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTRE
+    record: Sample, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTER
 ) -> np.ndarray:
     """How much of each patch of a view is forged, as the record's mask has it.
 
@@ -186,7 +186,7 @@ class LoadUnit:
 
 
 class LoadRow:
-    """Reads one record for evaluation: the centred view, the first caption, no augmentation."""
+    """Reads one record for evaluation: the centered view, the first caption, no augmentation."""
 
     def __init__(
         self,

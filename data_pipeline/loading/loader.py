@@ -2,7 +2,7 @@
 
 A batch is a dict of NumPy arrays, one process's share of b examples:
 
-    image         uint8 [b, H, W, 3], RGB; normalised later, on the device
+    image         uint8 [b, H, W, 3], RGB; normalized later, on the device
     tokens        int32 [b, T], the caption
     fused_tokens  int32 [b, T], the caption view of the fusion branch
     label         int32 [b], 0 real, 1 fake

@@ -69,7 +69,7 @@ class Tokenizer:
             vocab: token to id.
             merges: pairs in order of priority.
             special: `bos_token`, `eos_token`, `pad_token`, `unk_token`; CLIP's own where missing.
-            normalized: special tokens that are looked for in the normalised text, not the raw one.
+            normalized: special tokens that are looked for in the normalized text, not the raw one.
         """
         names = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
         names.update(special or {})
@@ -235,7 +235,7 @@ def _folder(source: str | Path) -> Path:
 
 
 def _special_tokens(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
-    """Names of the special tokens, and which are matched in normalised text.
+    """Names of the special tokens, and which are matched in normalized text.
 
     `special_tokens_map.json` is read after the config and wins, as in transformers.
     """

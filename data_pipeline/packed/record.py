@@ -101,7 +101,7 @@ def schema() -> dict[str, Any]:
 
 
 def parse_record(data: bytes) -> Record:
-    """Reads one stored example (serialised `tf.train.Example`); the image stays encoded.
+    """Reads one stored example (serialized `tf.train.Example`); the image stays encoded.
 
     About six times as fast as TFDS's own decoding, which goes through NumPy for every field.
     """

@@ -18,8 +18,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 SIDE, MARGIN, WIDTH, LINE = 200, 12, 980, 22
-DARK, GREY = "#1c1c1c", "#6a6a6a"
-COLOURS = {"fake": "#b3261e", "real": "#1b6e3c", "uncertain": "#8a6100"}
+DARK, GRAY = "#1c1c1c", "#6a6a6a"
+COLORS = {"fake": "#b3261e", "real": "#1b6e3c", "uncertain": "#8a6100"}
 #: Where an overlay of `launch.predict` has the face and the classifier's map.
 FACE, MAP = (8, 8, 264, 264), (272, 8, 528, 264)
 
@@ -36,14 +36,14 @@ def row(answer: dict, known: str) -> PIL.Image.Image:
     draw = PIL.ImageDraw.Draw(found)
     left, top = 3 * MARGIN + 2 * SIDE, MARGIN
     verdict = f"{answer['verdict']}, probability of fake {answer['probability']:.2f}"
-    draw.text((left, top), verdict, COLOURS[answer["verdict"]], PIL.ImageFont.load_default(22))
+    draw.text((left, top), verdict, COLORS[answer["verdict"]], PIL.ImageFont.load_default(22))
     top += 34
     for reason in answer["reasons"][:5]:
         against = "  (contradicts the verdict)" if reason["contradiction"] else ""
         text = f"{reason['score']:.2f}  {reason['text']}{against}"
         draw.text((left, top), text, DARK, PIL.ImageFont.load_default(16))
         top += LINE
-    draw.text((left, MARGIN + SIDE - LINE), known, GREY, PIL.ImageFont.load_default(15))
+    draw.text((left, MARGIN + SIDE - LINE), known, GRAY, PIL.ImageFont.load_default(15))
     return found
 
 

@@ -30,7 +30,7 @@ Target = Mapping[str, jax.ShapeDtypeStruct]
 
 _MAX_JSON = 16 * 2**20  # a config or an index is kilobytes; more is not one
 _MAX_FAULTS = 100  # told in one message; the tables have fewer rows
-_FLOATS = ("F64", "F32", "F16", "BF16")  # quantised weights mean nothing without their scales
+_FLOATS = ("F64", "F32", "F16", "BF16")  # quantized weights mean nothing without their scales
 
 
 def _both(ours: str, theirs: str) -> list[tuple[str, str]]:
@@ -336,7 +336,7 @@ def _read(part: Any, shape: Sequence[int], index: Any) -> np.ndarray:
 def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
     """Position embeddings [N, D] of a square grid and a class token, for another N.
 
-    Bicubic (Keys, a = -0.5) with half-pixel centres and no antialiasing; the class token's is kept.
+    Bicubic (Keys, a = -0.5) with half-pixel centers and no antialiasing; the class token's is kept.
     """
     side, new = round((len(positions) - 1) ** 0.5), round((tokens - 1) ** 0.5)
     grid = positions[1:].reshape(side, side, -1)

@@ -126,9 +126,9 @@ class LayerNorm(nnx.Module):
 
         def normalized(x: Array, scale: Array, bias: Array) -> Array:
             y = x.astype(jnp.float32)
-            centred = y - y.mean(-1, keepdims=True)
-            variance = jnp.square(centred).mean(-1, keepdims=True)
-            y = centred * jax.lax.rsqrt(variance + self.eps)
+            centered = y - y.mean(-1, keepdims=True)
+            variance = jnp.square(centered).mean(-1, keepdims=True)
+            y = centered * jax.lax.rsqrt(variance + self.eps)
             return (y * scale + bias).astype(x.dtype)
 
         return recomputed(normalized, x, self.scale[...], self.bias[...])

@@ -210,7 +210,7 @@ def roofline(found: Costs, model_flops: float, chip: Chip) -> dict[str, float]:
 
     Returns:
       `compute_s`, `memory_s` and `link_s`; and the utilization, the model's FLOPs over the peak: if the three
-      overlap wholly (`utilisation_at_best`), and if not at all (`utilisation_without_overlap`).
+      overlap wholly (`utilization_at_best`), and if not at all (`utilization_without_overlap`).
     """
     seconds = {
         "compute_s": found.passes / chip.peak_flops,
@@ -219,8 +219,8 @@ def roofline(found: Costs, model_flops: float, chip: Chip) -> dict[str, float]:
     }
     ideal = model_flops / chip.peak_flops
     return seconds | {
-        "utilisation_at_best": ideal / max(seconds.values()),
-        "utilisation_without_overlap": ideal / sum(seconds.values()),
+        "utilization_at_best": ideal / max(seconds.values()),
+        "utilization_without_overlap": ideal / sum(seconds.values()),
     }
 
 

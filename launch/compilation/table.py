@@ -72,8 +72,8 @@ def _step(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
         )
         yield (
             "  estimated utilization",
-            f"{guess['utilisation_at_best']:.0%} if all overlaps, "
-            f"{guess['utilisation_without_overlap']:.0%} if nothing does",
+            f"{guess['utilization_at_best']:.0%} if all overlaps, "
+            f"{guess['utilization_without_overlap']:.0%} if nothing does",
         )
     for target in step["uncounted_calls"]:
         yield "  not counted", f"calls of {target}"

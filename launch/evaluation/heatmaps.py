@@ -33,7 +33,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
 
     Returns:
       `fakes`, `classifier`, `reasons` (None where nothing was said of any), `fakes_with_reasons`,
-      `classifier_of_another`, `centre`; None for a split in which no mask covers a patch.
+      `classifier_of_another`, `center`; None for a split in which no mask covers a patch.
     """
     detector = Detector.from_pretrained(workdir)
     vision = detector.trained.model.clip.vision
@@ -65,7 +65,7 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
         "reasons": _mean_auc(*zip(*said, strict=True)) if said else None,
         "fakes_with_reasons": len(said),
         "classifier_of_another": _mean_auc(truths, of_another),
-        "centre": _mean_auc(truths, center),
+        "center": _mean_auc(truths, center),
     }
 
 

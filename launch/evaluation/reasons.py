@@ -162,7 +162,7 @@ def maps_line(name: str, scored: Mapping[str, Any] | None) -> str:
     return (
         f"heat maps of {name}, AUC of patches over {scored['fakes']} fakes: classifier "
         f"{_number(scored['classifier'])}, reasons {_number(scored['reasons'])}; controls: another's map "
-        f"{_number(scored['classifier_of_another'])}, nearness to the center {_number(scored['centre'])}"
+        f"{_number(scored['classifier_of_another'])}, nearness to the center {_number(scored['center'])}"
     )
 
 

@@ -31,7 +31,7 @@ annotations = st.dictionaries(
 seeds = st.one_of(st.integers(), st.text(max_size=20))
 
 # Words that judge, wider than the vocabulary's own list.
-JUDGEMENT = re.compile(
+JUDGMENT = re.compile(
     r"fake|real|forg|manipul|alter|edit|synth|generat|tamper|swap|artificial|fraud|authentic|genuine",
     re.IGNORECASE,
 )
@@ -75,7 +75,7 @@ def test_verdict_is_one_sentence_and_is_taken_out_whole(
         rest = without_verdict(text)
         assert rest
         assert rest != NEUTRAL_CAPTION
-        assert not JUDGEMENT.search(rest), rest
+        assert not JUDGMENT.search(rest), rest
 
 
 @given(annotations, seeds)

@@ -1,4 +1,4 @@
-"""What is learnt from forgery masks: the patches of a view, their losses, and sets without masks."""
+"""What is learned from forgery masks: the patches of a view, their losses, and sets without masks."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Call:
     turn: int
     attempt: int  # how often this tag came before
     body: dict[str, Any]
-    behaviour: str = ""
+    behavior: str = ""
     arrived: float = 0.0
     paid: bool = False  # a chat completion was sent to its last byte
     done: threading.Event = field(default_factory=threading.Event)
@@ -42,13 +42,13 @@ class Call:
         return "\n".join(part.get("text", "") for part in parts)
 
 
-Behaviour = Callable[[Call], str]
+Behavior = Callable[[Call], str]
 
 
 class FaultyServer:
-    """Serves until the `with` block ends. `behave` names a behaviour for each call."""
+    """Serves until the `with` block ends. `behave` names a behavior for each call."""
 
-    def __init__(self, behave: Behaviour = lambda call: "good", latency: float = 0.0):
+    def __init__(self, behave: Behavior = lambda call: "good", latency: float = 0.0):
         self.behave = behave
         self.latency = latency
         self.calls: list[Call] = []
@@ -82,7 +82,7 @@ class FaultyServer:
             self.calls.append(call)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
-        call.behaviour = self.behave(call)
+        call.behavior = self.behave(call)
         return call
 
     def close_call(self, call: Call) -> None:
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.owner.close_call(call)
 
     def _act(self, call: Call) -> None:
-        does = call.behaviour
+        does = call.behavior
         form = call.body.get("response_format", {}).get("type", "text")
         if does == "no_schema" and form == "json_schema":
             return self._error(400, "response_format json_schema is not supported")
@@ -221,7 +221,7 @@ def good_reply(call: Call, extra: str = "", **changes: Any) -> str:
 
 
 def written(does: str, call: Call) -> tuple[str, str]:
-    """The text of a completion by the name of a behaviour, and its finish reason."""
+    """The text of a completion by the name of a behavior, and its finish reason."""
     good = good_reply(call)
     texts = {
         "in_prose": f"Sure! Here it is:\n```json\n{good}\n```\nHope that {{helps}}.",

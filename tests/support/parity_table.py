@@ -74,7 +74,7 @@ def perturb(module: Any) -> Any:
 
 
 def batch(config: CLIPConfig, size: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised images [B, H, W, 3] and tokens [B, T]: the end is early, in the middle, at the end."""
+    """Normalized images [B, H, W, 3] and tokens [B, T]: the end is early, in the middle, at the end."""
     rng = np.random.default_rng(seed)
     side, length, eos = config.vision.image_size, config.text.context_length, config.text.eos_id
     # Coarse blots under fine noise: white noise alone looks the same to a random tower, and gradients of

@@ -28,12 +28,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SECRET = "sk-Zq7XvKw9PbLm3RtY"
 PRICES = {"price_in": 1.0, "price_out": 10.0}
 COST = (TOKENS_IN * 1.0 + TOKENS_OUT * 10.0) / 1e6  # of one reply
-#: Behaviours of the server that pass: the same question is asked again.
+#: Behaviors of the server that pass: the same question is asked again.
 PASSING = [
     "rate_limit", "busy", "server_error", "overloaded", "cut", "cut_in_the_middle", "not_json",
     "truncated_json", "no_choices",
 ]  # fmt: skip
-#: Behaviours that give a bad reply, and what is found wrong with it.
+#: Behaviors that give a bad reply, and what is found wrong with it.
 CONTENT = {
     "wrong_verdict": "wrong_verdict",
     "says_real": "wrong_verdict",

@@ -50,13 +50,13 @@ def explainer(width: int = tiny.CLIP.embed_dim, seed: int = 0) -> explanation.Ex
     """A bank with drawn embeddings, fitted on images that were drawn around what is true of them."""
     rng = np.random.default_rng(seed)
     sentences = explanation.bank()
-    centres = unit(rng.normal(size=(len(explanation.ENTRIES), width)))
+    centers = unit(rng.normal(size=(len(explanation.ENTRIES), width)))
     entry = [sentence.entry for sentence in sentences]
-    embeddings = unit(centres[entry] + 0.1 * rng.normal(size=(len(entry), width)))
+    embeddings = unit(centers[entry] + 0.1 * rng.normal(size=(len(entry), width)))
     label = np.arange(400) % 2
     types = (rng.random((400, 4, 5)) < 0.1) * label[:, None, None]
     truth = np.column_stack([types.reshape(400, -1), 1 - label])
-    images = unit(truth @ centres + 0.1 * rng.normal(size=(400, width)))
+    images = unit(truth @ centers + 0.1 * rng.normal(size=(400, width)))
     return explanation.fit(sentences, embeddings, images, label, types.any(2), types)
 
 

@@ -44,8 +44,8 @@ def landmarks(box: tuple[float, float, float, float]) -> np.ndarray:
     nose = [(0.5, y) for y in np.linspace(0.35, 0.55, 4)]
     nose += [(x, 0.62) for x in np.linspace(0.42, 0.58, 5)]
     eyes = [
-        (centre + 0.09 * np.cos(a), 0.38 + 0.03 * np.sin(a))
-        for centre in (0.3, 0.7)
+        (center + 0.09 * np.cos(a), 0.38 + 0.03 * np.sin(a))
+        for center in (0.3, 0.7)
         for a in np.linspace(np.pi, -np.pi, 6, endpoint=False)
     ]
     mouth = [
@@ -100,7 +100,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], code: str = "MJPG") ->
 
 
 def write_picture(path: Path, picture: np.ndarray | None = None) -> Path:
-    """Writes a picture, a grey one unless it is given."""
+    """Writes a picture, a gray one unless it is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((32, 32, 3), 90, np.uint8) if picture is None else picture
     assert cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))

@@ -12,7 +12,7 @@ answers to one cause and stays still under the other four:
 - `texture`: GLCM contrast (Haralick et al. 1973) of the high-pass band off the edges, fake over
   real, in octaves, either way. What a blur explains of it is taken off.
 - `boundary`: gradient of the fake over the real's along the edge of the mask, less the same inside
-  (the blending boundary of Face X-ray, Li et al. 2020, as a number), in grey levels a pixel. Where
+  (the blending boundary of Face X-ray, Li et al. 2020, as a number), in gray levels a pixel. Where
   there is one, the other types are measured away from it.
 """
 
@@ -65,13 +65,13 @@ _LAB_UNITS: Final = np.array([100.0 / 255.0, 1.0, 1.0])
 _LAPLACIAN_FLOOR: Final = 0.3
 _CONTRAST_FLOOR: Final = 2.0
 _SLOPE_FLOOR: Final = 0.05
-#: Mask values, in grey levels, that count as changed where the mask's edge is sought.
+#: Mask values, in gray levels, that count as changed where the mask's edge is sought.
 _CHANGED: Final = 1.5
 #: Share of a difference that displacement explains by chance, and loss of SSIM that counts whole.
 _CHANCE: Final = 0.2
 _LARGE_LOSS: Final = 0.22
 #: What one cause feigns of another type. Octaves of texture that an octave of blur takes away, that a
-#: unit of structure adds, and that is left of a seam; structure for a unit of color; grey levels a
+#: unit of structure adds, and that is left of a seam; structure for a unit of color; gray levels a
 #: pixel of boundary for a unit of color in a face of one pixel, and for a unit of structure, which
 #: counts up to a limit.
 _BLUR_TAKES: Final = 3.0
@@ -107,7 +107,7 @@ class Planes(NamedTuple):
       images: both images, uint8 [h, w, 3].
       edges: gradients of the low-passed luma of both, float32 [h, w].
       laplacian: absolute responses of both, float32 [h, w].
-      grain: high-pass bands of both in whole grey levels, float32 [h, w].
+      grain: high-pass bands of both in whole gray levels, float32 [h, w].
       seam: by how much the fake's gradient exceeds the real's, the largest within reach.
       depth: distance to the edge of the filled mask, positive inside, negative outside.
       reach: how far from that edge a seam may lie, in pixels.
@@ -144,7 +144,7 @@ def planes(pair: Comparison, regions: Sequence[int]) -> Planes:
     steep = [_steepest(image, max(0.5, _FINE * pair.size)) for image in images]
     steeper = np.maximum(np.subtract(steep[1], steep[0], out=steep[1]), 0.0, out=steep[1])
     laplacian = [_absolute(cv2.Laplacian(smooth, cv2.CV_32F)) for smooth in fine]
-    # Whole grey levels of the high-pass band are the levels of the co-occurrence matrix.
+    # Whole gray levels of the high-pass band are the levels of the co-occurrence matrix.
     bands = [np.subtract(gray, smooth, out=gray) for gray, smooth in zip(luma, coarse, strict=True)]
     grain = [np.rint(band, out=band) for band in bands]
     return Planes(
@@ -293,7 +293,7 @@ def _movement(real: Floats, fake: Floats, scale: float) -> Movement:
 
 def _texture(part: Planes, where: Map, chosen: Indices, blur: float) -> float:
     edges = np.maximum(*part.edges)
-    pairs = _neighbours(where & (edges <= quantile(edges.ravel()[chosen], _PLAIN)))
+    pairs = _neighbors(where & (edges <= quantile(edges.ravel()[chosen], _PLAIN)))
     contrast = [_contrast(grain, pairs) + _CONTRAST_FLOOR for grain in part.grain]
     change = float(np.log2(contrast[1] / contrast[0]))
     return change if change >= 0.0 else max(0.0, -change - _BLUR_TAKES * max(blur, 0.0))
@@ -313,7 +313,7 @@ def _boundary(part: Planes, inside: Map) -> float:
 
 
 def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
-    """Contrast of the grey-level co-occurrence matrix at distance 1, over two directions.
+    """Contrast of the gray-level co-occurrence matrix at distance 1, over two directions.
 
     The contrast, the sum of p(i, j) (i - j)^2, is the mean squared difference of the pairs that the
     matrix counts, so the matrix itself need not be built. Only pairs inside `where` count.
@@ -322,11 +322,11 @@ def glcm_contrast(levels: NDArray[np.float32], where: Map) -> float:
       levels: whole numbers as float32 [h, w].
       where: bool [h, w].
     """
-    return _contrast(levels, _neighbours(where))
+    return _contrast(levels, _neighbors(where))
 
 
-def _neighbours(where: Map) -> list[tuple[Indices, Indices]]:
-    """Pairs of neighbours inside a map, in a row and in a column: flat indices of both of each."""
+def _neighbors(where: Map) -> list[tuple[Indices, Indices]]:
+    """Pairs of neighbors inside a map, in a row and in a column: flat indices of both of each."""
     row = thinned(flat(where[:, :-1] & where[:, 1:]))
     row = row + row // (where.shape[1] - 1)  # the map of pairs in a row is one column short
     column = thinned(flat(where[:-1] & where[1:]))

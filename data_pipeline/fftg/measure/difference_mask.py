@@ -1,6 +1,6 @@
 """The forgery mask of a pair: where the fake differs from the real by more than noise.
 
-Paper section 3.1: the absolute pixel difference of the aligned pair, normalised. Ours: both images
+Paper section 3.1: the absolute pixel difference of the aligned pair, normalized. Ours: both images
 are cut to the face and its surroundings, a small misalignment is undone, and a noise floor is
 subtracted. Compression and rescaling change a pixel the more, the more detail there is around it;
 so the floor is `a + b * detail`, and both numbers are measured outside the face, where no forgery
@@ -60,7 +60,7 @@ class Comparison:
       labels: uint8 [h, w], 0 outside the face, 1 + index in REGIONS.
       outside: bool [h, w], the surroundings in which noise is measured.
       mask: float32 [h, w] in [0, 1], the forgery mask.
-      detail: float32 [h, w], grey levels of fine detail in the real.
+      detail: float32 [h, w], gray levels of fine detail in the real.
       noise: `a` and `b` of the expected noise, a + b * detail.
       alignment: what was undone.
       box: left, top, right, bottom of the cut in the image.
@@ -87,7 +87,7 @@ def compare(
 
     Args:
       real: uint8 [H, W, 3], RGB.
-      fake: uint8 [H, W, 3]; may be a few pixels smaller or larger where one is a centre crop.
+      fake: uint8 [H, W, 3]; may be a few pixels smaller or larger where one is a center crop.
       landmarks: float32 [68 or 81, 2] on the real.
       settings: thresholds.
       mask: uint8 [H, W], a mask of the data set's own to take instead of the difference; of the
@@ -142,7 +142,7 @@ def compare(
         np.maximum(values, 0.0, out=values)
     else:
         noise = (0.0, 0.0)
-        values = _cut(_centre(mask, *shared), box, scale).astype(np.float32) / 255.0
+        values = _cut(_center(mask, *shared), box, scale).astype(np.float32) / 255.0
     return Comparison(
         real, fake, landmarks, labels, outside, values, detail, noise, alignment, box, size
     )
@@ -166,7 +166,7 @@ def full_mask(comparison: Comparison, real: Image, fake: Image) -> Image:
 def _same_size(
     real: Image, fake: Image, landmarks: Floats, settings: Settings
 ) -> tuple[Image, Image, Floats]:
-    """Cuts both images about their centres to the size that they share, if they nearly do."""
+    """Cuts both images about their centers to the size that they share, if they nearly do."""
     sizes = np.array([real.shape[:2], fake.shape[:2]])
     height, width = sizes.min(axis=0)
     if (np.abs(sizes[0] - sizes[1]) > settings.largest_crop * sizes.max(axis=0)).any():
@@ -176,10 +176,10 @@ def _same_size(
         )
     top, left = (sizes[0] - (height, width)) // 2
     moved = landmarks - np.array([left, top], np.float32)
-    return _centre(real, height, width), _centre(fake, height, width), moved
+    return _center(real, height, width), _center(fake, height, width), moved
 
 
-def _centre(image: Image, height: int, width: int) -> Image:
+def _center(image: Image, height: int, width: int) -> Image:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
@@ -227,7 +227,7 @@ def _difference(real: Image, fake: Image, size: float) -> Floats:
 
 
 def _detail(real: Image, size: float) -> Floats:
-    """Grey levels of detail around each pixel: the mean absolute high-pass, largest of the channels.
+    """Gray levels of detail around each pixel: the mean absolute high-pass, largest of the channels.
 
     Of the channels, as JPEG and H.264 store color at half the resolution: lips and eyes lose most.
     """

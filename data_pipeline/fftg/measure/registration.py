@@ -19,11 +19,11 @@ Gray = NDArray[np.float32]
 Indices = NDArray[np.intp]
 _Pixels = TypeVar("_Pixels", Image, Gray)
 
-#: Grey levels within which two low-passed pixels are taken for the same.
+#: Gray levels within which two low-passed pixels are taken for the same.
 _SAME: Final = 8.0
 #: Steps of the refinement of a shift.
 _STEPS: Final = 8
-#: A gain, or a change of middle grey, beyond these is another picture.
+#: A gain, or a change of middle gray, beyond these is another picture.
 _GAINS: Final = (0.75, 1.33)
 _LEVELS: Final = 24.0
 
@@ -35,9 +35,9 @@ class Alignment:
     Attributes:
       shift: (x, y) in pixels by which the fake's content lies right of and below the real's.
       gain: contrast of the fake over that of the real outside the face.
-      offset: grey levels added on top of the gain.
+      offset: gray levels added on top of the gain.
       agreement: share of pixels outside the face (or inside, where that is more) that are the same
-        within a few grey levels once shift, gain and offset are undone; 0 to 1.
+        within a few gray levels once shift, gain and offset are undone; 0 to 1.
     """
 
     shift: tuple[float, float]

@@ -233,7 +233,7 @@ class _Run:
     async def _together(self, workers: Sequence[Coroutine[Any, Any, None]]) -> None:
         self._tasks = [asyncio.create_task(worker) for worker in workers]
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
-            # Those that were cancelled have no reply; the run is over.
+            # Those that were canceled have no reply; the run is over.
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
 

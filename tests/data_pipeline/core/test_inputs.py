@@ -72,9 +72,9 @@ def test_empty_folders_globs_and_lists_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "suffix", "note"),
     [
-        ("RGB", ".png", None), ("L", ".png", "grey"), ("RGBA", ".png", "transparent"),
+        ("RGB", ".png", None), ("L", ".png", "gray"), ("RGBA", ".png", "transparent"),
         ("CMYK", ".jpg", "cmyk"), ("I;16", ".png", "deep"), ("P", ".png", None),
-        ("1", ".png", "grey"), ("RGB", ".webp", None), ("RGB", ".bmp", None),
+        ("1", ".png", "gray"), ("RGB", ".webp", None), ("RGB", ".bmp", None),
         ("RGB", ".tif", None), ("CMYK", ".tif", "cmyk"), ("P", ".gif", None),
     ],
 )  # fmt: skip

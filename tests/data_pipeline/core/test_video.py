@@ -24,8 +24,8 @@ from data_pipeline.core.video import (
 from tests.support.video_trees import blank_frames, write_picture, write_video
 
 
-def grey_steps(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
-    """Frame i has the grey level 4 i, so that a frame read tells its number."""
+def gray_steps(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
+    """Frame i has the gray level 4 i, so that a frame read tells its number."""
     return [np.full((size[1], size[0], 3), 4 * i, np.uint8) for i in range(count)]
 
 
@@ -38,7 +38,7 @@ def number_of(frame: np.ndarray | None) -> int:
     ("name", "code"), [("a.avi", "MJPG"), ("a.mp4", "mp4v"), ("b.avi", "XVID")]
 )
 def test_frame_i_is_the_ith_frame(tmp_path: Path, name: str, code: str) -> None:
-    frames = open_frames(write_video(tmp_path / name, grey_steps(40), code))
+    frames = open_frames(write_video(tmp_path / name, gray_steps(40), code))
     assert (frames.count, frames.lost_start) == (40, 0)
     for index in (0, 1, 17, 39):
         # The lossy P frames of MPEG-4 may hold a level back by one step.
@@ -47,7 +47,7 @@ def test_frame_i_is_the_ith_frame(tmp_path: Path, name: str, code: str) -> None:
 
 
 def test_mjpeg_frames_are_exact_to_the_number(tmp_path: Path) -> None:
-    frames = open_frames(write_video(tmp_path / "a.avi", grey_steps(30)))
+    frames = open_frames(write_video(tmp_path / "a.avi", gray_steps(30)))
     assert [number_of(frames.read(i)) for i in (3, 4, 11, 29)] == [3, 4, 11, 29]
     assert frames.read(30) is None
     frames.close()
@@ -64,7 +64,7 @@ def test_colors_are_rgb(tmp_path: Path) -> None:
 
 
 def test_a_truncated_video_gives_the_frames_that_are_left(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.avi", grey_steps(40))
+    path = write_video(tmp_path / "a.avi", gray_steps(40))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     frames = open_frames(path)
     got = [frames.read(i) is not None for i in range(frames.count)]
@@ -97,14 +97,14 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes, code: str) 
      ("a.flv", "FLV1"), ("a.wmv", "WMV2")],
 )  # fmt: skip
 def test_every_usual_container_is_opened(tmp_path: Path, name: str, code: str) -> None:
-    frames = open_frames(write_video(tmp_path / name, grey_steps(12), code))
+    frames = open_frames(write_video(tmp_path / name, gray_steps(12), code))
     assert frames.count >= 11
     assert frames.read(0) is not None
     frames.close()
 
 
 def test_a_play_list_is_not_followed(tmp_path: Path) -> None:
-    write_video(tmp_path / "secret.ts", grey_steps(12), "mp4v")
+    write_video(tmp_path / "secret.ts", gray_steps(12), "mp4v")
     lists = {
         "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.ts\n#EXT-X-ENDLIST\n",
         "a.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
@@ -116,7 +116,7 @@ def test_a_play_list_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_video_cut_before_its_index_is_refused(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", grey_steps(20), "mp4v")
+    path = write_video(tmp_path / "a.mp4", gray_steps(20), "mp4v")
     path.write_bytes(path.read_bytes()[:-200])  # an MP4 says at its end where its frames are
     with pytest.raises(VideoError, match="unreadable_video"):
         open_frames(path)
@@ -133,7 +133,7 @@ def test_zero_frames_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_odd_sizes_are_read(tmp_path: Path) -> None:
-    frames = open_frames(write_video(tmp_path / "odd.mp4", grey_steps(5, (127, 95)), "mp4v"))
+    frames = open_frames(write_video(tmp_path / "odd.mp4", gray_steps(5, (127, 95)), "mp4v"))
     frame = frames.read(4)
     frames.close()
     assert frame is not None
@@ -158,7 +158,7 @@ def test_rotated_metadata_turns_the_frames_upright(tmp_path: Path) -> None:
 
 
 def test_a_start_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.avi", grey_steps(30))
+    path = write_video(tmp_path / "a.avi", gray_steps(30))
     blank_frames(path, {0, 1, 2})
     frames = open_frames(path)
     assert (frames.lost_start, frames.count) == (3, 27)
@@ -167,7 +167,7 @@ def test_a_start_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
 
 
 def test_a_damaged_frame_does_not_shift_those_behind_it(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.avi", grey_steps(30))
+    path = write_video(tmp_path / "a.avi", gray_steps(30))
     blank_frames(path, {10, 11})
     frames = open_frames(path)
     assert (frames.lost_start, frames.count) == (0, 30)
@@ -179,7 +179,7 @@ def test_a_damaged_frame_does_not_shift_those_behind_it(tmp_path: Path) -> None:
 
 
 def test_a_video_without_its_first_key_frame_starts_at_the_next(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.avi", grey_steps(60), "XVID")
+    path = write_video(tmp_path / "a.avi", gray_steps(60), "XVID")
     blank_frames(path, {0})
     frames = open_frames(path)
     assert frames.lost_start == 1
@@ -190,7 +190,7 @@ def test_a_video_without_its_first_key_frame_starts_at_the_next(tmp_path: Path) 
 def test_a_header_of_absurd_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_video(tmp_path / "a.avi", grey_steps(3))
+    path = write_video(tmp_path / "a.avi", gray_steps(3))
     monkeypatch.setattr("data_pipeline.core.video.MAX_PIXELS", 96 * 64 - 1)
     with pytest.raises(VideoError, match=r"too_large.*more than 6,143 pixels"):
         open_frames(path)
@@ -199,7 +199,7 @@ def test_a_header_of_absurd_size_is_refused(
 
 def test_pictures_are_frames_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 9, 2):
-        write_picture(tmp_path / f"frame{number}.png", grey_steps(number + 1)[number])
+        write_picture(tmp_path / f"frame{number}.png", gray_steps(number + 1)[number])
     frames = open_frames(tmp_path)
     assert [number_of(frames.read(i)) for i in range(3)] == [2, 9, 10]
     assert frames.read(3) is None
@@ -240,7 +240,7 @@ def test_a_name_is_never_taken_for_an_address(
     monkeypatch.chdir(tmp_path)
     folder = Path(f"http:/127.0.0.1:{server.server_port}")
     folder.mkdir(parents=True)
-    os.rename(write_video(tmp_path / "a.avi", grey_steps(12)), folder / "a.avi")
+    os.rename(write_video(tmp_path / "a.avi", gray_steps(12)), folder / "a.avi")
     frames = open_frames(folder / "a.avi")
     server.shutdown()
     assert (frames.count, asked) == (12, [])
@@ -256,7 +256,7 @@ def test_a_name_is_never_taken_for_an_address(
     ],
 )
 def test_a_play_list_in_disguise_opens_nothing(tmp_path: Path, text: str) -> None:
-    write_video(tmp_path / "secret.ts", grey_steps(12), "mp4v")
+    write_video(tmp_path / "secret.ts", gray_steps(12), "mp4v")
     for name in ("a.avi", "a.mp4", "a.m3u8"):
         (tmp_path / name).write_text(text.replace("{folder}", str(tmp_path)))
         with pytest.raises(VideoError, match="unreadable_video"):
@@ -265,7 +265,7 @@ def test_a_play_list_in_disguise_opens_nothing(tmp_path: Path, text: str) -> Non
 
 def test_a_name_that_is_not_utf8_is_opened(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.avi")
-    os.rename(write_video(tmp_path / "a.avi", grey_steps(12)), path)
+    os.rename(write_video(tmp_path / "a.avi", gray_steps(12)), path)
     frames = open_frames(path)
     assert (frames.count, number_of(frames.read(11))) == (12, 11)
     frames.close()

@@ -218,10 +218,10 @@ def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
     make_pairs(tmp_path, 2)
     pair = [cv2.imread(str(tmp_path / kind / "0.png")) for kind in ("real", "fake")]
     points = np.load(tmp_path / "real/0.npy")
-    for name in ("grey", "deep", "alpha", "turned", "half"):
+    for name in ("gray", "deep", "alpha", "turned", "half"):
         np.save(tmp_path / f"{name}_real.npy", points)
     for image, kind in zip(pair, ("real", "fake"), strict=True):
-        cv2.imwrite(str(tmp_path / f"grey_{kind}.png"), cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+        cv2.imwrite(str(tmp_path / f"gray_{kind}.png"), cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
         cv2.imwrite(str(tmp_path / f"deep_{kind}.png"), image.astype(np.uint16) * 257)
         cv2.imwrite(str(tmp_path / f"alpha_{kind}.png"), cv2.cvtColor(image, cv2.COLOR_BGR2BGRA))
         turned = PIL.Image.fromarray(np.rot90(image[..., ::-1]).copy())
@@ -231,28 +231,28 @@ def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "half_real.png"), pair[0])
     rows = [
         {"id": f"{name}_image", "real": f"{name}_real.{end}", "fake": f"{name}_fake.{end}"}
-        for name, end in (("grey", "png"), ("deep", "png"), ("alpha", "png"), ("turned", "jpg"))
+        for name, end in (("gray", "png"), ("deep", "png"), ("alpha", "png"), ("turned", "jpg"))
     ]
-    rows.append({"id": "mixed", "real": "half_real.png", "fake": "grey_fake.png"})
+    rows.append({"id": "mixed", "real": "half_real.png", "fake": "gray_fake.png"})
     for kind, image in zip(("real", "fake"), pair, strict=True):
-        grey = PIL.Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
-        grey.save(tmp_path / f"print_{kind}.jpg", quality=97)
+        gray = PIL.Image.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+        gray.save(tmp_path / f"print_{kind}.jpg", quality=97)
     np.save(tmp_path / "print_real.npy", points)
     rows.append({"id": "print", "real": "print_real.jpg", "fake": "print_fake.jpg"})
     table = write_table(tmp_path / "odd.csv", rows)
     done, lines = annotate_rows(table, tmp_path / "out.jsonl")
-    assert lines["print"]["error"].startswith("grey_image: ")
+    assert lines["print"]["error"].startswith("gray_image: ")
     assert lines["print"]["caption"]
-    for summed in ("grey_image 3", "deep_image 1", "alpha_image 1", "rotated_image 1"):
+    for summed in ("gray_image 3", "deep_image 1", "alpha_image 1", "rotated_image 1"):
         assert summed in done.stdout
-    assert lines["mixed"]["error"].startswith("grey_image: one of the pair")
+    assert lines["mixed"]["error"].startswith("gray_image: one of the pair")
     assert lines["mixed"]["caption"] == ""
-    for name in ("grey", "deep", "alpha", "turned"):
+    for name in ("gray", "deep", "alpha", "turned"):
         line = lines[f"{name}_image"]
         code = "rotated_image" if name == "turned" else f"{name}_image"
         assert line["error"].startswith(code + ": "), line["error"]
         assert line["caption"]
-        if name != "grey":  # of a change of color, grey shows only the lightness
+        if name != "gray":  # of a change of color, gray shows only the lightness
             assert line["regions"]["mouth"]["forged"]
 
 

@@ -137,7 +137,7 @@ def test_two_people_are_no_pair(seed: int) -> None:
         compare(image, face(seed + 50)[0], points, DEFAULT)
 
 
-def test_a_centre_crop_of_a_few_pixels_is_undone() -> None:
+def test_a_center_crop_of_a_few_pixels_is_undone() -> None:
     image, points = face(4)
     assert forged(image, image[:, 4:-4], points) == set()
     with pytest.raises(PairError, match="size_mismatch: real is 192x192, fake 96x192"):

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from data_pipeline.core.images import InputError, decode_image, image_size
 from data_pipeline.loading.augment import FILL, degrade, draw_geometry, recompress
 from data_pipeline.loading.settings import AugmentSettings
-from jax_vlffd.preprocessing import CENTRE, Geometry, square_view
+from jax_vlffd.preprocessing import CENTER, Geometry, square_view
 from tests.support.packed_sets import draw, encode
 
 _NONE = AugmentSettings.none()
@@ -38,14 +38,14 @@ def _exif(orientation: int) -> Image.Exif:
 _PICTURE = Image.fromarray(draw(1, 64)[:50])
 _SOUND = {
     "png": _saved(_PICTURE, "PNG"),
-    "png grey": _saved(_PICTURE.convert("L"), "PNG"),
-    "png grey and alpha": _saved(_PICTURE.convert("LA"), "PNG"),
+    "png gray": _saved(_PICTURE.convert("L"), "PNG"),
+    "png gray and alpha": _saved(_PICTURE.convert("LA"), "PNG"),
     "png alpha": _saved(_PICTURE.convert("RGBA"), "PNG"),
     "png palette": _saved(_PICTURE.convert("P"), "PNG"),
     "png 1 bit": _saved(_PICTURE.convert("1"), "PNG"),
     "jpeg": _saved(_PICTURE, "JPEG"),
     "jpeg progressive": _saved(_PICTURE, "JPEG", progressive=True),
-    "jpeg grey": _saved(_PICTURE.convert("L"), "JPEG"),
+    "jpeg gray": _saved(_PICTURE.convert("L"), "JPEG"),
     "jpeg cmyk": _saved(_PICTURE.convert("CMYK"), "JPEG"),
     "jpeg turned": _saved(_PICTURE, "JPEG", exif=_exif(6)),
     "jpeg mirrored": _saved(_PICTURE, "JPEG", exif=_exif(2)),
@@ -132,7 +132,7 @@ def test_view_has_the_size_asked_for(
     assert (view == 77).all()
 
 
-def test_centre_of_a_wide_image_is_seen() -> None:
+def test_center_of_a_wide_image_is_seen() -> None:
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = draw(3, 10)
     np.testing.assert_array_equal(square_view(image, 10), draw(3, 10))
@@ -165,7 +165,7 @@ def test_the_smoothing_is_left_out_only_where_it_changes_nothing(side: int) -> N
 def test_no_augmentation_is_the_identity() -> None:
     rng = np.random.default_rng(0)
     image = draw(5)
-    assert draw_geometry(_NONE, rng) == CENTRE
+    assert draw_geometry(_NONE, rng) == CENTER
     assert degrade(image, _NONE, rng) is image
 
 
@@ -224,8 +224,8 @@ def test_blur_and_jpeg_lose_detail_in_order() -> None:
 
 def test_color_keeps_to_its_strength() -> None:
     settings_ = AugmentSettings(**{**vars(_NONE), "color": 1.0, "color_strength": 0.1})
-    grey = np.full((8, 8, 3), 100, np.uint8)
-    means = [degrade(grey, settings_, np.random.default_rng(s)).mean() for s in range(50)]
+    gray = np.full((8, 8, 3), 100, np.uint8)
+    means = [degrade(gray, settings_, np.random.default_rng(s)).mean() for s in range(50)]
     assert min(means) >= 89
     assert max(means) <= 111
     assert max(means) - min(means) > 10

@@ -55,7 +55,7 @@ def test_tfds_reads_it_without_tensorflow(packed: Path) -> None:
         assert row["captions"] == list(record.captions)
         assert row["types"] == record.types.tolist()
         assert row["shape"] == [40, 40, 3]
-        # TFDS decodes grey as grey and so on; ours are colour images, so the pixels agree.
+        # TFDS decodes gray as gray and so on; ours are color images, so the pixels agree.
         assert row["sum"] == int(decode_image(record.image).sum())
 
 

@@ -69,7 +69,7 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("cut", [(22, 0), (22, 10), (23, 11), (0, 12)])
-def test_a_centre_cropped_fake_is_cropped_and_not_resized(
+def test_a_center_cropped_fake_is_cropped_and_not_resized(
     root: Path, out: Path, cut: tuple[int, int]
 ) -> None:
     right, bottom = cut

@@ -207,7 +207,7 @@ ENTRY %main (x.1: bf16[5,64,32], q.1: bf16[2,128,4,64]) -> f32[2,4,128,128] {
 """  # noqa: E501
 
 
-def test_a_tpu_program_with_batched_products_and_unlabelled_loops() -> None:
+def test_a_tpu_program_with_batched_products_and_unlabeled_loops() -> None:
     found = costs(TPU)
     assert found.flops == 5 * 2 * 64 * 64 * 32 + 2 * 2 * 4 * 128 * 128 * 64
     assert found.collectives["all-gather"].wire_bytes == 7 / 8 * 256 * 64 * 4

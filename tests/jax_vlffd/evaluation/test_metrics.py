@@ -128,13 +128,13 @@ def test_interpolated_eer_of_a_curve_known_by_hand() -> None:
     assert metrics.equal_error_rate(labels, probability) == pytest.approx(1 / 3)
 
 
-labelled = st.lists(
+labeled = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=4, max_size=60
 ).filter(lambda rows: 0 < sum(y for y, _ in rows) < len(rows))
 
 
 @settings(max_examples=80, deadline=None)
-@given(labelled)
+@given(labeled)
 def test_swapping_the_classes_changes_nothing(rows: list[tuple[int, int]]) -> None:
     y = np.array([label for label, _ in rows])
     p = np.array([score for _, score in rows]) / 20
@@ -145,7 +145,7 @@ def test_swapping_the_classes_changes_nothing(rows: list[tuple[int, int]]) -> No
 
 
 @settings(max_examples=80, deadline=None)
-@given(labelled)
+@given(labeled)
 def test_ranking_metrics_ignore_a_monotone_transform(rows: list[tuple[int, int]]) -> None:
     y = np.array([label for label, _ in rows])
     p = np.array([score for _, score in rows]) / 20
@@ -161,7 +161,7 @@ def test_ranking_metrics_ignore_a_monotone_transform(rows: list[tuple[int, int]]
 
 
 @settings(max_examples=60, deadline=None)
-@given(labelled, st.integers(0, 5))
+@given(labeled, st.integers(0, 5))
 def test_weighted_resamples_equal_repeated_rows(rows: list[tuple[int, int]], seed: int) -> None:
     y = np.array([label for label, _ in rows])
     p = np.array([score for _, score in rows]) / 20

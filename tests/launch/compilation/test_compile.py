@@ -116,8 +116,8 @@ def test_the_roofline_is_of_the_makers_figures() -> None:
     found = Costs(1e12, 197e12, {}, reduced, 819e9, frozenset(), ())
     guess = report.roofline(found, 98.5e12, chip)
     assert [guess[name] for name in ("compute_s", "memory_s", "link_s")] == [1, 1, 0.01]
-    assert guess["utilisation_at_best"] == pytest.approx(0.5)
-    assert guess["utilisation_without_overlap"] == pytest.approx(0.5 / 2.01)
+    assert guess["utilization_at_best"] == pytest.approx(0.5)
+    assert guess["utilization_without_overlap"] == pytest.approx(0.5 / 2.01)
 
 
 def test_the_least_collectives() -> None:

@@ -47,7 +47,7 @@ def test_maps_are_scored_by_their_patches(half_forged: Path, workdir: Path) -> N
     assert scored["fakes"] == 6
     assert scored["classifier"] == pytest.approx(by_pairs(maps))
     assert scored["classifier_of_another"] == pytest.approx(by_pairs(maps))  # all are forged alike
-    assert scored["centre"] == 0.5
+    assert scored["center"] == 0.5
     named = [
         [found for reason, found in zip(a.reasons, a.reason_maps, strict=True) if reason.region]
         for a in predictions

@@ -36,8 +36,8 @@ def scene(*discs: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     """uint8 [120, 200, 3]: red discs (left, top, size) for faces, their insides different by seed."""
     image = np.full((120, 200, 3), 90, np.uint8)
     for left, top, size in discs:
-        centre = (left + size // 2, top + size // 2)
-        cv2.circle(image, centre, size // 2, (230, 40 + 17 * seed % 90, 60), -1)
+        center = (left + size // 2, top + size // 2)
+        cv2.circle(image, center, size // 2, (230, 40 + 17 * seed % 90, 60), -1)
     return image
 
 

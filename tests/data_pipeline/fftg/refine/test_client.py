@@ -21,7 +21,7 @@ from tests.support.echoing_server import EchoingServer, Reply, Request
 from tests.support.faulty_server import (  # fmt: skip
     TOKENS_IN,
     TOKENS_OUT,
-    Behaviour,
+    Behavior,
     Call,
     FaultyServer,
     completion,
@@ -32,7 +32,7 @@ from tests.support.refining import COST, PASSING, SECRET, load, pairs, read, run
 pytestmark = pytest.mark.usefixtures("openai_key")
 
 
-def first(bad: str, times: int = 1) -> Behaviour:
+def first(bad: str, times: int = 1) -> Behavior:
     """Every question is treated badly a few times, and well from then on."""
     return lambda call: bad if call.attempt < times else "good"
 
@@ -56,8 +56,8 @@ def test_retry_after_holds_every_request(tmp_path: Path) -> None:
 
 
 def test_slow_answers_are_waited_for_and_hanging_ones_are_not(tmp_path: Path) -> None:
-    behaviours = {0: "hang", 1: "slow"}
-    with FaultyServer(lambda call: behaviours.get(call.number, "good")) as server:
+    behaviors = {0: "hang", 1: "slow"}
+    with FaultyServer(lambda call: behaviors.get(call.number, "good")) as server:
         summary = run(server, tmp_path / "out.jsonl", pairs(4), timeout=1.5)
         assert not server.calls[0].done.is_set()
     assert (summary.refined, summary.retries, summary.unanswered) == (4, 1, 1)

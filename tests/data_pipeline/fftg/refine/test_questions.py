@@ -25,7 +25,7 @@ def test_only_fakes_with_forged_regions_are_asked_about(tmp_path: Path) -> None:
     real |= {"label": REAL, "fake": None}
     hidden["regions"] = {name: {"forged": False, "types": []} for name in REGIONS}
     failed |= {"regions": {}, "raw_caption": "", "caption": "", "error": "no_face: none"}
-    plain["error"] = "grey_image: only a remark"
+    plain["error"] = "gray_image: only a remark"
     with FaultyServer() as server:
         summary = run(server, tmp_path / "out.jsonl", [real, hidden, failed, plain])
     written = read(tmp_path / "out.jsonl")

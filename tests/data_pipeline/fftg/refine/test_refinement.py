@@ -183,7 +183,7 @@ def test_a_request_without_an_answer_does_not_hold_the_command_for_long(tmp_path
         wait_for(lambda: len(server.calls) == 2 or process.poll() is not None)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-        assert not any(call.done.is_set() for call in server.calls if call.behaviour == "hang")
+        assert not any(call.done.is_set() for call in server.calls if call.behavior == "hang")
     assert process.returncode == 130
     journal = out.with_name("out.jsonl.replies.jsonl")
     assert len(read(journal)) == 1  # what came in time is kept
