@@ -15,10 +15,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    create_model,
+)
+from typing_extensions import TypedDict
 
 from data_pipeline import captions as caption_writer
 from data_pipeline.core.json_reading import parse_json
@@ -34,7 +44,10 @@ def _text(value: Any) -> Any:
     return "" if value is None else str(value) if type(value) is int else value
 
 
-_Text = Annotated[str, BeforeValidator(_text)]
+if TYPE_CHECKING:
+    _Text = str
+else:  # of three kinds, so that Python is called for the two rare ones alone
+    _Text = StrictStr | Annotated[StrictInt | None, AfterValidator(_text)]
 _Texts = Annotated[list[str], BeforeValidator(lambda value: value or [])]
 # Pixels, sides or degrees: no face lies further away.
 _Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
@@ -42,15 +55,13 @@ _NUMBERS: Any = dict.fromkeys(FaceGeometry._fields, (_Number, ...))
 _Geometry: Any = create_model("_Geometry", **_NUMBERS)
 
 
-class _Region(BaseModel):
-    forged: Any = False
-    types: list[Any] = []
+class _Region(TypedDict, total=False):
+    forged: Any
+    types: list[Any]
 
 
 class _Line(BaseModel):
     """What a line may hold, as the file has it."""
-
-    model_config = ConfigDict(extra="ignore")
 
     id: _Text = ""
     error: _Text = ""
@@ -147,9 +158,9 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         raise UserError(_in_one_line(error)) from None
     if not found.id:
         raise UserError("has no id")
-    real, fake, mask = (
-        file.parent / path if path else None for path in (found.real, found.fake, found.mask)
-    )
+    folder = file.parent
+    real = folder / found.real if found.real else None
+    fake = folder / found.fake if found.fake else None
     if real is None and fake is None:
         raise UserError("names no real image (null where the real of a fake is not known)")
     label = REAL if fake is None else FAKE
@@ -177,7 +188,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         id=found.id,
         real=real,
         fake=fake,
-        mask=mask,
+        mask=folder / found.mask if found.mask else None,
         captions=_unique(found.caption, *found.captions) if label == FAKE else (),
         raw_caption=found.raw_caption or found.caption,
         caption_key=key,
@@ -194,7 +205,7 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
         frame=found.frame,
         real_frame=found.real_frame or found.frame,
         split=split,
-        geometry=found.geometry and FaceGeometry(**vars(found.geometry)),
+        geometry=found.geometry and FaceGeometry(*vars(found.geometry).values()),
     )
 
 
@@ -240,11 +251,11 @@ def _flags(
     for name, region in regions.items():
         if name not in REGIONS:
             raise UserError(_unknown_region(name))
-        if not region.forged:
+        if not region.get("forged"):
             continue
-        forged[name] = region.types
+        forged[name] = region.get("types", [])
         region_flags[REGIONS.index(name)] = 1
-        for kind in region.types:
+        for kind in forged[name]:
             if kind not in TYPES:
                 raise UserError(f"has the type {kind!r} in {name!r}, not one of {', '.join(TYPES)}")
             type_flags[REGIONS.index(name), TYPES.index(kind)] = 1
