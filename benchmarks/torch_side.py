@@ -136,9 +136,9 @@ class Model(nn.Module):
             words = self.clip.text_model(input_ids=ids).last_hidden_state
         end = (ids == self.eos).int().argmax(dim=1)
         if weights.alignment > 0:
-            pooled = words[torch.arange(len(ids), device=ids.device), end].float()
+            last = words[torch.arange(len(ids), device=ids.device), end].float()
             image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
-            text = F.normalize(self.clip.text_projection(pooled), dim=-1)
+            text = F.normalize(self.clip.text_projection(last), dim=-1)
             keys = batch["caption_key"]
             positive = (keys[:, None] == keys[None, :]).float()
             share = positive / positive.sum(dim=1, keepdim=True)
