@@ -183,7 +183,7 @@ def dot_chart(title: str, columns: Sequence[tuple[str, Sequence[Value]]], axis: 
 
     Args:
       title: for readers who do not see the picture.
-      columns: the label of each and its dots.
+      columns: the label of each and its dots, each with a value.
       axis: of the values.
     """
     count = max(len(columns), 1)

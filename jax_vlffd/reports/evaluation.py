@@ -18,7 +18,6 @@ from jax_vlffd.reports.gallery import Gallery
 from jax_vlffd.reports.render import METRIC_TITLES, Cell, Figure, Table, number, page
 from jax_vlffd.vocabulary import REGIONS
 
-_MAX_ROC_POINTS: Final = 300
 _MAX_TRAINING_POINTS: Final = 150
 _MAIN_CURVES: Final = ("loss", "auc", "accuracy")  # what a reader looks at; the rest folds away
 
@@ -163,12 +162,7 @@ def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> list[charts.
     if not 0 < labels.sum() < len(labels):
         return []
     fpr, tpr, _ = sk.roc_curve(labels, probability)
-    name += f"{sk.auc(fpr, tpr):.3f}"
-    if len(fpr) > _MAX_ROC_POINTS:  # even along the curve; a drawing needs no more
-        along = np.linspace(0, 2, _MAX_ROC_POINTS)
-        kept = np.unique(np.searchsorted(fpr + tpr, along).clip(0, len(fpr) - 1))
-        fpr, tpr = fpr[kept], tpr[kept]
-    return [charts.Series(name, fpr, tpr)]
+    return [charts.Series(f"{name}{sk.auc(fpr, tpr):.3f}", fpr, tpr)]
 
 
 def _methods(detectors: Sequence[EvaluatedDetector], name: str) -> tuple[Figure, Table] | None:

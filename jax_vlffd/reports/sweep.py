@@ -166,9 +166,7 @@ def _plots(rows: Sequence[Row], metric: str, name: str) -> list[Figure]:
         ticks = _ticks([row.settings[keys[0]] for row in shown])
         columns: list[list[charts.Value]] = [[] for _ in ticks]
         for row in sorted(shown, key=lambda row: row.index):
-            value = row.value(metric, name)
-            assert value is not None
-            dot = charts.Value(value, row.interval(metric, name), row.label)
+            dot = charts.Value(row.value(metric, name), row.interval(metric, name), row.label)
             columns[ticks.index(_word(row.settings[keys[0]]))].append(dot)
         title = f"{METRIC_TITLES[metric]} on {name}, by {', '.join(keys)}"
         axis = charts.Axis(METRIC_TITLES[metric])
