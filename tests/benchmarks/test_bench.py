@@ -46,8 +46,10 @@ def peer() -> Any:
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
-        ("train", {}),
-        ("train", {"tuning": TuningConfig("layernorm", "layernorm")}),
+        pytest.param("train", {}, marks=pytest.mark.slow),
+        pytest.param(
+            "train", {"tuning": TuningConfig("layernorm", "layernorm")}, marks=pytest.mark.slow
+        ),
         ("train", {"loss": IMAGE_ONLY}),
         ("tower", {}),
         ("detect", {}),
@@ -84,6 +86,7 @@ def test_sides_that_differ_are_refused() -> None:
         step.check_agreement({"loss": float("nan")}, {"loss": 1.0}, 1e-3)
 
 
+@pytest.mark.slow
 def test_frozen_weights_get_no_gradient() -> None:
     """What is not trained costs nothing: the program of fewer gradients has fewer products."""
 
@@ -210,6 +213,7 @@ def test_the_data_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
     assert found["share_of_decoding"] > 0
 
 
+@pytest.mark.slow
 def test_training_on_real_data_is_held_against_a_fixed_batch(files: Path) -> None:
     run, data = tiny.settings(files, batch_size=4)
     run = dataclasses.replace(run, loss=IMAGE_ONLY)
@@ -260,6 +264,7 @@ def test_help_is_timed_for_every_command() -> None:
     assert found["launch.pack"] > 0
 
 
+@pytest.mark.slow
 def test_a_save_is_timed_in_steps(tmp_path: Path) -> None:
     """With local losses, as in the demo: its batch has the patches too."""
     packed = tiny.pack_set(tmp_path / "set", masks=True)

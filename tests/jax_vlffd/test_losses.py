@@ -28,6 +28,10 @@ ALIGNMENT_TARGETS = get_args(AlignmentTargets)
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
+#: Of a relative difference: sums in float32 are taken in another order, which the kind of CPU decides.
+LIMIT = 1e-5
+
+
 def mesh_of(shape: tuple[int, ...]) -> Mesh:
     return Mesh(np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape), AXES)
 
@@ -117,14 +121,14 @@ def differences(inputs: Inputs, mesh: str, targets: str) -> dict[str, float]:
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_sharded_loss_is_the_dense_one(mesh: str, targets: str) -> None:
     found = differences(pairs(), mesh, targets)
-    assert {name: value for name, value in found.items() if not value < 1e-6} == {}
+    assert {name: value for name, value in found.items() if not value < LIMIT} == {}
 
 
 @pytest.mark.parametrize("targets", ALIGNMENT_TARGETS)
 @pytest.mark.parametrize("kinds", [1, 2, 1000])
 def test_any_number_of_captions_equals_the_oracle(kinds: int, targets: str) -> None:
     found = differences(pairs(seed=kinds, kinds=kinds), "8", targets)
-    assert {name: value for name, value in found.items() if not value < 1e-6} == {}
+    assert {name: value for name, value in found.items() if not value < LIMIT} == {}
 
 
 def shapes_in(program: str) -> set[tuple[int, ...]]:

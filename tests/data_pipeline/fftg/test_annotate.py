@@ -332,6 +332,7 @@ def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: P
         assert line["regions"]["nose"]["forged"], index
 
 
+@pytest.mark.slow
 def test_neural_textures_change_mouths_and_leave_eyes(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector

@@ -16,7 +16,9 @@ from tests.support import tiny
 from tests.support.training_runs import run
 
 
-@pytest.mark.parametrize("name", ["data [v2]", "*[a]? %20 #1"])
+@pytest.mark.parametrize(
+    "name", ["*[a]? %20 #1", pytest.param("data [v2]", marks=pytest.mark.slow)]
+)
 def test_a_run_and_its_export_are_read_back_from_a_folder_of_any_name(
     name: str, tmp_path: Path
 ) -> None:

@@ -248,6 +248,7 @@ def test_kill_9_in_the_middle(
     out = tmp_path / "out.jsonl"
     figures = kill_in_the_middle(out, kills, count, seed)
     record_property("figures", figures)
+    print(figures)
     assert figures["kills"] == kills
     assert figures["double_payments"] == 0
     assert figures["lost_replies"] == 0
