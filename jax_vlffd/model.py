@@ -113,7 +113,11 @@ def unit(x: Array) -> Array:
 def normalize(images: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """uint8 images [B, H, W, 3] as the tower's fp32 input."""
     scaled = images.astype(jnp.float32) / 255.0
-    return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    center, spread = (
+        jax.lax.broadcast_to_rank(jnp.asarray(value, jnp.float32), images.ndim)
+        for value in (mean, std)
+    )
+    return (scaled - center) / spread
 
 
 # The model as a pure function: a static graph and a flat dict of parameters, path -> array.

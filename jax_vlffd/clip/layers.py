@@ -100,7 +100,9 @@ class Linear(nnx.Module):
             # Merged into a bf16 weight, a change of a hundredth of it would lose a fifth to rounding.
             low = _contract(x, self.lora_a[...].astype(self.dtype))
             y = y + self.lora_scale * _contract(low, self.lora_b[...].astype(self.dtype))
-        return y + self.bias[...].astype(self.dtype) if hasattr(self, "bias") else y
+        if not hasattr(self, "bias"):
+            return y
+        return y + jax.lax.broadcast_to_rank(self.bias[...].astype(self.dtype), y.ndim)
 
 
 def _precision(dtype: Any) -> str | None:
@@ -129,6 +131,7 @@ class LayerNorm(nnx.Module):
             centered = y - y.mean(-1, keepdims=True)
             variance = jnp.square(centered).mean(-1, keepdims=True)
             y = centered * jax.lax.rsqrt(variance + self.eps)
+            scale, bias = (jax.lax.broadcast_to_rank(v, y.ndim) for v in (scale, bias))
             return (y * scale + bias).astype(x.dtype)
 
         return recomputed(normalized, x, self.scale[...], self.bias[...])

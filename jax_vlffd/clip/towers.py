@@ -52,7 +52,8 @@ class ImageTower(nnx.Module):
         patches = images.reshape(batch, grid, patch, grid, patch, 3).transpose(0, 1, 3, 5, 2, 4)
         x = self.patch_embedding(patches.reshape(batch, grid * grid, -1))
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (batch, 1, x.shape[-1]))
-        x = jnp.concatenate([first, x], axis=1) + self.position_embedding[...].astype(x.dtype)
+        positions = jnp.expand_dims(self.position_embedding[...].astype(x.dtype), 0)
+        x = jnp.concatenate([first, x], axis=1) + positions
         if self.config.pre_layernorm:
             x = self.pre_layernorm(x)
         return _finish(self, x, causal=False, hidden_states=hidden_states, pool_at=None)
@@ -75,7 +76,8 @@ class TextTower(nnx.Module):
 
     def __call__(self, tokens: Array, *, hidden_states: bool = False) -> Features:
         """Embeds int32 tokens [B, T], T <= config.context_length; pools at the first EOS."""
-        x = self.token_embedding[...][tokens] + self.position_embedding[: tokens.shape[1]]
+        positions = jnp.expand_dims(self.position_embedding[: tokens.shape[1]], 0)
+        x = self.token_embedding[...][tokens] + positions
         pool_at = self.end(tokens)
         return _finish(
             self,
@@ -131,7 +133,7 @@ def patch_filters(key: jax.Array, width: int, patch: int) -> jax.Array:
     cosines = np.cos(np.pi * (x + 0.5) * u / patch) * np.sqrt(np.where(u == 0, 1, 2) / patch)
     gains = (0.35 + np.hypot(u, u.T)) ** _WHITENING
     noise = jax.random.normal(key, (width, 3, patch, patch)) * (3 * patch * patch) ** -0.5
-    noise = noise * jnp.asarray(np.multiply.outer(_COLOR_GAINS, gains), jnp.float32)
+    noise = noise * jnp.asarray(np.multiply.outer(_COLOR_GAINS, gains)[None], jnp.float32)
     filters = jnp.einsum(
         "wcuv,ck,ux,vy->wkxy", noise, *(jnp.asarray(m, jnp.float32) for m in (_COLORS, cosines, cosines)),
         precision="highest",

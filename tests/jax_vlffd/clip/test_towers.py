@@ -96,7 +96,7 @@ def text_gradient(config: ModelConfig) -> Callable:
 
     def scalar(parameters: Any, tokens: Any) -> jax.Array:
         vlffd = model.bind(graph_of(config)[0], parameters)
-        return (vlffd.encode_text(tokens).tokens ** 2 * jnp.arange(32)).mean()
+        return (vlffd.encode_text(tokens).tokens ** 2 * jnp.arange(32)[None, None]).mean()
 
     return jax.value_and_grad(scalar)
 
