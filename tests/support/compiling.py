@@ -14,6 +14,7 @@ _KEPT_DAYS = 7
 def environment() -> dict[str, str]:
     """What JAX is given, in this process and in those that tests start.
 
+    Shapes of other ranks are not broadcast unseen: that is an error.
     It is the machine code that is made with less care: what the goldens of test_compile hold, FLOPs, memory
     and what devices exchange, is the same either way. Programs stay in `build/xla` from one session of
     tests to the next; their keys hold the program, the flags and the versions, but not the kind of CPU.
@@ -26,6 +27,7 @@ def environment() -> dict[str, str]:
     )
     kind = f"{platform.machine()}-{zlib.crc32(''.join(flags).encode()):08x}"
     return {
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / "build" / "xla" / kind),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
