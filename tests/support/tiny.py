@@ -213,7 +213,7 @@ _TOLD_ANEW = {
 def command(module: str, *arguments: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS` to its end; forks it where the environment is the usual one."""
     usual = environment()
-    kwargs = {"cwd": ROOT, "env": usual, "timeout": 120} | kwargs
+    kwargs = {"cwd": ROOT, "env": usual, "timeout": 600} | kwargs
     changed = {key for key, _ in usual.items() ^ kwargs["env"].items()}
     if changed <= _TOLD_ANEW and kwargs.keys() == {"cwd", "env", "timeout"}:
         given = (kwargs["env"], Path(kwargs["cwd"]), kwargs["timeout"])
