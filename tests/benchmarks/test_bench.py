@@ -288,7 +288,7 @@ def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:
     parts.do("first", 1, lambda: 7)
     parts.do("failing", 1, fails)
     parts.do("too long", 1000, lambda: pytest.fail("there was no time"))
-    assert parts.found["first"]["value"] == 7
+    assert parts.results["first"]["value"] == 7
     assert parts.left_out["failing"] == "no memory"
     assert "were left" in parts.left_out["too long"]
     assert saved[-1]["first"]["value"] == 7

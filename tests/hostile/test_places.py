@@ -20,8 +20,10 @@ from tests.hostile.test_packed_sets import poison
 from tests.support import tiny, tiny_export
 
 COMMANDS = ("evaluate", "export", "score_reasons", "predict")
-#: Beside the interpreter's, the repository, and the folders of the test.
-SYSTEM = ("/proc/", "/dev/", "/sys/", "/etc/", "/usr/", "/lib", "/bin/", "/opt/")
+#: Beside the interpreter's, the repository, and the folders of the test; charts ask for the system's fonts.
+SYSTEM = (
+    "/proc/", "/dev/", "/sys/", "/etc/", "/usr/", "/lib", "/bin/", "/opt/", "/var/cache/fontconfig/",
+)  # fmt: skip
 STRACE = shutil.which("strace")
 Run = Callable[[str], Path]
 
