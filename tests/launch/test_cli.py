@@ -144,8 +144,8 @@ def test_what_is_no_recipe_is_one_line_and_status_2(recipe: str, message: str) -
     [
         ("", "no training set: give a packed set by --config.data.train=DIR"),
         ("--config.data.train=/nowhere", "no validation set"),
-        ("--config.train.keep=0", "train.keep must be at least 1"),
-        ("--config.optim.learning_rate=nan", "optim.learning_rate is nan: it must be finite"),
+        ("--config.train.keep=0", "train.keep is 0: it must be greater than 0"),
+        ("--config.optim.learning_rate=nan", "optim.learning_rate is nan: it must be"),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_and_status_1(
