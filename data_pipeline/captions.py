@@ -1,11 +1,11 @@
-"""Raw captions: English from a label, the forged regions and their types.
+"""Raw captions: English sentences from a label, the forged regions and their types.
 
-A caption holds one sentence of `vocabulary.VERDICTS`, word for word, and one or more that describe.
-It names every forged region and no other, by the rule of `vocabulary.regions_named`. Which of the
-many wordings a pair gets follows from its seed, so a second run writes the same caption.
+A caption holds one sentence of `vocabulary.VERDICTS`, word for word, and one or more descriptive sentences.
+It names every forged region and no other, by the rule of `vocabulary.regions_named`. The seed of a pair
+chooses among the many wordings, so a second run writes the same caption.
 
-The phrases are the vocabulary's; the sentence plans are ours. Captions stay below CLIP's 77 tokens:
-what would be longer is said in the shortest plan instead.
+The phrases are the vocabulary's; the sentence structures are ours. Captions stay below CLIP's 77 tokens: a
+longer one is replaced by its shortest form.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jax_vlffd.vocabulary import (
     VERDICTS,
 )
 
-# One group is said in one clause: regions that share all of their types.
+#: Regions and the types they share; each group becomes one clause.
 _Group = tuple[tuple[str, ...], tuple[str, ...]]
 
 _REAL_REMARKS = (
@@ -46,8 +46,8 @@ _HIDDEN_FAKE_REMARKS = (
     "The forgery is not visible in this image.",
 )
 _OPENERS = ("On close inspection, ", "Up close, ")
-#: Said once a caption at most: a second phrase with one of these would read as a repetition.
-_ECHOES = (
+#: Used at most once in a caption: a second phrase with one of these would sound repetitive.
+_USED_ONCE = (
     "rest of the image", "surroundings", "unnatural", "shape", "deform", "distort", "mismatch",
     "texture", "unusual", "detail",
 )  # fmt: skip
@@ -60,17 +60,17 @@ _SPLIT_WORDS = {
     "inconsistent": 1, "mismatch": 1, "misshapen": 2, "subtly": 1, "unnatural": 1,
 }  # fmt: skip
 
-_DISTINCT_ATTEMPTS = 12  # draws a wanted paraphrase before we hold that no more exist
+_MAX_REPEATS = 12  # repeated wordings in a row after which no new one is expected
 
 
 def caption_key(label: int, regions: Mapping[str, Sequence[str]]) -> str:
-    """Returns a key that is equal exactly for captions of equal meaning.
+    """Returns a key that is equal if and only if two captions have the same meaning.
 
     `real`, `fake:none`, or `fake:` and the sorted `region=type+type` joined by `;`.
 
     Args:
       label: REAL or FAKE.
-      regions: each forged region with its types (which may be none); empty for a real face.
+      regions: each forged region with its types (which may be empty); empty for a real face.
 
     Raises:
       ValueError: an unknown label, region or type, or a real face with a forged region.
@@ -85,15 +85,15 @@ def caption_key(label: int, regions: Mapping[str, Sequence[str]]) -> str:
 def caption(
     label: int, regions: Mapping[str, Sequence[str]], seed: int | str, index: int = 0
 ) -> str:
-    """Returns the caption number `index` of a pair.
+    """Returns paraphrase `index` of a pair's caption.
 
-    Equal to `paraphrases(label, regions, seed, n)[index]` for any n above `index`; past the last
-    distinct wording it begins again.
+    Equal to `paraphrases(label, regions, seed, n)[index]` for any n above `index`; indices past the last
+    distinct wording start over.
 
     Args:
       label: REAL or FAKE.
-      regions: each forged region with its types (which may be none). A FAKE without regions is a
-        fake without visible forgery, and the caption says so.
+      regions: each forged region with its types (which may be empty). The caption of a FAKE without
+        regions says that the forgery is not visible.
       seed: the pair's id, which chooses the wording.
       index: which paraphrase, from 0.
 
@@ -107,26 +107,26 @@ def caption(
 def paraphrases(
     label: int, regions: Mapping[str, Sequence[str]], seed: int | str, n: int
 ) -> list[str]:
-    """Returns `n` distinct captions of one meaning, fewer where there are not so many wordings.
+    """Returns up to `n` distinct captions of the same meaning, at least one.
 
-    Arguments and errors as `caption`; at least one text is returned.
+    There are fewer where the vocabulary has fewer wordings. Arguments and errors as for `caption`.
     """
     key = caption_key(label, regions)
     rng = random.Random(f"{seed}|{key}")
     texts: dict[str, None] = {}
-    idle = 0
-    while len(texts) < max(n, 1) and idle < _DISTINCT_ATTEMPTS:
-        text = _write(label, regions, rng)
-        idle = idle + 1 if text in texts else 0
+    repeats = 0
+    while len(texts) < max(n, 1) and repeats < _MAX_REPEATS:
+        text = _compose(label, regions, rng)
+        repeats = repeats + 1 if text in texts else 0
         texts[text] = None
     return list(texts)
 
 
 def _check(label: int, regions: Mapping[str, Sequence[str]]) -> None:
     if label not in (REAL, FAKE):
-        raise ValueError(f"label {label!r} is neither {REAL} (real) nor {FAKE} (fake)")
+        raise ValueError(f"label {label!r} must be {REAL} (real) or {FAKE} (fake)")
     if label == REAL and regions:
-        raise ValueError(f"a real face has no forged region, but {sorted(regions)} are given")
+        raise ValueError(f"a real face cannot have forged regions, but has {sorted(regions)}")
     for region, types in regions.items():
         if region not in REGIONS:
             raise ValueError(f"unknown region {region!r}; the regions are {', '.join(REGIONS)}")
@@ -135,37 +135,34 @@ def _check(label: int, regions: Mapping[str, Sequence[str]]) -> None:
             raise ValueError(f"unknown type {unknown[0]!r}; the types are {', '.join(TYPES)}")
 
 
-def _write(label: int, regions: Mapping[str, Sequence[str]], rng: random.Random) -> str:
+def _compose(label: int, regions: Mapping[str, Sequence[str]], rng: random.Random) -> str:
     verdict = VERDICTS[label]
     if regions:
-        body = _Description(regions, rng).sentences()
+        types = {r: tuple(t for t in TYPES if t in regions[r]) for r in REGIONS if r in regions}
+        body = _Description(types, rng).sentences()
         if _tokens([verdict, *body]) > _MAX_TOKENS:
-            body = _shortest(regions, rng)
+            body = _shortest(types, rng)
         return " ".join([verdict, *body] if rng.random() < 0.6 else [*body, verdict])
-    sentences = [rng.choice(UNSUSPICIOUS)]
+    description = [rng.choice(UNSUSPICIOUS)]
+    verdict_part = [verdict]
     if label == FAKE or rng.random() < 0.6:
-        remarks = _HIDDEN_FAKE_REMARKS if label == FAKE else _REAL_REMARKS
-        # The remark leans on the verdict, so it follows it at once.
-        judged = [verdict, rng.choice(remarks)]
-    else:
-        judged = [verdict]
-    return " ".join(judged + sentences if rng.random() < 0.6 else sentences + judged)
+        # The remark refers to the verdict, so it follows it directly.
+        verdict_part.append(rng.choice(_HIDDEN_FAKE_REMARKS if label == FAKE else _REAL_REMARKS))
+    return " ".join(
+        verdict_part + description if rng.random() < 0.6 else description + verdict_part
+    )
 
 
 class _Description:
-    """The sentences on the forged regions of one caption, with what was said so far."""
+    """Writes the sentences about the forged regions of one caption; remembers the text so far."""
 
-    def __init__(self, regions: Mapping[str, Sequence[str]], rng: random.Random):
+    def __init__(self, types: Mapping[str, tuple[str, ...]], rng: random.Random):
         self._rng = rng
-        self._types = {
-            region: tuple(t for t in TYPES if t in regions[region])
-            for region in REGIONS
-            if region in regions
-        }
+        self._types = types
         self._decks = {kind: rng.sample(PHRASES[kind], len(PHRASES[kind])) for kind in TYPES}
         self._decks[""] = rng.sample(UNTYPED_PHRASES, len(UNTYPED_PHRASES))
         self._nouns = {region: self._choose_noun(region) for region in self._types}
-        self._said = ""
+        self._text = ""
         self._mentioned: set[str] = set()
 
     def sentences(self) -> list[str]:
@@ -174,17 +171,17 @@ class _Description:
         lines: list[str] = []
         i = 0
         while i < len(clauses):
-            mine = clauses[i]
+            current = clauses[i]
             i += 1
-            apart = i < len(clauses) and _join_well(groups[i - 1], groups[i])
-            # 'Also' on both sides of a link reads as a stammer.
-            if apart and " also " not in mine[0] + clauses[i][0] and self._chance(0.4):
-                second = clauses[i][0]
-                # 'and' before a list of things would read as one more of them.
-                links = ("and", "while") if second.startswith("the ") else ("while",)
-                mine = [f"{mine[0]}, {self._rng.choice(links)} {second}"]
+            joinable = i < len(clauses) and _join_well(groups[i - 1], groups[i])
+            # "also" in both halves of a sentence sounds repetitive.
+            if joinable and " also " not in current[0] + clauses[i][0] and self._chance(0.4):
+                following = clauses[i][0]
+                # "and" before a list of nouns would read as one more item of it.
+                links = ("and", "while") if following.startswith("the ") else ("while",)
+                current = [f"{current[0]}, {self._rng.choice(links)} {following}"]
                 i += 1
-            lines += mine
+            lines += current
         if self._chance(0.25):
             lines[0] = self._rng.choice(_OPENERS) + lines[0]
         return [line[0].upper() + line[1:] + "." for line in lines]
@@ -193,7 +190,7 @@ class _Description:
         return self._rng.random() < probability
 
     def _plan(self) -> list[_Group]:
-        """Groups by region, or by type where that takes no more clauses."""
+        """Groups regions with equal types, or types with equal regions where that takes no more clauses."""
         by_region = _groups_by_region(self._types)
         by_type: dict[tuple[str, ...], list[str]] = {}
         for kind in TYPES:
@@ -204,12 +201,12 @@ class _Description:
         untyped = tuple(region for region, kinds in self._types.items() if not kinds)
         if untyped:
             groups.append((untyped, ()))
-        # By type only where that does not list the same regions over and over.
+        # By type only where that does not repeat the same regions over and over.
         names = sum(len(members) for members, _ in groups)
         brief = len(groups) <= len(by_region) and names <= len(self._types) + 2
         if not brief or self._chance(0.5):
             return self._rng.sample(by_region, len(by_region))
-        # The longest list first: what is said of some of its members then follows with 'also'.
+        # The longest list first: clauses about some of its members then follow with "also".
         shuffled = self._rng.sample(groups, len(groups))
         return sorted(shuffled, key=lambda group: -len(group[0]))
 
@@ -217,24 +214,24 @@ class _Description:
         nouns = REGION_NOUNS[region]
         if len(self._types) > 1:  # a list of areas and regions is tiring to read
             nouns = tuple(n for n in nouns if not n[0].endswith((" area", " region")))
-        if region == "face":  # skin has a color or a texture, and it is the face that has a shape
+        if region == "face":  # skin has a color or a texture, but only a face has a shape
             shaped = "structure" in self._types[region]
             nouns = tuple(noun for noun in nouns if ("skin" in noun[0]) != shaped)
         return self._rng.choice(nouns)
 
     def _clauses(self, group: _Group) -> list[str]:
-        """One clause without capital and full stop; two where a group has four or five types."""
+        """One clause without capital letter and period; two for a group with four or five types."""
         regions, types = group
-        again = self._mentioned.issuperset(regions)
+        mentioned = self._mentioned.issuperset(regions)
         self._mentioned.update(regions)
         shuffled = self._rng.sample(types, len(types))
-        if types and len(types) <= 3 and not again and self._chance(0.2):
-            things = [self._thing(kind) for kind in shuffled]
-            return [f"{_list(things)} can be seen {self._place(regions)}"]
+        if types and len(types) <= 3 and not mentioned and self._chance(0.2):
+            nouns = [self._type_noun(kind) for kind in shuffled]
+            return [f"{_list(nouns)} can be seen {self._location(regions)}"]
         subject, plural = self._subject(regions)
         predicates = [self._predicate(kind, plural) for kind in shuffled or [""]]
         clause = _joined(predicates if len(predicates) <= 3 else predicates[:2])
-        clauses = [f"{subject} {_also(clause) if again else clause}"]
+        clauses = [f"{subject} {_also(clause) if mentioned else clause}"]
         if len(predicates) > 3:
             clauses.append(f"{'they' if plural else 'it'} {_also(_joined(predicates[2:]))}")
         return clauses
@@ -246,23 +243,23 @@ class _Description:
         return _list([f"the {self._nouns[region][0]}" for region in regions]), True
 
     def _predicate(self, kind: str, plural: bool) -> str:
-        """Draws the next phrase that echoes nothing said before, if there is one."""
+        """Draws the next phrase that repeats no word of `_USED_ONCE`, if there is one."""
         deck = self._decks[kind]
-        phrase = next((p for p in deck if not self._echoes(p.singular)), deck[0])
+        phrase = next((p for p in deck if not self._repeats(p.singular)), deck[0])
         deck.remove(phrase)
-        self._said += " " + phrase.singular
+        self._text += " " + phrase.singular
         return phrase.plural if plural else phrase.singular
 
-    def _thing(self, kind: str) -> str:
-        things = self._rng.sample(TYPE_NOUNS[kind], len(TYPE_NOUNS[kind]))
-        thing = next((t for t in things if not self._echoes(t)), things[0])
-        self._said += " " + thing
-        return thing
+    def _type_noun(self, kind: str) -> str:
+        nouns = self._rng.sample(TYPE_NOUNS[kind], len(TYPE_NOUNS[kind]))
+        noun = next((n for n in nouns if not self._repeats(n)), nouns[0])
+        self._text += " " + noun
+        return noun
 
-    def _echoes(self, text: str) -> bool:
-        return any(word in text and word in self._said for word in _ECHOES)
+    def _repeats(self, text: str) -> bool:
+        return any(word in text and word in self._text for word in _USED_ONCE)
 
-    def _place(self, regions: Sequence[str]) -> str:
+    def _location(self, regions: Sequence[str]) -> str:
         around = [f"the {region}" for region in regions if region != "face"]
         parts = [f"around {_list(around)}"] if around else []
         if "face" in regions:
@@ -271,22 +268,21 @@ class _Description:
 
 
 def _groups_by_region(types: Mapping[str, tuple[str, ...]]) -> list[_Group]:
-    alike: dict[tuple[str, ...], list[str]] = {}
+    regions_by_types: dict[tuple[str, ...], list[str]] = {}
     for region, kinds in types.items():
-        alike.setdefault(kinds, []).append(region)
-    return [(tuple(members), kinds) for kinds, members in alike.items()]
+        regions_by_types.setdefault(kinds, []).append(region)
+    return [(tuple(members), kinds) for kinds, members in regions_by_types.items()]
 
 
-def _shortest(regions: Mapping[str, Sequence[str]], rng: random.Random) -> list[str]:
-    """One clause a group, in the shortest words there are."""
-    types = {r: tuple(t for t in TYPES if t in regions[r]) for r in REGIONS if r in regions}
+def _shortest(types: Mapping[str, tuple[str, ...]], rng: random.Random) -> list[str]:
+    """One sentence per group, in the shortest words of the vocabulary."""
     lines = []
     for members, kinds in _groups_by_region(types):
         nouns = [f"the {'skin' if name == 'face' else name}" for name in members]
         plural = len(members) > 1 or members == ("eyes",)
         if kinds:
-            things = [min(TYPE_NOUNS[k], key=len) for k in rng.sample(kinds, len(kinds))]
-            line = f"{_list(nouns)} {'show' if plural else 'shows'} {_list(things)}"
+            type_nouns = [min(TYPE_NOUNS[k], key=len) for k in rng.sample(kinds, len(kinds))]
+            line = f"{_list(nouns)} {'show' if plural else 'shows'} {_list(type_nouns)}"
         else:
             line = f"{_list(nouns)} {'look' if plural else 'looks'} out of place"
         lines.append(line[0].upper() + line[1:] + ".")
@@ -299,9 +295,9 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _joined(predicates: Sequence[str]) -> str:
-    """Lists predicates and says a verb that they share only once.
+    """Lists predicates and merges those with the same verb.
 
-    `has a` and `has b` give `has a and b`; what shares a verb comes last, after a comma.
+    `has a` and `has b` become `has a and b`; merged predicates come last, after a comma.
     """
     by_verb: dict[str, list[str]] = {}
     for predicate in predicates:
@@ -317,9 +313,9 @@ def _joined(predicates: Sequence[str]) -> str:
 
 
 def _join_well(first: _Group, second: _Group) -> bool:
-    """Whether two clauses make one sentence that is easy to read."""
-    apart = not set(first[0]) & set(second[0])
-    return apart and max(len(first[1]), 1) + max(len(second[1]), 1) <= 3
+    """Whether two clauses can be joined into one readable sentence."""
+    disjoint = not set(first[0]) & set(second[0])
+    return disjoint and max(len(first[1]), 1) + max(len(second[1]), 1) <= 3
 
 
 def _also(predicate: str) -> str:
@@ -329,6 +325,6 @@ def _also(predicate: str) -> str:
 
 
 def _tokens(sentences: Sequence[str]) -> int:
-    """CLIP tokens of the text, both ends included, by counting words and marks."""
+    """CLIP tokens of the text, start and end tokens included, by counting words and punctuation."""
     pieces = re.findall(r"\w+|[^\w\s]", " ".join(sentences).lower())
     return 2 + len(pieces) + sum(_SPLIT_WORDS.get(piece, 0) for piece in pieces)

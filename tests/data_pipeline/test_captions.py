@@ -1,4 +1,4 @@
-"""Captions: they name what is flagged and nothing else, in clean English, within CLIP's context."""
+"""Captions: they name exactly the flagged regions, in clean English, within CLIP's context."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_names_exactly_the_flagged_regions_for_every_subset_and_type_set() -> No
 
 
 @given(annotations, seeds)
-def test_verdict_is_one_sentence_and_is_taken_out_whole(
+def test_the_verdict_is_one_sentence_that_can_be_removed(
     regions: dict[str, tuple[str, ...]], seed: str
 ) -> None:
     for label, flagged in ((FAKE, regions), (REAL, {})):
@@ -94,7 +94,7 @@ def test_reads_as_clean_english(regions: dict[str, tuple[str, ...]], seed: str) 
     assert not any(re.match(one, part) for s in sentences for part in _clauses(s)), text
 
 
-def test_several_regions_are_listed_briefly_and_no_sentence_stammers() -> None:
+def test_several_regions_are_listed_briefly_without_repetition() -> None:
     rng = random.Random(3)
     for seed in range(600):
         kinds = {region: rng.sample(TYPES, rng.randint(0, 3)) for region in REGIONS}
@@ -156,7 +156,7 @@ def test_paraphrases_are_distinct_and_prefixes_of_one_another() -> None:
         assert [caption(label, regions, "pair", i) for i in range(10)] == ten
 
 
-def test_running_out_of_wordings_begins_again() -> None:
+def test_indices_past_the_last_wording_start_over() -> None:
     texts = paraphrases(FAKE, {"nose": []}, "pair", 10_000)
     assert len(set(texts)) == len(texts) < 10_000
     assert caption(FAKE, {"nose": []}, "pair", 10_000) in texts
@@ -187,7 +187,7 @@ def test_caption_key_is_equal_exactly_for_equal_meaning(
         (FAKE, {"nose": ["smell"]}, "'smell'"),
     ],
 )
-def test_refuses_what_has_no_words(label: int, regions: dict[str, list[str]], message: str) -> None:
+def test_unknown_words_are_refused(label: int, regions: dict[str, list[str]], message: str) -> None:
     for function in (lambda: caption_key(label, regions), lambda: caption(label, regions, 0)):
         with pytest.raises(ValueError, match=message):
             function()
