@@ -1,10 +1,10 @@
-"""Scores annotations against what is known of the forged regions.
+"""Scores annotations against ground-truth forged regions.
 
   python -m launch.score_annotations --annotations=annotations.jsonl --truth=pairs.csv
 
-Twice: by the flags, and by the regions that the words of the caption name, so that any captions can
-be scored that come as JSON lines with `fake` (or `id`) and `caption`. Without --truth it only
-checks that the captions name exactly the regions flagged.
+Flags and captions are scored separately, captions by the regions that their words name. So the captions of any
+JSON lines file with `fake` (or `id`) and `caption` can be scored. Without --truth it only checks that the
+captions name exactly the flagged regions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from launch.cli import command
 FLAGS = flags.FLAGS
 flags.DEFINE_string("annotations", None, "JSON lines, as launch.annotate writes them.")
 flags.DEFINE_string("truth", None, "CSV with left_eye,right_eye,nose,mouth or eyes,... (0 or 1).")
-flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
+flags.DEFINE_string("out", None, "JSON file to write the metrics to; they are printed as well.")
 flags.mark_flag_as_required("annotations")
 
 
@@ -59,17 +59,17 @@ def _print(report: dict[str, Any]) -> None:
     )
     names = ("precision", "recall", "f1")
     for title in ("flags", "words"):
-        found = report[title]
-        if found is None:
-            print(f"{title}: the annotations have none")
+        metrics = report[title]
+        if metrics is None:
+            print(f"{title}: not scored, as some annotations have none")
             continue
         rows = (
-            [name, *(f"{figure[key]:.3f}" for key in names)]
-            for name, figure in found.items()
-            if isinstance(figure, dict)
+            [name, *(f"{values[key]:.3f}" for key in names)]
+            for name, values in metrics.items()
+            if isinstance(values, dict)
         )
         table.show(rows, (title, *names))
-        print(f"all regions right in {found['exact']:.1%} of images")
+        print(f"all regions right in {metrics['exact']:.1%} of images")
 
 
 if __name__ == "__main__":

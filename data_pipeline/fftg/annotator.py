@@ -1,7 +1,7 @@
-"""One pair to one line of annotation: faces, mask, regions, types, words.
+"""Annotates one pair: faces, mask, regions, types and captions become one annotation line.
 
-The steps are those of the paper (section 3.1); the line is the contract of `launch.annotate`. A
-pair that cannot be annotated gives a line too, with a code and a reason in `error`.
+The steps are those of the paper (section 3.1). A pair that cannot be annotated gets a line too, with a code
+and a reason in `error`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from data_pipeline.faces.regions import face_outline
 from data_pipeline.fftg.findings import RegionFinding, annotate_pair
 from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.measure.difference_mask import Comparison, PairError, compare, full_mask
-from data_pipeline.fftg.measure.thresholds import DEFAULT, Settings
+from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.preprocessing import face_geometry
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
@@ -35,21 +35,21 @@ Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
 Line = dict[str, Any]
 
-#: Raised whenever the same input may give another annotation, so that old lines are done again.
+#: Incremented when the same input may get another annotation, so that old lines are annotated again.
 VERSION: Final = 2
 
 
 @dataclass(frozen=True)
 class AnnotationTask:
-    """One row of the pairs.
+    """One row of the table of pairs.
 
     Attributes:
       id: unique among the rows.
-      real: the real image; None for a fake whose real is not known.
+      real: the real image; None for a fake whose real is unknown.
       fake: its forgery; None for a real image alone.
-      mask: a forgery mask of the data set's own, to take instead of the difference.
+      mask: the data set's own forgery mask, used instead of the difference.
       columns: further columns, copied into the line.
-      refused: `code: message` where the row itself is at fault and no image is to be read.
+      refused: `code: message` where the row itself is invalid, so that no image is read.
     """
 
     id: str
@@ -61,21 +61,21 @@ class AnnotationTask:
 
 
 class Annotator:
-    """Annotates jobs, one by one.
+    """Annotates pairs, one at a time.
 
     Args:
-      detector: name of the face detector (`faces.open_detector`), opened when a pair without stored
-        landmarks comes up.
+      detector: name of the face detector (`faces.open_detector`), opened at the first pair without stored
+        landmarks.
       settings: thresholds.
-      wordings: captions an image, the first of which is `caption`.
-      root: the folder that paths in the lines are relative to; a path outside it stays absolute.
-      masks: a folder for the forgery masks, as PNG; None to write none. It may not hold what is read.
+      wordings: captions per image, the first of which is `caption`.
+      root: the folder that paths in the lines are relative to; paths outside it stay absolute.
+      masks: folder to write the forgery masks to, as PNG; None writes none. It must not hold input images.
     """
 
     def __init__(
         self,
         detector: str = "dlib",
-        settings: Settings = DEFAULT,
+        settings: AnnotatorSettings = DEFAULT,
         wordings: int = 3,
         root: Path | None = None,
         masks: Path | None = None,
@@ -84,86 +84,84 @@ class Annotator:
         self._face_detector: FaceDetector | None = None
         self._settings = settings
         self._wordings = wordings
-        self._root = os.path.join(os.path.abspath(root), "") if root else None
+        self._root = os.path.join(os.path.abspath(root), "") if root else ""
         self._masks = masks
-        values = ", ".join(f"{name}={value!r}" for name, value in asdict(settings).items())
-        # Spelled as in the keys of the first release, whose lines still hold: "Settings" names no class here.
-        self._how = f"({VERSION}, Settings({values}), {detector!r}, {wordings}, {masks is None})"
+        values = ", ".join(f"{name}={value!r}" for name, value in settings.for_key().items())
+        # The exact text that the first release hashed: any change would annotate all old lines again.
+        self._key_prefix = (
+            f"({VERSION}, Settings({values}), {detector!r}, {wordings}, {masks is None})"
+        )
 
-    def annotate(self, job: AnnotationTask, done: str | None = None) -> Line | None:
-        """Annotates one job.
+    def annotate(self, task: AnnotationTask, done: str | None = None) -> Line | None:
+        """Annotates one pair.
 
         Args:
-          job: the row.
+          task: the row.
           done: the `key` of the line that an earlier run wrote for it.
 
         Returns:
-          The line, or None where the earlier line still holds: same pictures, same settings.
+          The line, or None where the earlier line is still valid (same images and settings).
 
         Raises:
-          UserError: no face detector is installed and the pair has no landmarks stored.
+          UserError: the face detector is not installed and the pair has no stored landmarks.
         """
-        key = self._key(job)
+        key = self._key(task)
         if key == done:
             return None
-        line = self._blank(job, key)
-        if job.refused:
-            return line | {"error": job.refused}
+        line = self._empty_line(task, key)
+        if task.refused:
+            return line | {"error": task.refused}
         try:
-            return line | self._describe(job)
+            return line | self._annotation(task)
         except PairError as error:
             return line | {"error": str(error)}
         except UserError:
             raise
-        except Exception as error:  # of this pair alone, whatever it is: the others go on
+        except Exception as error:  # a fault in one pair must not end the run
             return line | {"error": f"fault: {fault(error)}"}
 
-    def compare(self, job: AnnotationTask) -> Comparison:
-        """Compares a pair as `annotate` does, for those who want to see it.
+    def compare(self, task: AnnotationTask) -> Comparison:
+        """Compares a pair as `annotate` does, to show it.
 
         Raises:
           PairError: the pair cannot be compared.
         """
-        if job.real is None or job.fake is None:
-            raise PairError("missing_value", "it takes a real and a fake to compare")
-        real, fake = read_image(job.real)[0], read_image(job.fake)[0]
-        mask = read_mask(job.mask, real, fake) if job.mask else None
-        return compare(real, fake, self._landmarks(job, real, fake), self._settings, mask)
+        if task.real is None or task.fake is None:
+            raise PairError("missing_value", "a comparison needs a real and a fake")
+        real, fake = read_image(task.real)[0], read_image(task.fake)[0]
+        mask = read_mask(task.mask, real, fake) if task.mask else None
+        return compare(real, fake, self._pair_landmarks(task, real, fake), self._settings, mask)
 
-    def _describe(self, job: AnnotationTask) -> Line:
-        if job.real is None:
-            return self._label_alone(job)
-        real, real_remark = read_image(job.real)
-        if job.fake is None:
-            points = _landmarks(job.real)
-            points = self._faces(real)[0].landmarks if points is None else points
-            geometry = _geometry(points, real)
-            return {"error": real_remark, "geometry": geometry} | self._words(job, REAL, {})
-        fake, fake_remark = read_image(job.fake)
+    def _annotation(self, task: AnnotationTask) -> Line:
+        if task.real is None:
+            return self._fake_without_real(task)
+        real, real_remark = read_image(task.real)
+        if task.fake is None:
+            geometry = _geometry(self._landmarks_of(task.real, real), real)
+            return {"error": real_remark, "geometry": geometry} | self._words(task, REAL, {})
+        fake, fake_remark = read_image(task.fake)
         remark = real_remark or fake_remark
         if _is_gray(real_remark) != _is_gray(fake_remark):
-            raise PairError("gray_image", "one of the pair is gray and the other is not")
-        mask = read_mask(job.mask, real, fake) if job.mask else None
-        landmarks = self._landmarks(job, real, fake)
+            raise PairError("gray_image", "one image of the pair is gray and the other is not")
+        mask = read_mask(task.mask, real, fake) if task.mask else None
+        landmarks = self._pair_landmarks(task, real, fake)
         findings, comparison = annotate_pair(real, fake, landmarks, self._settings, mask)
-        forged = {name: found.types for name, found in findings.items() if found.forged}
-        line = {"error": remark, "regions": _regions(findings)} | self._words(job, FAKE, forged)
+        forged = {name: finding.types for name, finding in findings.items() if finding.forged}
+        line = {"error": remark, "regions": _regions(findings)} | self._words(task, FAKE, forged)
         line["geometry"] = _geometry(landmarks, real)
         if self._masks:
-            path = inside(self._masks, _file_name(job.id), job.id)
-            picture = full_mask(comparison, real, fake)
-            atomic_write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+            path = inside(self._masks, _mask_name(task.id), task.id)
+            png = cv2.imencode(".png", full_mask(comparison, real, fake))[1]
+            atomic_write_bytes(path, png.tobytes())
             line["mask"] = self._path(path)
         return line
 
-    def _label_alone(self, job: AnnotationTask) -> Line:
-        """A fake without its real: nothing to compare, so the caption is the verdict alone."""
-        assert job.fake is not None
-        image = read_image(job.fake)[0]
-        points = _landmarks(job.fake)
-        points = self._faces(image)[0].landmarks if points is None else points
+    def _fake_without_real(self, task: AnnotationTask) -> Line:
+        """With nothing to compare, the caption is the verdict alone."""
+        assert task.fake is not None
+        image = read_image(task.fake)[0]
         return {
-            "geometry": _geometry(points, image),
+            "geometry": _geometry(self._landmarks_of(task.fake, image), image),
             "error": "no_real: the fake's real is not known; its caption is the verdict alone",
             "raw_caption": VERDICTS[FAKE],
             "caption": VERDICTS[FAKE],
@@ -173,97 +171,94 @@ class Annotator:
         }
 
     def _words(
-        self, job: AnnotationTask, label: int, forged: Mapping[str, tuple[str, ...]]
+        self, task: AnnotationTask, label: int, forged: Mapping[str, tuple[str, ...]]
     ) -> Line:
-        texts = captions.paraphrases(label, forged, job.id, self._wordings)
-        words: Line = {
+        texts = captions.paraphrases(label, forged, task.id, self._wordings)
+        real_texts = captions.paraphrases(REAL, {}, task.id, self._wordings)
+        return {
             "raw_caption": texts[0],
             "caption": texts[0],
             "source": "raw",
             "captions": texts[1:],
             "caption_key": captions.caption_key(label, forged),
-        }
-        real_texts = captions.paraphrases(REAL, {}, job.id, self._wordings)
-        return words | {
             "real_captions": real_texts,
             "real_caption_key": captions.caption_key(REAL, {}),
         }
 
-    def _landmarks(self, job: AnnotationTask, real: Image, fake: Image) -> Points:
-        """Stored with the real or the fake, else found on the real or the fake.
+    def _pair_landmarks(self, task: AnnotationTask, real: Image, fake: Image) -> Points:
+        """Landmarks stored with the real or the fake, else detected on the real or the fake.
 
-        Only where neither shows a sure face is a doubtful one taken: that there is a face is what
-        the table says.
+        Uncertain detections count only where neither image has a certain one: the table says that there is
+        a face.
         """
-        for path, image in ((job.real, real), (job.fake, fake)):
-            stored = _landmarks(path) if path else None
+        for path, image in ((task.real, real), (task.fake, fake)):
+            stored = _stored(path) if path else None
             if stored is not None:
                 if not _in_view(stored, image):
                     raise PairError(
-                        "bad_landmarks", f"most landmarks stored with {path} lie outside of it"
+                        "bad_landmarks", f"most landmarks stored with {path} are outside the image"
                     )
                 return stored
         for unsure in (False, True):
             for image in (real, fake):
-                faces = self._find(image, unsure)
+                faces = self._detect(image, unsure)
                 if faces:
-                    return _where_they_differ(faces, real, fake).landmarks
+                    return _most_changed(faces, real, fake).landmarks
         raise PairError("no_face", "no face was found in the real image or in the fake")
 
-    def _faces(self, image: Image) -> list[Face]:
-        faces = self._find(image, unsure=True)
+    def _landmarks_of(self, path: Path, image: Image) -> Points:
+        """Landmarks stored with an image, else those of the largest face detected on it."""
+        stored = _stored(path)
+        if stored is not None:
+            return stored
+        faces = self._detect(image, unsure=True)
         if not faces:
             raise PairError("no_face", "no face was found")
-        return faces
+        return faces[0].landmarks
 
-    def _find(self, image: Image, unsure: bool) -> list[Face]:
+    def _detect(self, image: Image, unsure: bool) -> list[Face]:
         if self._face_detector is None:
             self._face_detector = open_detector(self._detector)
         return self._face_detector.detect(image, unsure)
 
-    def _key(self, job: AnnotationTask) -> str:
-        """A hash of everything that the annotation follows from."""
-        paths = [self._path(path) if path else None for path in (job.real, job.fake, job.mask)]
-        what = (job.id, job.refused, sorted(job.columns.items()), paths)
-        digest = hashlib.sha256(f"({self._how}, {what!r})".encode())
-        pictures = [path for path in (job.real, job.fake) if path]
-        for path in (
-            *pictures,
-            job.mask,
-            *(at for picture in pictures for at in landmark_paths(picture)),
-        ):
+    def _key(self, task: AnnotationTask) -> str:
+        """A hash of everything that decides the annotation."""
+        paths = [self._path(path) if path else None for path in (task.real, task.fake, task.mask)]
+        row = (task.id, task.refused, sorted(task.columns.items()), paths)
+        digest = hashlib.sha256(f"({self._key_prefix}, {row!r})".encode())
+        images = [path for path in (task.real, task.fake) if path]
+        landmarks = (path for image in images for path in landmark_paths(image))
+        for path in (*images, task.mask, *landmarks):
             try:
-                data = path.read_bytes() if path and not job.refused else b""
+                data = path.read_bytes() if path and not task.refused else b""
             except OSError:
                 data = b"unreadable"
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()[:32]
 
-    def _blank(self, job: AnnotationTask, key: str) -> Line:
+    def _empty_line(self, task: AnnotationTask, key: str) -> Line:
         return {
-            **job.columns,
-            "id": job.id,
-            "real": self._path(job.real) if job.real else None,
-            "fake": self._path(job.fake) if job.fake else None,
-            "label": FAKE if job.fake else REAL,
+            **task.columns,
+            "id": task.id,
+            "real": self._path(task.real) if task.real else None,
+            "fake": self._path(task.fake) if task.fake else None,
+            "label": FAKE if task.fake else REAL,
             "regions": _regions({}),
             "raw_caption": "",
             "caption": "",
             "source": "raw",
             "error": None,
-            "mask": self._path(job.mask) if job.mask else None,
+            "mask": self._path(task.mask) if task.mask else None,
             "key": key,
         }
 
     def _path(self, path: Path) -> str:
-        whole = os.path.abspath(path)
-        inside = self._root is not None and whole.startswith(self._root)
-        return (whole[len(self._root) :] if inside and self._root else whole).replace(os.sep, "/")
+        return os.path.abspath(path).removeprefix(self._root).replace(os.sep, "/")
 
 
 def _regions(findings: Mapping[str, RegionFinding]) -> Line:
-    blank = RegionFinding(False, 0.0, 0.0, (), {})
-    found = {name: findings.get(name, blank) for name in REGIONS}
+    untouched = RegionFinding(False, 0.0, 0.0, (), {})
+    by_name = {name: findings.get(name, untouched) for name in REGIONS}
     return {
         name: {
             "forged": finding.forged,
@@ -280,26 +275,26 @@ def _regions(findings: Mapping[str, RegionFinding]) -> Line:
             if findings
             else {},
         }
-        for name, finding in found.items()
+        for name, finding in by_name.items()
     }
 
 
 def _geometry(points: Points, image: Image) -> dict[str, float]:
-    found = face_geometry(points, *image.shape[:2])._asdict()
-    return {name: round(value, 4) for name, value in found.items()}
+    geometry = face_geometry(points, *image.shape[:2])._asdict()
+    return {name: round(value, 4) for name, value in geometry.items()}
 
 
-def _landmarks(path: Path) -> Points | None:
+def _stored(path: Path) -> Points | None:
     try:
         return stored_landmarks(path)
     except UserError as error:
         raise PairError("bad_landmarks", str(error)) from error
 
 
-def _file_name(id_: str) -> str:
-    """A path below a folder for an id, which is the user's text: it may not climb out of it.
+def _mask_name(id_: str) -> str:
+    """A relative path for an id. Ids are user text: the path must not leave its folder.
 
-    Ids that are not such a path as they stand get a hash.
+    Ids that are changed for this get a hash, so that they stay distinct.
     """
     steps = [step for step in id_.split("/") if step not in ("", ".", "..")]
     name = "/".join(os.fsencode(step)[:100].decode(errors="ignore") for step in steps)
@@ -314,8 +309,8 @@ def _in_view(points: Points, image: Image) -> bool:
     return bool(np.mean((points >= 0) & (points < (image.shape[1], image.shape[0]))) > 0.5)
 
 
-def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:
-    """Of several faces the one that the pair differs on most, else the largest."""
+def _most_changed(faces: list[Face], real: Image, fake: Image) -> Face:
+    """The face on which the images of a pair differ most, else the largest."""
     if len(faces) == 1 or real.shape != fake.shape:
         return faces[0]
     difference = cv2.blur(cv2.absdiff(real, fake).max(axis=2).astype(np.float32), (5, 5))
@@ -325,11 +320,11 @@ def _where_they_differ(faces: list[Face], real: Image, fake: Image) -> Face:
         hull = cv2.convexHull(face_outline(face.landmarks)).round().astype(np.int32)
         cv2.fillConvexPoly(inside, hull, 1)
         values = difference[inside > 0]
-        # Above what codecs do; otherwise the noisiest face would win.
+        # Only differences above compression noise count; otherwise the noisiest face would win.
         return float(np.maximum(values - 12.0, 0.0).mean()) if values.size else 0.0
 
     return max(faces, key=lambda face: (round(changed(face), 1), face.size))
 
 
 def _is_gray(remark: str | None) -> bool:
-    return bool(remark) and str(remark).startswith("gray_image")
+    return (remark or "").startswith("gray_image")

@@ -1,4 +1,4 @@
-"""The findings of a pair: its four regions judged by the difference mask, with their types (paper, 3.1)."""
+"""The forged regions of a pair and their forgery types, by the difference mask (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import Comparison, compare
 from data_pipeline.fftg.measure.forged_regions import region_scores, region_threshold
-from data_pipeline.fftg.measure.thresholds import DEFAULT, Settings
+from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.vocabulary import REGIONS
 
 Image = NDArray[np.uint8]
@@ -19,13 +19,13 @@ Points = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RegionFinding:
-    """What was found in one region.
+    """The result for one region.
 
     Attributes:
       forged: whether `score` exceeds `threshold`.
       score: mean of the forgery mask in the region, 0 to 1.
-      threshold: what it had to exceed.
-      types: the forgery types found, in the order of the vocabulary; none where it is not forged.
+      threshold: of `score`.
+      types: the detected forgery types, in the order of the vocabulary; empty where it is not forged.
       evidence: for each type its `score`, `threshold` and `margin`; empty where it is not forged.
     """
 
@@ -40,43 +40,43 @@ def annotate_pair(
     real: Image,
     fake: Image,
     landmarks: Points,
-    settings: Settings = DEFAULT,
+    settings: AnnotatorSettings = DEFAULT,
     mask: Image | None = None,
 ) -> tuple[dict[str, RegionFinding], Comparison]:
-    """Compares one pair and judges its four regions.
+    """Compares one pair and measures its four regions.
 
     Args:
       real: uint8 [H, W, 3], RGB.
       fake: uint8 [H, W, 3].
       landmarks: float32 [68 or 81, 2] on the real.
       settings: thresholds.
-      mask: uint8 [H, W] to take instead of the difference.
+      mask: uint8 [H, W], 0 to 255, used instead of the difference.
 
     Returns:
-      The finding of each region of the vocabulary, and the comparison that they rest on.
+      The finding of each region of the vocabulary, and the comparison they are based on.
 
     Raises:
-      PairError: see `mask.compare`.
+      PairError: see `difference_mask.compare`.
     """
     pair = compare(real, fake, landmarks, settings, mask)
-    strengths = region_scores(pair.mask, pair.labels)
+    scores = region_scores(pair.mask, pair.labels)
     if mask is None:
-        threshold = region_threshold(pair.noise, max(strengths), settings)
+        threshold = region_threshold(pair.noise, max(scores), settings)
     else:
-        threshold = max(settings.forged_given, settings.fringe * max(strengths))
-    forged = [index for index in range(len(REGIONS)) if strengths[index] > threshold]
+        threshold = max(settings.forged_dataset_mask, settings.fringe * max(scores))
+    forged = [index for index in range(len(REGIONS)) if scores[index] > threshold]
     shared = artifacts.planes(pair, forged) if forged else None
     findings = {}
     for index, name in enumerate(REGIONS):
-        found: dict[str, float] = {}
+        by_type: dict[str, float] = {}
         if shared and index in forged:
-            found = artifacts.scores(shared, index, settings.boundary)
+            by_type = artifacts.scores(shared, index, settings.boundary)
         findings[name] = RegionFinding(
             index in forged,
-            strengths[index],
+            scores[index],
             threshold,
-            tuple(kind for kind, value in found.items() if value > settings.threshold(kind)),
-            {kind: _evidence(value, settings.threshold(kind)) for kind, value in found.items()},
+            tuple(kind for kind, value in by_type.items() if value > settings.threshold(kind)),
+            {kind: _evidence(value, settings.threshold(kind)) for kind, value in by_type.items()},
         )
     return findings, pair
 

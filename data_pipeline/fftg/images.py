@@ -1,4 +1,4 @@
-"""Reading the pictures of a pair, and saying what had to be done for it."""
+"""Reads the images of a pair, with remarks on conversions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from data_pipeline.core.images import Image, InputError, read_picture
 from data_pipeline.fftg.measure.difference_mask import PairError
 
-#: What is remarked of a picture that was not plain RGB, by the code of its note; the first that it has.
+#: Remarks on images that are not plain RGB, by the code of the reader's note; the first one applies.
 _REMARKS: Final = {
     "gray": "gray_image: {} is gray; read as RGB",
     "deep": "deep_image: {} has 16 bits; reduced to 8",
@@ -18,10 +18,10 @@ _REMARKS: Final = {
 
 
 def read_image(path: Path) -> tuple[Image, str | None]:
-    """Reads a picture as RGB; see `core.images.read_picture`.
+    """Reads an image as RGB; see `core.images.read_picture`.
 
     Returns:
-      uint8 [H, W, 3], and a remark `code: message` where the picture was not plain RGB.
+      uint8 [H, W, 3], and a remark `code: message` where the image was not plain RGB, else None.
 
     Raises:
       PairError: `missing_file` or `unreadable_image`.
@@ -37,10 +37,10 @@ def read_image(path: Path) -> tuple[Image, str | None]:
 
 
 def read_mask(path: Path, real: Image, fake: Image) -> Image:
-    """Reads a forgery mask, uint8 [H, W].
+    """Reads a forgery mask, uint8 [H, W], 0 to 255.
 
     Raises:
-      PairError: `missing_file`, or `bad_mask` where it is not a picture or fits neither image.
+      PairError: `missing_file`, or `bad_mask` where it is not an image or has the size of neither image.
     """
     try:
         mask = read_picture(path, gray=True).image

@@ -1,7 +1,7 @@
-"""A page to look at annotations by: real, fake, mask, outlines, evidence and words, side by side.
+"""The review page of annotations: real, fake, mask, outlines, evidence and captions side by side.
 
-The page is one HTML file that loads nothing from elsewhere. Every text in it is escaped, and its
-content security policy lets no script run but its own.
+The page is one self-contained HTML file. Every text in it is escaped, and its content security policy allows
+no script but its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FORGED, _UNTOUCHED = (255, 40, 40), (60, 190, 90)  # RGB of outlines
 
 
 class Pictures(NamedTuple):
-    """What is shown of a pair, all of one size.
+    """The images shown of a pair, all of one size.
 
     Attributes:
       real: RGB uint8 [H, W, 3].
@@ -54,29 +54,29 @@ def write_review(
     sample: int = 100,
     seed: int = 0,
 ) -> int:
-    """Writes the page.
+    """Writes the review page.
 
     Args:
       lines: annotation lines; a random sample of them is shown, in their order.
       path: the HTML file.
-      show: gives the pictures of a line, or None where there is nothing to see (a real face alone);
-        whatever it raises, the page says so.
-      sample: how many lines at most.
-      seed: which sample.
+      show: returns the pictures of a line, or None where there is nothing to compare (a real face
+        alone); the page shows the message of any exception.
+      sample: maximum number of lines.
+      seed: of the sample.
 
     Returns:
-      How many lines the page shows.
+      The number of lines on the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    chosen = sorted(random.Random(seed).sample(range(len(lines)), min(sample, len(lines))))
+    indices = sorted(random.Random(seed).sample(range(len(lines)), min(sample, len(lines))))
     templates = Environment(
         loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     script = templates.get_template("review.js.j2").render()
     page = templates.get_template("review.html.j2").render(
-        cards=[_card(lines[place], show) for place in chosen],
+        cards=[_card(lines[index], show) for index in indices],
         total=len(lines),
         regions=REGIONS,
         types=TYPES,
@@ -85,7 +85,7 @@ def write_review(
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     atomic_write_text(path, page)
-    return len(chosen)
+    return len(indices)
 
 
 def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
@@ -97,7 +97,7 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
       forged: names of forged regions.
     """
     drawn = image.copy()
-    # The face by its outer line alone: around an organ, the line says what the organ is.
+    # Of the face only the outer contour: the line around an organ shows the state of the organ.
     for name in sorted(REGIONS, key=lambda name: (name != "face", name in forged)):
         inside = labels > 0 if name == "face" else labels == 1 + REGIONS.index(name)
         contours, _ = cv2.findContours(
@@ -109,14 +109,14 @@ def outlined(image: Image, labels: Image, forged: set[str]) -> Image:
 
 
 def _card(line: Line, show: Callable[[Line], Pictures | None]) -> dict[str, Any]:
-    """What the page shows of a line."""
+    """The template values of one line."""
     forged = forged_regions(line)
     figures, problem = [], ""
     try:
         pictures = show(line)
         if pictures is not None:
             figures = _figures(pictures, set(forged))
-    except Exception as error:  # the others are shown whatever is wrong with this one
+    except Exception as error:  # one broken line must not hide the others
         problem = str(error) or type(error).__name__
     about = ("real", "fake", "dataset", "method", "video", "frame", "split")
     words = [("caption", line.get("caption"))]
@@ -132,7 +132,7 @@ def _card(line: Line, show: Callable[[Line], Pictures | None]) -> dict[str, Any]
         "about": [(name, line[name]) for name in about if line.get(name)],
         "problem": problem,
         "figures": figures,
-        # Lines of older versions may hold what an endpoint said of the key.
+        # Lines of older versions may contain an API key that an endpoint repeated.
         "words": [(name, redacted(str(text))) for name, text in words if text],
         "evidence": _evidence(line, forged),
     }
@@ -150,7 +150,7 @@ def _figures(pictures: Pictures, forged: set[str]) -> list[tuple[str, dict[str, 
 
 
 def _outlined_large(pictures: Pictures, forged: set[str]) -> Image:
-    """Outlines at the page's own size: lines drawn on a small picture would blur."""
+    """Outlines drawn at the page's size: lines drawn on a small image would blur."""
     size = _page_size(pictures.fake)
     fake = cv2.resize(pictures.fake, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     labels = cv2.resize(pictures.labels, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
@@ -171,14 +171,14 @@ def _encoded(image: Image) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """A value of a line where it is an object; a stranger's line may hold anything."""
+    """The value if it is an object, else an empty one: lines of other programs may hold anything."""
     return value if isinstance(value, Mapping) else {}
 
 
 def _evidence(
     line: Line, forged: Mapping[str, Sequence[str]]
 ) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Scores against thresholds of each region's mask and types; what was found is bold."""
+    """Rows of (text, bold): scores and thresholds of each region's mask and types; bold where detected."""
     rows = []
     for name in REGIONS:
         region = _mapping(_mapping(line.get("regions")).get(name))

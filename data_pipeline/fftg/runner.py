@@ -1,4 +1,4 @@
-"""Annotates many pairs over many processes, in order, and counts the results."""
+"""Annotates many pairs in parallel processes, in order, and counts the results."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = dict[str, Any]
 
-#: Jobs that a process takes at once, and such chunks under way for each process.
+#: Tasks per chunk, and chunks submitted ahead for each process.
 _CHUNK: Final = 16
 _AHEAD: Final = 3
 
 
 def open_annotations(path: Path) -> JsonLog[str, str]:
-    """Opens an annotation file to go on with; its index has the `key` of the line of each id.
+    """Opens an annotation file for appending; its index maps each id to the `key` of its line.
 
-    Of a line that is annotated anew the old one is dropped in the end.
+    The old line of a pair that is annotated again is dropped when the log is finished.
 
     Raises:
-      UserError: another process writes it, or a line in it is damaged.
+      UserError: another process is writing it, or a line in it is damaged.
     """
     return JsonLog(
         path,
@@ -45,26 +45,26 @@ def _key_of_line(text: bytes) -> tuple[str, str]:
 
 
 def annotate_all(
-    annotator: Annotator, jobs: Sequence[AnnotationTask], done: Mapping[str, str], workers: int
+    annotator: Annotator, tasks: Sequence[AnnotationTask], done: Mapping[str, str], workers: int
 ) -> Generator[Line | None, None, None]:
-    """Annotates jobs and yields their lines in order; None for one whose earlier line still holds.
+    """Annotates pairs and yields their lines in order; None where the earlier line is still valid.
 
     Args:
-      annotator: is copied into every process.
-      jobs: what to annotate.
+      annotator: copied into every process.
+      tasks: the pairs to annotate.
       done: id -> `key` of lines from earlier runs.
-      workers: processes; 1 works in this one.
+      workers: number of processes; 1 works in this process.
 
     Raises:
       UserError: see `Annotator.annotate`; or a process was killed, most likely for memory.
     """
     work = functools.partial(_annotate, annotator)
-    todo = ((job, done.get(job.id)) for job in jobs)
-    return ordered_map(work, todo, workers, chunk=_CHUNK, ahead=_AHEAD)
+    arguments = ((task, done.get(task.id)) for task in tasks)
+    return ordered_map(work, arguments, workers, chunk=_CHUNK, ahead=_AHEAD)
 
 
-def _annotate(annotator: Annotator, todo: tuple[AnnotationTask, str | None]) -> Line | None:
-    return annotator.annotate(*todo)
+def _annotate(annotator: Annotator, arguments: tuple[AnnotationTask, str | None]) -> Line | None:
+    return annotator.annotate(*arguments)
 
 
 @dataclass
@@ -72,29 +72,29 @@ class AnnotationSummary:
     """Counts of a run.
 
     Attributes:
-      total: jobs of this run.
-      kept: lines of earlier runs that still hold.
+      total: pairs of this run.
+      unchanged: lines of earlier runs that are still valid.
       captioned: new lines with a caption.
-      failed: new lines without one.
-      codes: codes in `error`, over all jobs of this run.
+      failed: new lines without a caption.
+      codes: codes in `error` of new lines.
       regions: forged regions in new lines.
-      types: types found in new lines, once a region.
-      unseen: new fakes without any visible forgery.
+      types: detected types in new lines, once per region.
+      hidden: new fakes without visible forgery.
     """
 
     total: int
-    kept: int = 0
+    unchanged: int = 0
     captioned: int = 0
     failed: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
-    unseen: int = 0
+    hidden: int = 0
 
     def add(self, line: Line | None) -> None:
         """Counts one result of `annotate_all`."""
         if line is None:
-            self.kept += 1
+            self.unchanged += 1
             return
         if line["error"]:
             self.codes[line["error"].split(":", 1)[0]] += 1
@@ -106,23 +106,23 @@ class AnnotationSummary:
         self.regions.update(forged.keys())
         for region in forged.values():
             self.types.update(region["types"])
-        self.unseen += bool(line["fake"]) and not forged
+        self.hidden += bool(line["fake"]) and not forged
 
     @property
     def done(self) -> int:
-        """Jobs that have been dealt with."""
-        return self.kept + self.captioned + self.failed
+        """Number of pairs processed so far."""
+        return self.unchanged + self.captioned + self.failed
 
     def summary(self) -> str:
-        """Several lines of text."""
+        """The counts as text, several lines."""
         counts = {
             "regions forged": {name: self.regions[name] for name in REGIONS},
             "types found": {name: self.types[name] for name in TYPES},
             "codes": dict(sorted(self.codes.items())),
         }
         head = (
-            f"{self.total} rows: {self.captioned} annotated, {self.kept} already done, "
-            f"{self.failed} failed; {self.unseen} fakes without visible forgery"
+            f"{self.total} rows: {self.captioned} annotated, {self.unchanged} already done, "
+            f"{self.failed} failed; {self.hidden} fakes without visible forgery"
         )
         parts = [
             f"{title}: " + ", ".join(f"{name} {count}" for name, count in values.items())

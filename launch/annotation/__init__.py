@@ -1,1 +1,1 @@
-"""What `launch.annotate` is made of."""
+"""The parts of `launch.annotate` and `launch.calibrate_fftg`."""

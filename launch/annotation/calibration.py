@@ -1,4 +1,4 @@
-"""Fits the annotator's thresholds on forgeries planted over real faces, and reports on held-out ones."""
+"""Fits the annotator's thresholds on forgeries planted over real faces, and reports on held-out faces."""
 
 from __future__ import annotations
 
@@ -9,85 +9,93 @@ from pathlib import Path
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.faces.detection import open_detector
 from data_pipeline.fftg.measure import calibration
-from data_pipeline.fftg.measure.calibration import TYPES, Outcome, Plant, Portrait, Quiet
+from data_pipeline.fftg.measure.calibration import TYPES, Outcome, Plant, Portrait, UnforgedRegion
 from data_pipeline.fftg.measure.forged_regions import region_threshold
-from data_pipeline.fftg.measure.thresholds import DEFAULT, Settings
+from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 from launch.cli.progress import note, track
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """What a calibration found.
+class CalibrationResult:
+    """The fitted thresholds, and the results on held-out faces.
 
     Attributes:
-      seed: of all that is random.
-      faces: how many were fitted on.
-      heldout: how many others were reported on.
+      seed: of all random choices.
+      faces: number of faces fitted on.
+      heldout: number of held-out faces.
       fitted: the settings with fitted thresholds.
-      alone: held-out plants of one type, judged by the thresholds in use.
-      pairs: the same of two types in one region.
-      quiet: the regions of pairs without forgery, four a pair.
+      single: held-out plants of one type, annotated with the thresholds in use.
+      double: the same with two types in one region.
+      unforged: the regions of pairs without forgery, four per pair.
     """
 
     seed: int
     faces: int
     heldout: int
-    fitted: Settings
-    alone: list[Outcome]
-    pairs: list[Outcome]
-    quiet: list[list[Quiet]]
+    fitted: AnnotatorSettings
+    single: list[Outcome]
+    double: list[Outcome]
+    unforged: list[list[UnforgedRegion]]
 
     @property
     def macro_f1(self) -> float:
-        """On held-out faces, by the thresholds in use."""
-        return calibration.figures(self.alone)["macro"]["f1"]
+        """Of the types on held-out faces, with the thresholds in use; 0 to 1."""
+        return calibration.figures(self.single)["macro"]["f1"]
 
 
 def calibrate(
     faces: Sequence[Path], heldout: Sequence[Path], videos: Sequence[Path], plants: int, seed: int
-) -> Calibrated:
-    """Fits thresholds, and judges held-out plants by those in use.
+) -> CalibrationResult:
+    """Fits thresholds, and evaluates those in use on held-out plants.
 
     Args:
       faces: folders of real faces to fit on.
-      heldout: folders of others.
-      videos: real videos to encode again as H.264, for the noise of it.
-      plants: forgeries to fit on, and to report on.
-      seed: of all that is random.
+      heldout: folders of other real faces.
+      videos: real videos to encode again as H.264, to measure its noise.
+      plants: number of forgeries to fit on, and to report on.
+      seed: of all random choices.
 
     Raises:
       UserError: a folder has no faces, or a video cannot be read.
     """
     face_detector = open_detector("dlib")
-    own, others = (
-        calibration.portraits(faces, face_detector),
-        calibration.portraits(heldout, face_detector),
-    )
-    note(f"{len(own)} faces to fit on, {len(others)} held out")
+    fit_faces = calibration.portraits(faces, face_detector)
+    test_faces = calibration.portraits(heldout, face_detector)
+    note(f"{len(fit_faces)} faces to fit on, {len(test_faces)} held out")
 
     def plant(
-        work: str, on: Sequence[Portrait], count: int, seed: int, each: int = 1
+        step: str, faces: Sequence[Portrait], count: int, seed: int, together: int = 1
     ) -> Iterator[Plant]:
-        return track(calibration.plant_all(on, count, seed, each), work, count)
+        return track(calibration.plant_all(faces, count, seed, together), step, count)
 
-    fitted = calibration.fit_types(list(plant("planting", own, plants, seed)), DEFAULT)
-    alone = calibration.judge(plant("judging one type", others, plants, seed + 1), DEFAULT)
-    pairs = calibration.judge(plant("judging two", others, plants // 2, seed + 2, 2), DEFAULT)
-    quiet = calibration.measure_noise(calibration.reencoded(others), DEFAULT)
+    fitted = calibration.fit_types(list(plant("planting", fit_faces, plants, seed)), DEFAULT)
+    single = calibration.annotate_plants(
+        plant("annotating one type", test_faces, plants, seed + 1), DEFAULT
+    )
+    double = calibration.annotate_plants(
+        plant("annotating two types", test_faces, plants // 2, seed + 2, 2), DEFAULT
+    )
+    unforged = calibration.measure_noise(calibration.reencoded(test_faces), DEFAULT)
     for video in videos:
-        quiet += calibration.measure_noise(calibration.encoded_again(video, face_detector), DEFAULT)
-    return Calibrated(seed, len(own), len(others), fitted, alone, pairs, quiet)
+        unforged += calibration.measure_noise(
+            calibration.encoded_again(video, face_detector), DEFAULT
+        )
+    return CalibrationResult(
+        seed, len(fit_faces), len(test_faces), fitted, single, double, unforged
+    )
 
 
-def write_report(report: Path, found: Calibrated) -> None:
-    """Writes the report as Markdown, and its plots beside it."""
-    _write_plots(report, found.alone, found.quiet)
-    atomic_write_text(report, _markdown(report, found))
+def write_report(report: Path, result: CalibrationResult) -> None:
+    """Writes the report as Markdown, and its plots (SVG) beside it."""
+    _write_plots(report, result.single, result.unforged)
+    atomic_write_text(report, _markdown(report, result))
 
 
-def _write_plots(report: Path, outcomes: list[Outcome], quiet: list[list[Quiet]]) -> None:
-    """One plot of each type's scores by what was planted, and one of mask against noise."""
+def _write_plots(
+    report: Path, outcomes: list[Outcome], unforged: list[list[UnforgedRegion]]
+) -> None:
+    """One plot of each type's scores by planted type, and one of the mask against the noise."""
     for kind in TYPES:
         series = []
         for planted in TYPES:
@@ -96,8 +104,8 @@ def _write_plots(report: Path, outcomes: list[Outcome], quiet: list[list[Quiet]]
                 for outcome in outcomes
                 if outcome.plant.types == (planted,) and outcome.scores
             )
-            heights = [(i + 1) / len(values) for i in range(len(values))]
-            series.append(Series(f"{planted} planted", [min(v, 4.0) for v in values], heights))
+            shares = [(i + 1) / len(values) for i in range(len(values))]
+            series.append(Series(f"{planted} planted", [min(v, 4.0) for v in values], shares))
         chart = line_chart(
             f"Scores of {kind}",
             series,
@@ -105,28 +113,26 @@ def _write_plots(report: Path, outcomes: list[Outcome], quiet: list[list[Quiet]]
             Axis("share of plants at or below", (0.0, 1.0)),
         )
         atomic_write_text(_plot(report, kind), standalone(chart))
-    series = []
-    for name in sorted({region.name for pair in quiet for region in pair}):
-        points = sorted((r.noise, r.score) for pair in quiet for r in pair if r.name == name)
-        # Points only: each is a line of no length, broken off from the next.
-        series.append(Series(name, [p[0] for p in points], [p[1] for p in points], marks=True))
+    maxima = []
+    for name in sorted({region.name for pair in unforged for region in pair}):
+        maxima.append(_bin_maxima(name, [r for pair in unforged for r in pair if r.name == name]))
     levels = [0.05 * i for i in range(101)]
     line = [255 * region_threshold((level, level), 0.0, DEFAULT) for level in levels]
     chart = line_chart(
         "Mask without forgery",
-        [_highest(s.name, list(s.x), list(s.y)) for s in series]
-        + [Series("threshold", levels, line)],
+        [*maxima, Series("threshold", levels, line)],
         Axis("noise of the pair", (0.0, 5.0)),
         Axis("mean of the mask, gray levels (largest per bin)", (0.0, 2.0)),
     )
     atomic_write_text(_plot(report, "mask"), standalone(chart))
 
 
-def _highest(name: str, x: list[float], y: list[float]) -> Series:
-    """The largest value in each bin of a fifth of a unit, as a line."""
+def _bin_maxima(name: str, regions: list[UnforgedRegion]) -> Series:
+    """The maximum score in each bin of 0.2 units of noise, as a line."""
     bins: dict[int, float] = {}
-    for at, value in zip(x, y, strict=True):
-        bins[int(5 * at)] = max(bins.get(int(5 * at), 0.0), value)
+    for region in regions:
+        index = int(5 * region.noise)
+        bins[index] = max(bins.get(index, 0.0), region.score)
     return Series(name, [0.2 * b + 0.1 for b in sorted(bins)], [bins[b] for b in sorted(bins)])
 
 
@@ -134,13 +140,13 @@ def _plot(report: Path, name: str) -> Path:
     return report.with_name(f"{report.stem}_{name}.svg")
 
 
-def _markdown(report: Path, found: Calibrated) -> str:
-    alone, pairs, quiet = found.alone, found.pairs, found.quiet
+def _markdown(report: Path, result: CalibrationResult) -> str:
+    single, double, unforged = result.single, result.double, result.unforged
     rows = [
         "# Calibration of the annotator",
         "",
-        f"Written by `launch.calibrate_fftg` (seed {found.seed}). Forgeries of one type are planted in",
-        f"one region of real faces ({found.faces} to fit on, {found.heldout} others to report on),",
+        f"Written by `launch.calibrate_fftg` (seed {result.seed}). Forgeries of one type are planted in",
+        f"one region of real faces ({result.faces} to fit on, {result.heldout} others to report on),",
         "at strengths from 0 (just visible) to 1 (plain); a third of the faces is reduced to 90 px, and",
         "half of the fakes is stored as JPEG of quality 75 to 95. No edited or generated picture is used.",
         "",
@@ -149,22 +155,22 @@ def _markdown(report: Path, found: Calibrated) -> str:
         "| type | fitted here | in use |",
         "| --- | --- | --- |",
     ]
-    rows += [f"| {k} | {found.fitted.threshold(k):g} | {DEFAULT.threshold(k):g} |" for k in TYPES]
-    rows += ["", f"## One type planted, {len(alone)} held-out plants, thresholds in use", ""]
-    rows += _figure_rows(calibration.figures(alone))
+    rows += [f"| {k} | {result.fitted.threshold(k):g} | {DEFAULT.threshold(k):g} |" for k in TYPES]
+    rows += ["", f"## One type planted, {len(single)} held-out plants, thresholds in use", ""]
+    rows += _figure_rows(calibration.figures(single))
     rows += ["", "Share of the plants (rows) in whose region each type is found:", ""]
-    rows += _confusion_rows(calibration.confusion(alone))
-    rows += ["", f"## Two types planted in one region, {len(pairs)} held-out plants", ""]
-    rows += _figure_rows(calibration.figures(pairs))
+    rows += _confusion_rows(calibration.confusion(single))
+    rows += ["", f"## Two types planted in one region, {len(double)} held-out plants", ""]
+    rows += _figure_rows(calibration.figures(double))
     rows += ["", "## Pairs without forgery", "", "| stored as | pairs | with a forged region |"]
     rows += ["| --- | --- | --- |"]
-    names = sorted({pair[0].name for pair in quiet})
+    names = sorted({pair[0].name for pair in unforged})
     for name in names:
-        mine = [pair for pair in quiet if pair[0].name == name]
-        wrong = sum(any(region.forged for region in pair) for pair in mine)
-        rows.append(f"| {name} | {len(mine)} | {wrong} |")
-    wrong = sum(any(region.forged for region in pair) for pair in quiet)
-    rows.append(f"| all | {len(quiet)} | {wrong} ({wrong / len(quiet):.1%}) |")
+        pairs = [pair for pair in unforged if pair[0].name == name]
+        wrong = sum(any(region.forged for region in pair) for pair in pairs)
+        rows.append(f"| {name} | {len(pairs)} | {wrong} |")
+    wrong = sum(any(region.forged for region in pair) for pair in unforged)
+    rows.append(f"| all | {len(unforged)} | {wrong} ({wrong / len(unforged):.1%}) |")
     rows += [
         "",
         "The largest mean of the mask at each level of noise, under the threshold in use:",

@@ -1,4 +1,4 @@
-"""What follows the raw lines of `launch.annotate`: their refinement, and the page to review them by."""
+"""Refines the raw lines of `launch.annotate`, and writes the page to review them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,22 @@ if TYPE_CHECKING:
     from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.refine.requests import LoadImages
     from data_pipeline.fftg.refine.settings import RefineSettings
-    from data_pipeline.fftg.review import Pictures
 
 
 def settings_of(
     mode: str, batch_files: Sequence[str], dry_run: bool, values: Mapping[str, Any]
 ) -> RefineSettings | None:
-    """Returns the settings of the refinement, None where none is asked for; before any work.
+    """Returns the settings of the refinement, or None if no flag asks for it.
 
     Args:
       mode: 'online', 'batch-export' or 'batch-import'.
-      batch_files: one to export to, or those to import.
+      batch_files: one file to export to, or files to import.
       dry_run: whether prompts are written and nothing is sent.
-      values: of `RefineSettings`; those that are None are left at their defaults.
+      values: of `RefineSettings` by name; None leaves the default.
 
     Raises:
-      UserError: flags that do not go together, or a package is missing.
+      UserError: flags that do not go together, or a package is not installed.
     """
-    from dataclasses import asdict
-
     from data_pipeline.fftg.annotator import VERSION
     from data_pipeline.fftg.measure.thresholds import DEFAULT
     from data_pipeline.fftg.refine.settings import RefineSettings
@@ -41,24 +38,27 @@ def settings_of(
     if online and not (values["model"] or values["base_url"] or dry_run or batch_files):
         return None
     if online == bool(batch_files):
-        raise UserError("--batch goes with --mode=batch-export or batch-import, and they with it")
+        raise UserError(
+            "--batch and --mode=batch-export or batch-import go together: give both or neither"
+        )
     if mode == "batch-export" and len(batch_files) != 1:
-        raise UserError("--mode=batch-export takes one --batch file; it is split if it must be")
+        raise UserError(
+            "--mode=batch-export takes one --batch file, which is split if it gets too large"
+        )
     try:
         import openai  # noqa: F401
-        import pydantic  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"refinement needs {error.name}: pip install 'jax-vlffd[annotate]'"
         ) from error
-    given: dict[str, Any] = {name: v for name, v in values.items() if v is not None}
-    return RefineSettings(**given, mask_settings={"version": VERSION, **asdict(DEFAULT)})
+    present: dict[str, Any] = {name: v for name, v in values.items() if v is not None}
+    return RefineSettings(**present, mask_settings={"version": VERSION, **DEFAULT.for_key()})
 
 
 def refine_lines(
     out: Path, settings: RefineSettings, mode: str, batch_files: Sequence[str], dry_run: bool
 ) -> None:
-    """Refines the lines of an annotation file in place, or does the part that `mode` names."""
+    """Refines the lines of an annotation file in place, or runs the step that `mode` names."""
     from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.refine import batch, online
 
@@ -70,7 +70,7 @@ def refine_lines(
         print(f"dry run: {len(written)} files in {folder}; nothing was sent")
     elif mode == "batch-export":
         files = batch.export_batch(lines, out, Path(batch_files[0]), settings, load)
-        print("\n".join(f"wrote {path}" for path in files) or "nothing is left to ask")
+        print("\n".join(f"wrote {path}" for path in files) or "no requests are left")
     elif mode == "batch-import":
         paths = [Path(name) for name in batch_files]
         print(batch.import_batch(lines, out, paths, settings, load).text())
@@ -81,12 +81,20 @@ def refine_lines(
 
 
 def review_lines(out: Path, annotator: Annotator, page: Path, sample: int) -> None:
-    """Writes a page of a sample of an annotation file's lines."""
+    """Writes the review page of a sample of an annotation file's lines."""
     from data_pipeline.core.jsonl import read_lines
-    from data_pipeline.fftg.review import write_review
+    from data_pipeline.fftg.annotator import AnnotationTask
+    from data_pipeline.fftg.review import Pictures, write_review
+
+    root = out.parent
 
     def show(line: Mapping[str, Any]) -> Pictures | None:
-        return _pictures(line, out.parent, annotator)
+        if line.get("fake") is None or line.get("real") is None:
+            return None
+        mask = root / line["mask"] if line.get("mask") else None
+        task = AnnotationTask(line["id"], root / line["real"], root / line["fake"], mask)
+        pair = annotator.compare(task)
+        return Pictures(pair.real, pair.fake, pair.mask, pair.labels)
 
     shown = write_review(read_lines(out), page, show, sample)
     print(f"review: {shown} lines in {page}")
@@ -99,16 +107,3 @@ def _loader(root: Path) -> LoadImages:
         return read_image(root / line["real"])[0], read_image(root / line["fake"])[0]
 
     return load
-
-
-def _pictures(line: Mapping[str, Any], root: Path, annotator: Annotator) -> Pictures | None:
-    from data_pipeline.fftg.annotator import AnnotationTask
-    from data_pipeline.fftg.review import Pictures
-
-    if line.get("fake") is None or line.get("real") is None:
-        return None
-    mask = root / line["mask"] if line.get("mask") else None
-    pair = annotator.compare(
-        AnnotationTask(line["id"], root / line["real"], root / line["fake"], mask)
-    )
-    return Pictures(pair.real, pair.fake, pair.mask, pair.labels)

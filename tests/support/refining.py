@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.captions import caption, caption_key
 from data_pipeline.fftg.refine import online
-from data_pipeline.fftg.refine.online import RefineSettings, RefineSummary
+from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES
 from tests.support.faulty_server import (
     TOKENS_IN,

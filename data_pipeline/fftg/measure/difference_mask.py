@@ -1,10 +1,9 @@
 """The forgery mask of a pair: where the fake differs from the real by more than noise.
 
 Paper section 3.1: the absolute pixel difference of the aligned pair, normalized. Ours: both images
-are cut to the face and its surroundings, a small misalignment is undone, and a noise floor is
-subtracted. Compression and rescaling change a pixel the more, the more detail there is around it;
-so the floor is `a + b * detail`, and both numbers are measured outside the face, where no forgery
-reaches.
+are cropped to the face and its surroundings, a small misalignment is undone, and a noise floor is
+subtracted. Compression and rescaling change pixels more where there is more detail, so the floor is
+`a + b * detail`, with both numbers measured outside the face, where there is no forgery.
 """
 
 from __future__ import annotations
@@ -28,13 +27,22 @@ from data_pipeline.fftg.measure.pixels import (
     rank_of,
     thinned,
 )
-from data_pipeline.fftg.measure.thresholds import Settings
+from data_pipeline.fftg.measure.thresholds import AnnotatorSettings
 from jax_vlffd.vocabulary import REGIONS
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Labels = NDArray[np.uint8]
 Map = NDArray[np.bool_]
+
+#: Lengths as fractions of the face's size: margin of the crop around the face, gap between the face and
+#: the pixels that count as outside, widths over which differences and detail are averaged, and the
+#: scale of detail.
+_MARGIN: Final = 0.3
+_GAP: Final = 0.06
+_DIFFERENCE_WIDTH: Final = 0.03
+_DETAIL_WIDTH: Final = 0.04
+_HIGH_PASS: Final = 0.0045
 
 
 class PairError(Exception):
@@ -51,29 +59,25 @@ class PairError(Exception):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A pair, cut to the face, aligned and compared.
+    """A pair, cropped to the face, aligned and compared.
 
     Attributes:
       real: uint8 [h, w, 3].
       fake: uint8 [h, w, 3], aligned to the real.
-      landmarks: float32 [68 or 81, 2] on the cut.
+      landmarks: float32 [68 or 81, 2] on the crop.
       labels: uint8 [h, w], 0 outside the face, 1 + index in REGIONS.
-      outside: bool [h, w], the surroundings in which noise is measured.
       mask: float32 [h, w] in [0, 1], the forgery mask.
-      detail: float32 [h, w], gray levels of fine detail in the real.
       noise: `a` and `b` of the expected noise, a + b * detail.
-      alignment: what was undone.
-      box: left, top, right, bottom of the cut in the image.
-      size: the size of the face on the cut, in pixels (see `regions.face_size`).
+      alignment: the misalignment that was undone.
+      box: left, top, right, bottom of the crop in the image.
+      size: the size of the face on the crop, in pixels (see `regions.face_size`).
     """
 
     real: Image
     fake: Image
     landmarks: Floats
     labels: Labels
-    outside: Map
     mask: Floats
-    detail: Floats
     noise: tuple[float, float]
     alignment: registration.Alignment
     box: tuple[int, int, int, int]
@@ -81,7 +85,11 @@ class Comparison:
 
 
 def compare(
-    real: Image, fake: Image, landmarks: Floats, settings: Settings, mask: Image | None = None
+    real: Image,
+    fake: Image,
+    landmarks: Floats,
+    settings: AnnotatorSettings,
+    mask: Image | None = None,
 ) -> Comparison:
     """Compares a pair around one face.
 
@@ -90,22 +98,23 @@ def compare(
       fake: uint8 [H, W, 3]; may be a few pixels smaller or larger where one is a center crop.
       landmarks: float32 [68 or 81, 2] on the real.
       settings: thresholds.
-      mask: uint8 [H, W], a mask of the data set's own to take instead of the difference; of the
-        size of either image.
+      mask: uint8 [H, W], the data set's own mask, used instead of the difference; of the size of
+        either image.
 
     Raises:
       PairError: `size_mismatch`, `tiny_face`, `misaligned` or `not_a_pair`.
     """
     real, fake, landmarks = _same_size(real, fake, landmarks, settings)
-    shared = real.shape[:2]
+    shape = real.shape[:2]
     size = face_size(landmarks)
-    if size < settings.smallest_face:
+    if size < settings.min_face_size:
         raise PairError(
-            "tiny_face", f"the face measures {size:.0f} px; {settings.smallest_face} needed"
+            "tiny_face",
+            f"the face measures {size:.0f} px; at least {settings.min_face_size:g} are needed",
         )
-    box = _surroundings(landmarks, size, real.shape[0], real.shape[1])
-    scale = min(1.0, settings.largest_face / size)
-    real, fake = _cut(real, box, scale), _cut(fake, box, scale)
+    box = _face_crop(landmarks, size, real.shape[0], real.shape[1])
+    scale = min(1.0, settings.max_face_size / size)
+    real, fake = _crop(real, box, scale), _crop(fake, box, scale)
     landmarks = ((landmarks - np.array(box[:2], np.float32) + 0.5) * scale - 0.5).astype(np.float32)
     size *= scale
     height, width = real.shape[:2]
@@ -113,20 +122,20 @@ def compare(
     outside = _outside(landmarks, size, height, width)
     around = thinned(flat(outside))
     alignment = registration.estimate(real, fake, around, thinned(flat(labels > 0)))
-    if alignment.agreement < settings.least_agreement:
+    if alignment.agreement < settings.min_agreement:
         raise PairError(
             "not_a_pair",
-            f"only {alignment.agreement:.0%} of the picture is the same outside the face",
+            f"only {alignment.agreement:.0%} of the pixels outside the face are equal",
         )
-    if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.largest_shift * size:
+    if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.max_shift * size:
         raise PairError(
             "misaligned",
-            f"not a pair as it lies: the fake is ({alignment.shift[0]:.0f}, "
-            f"{alignment.shift[1]:.0f}) px beside the real",
+            f"the fake is shifted by ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px "
+            "against the real; align the pair",
         )
-    real, fake, moved = registration.undo(real, fake, alignment)
-    if moved != (0.0, 0.0):
-        landmarks = landmarks + np.array(moved, np.float32)
+    real, fake, move = registration.undo(real, fake, alignment)
+    if move != (0.0, 0.0):
+        landmarks = landmarks + np.array(move, np.float32)
         labels = region_labels(landmarks, height, width)
     detail = _detail(real, size)
     if mask is None:
@@ -135,41 +144,39 @@ def compare(
         expected = a + b * detail
         factor = _motion(difference, expected, labels, settings)
         noise = (factor * a, factor * b)
-        # In place, as a new array of this size takes as long as what is done with it.
+        # In place, as allocating an array of this size takes as long as the arithmetic.
         expected *= settings.noise_margin * factor
         values = np.subtract(difference, expected, out=difference)
         values /= 255.0
         np.maximum(values, 0.0, out=values)
     else:
         noise = (0.0, 0.0)
-        values = _cut(_center(mask, *shared), box, scale).astype(np.float32) / 255.0
-    return Comparison(
-        real, fake, landmarks, labels, outside, values, detail, noise, alignment, box, size
-    )
+        values = _crop(_center(mask, *shape), box, scale).astype(np.float32) / 255.0
+    return Comparison(real, fake, landmarks, labels, values, noise, alignment, box, size)
 
 
 def full_mask(comparison: Comparison, real: Image, fake: Image) -> Image:
-    """The mask laid over the whole fake, where that lies: uint8 [H, W], 255 for a difference of 1."""
+    """The mask in the coordinates of the full fake: uint8 [H, W], 255 for a difference of 1."""
     left, top, right, bottom = comparison.box
-    cut = cv2.resize(comparison.mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(comparison.mask, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     height, width = fake.shape[:2]
-    # From what both images share to the fake, which may be the larger one and lie aside.
+    # From the common crop of both images to the fake, which may be larger and shifted.
     scale = (right - left) / comparison.mask.shape[1]
-    x, y = (round(moved * scale) for moved in comparison.alignment.shift)
+    x, y = (round(pixels * scale) for pixels in comparison.alignment.shift)
     x += left + max(0, width - real.shape[1]) // 2
     y += top + max(0, height - real.shape[0]) // 2
-    place = np.array([[1, 0, x], [0, 1, y]], np.float64)
-    whole = cv2.warpAffine(np.rint(255 * cut).astype(np.uint8), place, (width, height))
-    return whole.astype(np.uint8)
+    translation = np.array([[1, 0, x], [0, 1, y]], np.float64)
+    full = cv2.warpAffine(np.rint(255 * mask).astype(np.uint8), translation, (width, height))
+    return full.astype(np.uint8)
 
 
 def _same_size(
-    real: Image, fake: Image, landmarks: Floats, settings: Settings
+    real: Image, fake: Image, landmarks: Floats, settings: AnnotatorSettings
 ) -> tuple[Image, Image, Floats]:
-    """Cuts both images about their centers to the size that they share, if they nearly do."""
+    """Center-crops both images to their common size if their sizes differ little."""
     sizes = np.array([real.shape[:2], fake.shape[:2]])
     height, width = sizes.min(axis=0)
-    if (np.abs(sizes[0] - sizes[1]) > settings.largest_crop * sizes.max(axis=0)).any():
+    if (np.abs(sizes[0] - sizes[1]) > settings.max_crop * sizes.max(axis=0)).any():
         raise PairError(
             "size_mismatch",
             f"real is {real.shape[1]}x{real.shape[0]}, fake {fake.shape[1]}x{fake.shape[0]}",
@@ -184,7 +191,7 @@ def _center(image: Image, height: int, width: int) -> Image:
     return image[top : top + height, left : left + width]
 
 
-def _surroundings(
+def _face_crop(
     landmarks: Floats, size: float, height: int, width: int
 ) -> tuple[int, int, int, int]:
     """The box of the face with a margin of `_MARGIN` of its size, within the image."""
@@ -196,17 +203,17 @@ def _surroundings(
     return int(left), int(top), int(right), int(bottom)
 
 
-def _cut(image: Image, box: tuple[int, int, int, int], scale: float) -> Image:
+def _crop(image: Image, box: tuple[int, int, int, int], scale: float) -> Image:
     left, top, right, bottom = box
-    cut = image[top:bottom, left:right]
+    crop = image[top:bottom, left:right]
     if scale < 1.0:
         size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-        return cv2.resize(cut, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    return np.ascontiguousarray(cut)
+        return cv2.resize(crop, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return np.ascontiguousarray(crop)
 
 
 def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
-    """Pixels a little away from the face; the border of the image where the face fills it."""
+    """Pixels at a small distance from the face; the image border if the face fills the image."""
     hull = cv2.convexHull(face_outline(landmarks)).round().astype(np.int32)
     for gap in (_GAP, 0.0):
         near = np.zeros((height, width), np.uint8)
@@ -221,34 +228,34 @@ def _outside(landmarks: Floats, size: float, height: int, width: int) -> Map:
 
 
 def _difference(real: Image, fake: Image, size: float) -> Floats:
-    """The largest of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
-    side = _odd(_AVERAGED * size)
+    """The maximum of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
+    side = _odd(_DIFFERENCE_WIDTH * size)
     return averaged(maximum(channels(cv2.absdiff(real, fake))), side)
 
 
 def _detail(real: Image, size: float) -> Floats:
-    """Gray levels of detail around each pixel: the mean absolute high-pass, largest of the channels.
+    """Gray levels of detail around each pixel: the mean absolute high-pass, maximum of the channels.
 
-    Of the channels, as JPEG and H.264 store color at half the resolution: lips and eyes lose most.
+    Channels count, as JPEG and H.264 store color at half the resolution: lips and eyes lose most.
     """
     low = cv2.GaussianBlur(real, (0, 0), max(0.5, _HIGH_PASS * size))
-    side = _odd(_DETAIL * size)
+    side = _odd(_DETAIL_WIDTH * size)
     return averaged(maximum(channels(cv2.absdiff(real, low))), side)
 
 
 def _odd(length: float) -> int:
-    """The odd whole number nearest to a length, at least 1."""
+    """The odd integer nearest to a length, at least 1."""
     return 2 * max(0, round((length - 1) / 2)) + 1
 
 
 def _noise(
-    difference: Floats, detail: Floats, around: NDArray[np.intp], settings: Settings
+    difference: Floats, detail: Floats, around: NDArray[np.intp], settings: AnnotatorSettings
 ) -> tuple[float, float]:
     """`a` and `b` of the noise floor, measured on pixels outside the face (flat indices).
 
-    `a` is the median difference of the plainer half; `b` the median of what is left over per level
-    of detail in the more detailed quarter. Medians, so that a background that was replaced in part
-    does not count.
+    `a` is the median difference of the half with less detail; `b` the median of the remaining
+    difference per level of detail in the quarter with the most. Medians ignore a partly replaced
+    background.
     """
     change, fine = difference.ravel()[around], detail.ravel()[around]
     low, high = quantile(fine, 0.5), quantile(fine, 0.75)
@@ -257,17 +264,19 @@ def _noise(
     slope = 0.0
     if busy.sum() >= 50:
         slope = quantile((change[busy] - plain) / fine[busy], 0.5)
-    a = float(np.clip(plain, settings.least_noise, settings.largest_noise))
-    b = float(np.clip(slope, settings.least_noise_slope, settings.largest_noise_slope))
+    a = float(np.clip(plain, settings.min_noise, settings.max_noise))
+    b = float(np.clip(slope, settings.min_noise_slope, settings.max_noise_slope))
     return a, b
 
 
-def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Settings) -> float:
-    """How much noisier the face is than what lies around it, from 1 to `largest_motion`.
+def _motion(
+    difference: Floats, expected: Floats, labels: Labels, settings: AnnotatorSettings
+) -> float:
+    """How much noisier the face is than its surroundings, from 1 to `max_motion`.
 
-    A codec spends its errors where things move, and a face moves more than a background. What
-    counts is the region that changed least, by the median of difference over expected noise, so
-    that a forgery of some regions is no motion; one of all regions is held by the limit.
+    A codec makes larger errors where things move, and a face moves more than a background. The
+    region that changed least counts, by the median of difference over expected noise, so that a
+    forgery of some regions is not taken for motion; the limit covers a forgery of all regions.
     """
     step = 1 + int(np.sqrt(labels.size / (4 * SAMPLES)))
     thin = np.s_[::step, ::step]
@@ -278,21 +287,11 @@ def _motion(difference: Floats, expected: Floats, labels: Labels, settings: Sett
     for value in range(1, 1 + len(REGIONS)):
         inside = labels == value
         count = int(np.count_nonzero(inside))
-        # A median of at most 1 decides without being known.
+        # A median of at most 1 gives a factor of 1: its value is not needed.
         if count and np.count_nonzero(inside & calm) > rank_of(count, 0.5):
             return 1.0
         if count:
             regions.append(flat(inside))
     ratio = (difference / expected).ravel()
     calmest = min((quantile(ratio[region], 0.5) for region in regions), default=1.0)
-    return float(np.clip(calmest, 1.0, settings.largest_motion))
-
-
-#: Margin of the cut around the face, and gap between the face and what counts as outside, as shares
-#: of the face's size.
-_MARGIN: Final = 0.3
-_GAP: Final = 0.06
-#: Lengths over which differences and detail are averaged, and the scale of detail, as such shares.
-_AVERAGED: Final = 0.03
-_DETAIL: Final = 0.04
-_HIGH_PASS: Final = 0.0045
+    return float(np.clip(calmest, 1.0, settings.max_motion))

@@ -1,8 +1,8 @@
 """Registration of a pair: estimates and undoes a shift, a gain and an offset.
 
-All of it is ours. A shift is found by phase correlation of gradients (Kuglin and Hines 1975),
+The method is ours. A shift is estimated by phase correlation of gradients (Kuglin and Hines 1975),
 refined together with a gain and an offset by least squares (Lucas and Kanade 1981) over the pixels
-outside the face, and kept only when those pixels then agree better.
+outside the face, and applied only if those pixels then agree better.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Gray = NDArray[np.float32]
 Indices = NDArray[np.intp]
 _Pixels = TypeVar("_Pixels", Image, Gray)
 
-#: Gray levels within which two low-passed pixels are taken for the same.
-_SAME: Final = 8.0
-#: Steps of the refinement of a shift.
+#: Gray levels within which two low-passed pixels count as equal.
+_EQUAL_LEVELS: Final = 8.0
+#: Maximum number of refinement steps.
 _STEPS: Final = 8
-#: A gain, or a change of middle gray, beyond these is another picture.
-_GAINS: Final = (0.75, 1.33)
-_LEVELS: Final = 24.0
+#: Bounds of the gain, and of the change of middle gray; beyond them the images are not a pair.
+_GAIN_RANGE: Final = (0.75, 1.33)
+_MAX_GRAY_CHANGE: Final = 24.0
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Alignment:
     """Shift, gain and offset between the images of a pair, real to fake.
 
     Attributes:
-      shift: (x, y) in pixels by which the fake's content lies right of and below the real's.
+      shift: (x, y) in pixels by which the fake's content is right of and below the real's.
       gain: contrast of the fake over that of the real outside the face.
-      offset: gray levels added on top of the gain.
-      agreement: share of pixels outside the face (or inside, where that is more) that are the same
+      offset: gray levels added after the gain.
+      agreement: fraction of pixels outside the face (or inside, if that is larger) that are equal
         within a few gray levels once shift, gain and offset are undone; 0 to 1.
     """
 
@@ -52,26 +52,26 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
     Args:
       real: uint8 [H, W, 3].
       fake: uint8 [H, W, 3].
-      outside: flat indices of pixels that no forgery of the face reaches; at most some thousands.
-      inside: of pixels of the face; there may be none.
+      outside: flat indices of pixels that a forgery of the face does not reach; a few thousand at most.
+      inside: flat indices of pixels of the face; may be empty.
     """
     a, b = _gray(real), _gray(fake)
-    before = a.ravel()[outside], a.ravel()[inside]
+    real_values = a.ravel()[outside], a.ravel()[inside]
 
-    def judged(
+    def evaluated(
         far: Gray, near: Gray, shift: tuple[float, float], gain: float, offset: float
     ) -> tuple[float, Alignment]:
-        """The mean difference outside, each pixel's capped, and the alignment; of `b` at points."""
+        """The capped mean difference outside, and the alignment, from values of `b` at the points."""
         far, near = (
-            np.abs((after - offset) / gain - value)
-            for value, after in zip(before, (far, near), strict=True)
+            np.abs((fake_value - offset) / gain - real_value)
+            for real_value, fake_value in zip(real_values, (far, near), strict=True)
         )
-        same = [np.count_nonzero(part < _SAME) / max(len(part), 1) for part in (far, near)]
-        # Capped, as a background may have been replaced in part.
-        capped = float(np.minimum(far, 4 * _SAME).mean())
-        return capped, Alignment(shift, gain, offset, max(same))
+        equal = [np.count_nonzero(part < _EQUAL_LEVELS) / max(len(part), 1) for part in (far, near)]
+        # Capped, as a part of the background may have been replaced.
+        capped = float(np.minimum(far, 4 * _EQUAL_LEVELS).mean())
+        return capped, Alignment(shift, gain, offset, max(equal))
 
-    residual, best = judged(b.ravel()[outside], b.ravel()[inside], (0.0, 0.0), 1.0, 0.0)
+    residual, best = evaluated(b.ravel()[outside], b.ravel()[inside], (0.0, 0.0), 1.0, 0.0)
     if residual < 0.05:
         return best
     around, within = _points(outside, a.shape[1]), _points(inside, a.shape[1])
@@ -79,11 +79,11 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
     starts = [(0.0, 0.0)] if np.hypot(*coarse) < 1.0 else [(0.0, 0.0), coarse]
     for start in starts:
         shift, gain, offset = _refine(a, b, outside, around, start)
-        if abs(128 * (gain - 1) + offset) > _LEVELS:
+        if abs(128 * (gain - 1) + offset) > _MAX_GRAY_CHANGE:
             continue
         moved = [_sample(b, x + shift[0], y + shift[1]) for x, y in (around, within)]
-        error, alignment = judged(moved[0], moved[1], shift, gain, offset)
-        # A tenth better, or it is the noise that was fitted.
+        error, alignment = evaluated(moved[0], moved[1], shift, gain, offset)
+        # Less than a tenth better may be a fit to noise.
         if error < 0.9 * residual:
             residual, best = error, alignment
     return best
@@ -92,20 +92,20 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
 def undo(
     real: Image, fake: Image, alignment: Alignment
 ) -> tuple[Image, Image, tuple[float, float]]:
-    """Moves both images of a pair onto each other and takes the gain from the fake.
+    """Moves the images of a pair onto each other and undoes the gain of the fake.
 
-    The whole pixels of a shift move the fake; what is left is shared, half each in opposite
-    directions, so that interpolation softens both alike and is not taken for a blur.
+    The integer part of a shift moves the fake; half of the rest moves each image, in opposite
+    directions, so that interpolation softens both equally and is not measured as blur.
 
     Returns:
       The two images, uint8 [H, W, 3], and the (x, y) by which landmarks of the real move.
     """
     x, y = alignment.shift
-    whole = (float(round(x)), float(round(y)))
-    rest = (x - whole[0], y - whole[1])
+    integer = (float(round(x)), float(round(y)))
+    rest = (x - integer[0], y - integer[1])
     move = (0.0, 0.0)
-    if any(whole):
-        fake = _translate(fake, -whole[0], -whole[1])
+    if any(integer):
+        fake = _translate(fake, -integer[0], -integer[1])
     if max(abs(rest[0]), abs(rest[1])) > 0.1:
         move = (rest[0] / 2, rest[1] / 2)
         real = _translate(real, *move)
@@ -113,7 +113,7 @@ def undo(
     if abs(alignment.gain - 1) > 0.01 or abs(alignment.offset) > 1.0:
         level = np.clip((np.arange(256) - alignment.offset) / alignment.gain, 0, 255)
         fake = cv2.LUT(fake, np.rint(level).astype(np.uint8)).astype(np.uint8)
-        # What the gain pushed out of range is lost in the fake: the real is cut off at the same level.
+        # Values that the gain pushed out of range are lost in the fake: the real is clipped at the same level.
         real = np.clip(real, np.uint8(np.rint(level[0])), np.uint8(np.rint(level[255])))
     return real, fake, move
 
@@ -123,9 +123,9 @@ def _gray(image: Image) -> Gray:
     return cv2.GaussianBlur(gray, (7, 7), 1.2).astype(np.float32, copy=False)
 
 
-def _points(chosen: Indices, width: int) -> tuple[Gray, Gray]:
-    """The x and y of pixels of a picture so wide, float32 [N] each."""
-    y, x = np.divmod(chosen, width)
+def _points(indices: Indices, width: int) -> tuple[Gray, Gray]:
+    """The x and y of flat indices, float32 [N] each."""
+    y, x = np.divmod(indices, width)
     return x.astype(np.float32), y.astype(np.float32)
 
 
@@ -153,31 +153,30 @@ def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
 def _refine(
     a: Gray,
     b: Gray,
-    chosen: Indices,
+    indices: Indices,
     points: tuple[Gray, Gray],
     start: tuple[float, float],
 ) -> tuple[tuple[float, float], float, float]:
-    """Shift, gain and offset that take `a` to `b` at pixels and their points, from a first shift."""
+    """Shift, gain and offset from `a` to `b` at the given pixels, refined from a first shift."""
     x, y = points
-    values = a.ravel()[chosen]
-    slope_x = cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125).ravel()[chosen]
-    slope_y = cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125).ravel()[chosen]
+    values = a.ravel()[indices]
+    slope_x = cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125).ravel()[indices]
+    slope_y = cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125).ravel()[indices]
     design = np.stack([-slope_x, -slope_y, values, np.ones_like(values)], axis=1)
     shift = np.array(start, np.float64)
     gain, offset = 1.0, 0.0
     for step in range(_STEPS):
         target = _sample(b, x + shift[0], y + shift[1])
         error = np.abs(target - gain * values - offset)
-        # Pixels that fit badly are another background or a forgery's fringe: they do not vote. At
-        # first the bound is wide, or a gain would lose the votes of the bright pixels.
-        kept = (error <= max(2.0, 2.5 * float(np.median(error)), 16.0 * 0.5**step))[
-            :, None
-        ] * design
-        square = (kept.T @ design).astype(np.float64) + np.diag([1.0, 1.0, 1e-3, 1e-3])
-        solved = np.linalg.solve(square, (kept.T @ target).astype(np.float64))
-        move = np.clip(solved[:2] / max(solved[2], 0.5), -1.5, 1.5)
+        # Pixels that fit badly are another background or a forgery's fringe: they are left out. The
+        # bound is wide at first, or a gain would leave out the bright pixels.
+        inliers = error <= max(2.0, 2.5 * float(np.median(error)), 16.0 * 0.5**step)
+        weighted = inliers[:, None] * design
+        square = (weighted.T @ design).astype(np.float64) + np.diag([1.0, 1.0, 1e-3, 1e-3])
+        solution = np.linalg.solve(square, (weighted.T @ target).astype(np.float64))
+        move = np.clip(solution[:2] / max(solution[2], 0.5), -1.5, 1.5)
         shift += move
-        gain, offset = float(np.clip(solved[2], *_GAINS)), float(solved[3])
+        gain, offset = float(np.clip(solution[2], *_GAIN_RANGE)), float(solution[3])
         if step > 2 and np.abs(move).max() < 0.02:
             break
     return (float(shift[0]), float(shift[1])), gain, offset
@@ -187,7 +186,7 @@ def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Gray:
     """Values of `image` at points, bilinear; float32 [N]."""
     if not len(x):
         return np.zeros(0, np.float32)
-    # remap takes maps of at most 32767 a side: one column of points.
-    at = (x.astype(np.float32)[:, None], y.astype(np.float32)[:, None])
-    values = cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    # remap accepts at most 32767 per side: one column of points.
+    column = (x.astype(np.float32)[:, None], y.astype(np.float32)[:, None])
+    values = cv2.remap(image, *column, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return values.astype(np.float32, copy=False).ravel()

@@ -1,1 +1,1 @@
-"""Refinement of captions by a multimodal LLM, checked against the mask."""
+"""Refinement of captions by a multimodal LLM, checked against the annotation."""

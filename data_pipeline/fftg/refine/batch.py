@@ -1,11 +1,11 @@
-"""The same refinement through files: OpenAI's Batch API, and `vllm run-batch`, which reads them too.
+"""Refinement through files, for OpenAI's Batch API and `vllm run-batch`.
 
     export_batch(lines, out, Path("ask.jsonl"), settings, load_images)   # then send the files
     import_batch(lines, out, [Path("answers.jsonl")], settings, load_images)
 
-Replies go into the journal beside `out`, as those of an online run do: what was paid for online is
-not exported, and what came back in a batch is not asked for online. A reply with violations leaves
-its repair turn open: export again to ask for it.
+Replies go into the journal beside `out`, as those of an online run do: replies paid for online are
+not exported, and replies of a batch are not asked for online. A reply with violations leaves its
+repair turn open: export again to ask for it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from data_pipeline.fftg.refine.prompts import load_prompts
 from data_pipeline.fftg.refine.redaction import printable, redacted
 from data_pipeline.fftg.refine.requests import (
     UNREADABLE,
-    Asker,
     Line,
     LoadImages,
+    Prompter,
     RefinePlan,
     next_turn,
     write_output,
@@ -35,7 +35,7 @@ from data_pipeline.fftg.refine.requests import (
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
 
-#: OpenAI's limits of one batch file, the size with some room.
+#: OpenAI's limits of one batch file, the size with a margin.
 MAX_REQUESTS: Final = 50_000
 MAX_BYTES: Final = 190_000_000
 _MAX_READ = 4 << 30  # bytes of a file of replies
@@ -49,26 +49,26 @@ def export_batch(
     settings: RefineSettings,
     load_images: LoadImages,
 ) -> list[Path]:
-    """Writes every open question as a request, in as many files as the API's limits ask for.
+    """Writes every open question as a request, split into files within the API's limits.
 
     Args:
       lines: annotation lines.
-      out: the annotation file that the replies will be for; what its journal holds is left out.
+      out: the annotation file for the replies; questions answered in its journal are skipped.
       requests: the file to write; further ones get `-002` and so on before their suffix.
       settings: the run's settings.
-      load_images: gives the pair of a line.
+      load_images: returns the pair of a line.
 
     Returns:
-      The files, none if nothing is open.
+      The files written; empty if no question is open.
     """
-    asker = Asker(settings, load_prompts(settings.prompt_version), load_images)
-    plan = asker.plan(list(lines))
+    prompter = Prompter(settings, load_prompts(settings.prompt_version), load_images)
+    plan = prompter.plan(list(lines))
     with Journal(journal_path(out)) as journal:
         print(estimate_text(plan, journal, settings))
         written: list[Path] = []
         part: list[bytes] = []
         size = 0
-        for request in _requests(asker, plan, journal):
+        for request in _requests(prompter, plan, journal):
             if part and (len(part) == MAX_REQUESTS or size + len(request) > MAX_BYTES):
                 written.append(_write_part(requests, len(written), part))
                 part, size = [], 0
@@ -86,50 +86,48 @@ def import_batch(
     settings: RefineSettings,
     load_images: LoadImages,
 ) -> RefineSummary:
-    """Takes the replies of a batch into the journal and writes all lines to `out`.
+    """Adds the replies of a batch to the journal and writes all lines to `out`.
 
     Importing a file twice changes nothing. Replies to other questions (of other images, prompts or
-    settings) are counted and left alone.
+    settings) are counted and ignored.
 
     Args:
       lines: annotation lines, as exported.
       out: the annotation file to write.
-      replies: the batch's output files; its error files may be among them.
+      replies: the batch's output files and error files.
       settings: the run's settings, as exported.
-      load_images: gives the pair of a line.
+      load_images: returns the pair of a line.
 
     Raises:
       UserError: a file cannot be read, or a line of it is not a batch reply.
     """
     started = time.monotonic()
     lines = list(lines)
-    asker = Asker(settings, load_prompts(settings.prompt_version), load_images)
-    plan = asker.plan(lines)
+    prompter = Prompter(settings, load_prompts(settings.prompt_version), load_images)
+    plan = prompter.plan(lines)
     questions = {question.key: question for question in plan.questions}
     summary = RefineSummary()
     failures: dict[str, str] = {}
-    strangers = 0
+    unmatched = 0
     with Journal(journal_path(out)) as journal:
         summary.reused = sum(journal.get(key, 0) is not None for key in questions)
         before = journal.cost()
-        for place, key, turn, reply in _replies(replies):
+        for location, key, turn, reply in _replies(replies):
             if key not in questions:
-                strangers += 1
+                unmatched += 1
                 continue
             if journal.get(key, turn) is not None:
                 continue
             try:
-                answer = read_completion(_body(reply), FORMATS[0], questions[key].tokens)
+                completion = read_completion(_body(reply), FORMATS[0], questions[key].tokens)
             except ValueError as error:
-                failures[key] = f"batch: {error} ({place})"
+                failures[key] = f"batch: {error} ({location})"
                 continue
             failures.pop(key, None)
-            journal.append(asker.record(questions[key], turn, answer, "batch"))
-            summary.answered += 1
-            summary.tokens_in += answer.tokens_in
-            summary.tokens_out += answer.tokens_out
-        if strangers:
-            print(f"refine: {strangers} replies answer none of these questions; left alone")
+            journal.append(prompter.record(questions[key], turn, completion, "batch"))
+            summary.count_reply(completion.tokens_in, completion.tokens_out)
+        if unmatched:
+            print(f"refine: {unmatched} replies belong to other questions and were ignored")
         write_output(out, lines, plan, journal, failures, summary)
         if settings.prices is not None:
             summary.total_usd = journal.cost()
@@ -138,20 +136,20 @@ def import_batch(
     return summary
 
 
-def _requests(asker: Asker, plan: RefinePlan, journal: Journal) -> Iterator[bytes]:
+def _requests(prompter: Prompter, plan: RefinePlan, journal: Journal) -> Iterator[bytes]:
     for question in plan.questions:
         turn = next_turn(question, journal)
         if turn is None:
             continue
         try:
-            conversation = asker.conversation(question, journal, turn)
+            conversation = prompter.conversation(question, journal, turn)
         except UNREADABLE as error:
             raise UserError(f"{question.line.get('id')}: images: {error}") from error
         request = {
             "custom_id": f"{question.key}-{turn}",
             "method": "POST",
             "url": _URL,
-            "body": request_body(conversation, asker.settings, FORMATS[0]),
+            "body": request_body(conversation, prompter.settings, FORMATS[0]),
         }
         yield json.dumps(request).encode() + b"\n"
 
@@ -164,7 +162,7 @@ def _write_part(path: Path, number: int, part: Sequence[bytes]) -> Path:
 
 
 def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
-    """Each reply of the files as (where it is, key, turn, the line)."""
+    """Each reply of the files as (its location, key, turn, the line)."""
     for path in paths:
         try:
             text = read_regular(path, _MAX_READ).decode("utf-8")
@@ -173,28 +171,28 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
         for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
-            place = f"{path}: line {number}"
+            location = f"{path}: line {number}"
             try:
                 reply = parse_json(redacted(line), lenient=True)
-                key, turn = reply["custom_id"].rsplit("-", 1)
-                which = int(turn)
+                key, _, turn_text = reply["custom_id"].rpartition("-")
+                turn = int(turn_text)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"{place} is not a batch reply; give the output file of the batch"
+                    f"{location} is not a batch reply; give the output file of the batch"
                 ) from error
-            yield place, key, which, reply
+            yield location, key, turn, reply
 
 
 def _body(reply: dict[str, Any]) -> dict[str, Any]:
-    """The chat completion in a reply; ValueError says what came instead."""
+    """The chat completion in a reply; ValueError with the error of the reply if there is none."""
     response = reply.get("response")
     response = response if isinstance(response, dict) else {}
     body = response.get("body")
     body = body if isinstance(body, dict) else {}
     if reply.get("error") or response.get("status_code") != 200:
         error = reply.get("error") or body.get("error")
-        said = error.get("message") if isinstance(error, dict) else error
-        raise ValueError(f"http {response.get('status_code')}: {printable(str(said))[:120]}")
+        message = error.get("message") if isinstance(error, dict) else error
+        raise ValueError(f"http {response.get('status_code')}: {printable(str(message))[:120]}")
     if not body:
-        raise ValueError("no chat completion")
+        raise ValueError("not a chat completion")
     return body

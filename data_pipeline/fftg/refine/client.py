@@ -1,8 +1,8 @@
-"""One OpenAI-compatible endpoint: pace, budget, retries, reply formats. It keeps nothing on disk.
+"""Client of an OpenAI-compatible endpoint: rate limits, budget, retries, reply formats. Nothing is stored.
 
-Retries are ours and not the SDK's (`max_retries=0`), so that each is counted, paced and paid from
-the budget. A request that ended without an answer after it was sent may have been billed: its
-estimated cost stays in the budget, so `--max_usd` holds even then.
+Retries are ours instead of the SDK's (`max_retries=0`), so that each is counted, rate-limited and
+paid from the budget. A request that ended without an answer after it was sent may have been billed:
+its estimated cost stays in the budget, so `--max_usd` holds even then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import openai
 
 from data_pipeline.fftg.refine.completions import (
     FORMATS,
-    PAGE,
+    WEB_PAGE,
     Completion,
     read_completion,
     request_body,
@@ -31,85 +31,89 @@ from data_pipeline.fftg.refine.pace import Budget, Halt, Pacer
 from data_pipeline.fftg.refine.prompts import Message
 from data_pipeline.fftg.refine.redaction import printable
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
-from data_pipeline.fftg.refine.wire import Refused, Wire
+from data_pipeline.fftg.refine.transport import EndpointRefused, SafeClient
 from jax_vlffd.errors import UserError
 
-_REFUSED_FORMAT = (400, 415, 422, 501)
-_PASSING = (408, 409, 425, 429)  # and every 5xx
-_MAX_WAIT = 60.0
-_MAX_RETRY_AFTER = 600.0
+_FORMAT_STATUSES = (400, 415, 422, 501)  # of requests refused as wrong, perhaps for their format
+_TRANSIENT_STATUSES = (408, 409, 425, 429)  # and every 5xx
+_MAX_BACKOFF = 60.0  # seconds
+_MAX_RETRY_AFTER = 600.0  # seconds
 _TYPICAL_TOKENS_OUT = 150
-_WORTH_SAYING = 5.0  # seconds of a pause
-_GIVE_UP_REFUSED = 5  # questions in a row that were refused as wrong: all of them are
-_GIVE_UP = 20  # requests in a row that failed for good: the endpoint is down, not the pair at fault
+_MIN_PRINTED_PAUSE = 5.0  # seconds
+_MAX_REFUSALS = 5  # questions refused in a row, after which every question is expected to be
+_MAX_FAILURES = 20  # questions failed in a row, after which the endpoint is taken to be down
 
 
-class Failed(Exception):
-    """No reply could be had for one question; the message is `code: what happened`."""
+class QuestionFailed(Exception):
+    """One question got no reply; the message is `code: reason`."""
 
 
 class Endpoint:
-    """Asks one endpoint, and counts into a summary.
+    """Asks one endpoint, and counts requests in a summary.
 
     Args:
       settings: the run's settings.
       summary: counts `requests`, `retries`, `downgrades`, `unanswered`.
-      spent: US dollars that earlier runs of the output cost.
+      spent: cost of earlier runs of the output, in US dollars.
 
     Raises:
-      UserError: no key in the environment for OpenAI's own endpoint.
+      UserError: the environment has no key for OpenAI's own endpoint, or a malformed one.
     """
 
     def __init__(self, settings: RefineSettings, summary: RefineSummary, spent: float):
         key = os.environ.get("OPENAI_API_KEY", "")
         if not key and not (settings.base_url or os.environ.get("OPENAI_BASE_URL")):
-            raise UserError("OPENAI_API_KEY is not set; set it, or name an endpoint by --base_url")
+            raise UserError(
+                "OPENAI_API_KEY is not set; set it, or name an endpoint with --base_url"
+            )
         if not (key.isascii() and key.isprintable() and key == key.strip()):
-            raise UserError("OPENAI_API_KEY holds a letter or a space that no key has; set it anew")
+            raise UserError(
+                "OPENAI_API_KEY contains a character that keys cannot have; set it again"
+            )
         self._settings = settings
         self._summary = summary
         self._client = openai.AsyncOpenAI(
-            api_key=key or "none",  # local servers want none, the SDK does
+            api_key=key or "none",  # the SDK requires one, local servers do not
             base_url=settings.base_url,
             timeout=settings.timeout,
             max_retries=0,
-            http_client=Wire(),
+            http_client=SafeClient(),
         )
-        for library in ("httpx2", "openai"):  # they log a line a request, and absl shows it
+        for library in ("httpx2", "openai"):  # they log a line per request
             logging.getLogger(library).setLevel(logging.WARNING)
         self.halt = Halt()
         self._pacer = Pacer(settings.rpm, settings.tpm, self.halt)
         self.budget = Budget(settings.max_usd, spent)
         self._format = 0
-        self._excess = 1.0  # how far the endpoint's count of tokens passed our estimate
-        self._failed_in_a_row = 0
-        self._left_out: frozenset[str] = frozenset()
-        self._said: set[str] = set()
+        self._token_ratio = 1.0  # largest ratio of the endpoint's token count to our estimate
+        self._failures_in_a_row = 0
+        self._omitted: frozenset[str] = frozenset()
+        self._printed: set[str] = set()
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.close()
 
     async def ask(self, conversation: Sequence[Message], tokens: int, tag: str) -> Completion:
-        """Returns the reply to a conversation, trying again while it makes sense.
+        """Returns the reply to a conversation, with retries.
 
         Args:
           conversation: chat messages.
           tokens: estimate of their prompt tokens.
-          tag: names the question in the request's `X-Client-Request-Id`.
+          tag: identifies the question in the request's `X-Client-Request-Id`.
 
         Raises:
-          Failed: this question gets no reply.
+          QuestionFailed: this question got no reply.
           Stopped: the budget is spent.
-          Refused: a wrong key, model or address, no quota, or the endpoint is down.
+          EndpointRefused: a wrong key, model or address, no quota, or the endpoint is down.
         """
         problem = ""
         attempt = 0
         level = self._format
-        left_out = self._left_out
+        omitted = self._omitted
         while attempt <= self._settings.retries:
             try:
-                answer = await self._once(conversation, tokens, tag, level, left_out)
+                completion = await self._request(conversation, tokens, tag, level, omitted)
             except _Retry as error:
                 problem = str(error)
                 attempt += 1
@@ -118,114 +122,113 @@ class Endpoint:
                     await self._wait(attempt, error.after)
             except _FormatRefused as error:
                 self._summary.downgrades += 1
-                if more := unknown_names(str(error), self._settings) - left_out:
-                    left_out |= more
-                    self._say(
-                        f"the endpoint takes no {' and no '.join(sorted(more))}; asked without"
+                if more := unknown_names(str(error), self._settings) - omitted:
+                    omitted |= more
+                    self._print_once(
+                        f"the endpoint does not accept {', '.join(sorted(more))}; omitted"
                     )
                 elif level + 1 < len(FORMATS):
                     level += 1
                 else:
                     self._summary.downgrades -= 1
-                    raise self._failed(f"refused: {error}", _GIVE_UP_REFUSED) from error
+                    raise self._failure(f"refused: {error}", _MAX_REFUSALS) from error
             else:
-                self._failed_in_a_row = 0
+                self._failures_in_a_row = 0
                 self._format = max(self._format, level)
-                self._left_out |= left_out
-                return answer
-        raise self._failed(problem, 1 if PAGE in problem else _GIVE_UP)
+                self._omitted |= omitted
+                return completion
+        raise self._failure(problem, 1 if WEB_PAGE in problem else _MAX_FAILURES)
 
-    def _failed(self, problem: str, give_up: int) -> Exception:
-        """What one more question without a reply comes to."""
-        if give_up < _GIVE_UP and self._summary.answered + self._summary.reused:
-            return Failed(problem)  # others were answered: it is this pair
-        self._failed_in_a_row += 1
-        if self._failed_in_a_row < give_up:
-            return Failed(problem)
-        questions = f"{give_up} questions in a row" if give_up > 1 else "the question"
-        return Refused(
+    def _failure(self, problem: str, limit: int) -> Exception:
+        """The error of a question without a reply; it ends the run after `limit` of them in a row."""
+        if limit < _MAX_FAILURES and self._summary.answered + self._summary.reused:
+            return QuestionFailed(problem)  # others were answered: the pair is at fault
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row < limit:
+            return QuestionFailed(problem)
+        questions = f"{limit} questions in a row" if limit > 1 else "the question"
+        return EndpointRefused(
             f"the endpoint failed {questions} ({problem}); the replies so far are kept: run the same command "
-            "again once it is well"
+            "again once it works"
         )
 
-    def _say(self, text: str) -> None:
-        """Says something once."""
-        if text not in self._said:
-            self._said.add(text)
+    def _print_once(self, text: str) -> None:
+        if text not in self._printed:
+            self._printed.add(text)
             print(f"refine: {text}", file=sys.stderr, flush=True)
 
-    async def _once(
+    async def _request(
         self,
         conversation: Sequence[Message],
         tokens: int,
         tag: str,
         level: int,
-        left_out: frozenset[str],
+        omitted: frozenset[str],
     ) -> Completion:
-        likely = tokens * self._excess
-        most = self._settings.cost(likely, self._settings.max_tokens)
-        await self.budget.reserve(most)
+        likely = tokens * self._token_ratio
+        max_cost = self._settings.cost(likely, self._settings.max_tokens)
+        await self.budget.reserve(max_cost)
         cost = 0.0
         try:
             await self._pacer.turn(likely + _TYPICAL_TOKENS_OUT)
             self._summary.requests += 1
-            cost = most  # from here on it may be billed, until we know better
+            cost = max_cost  # it may be billed from here on
             try:
                 async with asyncio.timeout(self._settings.timeout):
                     raw = await self._client.chat.completions.with_raw_response.create(
-                        **request_body(conversation, self._settings, FORMATS[level], left_out),
+                        **request_body(conversation, self._settings, FORMATS[level], omitted),
                         extra_headers={"X-Client-Request-Id": tag},
                     )
             except openai.APIStatusError as error:
                 cost = 0.0
-                raise _sorted_out(error, self._settings) from error
+                raise _error_for(error, self._settings) from error
             except (TimeoutError, openai.APITimeoutError) as error:
                 self._summary.unanswered += 1
                 raise _Retry(f"timeout: no answer in {self._settings.timeout:g} s") from error
             except openai.APIConnectionError as error:
                 cause = error.__cause__
-                if isinstance(cause, Refused):  # a redirect: nothing was sent where it points
+                if isinstance(cause, EndpointRefused):  # a redirect: nothing was sent to its target
                     cost = 0.0
                     raise cause from None
-                if type(cause).__name__ == "ConnectError":  # it was never sent
+                if type(cause).__name__ == "ConnectError":  # nothing was sent
                     cost = 0.0
                 else:
                     self._summary.unanswered += 1
                 raise _Retry(f"connection: {type(cause or error).__name__}") from error
             try:
-                answer = read_completion(raw.http_response.text, FORMATS[level], tokens)
-                answer = answer._replace(left_out=tuple(sorted(left_out)))
+                completion = read_completion(raw.http_response.text, FORMATS[level], tokens)
+                completion = completion._replace(omitted=tuple(sorted(omitted)))
             except ValueError as error:
                 self._summary.unanswered += 1
                 raise _Retry(f"bad answer: {error}") from error
-            cost = self._settings.cost(answer.tokens_in, answer.tokens_out)
-            if answer.tokens_in:
-                self._excess = max(self._excess, answer.tokens_in / max(tokens, 1))
-            counted = answer.tokens_in + answer.tokens_out
+            cost = self._settings.cost(completion.tokens_in, completion.tokens_out)
+            if completion.tokens_in:
+                self._token_ratio = max(self._token_ratio, completion.tokens_in / max(tokens, 1))
+            counted = completion.tokens_in + completion.tokens_out
             self._pacer.correct(likely + _TYPICAL_TOKENS_OUT, counted)
-            return answer
+            return completion
         finally:
-            await self.budget.settle(most, cost)
+            await self.budget.settle(max_cost, cost)
 
     async def _wait(self, attempt: int, after: float | None) -> None:
-        """Backs off with jitter, or as long as the endpoint asked, and then for everyone."""
+        """Backs off with jitter; a pause that the endpoint asks for holds all requests."""
         if after is not None:
             if after > _MAX_RETRY_AFTER:
-                raise Refused(
+                raise EndpointRefused(
                     f"the endpoint asks to wait {after:,.0f} s; the replies so far are kept: run the same "
                     "command again after that"
                 )
-            if self._pacer.hold(after) and after >= _WORTH_SAYING:
+            if self._pacer.hold(after) and after >= _MIN_PRINTED_PAUSE:
                 print(
                     f"refine: the endpoint asks to wait {after:.0f} s", file=sys.stderr, flush=True
                 )
             return
-        longest = min(self._settings.backoff * 2 ** (attempt - 1), _MAX_WAIT)
-        await self.halt.sleep(longest * random.uniform(0.5, 1.0))
+        wait = min(self._settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF)
+        await self.halt.sleep(wait * random.uniform(0.5, 1.0))
 
 
 class _Retry(Exception):
-    """A failure that may pass; `after` is what the endpoint asked for, in seconds."""
+    """A transient failure; `after` is the pause that the endpoint asked for, in seconds."""
 
     def __init__(self, message: str, after: float | None = None):
         super().__init__(message)
@@ -233,48 +236,40 @@ class _Retry(Exception):
 
 
 class _FormatRefused(Exception):
-    """A request refused as wrong, perhaps for its reply format."""
+    """A request refused as invalid, perhaps for its reply format."""
 
 
-def _sorted_out(error: openai.APIStatusError, settings: RefineSettings) -> Exception:
-    """Turns an HTTP error into what to do about it."""
+def _error_for(error: openai.APIStatusError, settings: RefineSettings) -> Exception:
+    """The exception that an HTTP error is handled by."""
     code = error.status_code
-    said = printable(str(error.message))[:200]
-    if code == 401:
-        return Refused(f"the endpoint refused the key (HTTP 401): check OPENAI_API_KEY ({said})")
-    if code == 403:
-        return Refused(
-            f"the endpoint refused us (HTTP 403: {said}): check OPENAI_API_KEY, --model and whether it serves "
-            "your region"
-        )
-    if code == 402:
-        return Refused(
-            f"the endpoint wants payment (HTTP 402: {said}); the replies so far are kept"
-        )
-    if code == 405:
-        return Refused(f"the endpoint takes no such request (HTTP 405: {said}): check --base_url")
-    if code == 413:
-        side = settings.image_side
-        return Refused(
-            f"the endpoint refused a request with a picture of up to {2 * side}x{side} pixels as too large "
-            f"(HTTP 413: {said}): raise its limit"
-        )
-    if code == 404:
-        return Refused(f"the endpoint knows no such model or address (HTTP 404: {said})")
+    message = printable(str(error.message))[:200]
+    side = settings.image_side
+    refusals = {
+        401: f"refused the key (HTTP 401): check OPENAI_API_KEY ({message})",
+        402: f"requires payment (HTTP 402: {message}); the replies so far are kept",
+        403: f"denied access (HTTP 403: {message}): check OPENAI_API_KEY, --model and "
+        "whether it serves your region",
+        404: f"does not know this model or address (HTTP 404: {message}): check --model and --base_url",
+        405: f"does not accept such requests (HTTP 405: {message}): check --base_url",
+        413: f"refused a request with an image of up to {2 * side}x{side} pixels as too large (HTTP 413: "
+        f"{message}): raise its limit",
+    }  # fmt: skip
+    if code in refusals:
+        return EndpointRefused(f"the endpoint {refusals[code]}")
     if code == 429 and error.code == "insufficient_quota":
-        return Refused(
-            "the endpoint's quota is spent (HTTP 429); the replies so far are kept: run the same "
+        return EndpointRefused(
+            "the quota at the endpoint is used up (HTTP 429); the replies so far are kept: run the same "
             "command again later"
         )
-    if code in _PASSING or (code >= 500 and code != 501):
+    if code in _TRANSIENT_STATUSES or (code >= 500 and code != 501):
         return _Retry(f"http {code}", _retry_after(error.response.headers.get("retry-after")))
-    if code in _REFUSED_FORMAT:
-        return _FormatRefused(f"http {code}: {said}")
-    return Failed(f"http {code}: {said}")
+    if code in _FORMAT_STATUSES:
+        return _FormatRefused(f"http {code}: {message}")
+    return QuestionFailed(f"http {code}: {message}")
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date."""
+    """Seconds of a Retry-After header, which is a number or a date; None if it is invalid."""
     if not value:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A chat completion: the body of a request, and what is read from the body of an answer."""
+"""Chat completions: writes the body of a request, and reads the body of a response."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from data_pipeline.fftg.refine.prompts import Message
 from data_pipeline.fftg.refine.replies import reply_schema
 from data_pipeline.fftg.refine.settings import RefineSettings
 
-#: Reply formats from the strictest down; an endpoint that refuses one is asked by the next.
+#: Reply formats, strictest first; an endpoint that refuses one is asked with the next.
 FORMATS: Final = ("json_schema", "json_object", "text")
-#: What an answer of HTML is.
-PAGE: Final = "a web page, not JSON: does --base_url lack a /v1 at its end?"
-_LETTERS_A_TOKEN = 4
-_MAX_NAME = 200  # letters of a model's name
-# Counts of tokens beyond these are not believed: a picture may count for many times what we estimate, but a
-# wrong count stops the budget and the pace.
-_MAX_FOLD, _MAX_MORE, _MAX_TOKENS_OUT = 20, 10_000, 200_000
-#: How an endpoint says that it does not take a parameter.
+#: The fault of a response in HTML.
+WEB_PAGE: Final = "a web page, not JSON: does --base_url lack a /v1 at its end?"
+_CHARACTERS_PER_TOKEN = 4
+_MAX_NAME = 200  # characters of a model's name
+# Larger token counts are ignored: a picture may cost many times our estimate, but a wrong count would block the
+# budget and the rate limit.
+_MAX_FACTOR, _MAX_EXTRA, _MAX_TOKENS_OUT = 20, 10_000, 200_000
+#: Words in the errors of endpoints that do not accept a parameter.
 _UNKNOWN = re.compile(
     r"not support|unsupported|unknown|unrecogni|unexpected|not permitted|not allowed|extra",
     re.IGNORECASE,
@@ -28,7 +28,7 @@ _UNKNOWN = re.compile(
 
 
 class Completion(NamedTuple):
-    """One reply of the endpoint, as it counts it; `left_out` names parameters that it was asked without."""
+    """One reply, with the endpoint's token counts; `omitted` names the parameters left out of the request."""
 
     text: str
     finish_reason: str | None
@@ -36,20 +36,20 @@ class Completion(NamedTuple):
     tokens_in: int
     tokens_out: int
     format: str
-    left_out: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
 
 
 def request_body(
     conversation: Sequence[Message],
     settings: RefineSettings,
     form: str,
-    left_out: frozenset[str] = frozenset(),
+    omitted: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Returns the body of a chat completion request, by one of FORMATS, without what the endpoint refused."""
+    """Returns the body of a chat completion request in one of FORMATS, without the `omitted` parameters."""
     body: dict[str, Any] = {"model": settings.model, "messages": list(conversation)}
-    names = _longest_names(settings)
-    body[names[names[0] in left_out]] = settings.max_tokens
-    if settings.temperature is not None and "temperature" not in left_out:
+    names = _max_tokens_names(settings)
+    body[names[names[0] in omitted]] = settings.max_tokens
+    if settings.temperature is not None and "temperature" not in omitted:
         body["temperature"] = settings.temperature
     if form == "json_schema":
         schema = {"name": "reply", "strict": True, "schema": reply_schema()}
@@ -59,41 +59,41 @@ def request_body(
     return body
 
 
-def _longest_names(settings: RefineSettings) -> tuple[str, str]:
-    """The names of the longest reply, the likelier first: OpenAI's newer models refuse the old one, and many
+def _max_tokens_names(settings: RefineSettings) -> tuple[str, str]:
+    """The names of the limit of a reply, likelier first: OpenAI's newer models refuse the old one, and many
     other servers do not know the new one.
     """
     names = ("max_tokens", "max_completion_tokens")
     return names if settings.base_url else (names[1], names[0])
 
 
-def unknown_names(said: str, settings: RefineSettings) -> frozenset[str]:
-    """The parameters that an endpoint's words refuse, of those that it can be asked without."""
-    if not _UNKNOWN.search(said):
+def unknown_names(message: str, settings: RefineSettings) -> frozenset[str]:
+    """The optional parameters that an endpoint's error message refuses."""
+    if not _UNKNOWN.search(message):
         return frozenset()
-    name = _longest_names(settings)[0]
-    found = {name} if re.search(rf"\b{name}\b", said) else set()
-    if settings.temperature is not None and "temperature" in said:
-        found.add("temperature")
-    return frozenset(found)
+    name = _max_tokens_names(settings)[0]
+    names = {name} if re.search(rf"\b{name}\b", message) else set()
+    if settings.temperature is not None and "temperature" in message:
+        names.add("temperature")
+    return frozenset(names)
 
 
-def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Completion:
+def read_completion(body: str | Mapping[str, Any], form: str, estimate: int) -> Completion:
     """Reads the body of a chat completion.
 
     Args:
       body: JSON text, or its value.
-      form: the reply format that was asked for, one of FORMATS.
-      asked: our own estimate of the prompt's tokens, for where the endpoint counts none.
+      form: the requested reply format, one of FORMATS.
+      estimate: of the prompt's tokens, used if the endpoint does not count them.
 
     Raises:
-      ValueError: it is none.
+      ValueError: it is not a chat completion.
     """
     try:
         value = parse_json(body, lenient=True) if isinstance(body, str) else body
     except ValueError as error:
-        page = isinstance(body, str) and body.lstrip()[:1] == "<"
-        raise ValueError(PAGE if page else "not JSON") from error
+        html = isinstance(body, str) and body.lstrip()[:1] == "<"
+        raise ValueError(WEB_PAGE if html else "not JSON") from error
     try:
         choice = value["choices"][0]
         message = choice["message"]
@@ -103,26 +103,28 @@ def read_completion(body: str | Mapping[str, Any], form: str, asked: int) -> Com
         finish = choice.get("finish_reason")
         refusal = message.get("refusal")
         if not isinstance(text, str):
-            # Refused, or all tokens went into thinking: a reply all the same, and billed.
+            # Refused, or all tokens were spent on reasoning: still a reply, and billed.
             text = refusal if isinstance(refusal, str) else ""
             finish = "refusal" if refusal else finish
         usage = value.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         model = value.get("model")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError("no chat completion") from error
-    written = len(text) // _LETTERS_A_TOKEN + 1
+        raise ValueError("not a chat completion") from error
+    written = len(text) // _CHARACTERS_PER_TOKEN + 1
     return Completion(
         text=text,
         finish_reason=finish[:_MAX_NAME] if isinstance(finish, str) else None,
         model=model[:_MAX_NAME] if isinstance(model, str) else "",
-        tokens_in=_counted(usage.get("prompt_tokens"), asked, _MAX_FOLD * asked + _MAX_MORE),
-        tokens_out=_counted(usage.get("completion_tokens"), written, _MAX_TOKENS_OUT),
+        tokens_in=_token_count(
+            usage.get("prompt_tokens"), estimate, _MAX_FACTOR * estimate + _MAX_EXTRA
+        ),
+        tokens_out=_token_count(usage.get("completion_tokens"), written, _MAX_TOKENS_OUT),
         format=form,
     )
 
 
-def _counted(said: Any, estimate: int, most: int) -> int:
-    """The endpoint's count of tokens where it is one that can be, else our estimate."""
-    believed = isinstance(said, int | float) and not isinstance(said, bool) and 0 < said <= most
-    return int(said) if believed else estimate
+def _token_count(value: Any, estimate: int, maximum: int) -> int:
+    """The endpoint's count of tokens if it is plausible, else our estimate."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and 0 < value <= maximum else estimate

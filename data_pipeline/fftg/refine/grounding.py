@@ -1,7 +1,7 @@
-"""Holds a reply to the mask: what a refined caption may say is what the annotation found.
+"""Checks a reply against the annotation: a refined caption may only describe what was measured.
 
-The check is ours. A reply is looked at twice: the fields it fills in, and the words of its caption,
-which are read by the rule that also scores captions (`vocabulary.regions_named`).
+The check is ours. It covers the fields of a reply and the words of its caption, which are read by
+the rule that also scores captions (`vocabulary.regions_named`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 #: Every kind of violation, in the order of reports.
 KINDS: Final = (
-    "bad_format",  # no reply of the asked form could be read
+    "bad_format",  # not a reply of the requested form
     "wrong_verdict",  # the verdict field or the words contradict the label
     "region_not_forged",  # names a region that the annotation does not flag
     "region_missing",  # a flagged region is not in the words
-    "type_not_found",  # names a type that was not found (in that region, for the fields)
-    "mentions_reference",  # speaks of the other picture, which the detector never sees
+    "type_not_found",  # names a type that was not detected (in that region, for the fields)
+    "mentions_reference",  # mentions the other image, which the detector never sees
     "too_long",  # would not fit CLIP's context
     "unsafe_text",  # links, markup, control characters, instructions
 )
@@ -59,25 +59,15 @@ _UNSAFE = re.compile(
     r"|passwords?|chatgpt|openai|json)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# Typographic marks that mean no harm, and the plain ones they become.
-_PLAIN: Final[dict[int, str]] = {
-    0x2018: "'",
-    0x2019: "'",
-    0x201C: '"',
-    0x201D: '"',
-    0x2013: "-",
-    0x2014: "-",
-    0x2010: "-",
-    0x2011: "-",
-    0xA0: " ",
-    0x202F: " ",
-    0x2009: " ",
-    0x2026: "...",
-}
+# Typographic characters and their plain replacements.
+_PLAIN: Final = str.maketrans({
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-",
+    "\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2026": "...",
+})  # fmt: skip
 
 
 class Violation(NamedTuple):
-    """One thing that a reply says against the annotation: a word of KINDS, and which."""
+    """One contradiction between a reply and its annotation: one of KINDS, and a description."""
 
     kind: str
     detail: str
@@ -86,24 +76,24 @@ class Violation(NamedTuple):
 def forged_regions(annotation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Returns the forged regions of an annotation line with their types, in REGIONS order.
 
-    Whoever wrote the line, only words of the vocabulary are in it.
+    Lines of other programs may hold anything: only words of the vocabulary are returned.
     """
     regions = annotation.get("regions")
-    found = {}
+    forged = {}
     for name in REGIONS:
         region = regions.get(name) if isinstance(regions, Mapping) else None
         if isinstance(region, Mapping) and region.get("forged"):
             types = region.get("types")
             types = types if isinstance(types, list | tuple) else ()
-            found[name] = tuple(kind for kind in types if kind in TYPES)
-    return found
+            forged[name] = tuple(kind for kind in types if kind in TYPES)
+    return forged
 
 
 def check(reply: Reply, annotation: Mapping[str, Any]) -> list[Violation]:
-    """Returns every way in which a reply breaks with its annotation; none means it may be used.
+    """Returns the violations of a reply; it may be used if there are none.
 
     Args:
-      reply: what the model filled in.
+      reply: the model's reply.
       annotation: a line of `launch.annotate`; its `label` and `regions` are read.
     """
     label = int(annotation["label"])
@@ -117,7 +107,7 @@ def check(reply: Reply, annotation: Mapping[str, Any]) -> list[Violation]:
 
 
 def final_caption(reply: Reply, label: int) -> str:
-    """Returns the caption of a reply that passed: the fixed verdict sentence, then its words."""
+    """Returns the caption of a valid reply: the fixed verdict sentence, then its words."""
     text = _plain(reply.caption, label)
     if text and text[-1] not in ".!?":
         text += "."
@@ -125,66 +115,70 @@ def final_caption(reply: Reply, label: int) -> str:
 
 
 def _plain(text: str, label: int) -> str:
-    """The words without the fixed sentence, on one line, with plain quotes and dashes."""
+    """The text without the verdict sentence, on one line, with plain quotes and dashes."""
     text = re.sub(r"[ \t\n]+", " ", text.translate(_PLAIN)).strip()
     return re.sub(rf"(?:^|(?<=[.!?] )){re.escape(VERDICTS[label])}(?: |$)", "", text).strip()
 
 
 def _check_fields(reply: Reply, label: int, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
-    found = []
+    violations = []
     if reply.verdict.strip().rstrip(".").lower() != VERDICTS[label].rstrip(".").lower():
-        found.append(Violation("wrong_verdict", f"verdict {_quote(reply.verdict)}"))
-    for finding in reply.regions:
-        region = finding.region.strip().lower()
+        violations.append(Violation("wrong_verdict", f"verdict {_quote(reply.verdict)}"))
+    for part in reply.regions:
+        region = part.region.strip().lower()
         if region not in forged:
-            found.append(Violation("region_not_forged", f"region {_quote(region)}"))
+            violations.append(Violation("region_not_forged", f"region {_quote(region)}"))
             continue
-        for kind in finding.types:
+        for kind in part.types:
             if kind.strip().lower() not in forged[region]:
-                found.append(Violation("type_not_found", f"{_quote(kind)} in the {region}"))
-    return found
+                violations.append(Violation("type_not_found", f"{_quote(kind)} in the {region}"))
+    return violations
 
 
 def _check_words(text: str, label: int, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
-    found = []
+    violations = []
     named = regions_named(text)
     for region in REGIONS:
         if region in named and region not in forged:
-            found.append(Violation("region_not_forged", f"the caption mentions the {region}"))
+            violations.append(Violation("region_not_forged", f"the caption mentions the {region}"))
         if region in forged and region not in named:
-            found.append(Violation("region_missing", f"the caption does not mention the {region}"))
+            violations.append(
+                Violation("region_missing", f"the caption does not mention the {region}")
+            )
     allowed = {kind for kinds in forged.values() for kind in kinds}
     for kind in sorted(types_named(text) - allowed):
-        found.append(Violation("type_not_found", f"the caption mentions {kind}"))
+        violations.append(Violation("type_not_found", f"the caption mentions {kind}"))
     reference = _REFERENCE.search(text)
     if reference:
-        found.append(Violation("mentions_reference", f"the caption says {_quote(reference[0])}"))
+        violations.append(
+            Violation("mentions_reference", f"the caption says {_quote(reference[0])}")
+        )
     elif contrary := _CONTRARY[label].search(text):
-        found.append(Violation("wrong_verdict", f"the caption says {_quote(contrary[0])}"))
+        violations.append(Violation("wrong_verdict", f"the caption says {_quote(contrary[0])}"))
     words = len(text.split())
     if words > MAX_WORDS or len(text) > MAX_CHARACTERS:
-        found.append(Violation("too_long", f"{words} words, {len(text)} characters"))
-    return found
+        violations.append(Violation("too_long", f"{words} words, {len(text)} characters"))
+    return violations
 
 
 def _check_safety(text: str) -> list[Violation]:
     if not text:
         return [Violation("bad_format", "the caption is empty")]
-    strange = next((c for c in text if not _is_plain_letter(c)), None)
-    if strange is not None:
-        return [Violation("unsafe_text", f"character U+{ord(strange):04X}")]
+    unusual = next((c for c in text if not _is_latin(c)), None)
+    if unusual is not None:
+        return [Violation("unsafe_text", f"character U+{ord(unusual):04X}")]
     unsafe = _UNSAFE.search(text)
     return [Violation("unsafe_text", _quote(unsafe[0]))] if unsafe else []
 
 
-def _is_plain_letter(character: str) -> bool:
-    """Whether a character is of Latin text: no controls, no direction marks, no other scripts."""
+def _is_latin(character: str) -> bool:
+    """Whether a character belongs to Latin text: no controls, direction marks or other scripts."""
     if character.isascii():
         return character.isprintable()
     return unicodedata.name(character, "").startswith("LATIN ")
 
 
 def _quote(text: str) -> str:
-    """A reply's own words, short and printable, for reports and for the repair turn."""
+    """An excerpt of a reply, short and printable, for reports and for the repair turn."""
     clean = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
     return f"'{clean[:40]}'"

@@ -1,8 +1,8 @@
-"""The replies that were paid for: append-only JSON lines, each synced before anything else happens.
+"""The journal of paid replies: append-only JSON lines, each synced to disk before the run goes on.
 
-A line is one reply of the endpoint, under the key of what was asked (`prompts.content_key`) and the
-turn (0, or 1 for the repair). Whatever kills the program, the next run finds every line that was
-written and asks for none of them again.
+A line is one reply of the endpoint, under the key of its question (`prompts.content_key`) and the
+turn (0, or 1 for the repair). After a kill, the next run reads every written reply and does not ask
+for it again.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from data_pipeline.core.json_reading import parse_json
 from data_pipeline.core.jsonl import JsonLog
 from data_pipeline.fftg.refine.redaction import redacted
 
-_MAX_USD: Final = 1_000.0  # no reply costs more
+_MAX_USD: Final = 1_000.0  # larger costs of a reply are not plausible
 
 
 class Journal(JsonLog[tuple[str, int], dict[str, Any]]):
-    """The replies in a file, open for appending: JSON values, with `key` (str), `turn` (int) and `text` (str).
+    """A file of replies, open for appending: JSON objects with `key` (str), `turn` (int) and `text` (str).
 
-    The first of two replies counts: what was used once stays.
+    The first of two replies to a question counts, so that outputs do not change.
 
     Raises:
       UserError: see `JsonLog`.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        fault = "damaged; mend it, or delete it to ask again"
+        fault = "damaged; repair it, or delete it to ask again"
         super().__init__(path, _parse, fault=fault, sync_seconds=0.0)
 
     def get(self, key: str, turn: int) -> dict[str, Any] | None:
-        """Returns the reply to a question, or None where none was paid for yet."""
+        """Returns the reply to a question, or None if there is none yet."""
         return self.index.get((key, turn))
 
     def cost(self) -> float:
-        """Returns what all replies in the file cost together, in US dollars."""
+        """Returns the cost of all replies in the file, in US dollars."""
         return sum(map(usd, self.index.values()))
 
 
 def usd(record: Mapping[str, Any]) -> float:
-    """What a reply cost in US dollars; 0 where its line says nothing that can be believed."""
+    """The cost of a reply in US dollars; 0 if its line has no plausible one."""
     cost = record.get("cost_usd")
     return float(cost) if isinstance(cost, int | float) and 0 <= cost < _MAX_USD else 0.0
 
 
 def _parse(line: bytes) -> tuple[tuple[str, int], dict[str, Any]]:
-    # The key is out of what comes from an endpoint; lines of older versions may hold it yet.
+    # Responses are redacted when they arrive, but lines of older versions may still contain the API key.
     record = parse_json(redacted(line.decode()), lenient=True)
     for name, kind in (("key", str), ("turn", int), ("text", str)):
         if not isinstance(record[name], kind):

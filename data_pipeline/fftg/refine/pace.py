@@ -1,4 +1,4 @@
-"""When a request may go out: the pace that was asked for, the money that is left, and an end of the run."""
+"""Decides when a request may be sent: rate limits, budget, and the end of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Stopped(Exception):
-    """The run is to end in good order; the message says why."""
+    """The run ends early but orderly; the message gives the reason."""
 
 
 class Halt:
@@ -15,28 +15,28 @@ class Halt:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._why = ""
+        self._reason = ""
 
-    def __call__(self, why: str) -> None:
-        """Ends all waits, now and from now on."""
-        self._why = self._why or why
+    def __call__(self, reason: str) -> None:
+        """Ends all current and future waits; the first reason counts."""
+        self._reason = self._reason or reason
         self._event.set()
 
     async def sleep(self, seconds: float) -> None:
         """Waits.
 
         Raises:
-          Stopped: the run is to end.
+          Stopped: the run ends.
         """
         try:
             await asyncio.wait_for(self._event.wait(), max(0.0, seconds))
         except TimeoutError:
             return
-        raise Stopped(self._why)
+        raise Stopped(self._reason)
 
 
 class Pacer:
-    """Spaces requests so that neither limit a minute is passed; there are no bursts to regret."""
+    """Rate limiter: spaces requests evenly within the limits per minute, without bursts."""
 
     def __init__(self, rpm: float | None, tpm: float | None, halt: Halt):
         self._per_request = 60.0 / rpm if rpm else 0.0
@@ -47,10 +47,10 @@ class Pacer:
         self._halt = halt
 
     async def turn(self, tokens: float) -> None:
-        """Waits for the turn of a request of about so many tokens.
+        """Waits until a request of about `tokens` tokens may be sent.
 
         Raises:
-          Stopped: the run is to end.
+          Stopped: the run ends.
         """
         while True:
             start = max(time.monotonic(), self._next_request, self._next_token, self._held)
@@ -59,14 +59,14 @@ class Pacer:
             while (wait := start - time.monotonic()) > 0:
                 await self._halt.sleep(wait)
             if self._held <= start:
-                return  # else the endpoint asked for a pause after this turn was given: take another
+                return  # else the endpoint has asked for a pause since: wait again
 
     def correct(self, estimated: float, counted: float) -> None:
-        """Takes the counted tokens of a reply in place of the estimate."""
+        """Replaces the estimated tokens of a request by the counted ones."""
         self._next_token += (counted - estimated) * self._per_token
 
     def hold(self, seconds: float) -> bool:
-        """Sends nothing for some seconds, as the endpoint asked; returns whether that is longer than before."""
+        """Holds all requests for some seconds; returns whether that extends the current pause."""
         until = time.monotonic() + seconds
         longer = until > self._held + 1
         self._held = max(self._held, until)
@@ -74,7 +74,7 @@ class Pacer:
 
 
 class Budget:
-    """Money: what is spent, what is under way, and whether one more request fits."""
+    """US dollars spent and reserved for requests in flight, against a limit."""
 
     def __init__(self, limit: float | None, spent: float):
         self.spent = spent
@@ -83,20 +83,20 @@ class Budget:
         self._settled = asyncio.Condition()
 
     async def reserve(self, cost: float) -> None:
-        """Sets the cost of a request aside, waiting for those under way if it does not fit yet.
+        """Reserves the cost of a request, waiting for requests in flight if it does not fit yet.
 
         Raises:
-          Stopped: it would pass the limit even when nothing is under way.
+          Stopped: it would exceed the limit even with nothing in flight.
         """
         async with self._settled:
             while self._limit is not None and self.spent + self._reserved + cost > self._limit:
                 if self._reserved <= 1e-12:
-                    raise Stopped(f"--max_usd={self._limit:g} would be passed")
+                    raise Stopped(f"--max_usd={self._limit:g} would be exceeded")
                 await self._settled.wait()
             self._reserved += cost
 
     async def settle(self, reserved: float, cost: float) -> None:
-        """Replaces what was set aside by what it came to (0: not billed)."""
+        """Replaces a reservation by the actual cost (0: not billed)."""
         async with self._settled:
             self._reserved = max(0.0, self._reserved - reserved)
             self.spent += cost

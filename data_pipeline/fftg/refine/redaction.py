@@ -1,4 +1,4 @@
-"""Keeping the API key out of all that an endpoint says: it may echo it, and what it says is kept and shown."""
+"""Removes the API key from everything that an endpoint returns: it may echo the key, and its text is stored."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import re
 from typing import Final
 
-#: What stands in place of the key, or of a part of it.
+#: Replaces the key, or a part of it.
 MARK: Final = "[key]"
-#: Letters in a row that tell something of a key; fewer may be anyone's.
+#: Length of the parts of a key that are removed; shorter ones may be ordinary text.
 _PART = 8
-#: A letter as JSON, URLs and HTML may write it.
+#: A character as JSON, URLs and HTML may write it.
 _ESCAPED = re.compile(
     r"\\+[ux](?:00)?([0-9a-f]{2})|%([0-9a-f]{2})|&#x0*([0-9a-f]{2});|&#0*([0-9]{2,3});|\\+(/)",
     re.IGNORECASE,
@@ -20,44 +20,44 @@ _ESCAPED = re.compile(
 _MASKED = re.compile(
     r"(\[key\]|(?<![\w-])[\w-]{3,60})(?:\*+|\.{2,}|\u2026+|\u2022+)(\[key\]|[\w-]{0,60})"
 )
-#: The fields of every reply, which a key of plain words may share letters with.
+#: Words in every reply, of which a key of plain words may contain parts.
 _PROTOCOL = ("chat.completion", "completion_tokens", "prompt_tokens", "finish_reason")
 _LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 def redacted(text: str) -> str:
-    """A text without the key of $OPENAI_API_KEY: whole, 8 letters of it or more, its ends around a mask
-    (`sk-ab...yz`), escaped, or in base64.
+    """The text without the key of $OPENAI_API_KEY: the key, any 8 characters of it in a row, its ends around a
+    mask (`sk-ab...yz`), also escaped, or in base64 or hex.
 
-    A key of less than 8 letters is looked for whole, and is none where it is a word ("none", "EMPTY").
+    A key of fewer than 8 characters is only removed as a whole, and not if it is a word ("none", "EMPTY").
     """
     key = os.environ.get("OPENAI_API_KEY", "")
-    return _Key(key).removed(text) if key else text
+    return _KeyFilter(key).remove(text) if key else text
 
 
 def printable(text: str) -> str:
-    """A text in one line, with "?" for each letter that a terminal would take for an order."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    """The text in one line, with "?" for each character that could control a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 @functools.lru_cache(maxsize=4)
-class _Key:
+class _KeyFilter:
     def __init__(self, key: str):
         self._key = key.translate(_LOWER)
         self._size = min(_PART, len(key))
         spellings = [key] if len(key) >= _PART or not key.isalpha() else []
         if len(key) >= _PART:
             raw = key.encode()
-            # Base64 says the same letters in three ways, by what stands before them.
-            for before in range(3):
+            # Base64 encodes the same bytes in three ways, depending on the bytes before them.
+            for offset in range(3):
                 for encode in (base64.b64encode, base64.urlsafe_b64encode):
-                    letters = encode(bytes(before) + raw).decode().rstrip("=")
-                    spellings.append(letters[(0, 2, 3)[before] : len(letters) - 1])
+                    encoded = encode(bytes(offset) + raw).decode().rstrip("=")
+                    spellings.append(encoded[(0, 2, 3)[offset] : len(encoded) - 1])
             spellings.append(raw.hex())
         spellings = [spelling.translate(_LOWER) for spelling in spellings]
         self._parts = {part for text in spellings for part in self._cut(text, 1, self._size)}
         self._parts -= {part for word in _PROTOCOL for part in self._cut(word, 1, self._size)}
-        # Wherever there is a part of 8, one of these is too, and they are soon looked for.
+        # Every part of 8 contains one of these, and they are fast to search for.
         half = self._size // 2 or 1
         self._hints = {hint for text in spellings for hint in self._cut(text, half, half)}
 
@@ -65,42 +65,42 @@ class _Key:
     def _cut(text: str, step: int, size: int) -> list[str]:
         return [text[i : i + size] for i in range(0, len(text) - size + 1, step)]
 
-    def removed(self, text: str) -> str:
+    def remove(self, text: str) -> str:
         if not self._parts:
             return text
-        plain, places = _unescaped(text)
+        plain, offsets = _unescaped(text)
         if any(hint in plain for hint in self._hints):
-            kept, end, until = [], 0, -1
+            pieces, end, until = [], 0, -1
             for start in range(len(plain) - self._size + 1):
                 if plain[start : start + self._size] not in self._parts:
                     continue
                 if start > until:
-                    kept += [text[end : places[start]], MARK]
+                    pieces += [text[end : offsets[start]], MARK]
                 until = start + self._size
-                end = places[until]
-            text = "".join(kept) + text[end:]
+                end = offsets[until]
+            text = "".join(pieces) + text[end:]
         return _MASKED.sub(self._unmasked, text)
 
-    def _unmasked(self, found: re.Match[str]) -> str:
-        first, last = found[1], found[2]
+    def _unmasked(self, match: re.Match[str]) -> str:
+        first, last = match[1], match[2]
         begins = first == MARK or self._key.startswith(first.translate(_LOWER))
         ends = last == MARK or self._key.endswith(last.translate(_LOWER))
-        return MARK if begins and ends else found[0]
+        return MARK if begins and ends else match[0]
 
 
 def _unescaped(text: str) -> tuple[str, list[int] | range]:
-    """The letters of a text in lower case, with where each begins in it and at last where it ends."""
+    """The text unescaped in lower case, and the offset in `text` of each character and of the end."""
     if not _ESCAPED.search(text):
         return text.translate(_LOWER), range(len(text) + 1)
-    letters: list[str] = []
-    places: list[int] = []
+    pieces: list[str] = []
+    offsets: list[int] = []
     end = 0
-    for found in _ESCAPED.finditer(text):
-        letters.append(text[end : found.start()])
-        places += range(end, found.start() + 1)
-        hexadecimal = found[1] or found[2] or found[3]
-        code = int(hexadecimal, 16) if hexadecimal else int(found[4]) if found[4] else ord("/")
-        letters.append(chr(code))
-        end = found.end()
-    letters.append(text[end:])
-    return "".join(letters).translate(_LOWER), [*places, *range(end, len(text) + 1)]
+    for match in _ESCAPED.finditer(text):
+        pieces.append(text[end : match.start()])
+        offsets += range(end, match.start() + 1)
+        hexadecimal = match[1] or match[2] or match[3]
+        code = int(hexadecimal, 16) if hexadecimal else int(match[4]) if match[4] else ord("/")
+        pieces.append(chr(code))
+        end = match.end()
+    pieces.append(text[end:])
+    return "".join(pieces).translate(_LOWER), [*offsets, *range(end, len(text) + 1)]

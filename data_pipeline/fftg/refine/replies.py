@@ -1,4 +1,4 @@
-"""Reading a reply: find the JSON object in it, and hold it to the asked form."""
+"""Reads a reply: extracts its JSON object, validates its form, and checks it against the annotation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from data_pipeline.fftg.refine import grounding
 from data_pipeline.fftg.refine.grounding import Violation
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS
 
-_MAX_REPLY = 20_000  # characters; a good one has some 500
-_MAX_READ = 10 * _MAX_REPLY  # characters read in vain
-_CLOSED = ConfigDict(json_schema_extra={"additionalProperties": False})  # strict schemas ask for it
+_MAX_REPLY = 20_000  # characters; a good one has about 500
+_MAX_PARSED = 10 * _MAX_REPLY  # characters of failed attempts to parse
+_CLOSED = ConfigDict(
+    json_schema_extra={"additionalProperties": False}
+)  # required by strict schemas
 
 
 class RegionReply(BaseModel):
-    """One described region. Any words are read; whether they are true is `grounding`'s to say."""
+    """One described region. Any words are accepted here; `grounding` checks them."""
 
     model_config = _CLOSED
     region: str = Field(max_length=40, json_schema_extra={"enum": list(REGIONS)})
@@ -42,7 +44,10 @@ def reply_schema() -> dict[str, Any]:
     for model in (schema, *schema["$defs"].values()):
         model.pop("description", None)
         for field in model["properties"].values():
-            for name in ("maxItems", "maxLength"):  # our own bounds, which strict mode may not know
+            for name in (
+                "maxItems",
+                "maxLength",
+            ):  # our own bounds, which strict mode may not support
                 field.pop(name, None)
             if "enum" in field.get("items", {}):
                 field["items"]["type"] = "string"
@@ -52,15 +57,15 @@ def reply_schema() -> dict[str, Any]:
 def judge(
     text: str, finish_reason: str | None, annotation: Mapping[str, Any]
 ) -> tuple[Reply | None, list[Violation]]:
-    """Returns the reply in a text and everything that is wrong with it.
+    """Returns the reply in a text and its violations.
 
     Args:
       text: the message of the model, which may wrap its JSON object in prose or a code fence.
-      finish_reason: why the endpoint ended the text.
-      annotation: the line it answers.
+      finish_reason: the endpoint's reason for the end of the text.
+      annotation: the line that the reply is for.
 
     Returns:
-      The reply, None where none of the asked form can be read; its violations, none if it is good.
+      The reply, or None if there is no valid one; and its violations, empty if it can be used.
     """
     problem = "no JSON object" + (f" (ended by {finish_reason})" if finish_reason != "stop" else "")
     for candidate in _objects(text):
@@ -68,27 +73,27 @@ def judge(
             reply = Reply.model_validate(candidate)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            problem = f"{place}: {first['msg']}"
+            location = ".".join(str(part) for part in first["loc"])
+            problem = f"{location}: {first['msg']}"
         else:
             return reply, grounding.check(reply, annotation)
     return None, [Violation("bad_format", problem[:120])]
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every JSON object in a text, after the thoughts: the whole of it, else each that begins at a brace."""
+    """Every outermost JSON object in a text after the model's thoughts."""
     text = text.rpartition("</think>")[2][:_MAX_REPLY]
     end = 0
-    left = _MAX_READ
+    budget = _MAX_PARSED
     for brace in re.finditer(r"\{", text):
         start = brace.start()
-        if start < end or left <= 0:
+        if start < end or budget <= 0:
             continue
-        left -= 100  # what a try costs in any case
+        budget -= 100  # the fixed cost of an attempt
         try:
             value, end = parse_json_at(text, start)
         except json.JSONDecodeError as error:
-            left -= error.pos - start  # or each brace of `{"a":{"a":...` would be read to the end
+            budget -= error.pos - start  # otherwise `{"a":{"a":...` would take quadratic time
             continue
         if isinstance(value, dict):
             yield value

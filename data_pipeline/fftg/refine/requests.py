@@ -1,7 +1,7 @@
-"""From annotation lines to questions, and from paid replies back to lines.
+"""Turns annotation lines into questions, and replies in the journal into refined lines.
 
-What a line becomes follows from the line and the journal alone. So a run that was killed, a batch
-that came back in parts and a run that ended well all write the same output by the same code.
+The refined line depends only on the raw line and the journal. So a killed run, a batch returned in
+parts and an uninterrupted run all write the same output with the same code.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE
 
 Line = Mapping[str, Any]
-#: Gives the pair of a line, RGB uint8 [H, W, 3]; called from threads; may raise UNREADABLE.
+#: Returns the pair of a line, RGB uint8 [H, W, 3]; called from threads; may raise UNREADABLE.
 LoadImages = Callable[[Line], tuple[Image, Image]]
 UNREADABLE = (UserError, PairError, OSError, ValueError)
 
 
 @dataclass
 class Question:
-    """What is asked once, for all lines of the same content.
+    """A question, asked once for all lines of the same content.
 
     Attributes:
       key: see `prompts.content_key`.
-      line: the first line that asks it.
+      line: the first line with this question.
       tokens: estimate of its prompt tokens.
     """
 
@@ -59,9 +59,9 @@ class RefinePlan:
     """All questions of a run.
 
     Attributes:
-      questions: one a key, in the order of the lines.
-      keys: a line's key, by its place in the input; lines that ask nothing are missing.
-      unreadable: why a line's images could not be read, by its place.
+      questions: one per key, in the order of the lines.
+      keys: the key of a line, by its index in the input; lines without a question are missing.
+      unreadable: the error in reading a line's images, by its index.
     """
 
     questions: list[Question] = field(default_factory=list)
@@ -70,36 +70,32 @@ class RefinePlan:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """What every question of a run shares: settings, prompts, and how to read images."""
+class Prompter:
+    """Makes the questions of a run from its settings, prompts and images."""
 
     settings: RefineSettings
     prompts: Prompts
     load_images: LoadImages
 
     def plan(self, lines: Sequence[Line]) -> RefinePlan:
-        """Reads every pair that has something to refine, and gives it its key.
-
-        Real faces, fakes without visible forgery and failed annotations ask nothing
-        (`nothing_to_refine`).
-        """
+        """Reads every pair that can be refined (see `nothing_to_refine`) and computes its key."""
         plan = RefinePlan()
-        seen: set[str] = set()
-        for place, line in enumerate(lines):
+        planned: set[str] = set()
+        for index, line in enumerate(lines):
             if nothing_to_refine(line):
                 continue
             try:
                 real, fake = self.load_images(line)
             except UNREADABLE as error:
-                plan.unreadable[place] = f"images: {error}"
+                plan.unreadable[index] = f"images: {error}"
                 continue
             key = content_key(line, real, fake, self.prompts, self.settings)
-            plan.keys[place] = key
-            if key not in seen:
-                seen.add(key)
+            plan.keys[index] = key
+            if key not in planned:
+                planned.add(key)
                 text = messages(line, b"", self.prompts, self.settings.detail)
-                side = min(1.0, self.settings.image_side / max(real.shape[:2]))
-                size = (round(real.shape[0] * side), round(real.shape[1] * side))
+                scale = min(1.0, self.settings.image_side / max(real.shape[:2]))
+                size = (round(real.shape[0] * scale), round(real.shape[1] * scale))
                 tokens = estimate_tokens(text, size, self.settings.model)
                 plan.questions.append(Question(key, line, tokens))
         return plan
@@ -110,40 +106,42 @@ class Asker:
         return composite(real, fake, self.settings.image_side)
 
     def conversation(self, question: Question, journal: Journal, turn: int) -> list[Message]:
-        """Returns the messages of a turn; the repair turn quotes the first reply."""
+        """Returns the messages of a turn (0, or 1 for the repair, which quotes the first reply)."""
         picture = self.picture(question)
-        asked = messages(question.line, picture, self.prompts, self.settings.detail)
+        conversation = messages(question.line, picture, self.prompts, self.settings.detail)
         if turn == 0:
-            return asked
+            return conversation
         first = journal.get(question.key, 0)
-        assert first is not None, "a repair without a reply"
+        assert first is not None, "a repair needs a first reply"
         _, violations = judge(first["text"], first.get("finish_reason"), question.line)
-        return repair_messages(asked, first["text"], violations)
+        return repair_messages(conversation, first["text"], violations)
 
-    def record(self, question: Question, turn: int, answer: Completion, how: str) -> dict[str, Any]:
-        """Returns the journal's line for a reply, with all of its provenance."""
+    def record(
+        self, question: Question, turn: int, completion: Completion, how: str
+    ) -> dict[str, Any]:
+        """Returns the journal's line for a reply, with its provenance; `how` is `online` or `batch`."""
         return {
             "key": question.key,
             "turn": turn,
             "id": question.line.get("id"),
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
             "model": self.settings.model,
-            "answered_by": answer.model,
+            "answered_by": completion.model,
             "prompts": f"{self.prompts.version}-{self.prompts.digest}",
             "decoding": self.settings.decoding
-            | dict.fromkeys({"temperature"} & set(answer.left_out)),
-            "format": answer.format,
+            | dict.fromkeys({"temperature"} & set(completion.omitted)),
+            "format": completion.format,
             "how": how,
-            "tokens_in": answer.tokens_in,
-            "tokens_out": answer.tokens_out,
-            "cost_usd": self.settings.cost(answer.tokens_in, answer.tokens_out),
+            "tokens_in": completion.tokens_in,
+            "tokens_out": completion.tokens_out,
+            "cost_usd": self.settings.cost(completion.tokens_in, completion.tokens_out),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
 
 def nothing_to_refine(line: Line) -> str | None:
-    """Returns why the raw caption of a line says all there is, or None where it may be refined."""
+    """Returns why the caption of a line is not refined, or None if it can be."""
     if not line.get("raw_caption"):
         return "no annotation"
     if line.get("label") != FAKE:
@@ -152,7 +150,7 @@ def nothing_to_refine(line: Line) -> str | None:
 
 
 def next_turn(question: Question, journal: Journal) -> int | None:
-    """Returns the turn that a question still has to take, or None once it is settled."""
+    """Returns the next turn of a question, or None once it is settled."""
     first = journal.get(question.key, 0)
     if first is None:
         return 0
@@ -168,24 +166,24 @@ def write_output(
     failures: Mapping[str, str],
     summary: RefineSummary,
 ) -> None:
-    """Writes every line with the best caption that the journal holds, and counts into the summary.
+    """Writes every line with its best caption, and counts them in the summary.
 
     Args:
-      out: the annotation file; written aside and renamed, in the order of the input.
+      out: the annotation file; written atomically, in the order of the input.
       lines: annotation lines.
       plan: their questions.
       journal: the paid replies.
-      failures: why a question got no reply, by its key.
-      summary: its counts of lines, violations and reasons are filled in.
+      failures: errors of questions without a reply, by their key.
+      summary: its counts of lines, violations and reasons are updated.
     """
     summary.lines = len(lines)
     texts = []
-    for place, line in enumerate(lines):
-        key = plan.keys.get(place)
+    for index, line in enumerate(lines):
+        key = plan.keys.get(index)
         if key is not None:
             settled = _settle(line, key, journal, failures.get(key), summary)
-        elif place in plan.unreadable:
-            settled = _fall_back(line, plan.unreadable[place], summary)
+        elif index in plan.unreadable:
+            settled = _fall_back(line, plan.unreadable[index], summary)
         else:
             settled = {"source": "raw", "refinement": {"reason": nothing_to_refine(line)}}
             summary.raw += 1
@@ -196,7 +194,7 @@ def write_output(
 def _settle(
     line: Line, key: str, journal: Journal, failure: str | None, summary: RefineSummary
 ) -> dict[str, Any]:
-    """The fields of a line that asked a question."""
+    """The new fields of a line with a question."""
     replies = [r for r in (journal.get(key, 0), journal.get(key, 1)) if r is not None]
     judged: list[tuple[Reply | None, list[Violation]]] = [
         judge(r["text"], r.get("finish_reason"), line) for r in replies
@@ -207,7 +205,7 @@ def _settle(
     for _, violations in judged:
         summary.violations.update({v.kind for v in violations})
     provenance = _provenance(key, replies, judged)
-    good = next((reply for reply, found in judged if reply is not None and not found), None)
+    good = next((reply for reply, violations in judged if reply and not violations), None)
     if good is not None:
         summary.refined += 1
         text = final_caption(good, int(line["label"]))
@@ -235,7 +233,7 @@ def _provenance(
     replies: Sequence[Mapping[str, Any]],
     judged: Sequence[tuple[Reply | None, list[Violation]]],
 ) -> dict[str, Any]:
-    """Where the words of a line come from: the key, the replies, and what was wrong with each."""
+    """The provenance of a caption: the key, the replies, and the violations of each."""
     names = ("model", "answered_by", "prompts", "decoding", "format", "how", "time")
     return {
         "key": key,

@@ -1,4 +1,4 @@
-"""The one way to an endpoint: no redirect to another origin, no endless answer, no key in what comes back."""
+"""HTTP client for the endpoint: no redirects to other origins, bounded responses without the API key."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import openai
 from data_pipeline.fftg.refine.redaction import printable, redacted
 from jax_vlffd.errors import UserError
 
-_MAX_BODY = 1 << 20  # bytes; a reply has some thousand
+_MAX_BODY = 1 << 20  # bytes; a reply has a few thousand
 _MAX_REDIRECTS = 3
 _READ_HEADERS: Final = ("content-type", "retry-after")
-#: Not "\n", "\r" and "\t", which JSON knows.
+#: Control characters except "\n", "\r" and "\t", which JSON allows.
 _CONTROLS = dict.fromkeys(code for code in range(32) if code not in (9, 10, 13))
 
 
-class Refused(UserError):
-    """The endpoint wants nothing of us: a wrong key, model or address, no quota, or it is down."""
+class EndpointRefused(UserError):
+    """The endpoint refuses every request: a wrong key, model or address, no quota, or it is down."""
 
 
-class Wire(openai.DefaultAsyncHttpxClient):
-    """Sends requests as the SDK's own client does. What it gives back is safe to keep and to show: the text of
-    the answer and two of its headers, each without the key.
+class SafeClient(openai.DefaultAsyncHttpxClient):
+    """The SDK's HTTP client, with responses that are safe to store and show: the body and two headers, without
+    the API key.
     """
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Sends a request and reads the answer whole, whatever `stream` says.
+        """Sends a request and reads the full response, whatever `stream` says.
 
         Raises:
-          Refused: the endpoint points to another origin, where nothing is sent.
-          httpx2.HTTPError: no answer, or one that is too long.
+          EndpointRefused: the endpoint redirects to another origin; nothing is sent there.
+          httpx2.HTTPError: no response, or one that is too long.
         """
         options |= {"stream": True, "follow_redirects": False}
         for number in range(_MAX_REDIRECTS + 1):
             response = await super().send(request, **options)
-            following = response.next_request
-            if following is None:
+            next_request = response.next_request
+            if next_request is None:
                 return await _read(response)
             await response.aclose()
-            # A 301, 302 or 303 would turn the question into a GET without it.
-            same = _origin(following.url) == _origin(request.url)
-            if not same or following.method != request.method or number == _MAX_REDIRECTS:
-                raise Refused(_redirected(response.status_code, following.url))
-            request = following
+            # A 301, 302 or 303 would turn the POST into a GET without its body.
+            same = _origin(next_request.url) == _origin(request.url)
+            if not same or next_request.method != request.method or number == _MAX_REDIRECTS:
+                raise EndpointRefused(_redirect_message(response.status_code, next_request.url))
+            request = next_request
         raise AssertionError("the last redirect is refused")
 
 
@@ -54,7 +54,7 @@ async def _read(response: httpx2.Response) -> httpx2.Response:
         async for part in response.aiter_bytes():
             body += part
             if len(body) > _MAX_BODY:
-                raise httpx2.ReadError("an answer without end", request=response.request)
+                raise httpx2.ReadError("the response is too long", request=response.request)
     finally:
         await response.aclose()
     text = redacted(body.decode("utf-8", "replace").translate(_CONTROLS))
@@ -70,7 +70,7 @@ async def _read(response: httpx2.Response) -> httpx2.Response:
     )
 
 
-def _redirected(code: int, url: httpx2.URL) -> str:
+def _redirect_message(code: int, url: httpx2.URL) -> str:
     shown = redacted(str(url.copy_with(userinfo=b"", query=None, fragment=None)))
     return (
         f"the endpoint redirects to {printable(shown)[:200]} (HTTP {code}); nothing was sent there: give "

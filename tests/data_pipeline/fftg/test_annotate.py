@@ -1,4 +1,4 @@
-"""`launch.annotate` as a user calls it, and which face is judged."""
+"""`launch.annotate` as a user calls it, and which face is annotated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.drawn_pairs import (
 )
 
 
-def test_every_line_keeps_the_contract(tmp_path: Path) -> None:
+def test_every_line_has_the_documented_fields(tmp_path: Path) -> None:
     table = make_pairs(tmp_path, 8)
     done, lines = annotate_rows(table, tmp_path / "out.jsonl", f"--masks={tmp_path / 'masks'}")
     assert "8 rows: 8 annotated" in done.stdout
@@ -47,12 +47,12 @@ def test_every_line_keeps_the_contract(tmp_path: Path) -> None:
         assert line["method"] == region
         assert line["real"] == f"real/{number}.png"
         assert list(line["regions"]) == list(REGIONS)
-        flagged = {name for name, found in line["regions"].items() if found["forged"]}
+        flagged = {name for name, fields in line["regions"].items() if fields["forged"]}
         assert flagged == {region}
-        found = line["regions"][region]
-        assert "color" in found["types"]
-        assert set(found["evidence"]) == {"mask", *TYPES}
-        for figures in found["evidence"].values():
+        fields = line["regions"][region]
+        assert "color" in fields["types"]
+        assert set(fields["evidence"]) == {"mask", *TYPES}
+        for figures in fields["evidence"].values():
             assert figures["margin"] == pytest.approx(
                 figures["score"] - figures["threshold"], abs=2e-3
             )
@@ -105,7 +105,7 @@ def test_a_real_image_alone_is_captioned_too(tmp_path: Path) -> None:
     assert line["fake"] is None
     assert line["caption_key"] == "real"
     assert VERDICTS[0] in line["caption"]
-    assert not any(found["forged"] for found in line["regions"].values())
+    assert not any(region["forged"] for region in line["regions"].values())
 
 
 def test_an_unedited_fake_says_so(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_unedited_fake_says_so(tmp_path: Path) -> None:
     assert "1 fakes without visible forgery" in done.stdout
 
 
-def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> None:
+def test_bad_rows_get_a_code_and_the_others_are_annotated(tmp_path: Path) -> None:
     make_pairs(tmp_path, 3)
     image, points = draw(0)
     fake = cv2.cvtColor(cv2.imread(str(tmp_path / "fake/0.png")), cv2.COLOR_BGR2RGB)
@@ -179,7 +179,7 @@ def test_bad_input_is_told_line_by_line_and_the_others_go_on(tmp_path: Path) -> 
     assert f"{len(rows) - 2} failed" in done.stdout
 
 
-def test_masks_of_strange_ids_stay_in_their_folder_and_apart(tmp_path: Path) -> None:
+def test_masks_of_odd_ids_are_distinct_and_stay_in_their_folder(tmp_path: Path) -> None:
     make_pairs(tmp_path, 1)
     ids = ("../../up", "up", "a/../up", "x" * 400, "/", "a/b")
     rows = [{"id": name, "real": "real/0.png", "fake": "fake/0.png"} for name in ids]
@@ -200,7 +200,7 @@ def test_moved_pictures_get_new_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("detected", [False, True])
-def test_pictures_without_a_face_are_told(tmp_path: Path, detected: bool) -> None:
+def test_images_without_a_face_are_reported(tmp_path: Path, detected: bool) -> None:
     pytest.importorskip("dlib")
     blank = np.full((SIZE, SIZE, 3), 128, np.uint8)
     write(tmp_path / "a.png", blank)
@@ -245,7 +245,7 @@ def test_uncommon_pictures_are_annotated_with_a_remark(tmp_path: Path) -> None:
     assert lines["print"]["caption"]
     for summed in ("gray_image 3", "deep_image 1", "alpha_image 1", "rotated_image 1"):
         assert summed in done.stdout
-    assert lines["mixed"]["error"].startswith("gray_image: one of the pair")
+    assert lines["mixed"]["error"].startswith("gray_image: one image of the pair")
     assert lines["mixed"]["caption"] == ""
     for name in ("gray", "deep", "alpha", "turned"):
         line = lines[f"{name}_image"]
@@ -266,16 +266,10 @@ def test_a_wrong_table_gives_one_line_and_status_1(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_killed_run_loses_nothing_and_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_loses_nothing_and_resumes(tmp_path: Path) -> None:
     table, out = make_pairs(tmp_path, 40), tmp_path / "out.jsonl"
-    command = [
-        sys.executable,
-        "-m",
-        "launch.annotate",
-        f"--pairs={table}",
-        f"--out={out}",
-        "--workers=1",
-    ]
+    flags = (f"--pairs={table}", f"--out={out}", "--workers=1")
+    command = [sys.executable, "-m", "launch.annotate", *flags]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     while not (out.exists() and out.stat().st_size > 8000) and process.poll() is None:
         time.sleep(0.01)
@@ -311,19 +305,19 @@ def test_stored_landmarks_are_used_and_no_detector(
     np.save(stored, np.concatenate([points, forehead])[:count])
     line = annotator.Annotator().annotate(annotator.AnnotationTask("x", real, other))
     assert line is not None
-    assert [name for name, found in line["regions"].items() if found["forged"]] == ["nose"]
+    assert [name for name, region in line["regions"].items() if region["forged"]] == ["nose"]
 
 
-def test_of_several_faces_the_forged_one_is_judged(tmp_path: Path, shared_dir: Path) -> None:
+def test_of_several_faces_the_forged_one_is_annotated(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector
 
     path = shared_dir / "data" / "landmark_faces" / "2008_002079.jpg"
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    found = open_detector("dlib").detect(image)
-    assert len(found) >= 4
+    faces = open_detector("dlib").detect(image)
+    assert len(faces) >= 4
     for index in (1, 3):
-        maps = region_maps(found[index].landmarks, *image.shape[:2])
+        maps = region_maps(faces[index].landmarks, *image.shape[:2])
         fake = forgeries.plant(image, maps["nose"], "color", 1.0, np.random.default_rng(0))
         real = write(tmp_path / f"{index}_real.png", image)
         other = write(tmp_path / f"{index}_fake.png", fake)

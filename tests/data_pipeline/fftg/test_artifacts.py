@@ -1,4 +1,4 @@
-"""The five criteria: each answers to its own cause."""
+"""The five forgery types: each score responds to its own cause."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _scores(
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_type_answers_to_its_own_cause(kind: str) -> None:
-    found = []
+def test_each_type_responds_to_its_own_cause(kind: str) -> None:
+    detected = []
     for number, portrait in enumerate(_portraits(12)):
         maps = region_maps(portrait.landmarks, SIZE, SIZE)
         region = REGIONS[number % 3]
@@ -45,14 +45,14 @@ def test_each_type_answers_to_its_own_cause(kind: str) -> None:
             portrait.image, maps[region], kind, 0.8, np.random.default_rng(number)
         )
         findings, _ = annotate_pair(portrait.image, fake, portrait.landmarks)
-        found.append(findings[region].types)
-    right = sum(kind in types for types in found)
-    alone = sum(types == (kind,) for types in found)
-    assert right >= 11, found
-    assert alone >= 9, found
+        detected.append(findings[region].types)
+    hits = sum(kind in types for types in detected)
+    exact = sum(types == (kind,) for types in detected)
+    assert hits >= 11, detected
+    assert exact >= 9, detected
 
 
-def test_no_change_has_no_score() -> None:
+def test_an_unchanged_image_scores_zero() -> None:
     image, points = _portraits(1)[0].image, _portraits(1)[0].landmarks
     for region in REGIONS:
         scores = _scores(image, image.copy(), points, region)
@@ -73,7 +73,7 @@ def test_scores_grow_with_strength(kind: str) -> None:
     assert scores[0] < scores[2]
 
 
-def test_two_causes_are_both_found() -> None:
+def test_two_types_in_one_region_are_both_detected() -> None:
     hits = 0
     for number, portrait in enumerate(_portraits(8)):
         region = region_maps(portrait.landmarks, SIZE, SIZE)["mouth"]
@@ -85,6 +85,10 @@ def test_two_causes_are_both_found() -> None:
     assert hits >= 7
 
 
+def _contrast(levels: np.ndarray, where: np.ndarray) -> float:
+    return artifacts._glcm_contrast(levels, artifacts._neighbors(where))
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), levels=st.integers(2, 32))
 def test_glcm_contrast_equals_scikit_images(seed: int, levels: int) -> None:
@@ -93,8 +97,8 @@ def test_glcm_contrast_equals_scikit_images(seed: int, levels: int) -> None:
     matrix = feature.graycomatrix(image, [1], [0, np.pi / 2], levels=levels).sum(axis=3)
     weights = (np.arange(levels)[:, None] - np.arange(levels)) ** 2
     expected = (matrix[:, :, 0] * weights).sum() / matrix.sum()
-    found = artifacts.glcm_contrast(image.astype(np.float32), np.ones(image.shape, bool))
-    assert found == pytest.approx(expected, rel=1e-5)
+    contrast = _contrast(image.astype(np.float32), np.ones(image.shape, bool))
+    assert contrast == pytest.approx(expected, rel=1e-5)
 
 
 def test_glcm_contrast_counts_pairs_inside_only() -> None:
@@ -102,14 +106,14 @@ def test_glcm_contrast_counts_pairs_inside_only() -> None:
     image[:, 5:] = 9
     where = np.zeros((10, 10), bool)
     where[:, :5] = True
-    assert artifacts.glcm_contrast(image, where) == 0
+    assert _contrast(image, where) == 0
     where[:, 5] = True
-    assert artifacts.glcm_contrast(image, where) > 0
-    assert artifacts.glcm_contrast(image, np.zeros((10, 10), bool)) == 0
+    assert _contrast(image, where) > 0
+    assert _contrast(image, np.zeros((10, 10), bool)) == 0
 
 
 @pytest.mark.parametrize("size", [64, 96])
-def test_small_faces_and_slivers_of_regions_do_no_harm(size: int) -> None:
+def test_small_faces_and_cut_regions_have_finite_scores(size: int) -> None:
     rng = np.random.default_rng(0)
     image, points = draw_face(draw_identity(rng), rng, size)
     points = np.add(points, (0.45 * size, 0))  # half of the face lies outside
@@ -120,13 +124,13 @@ def test_small_faces_and_slivers_of_regions_do_no_harm(size: int) -> None:
         assert all(np.isfinite(figure["score"]) for figure in finding.evidence.values())
 
 
-def test_planted_types_are_told_apart_on_held_out_real_faces(shared_dir: Path) -> None:
+def test_planted_types_are_distinguished_on_held_out_real_faces(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector
 
     folder = shared_dir / "data" / "edited_faces" / "real"
     faces = calibration.portraits([folder], open_detector("dlib"))
-    outcomes = calibration.judge(list(calibration.plant_all(faces, 300, 99)), DEFAULT)
+    outcomes = calibration.annotate_plants(list(calibration.plant_all(faces, 300, 99)), DEFAULT)
     figures = calibration.figures(outcomes)
     assert figures["macro"]["f1"] > 0.89, figures
     table = calibration.confusion(outcomes)
@@ -134,9 +138,9 @@ def test_planted_types_are_told_apart_on_held_out_real_faces(shared_dir: Path) -
     assert max(table["color"][kind] for kind in TYPES if kind != "color") < 0.12
 
 
-def test_fit_finds_a_threshold_between_two_crowds() -> None:
+def test_fitted_thresholds_separate_the_planted_types() -> None:
     plants = list(calibration.plant_all(_portraits(6), 60, 3))
     fitted = calibration.fit_types(plants, DEFAULT)
-    figures = calibration.figures(calibration.judge(plants, fitted))
+    figures = calibration.figures(calibration.annotate_plants(plants, fitted))
     assert figures["macro"]["f1"] > 0.85
     assert all(fitted.threshold(kind) > 0 for kind in TYPES)

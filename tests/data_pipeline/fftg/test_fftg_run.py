@@ -1,4 +1,4 @@
-"""The run over many pairs: what ends it."""
+"""The run over many pairs: a missing detector ends it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def test_no_detector_and_no_landmarks_ends_the_run_with_the_remedy(
     monkeypatch.setattr(annotator, "open_detector", refuse)
     table = make_pairs(tmp_path, 1)
     (tmp_path / "real/0.npy").unlink()
-    jobs = read_pairs(table)
+    tasks = read_pairs(table)
     with pytest.raises(UserError, match="pip install"):
-        list(annotate_all(annotator.Annotator(), jobs, {}, 1))
+        list(annotate_all(annotator.Annotator(), tasks, {}, 1))

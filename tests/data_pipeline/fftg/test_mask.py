@@ -49,12 +49,12 @@ def test_an_identical_pair_has_an_empty_mask(seed: int) -> None:
 
 @pytest.mark.parametrize("quality", [50, 75, 95])
 @pytest.mark.parametrize("seed", range(3))
-def test_storing_again_is_no_forgery(seed: int, quality: int) -> None:
+def test_recompression_is_not_a_forgery(seed: int, quality: int) -> None:
     image, points = face(seed)
     assert forged(image, forgeries.jpeg(image, quality), points) == set()
 
 
-def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
+def test_recompressed_real_faces_have_no_forged_region(shared_dir: Path) -> None:
     from data_pipeline.fftg.measure.calibration import measure_noise, portraits, reencoded
 
     face_detector = pytest.importorskip("data_pipeline.faces.detection").open_detector("dlib")
@@ -67,7 +67,7 @@ def test_real_faces_stored_again_show_no_forgery(shared_dir: Path) -> None:
     assert len(wrong) <= 0.01 * len(pairs), wrong
 
 
-def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
+def test_a_reencoded_real_video_has_no_forged_region(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector
     from data_pipeline.fftg.measure.calibration import encoded_again, measure_noise
@@ -87,7 +87,7 @@ def test_a_real_video_encoded_again_shows_no_forgery(shared_dir: Path) -> None:
     offset=st.floats(-5, 5),
     seed=st.integers(0, 5),
 )
-def test_a_small_shift_and_gain_are_found_and_undone(
+def test_a_small_shift_and_gain_are_estimated_and_undone(
     x: float, y: float, gain: float, offset: float, seed: int
 ) -> None:
     image, points = face(seed)
@@ -97,11 +97,11 @@ def test_a_small_shift_and_gain_are_found_and_undone(
     if max(abs(x), abs(y)) > 1:
         assert np.hypot(pair.alignment.shift[0] - x, pair.alignment.shift[1] - y) < 0.5
     findings, _ = annotate_pair(image, other, points)
-    # The shift itself was made by interpolation, which softens thin lines: all that may be left.
+    # The shift was made by interpolation, which softens thin lines: only this may remain.
     assert max(finding.score for finding in findings.values()) < 2 / 255
 
 
-def test_a_forgery_is_still_seen_after_a_shift() -> None:
+def test_a_forgery_is_detected_in_a_shifted_fake() -> None:
     image, points = face(3)
     region = region_maps(points, SIZE, SIZE)["mouth"]
     fake = forgeries.plant(image, region, "structure", 1.0, np.random.default_rng(0))
@@ -112,9 +112,9 @@ def test_undo_softens_both_images_alike() -> None:
     large, _ = face(1, 2 * SIZE)
     large = cv2.GaussianBlur(large, (0, 0), 1.5)
     image, other = large[::2, ::2], large[::2, 1::2]  # half a pixel apart, neither interpolated
-    found = registration.estimate(image, other, np.arange(0, SIZE * SIZE, 16), np.arange(0))
-    assert found.shift == pytest.approx((-0.5, 0.0), abs=0.1)
-    real, fake, move = registration.undo(image, other, found)
+    alignment = registration.estimate(image, other, np.arange(0, SIZE * SIZE, 16), np.arange(0))
+    assert alignment.shift == pytest.approx((-0.5, 0.0), abs=0.1)
+    real, fake, move = registration.undo(image, other, alignment)
     assert abs(move[0]) == pytest.approx(0.25, abs=0.05)
     inner = np.s_[8:-8, 8:-8]
     response = [
@@ -131,7 +131,7 @@ def test_a_large_shift_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_two_people_are_no_pair(seed: int) -> None:
+def test_two_people_are_not_a_pair(seed: int) -> None:
     image, points = face(seed)
     with pytest.raises(PairError, match="not_a_pair"):
         compare(image, face(seed + 50)[0], points, DEFAULT)
@@ -167,7 +167,7 @@ def test_the_mask_shows_the_change_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 4])
-def test_the_mask_lies_where_the_fake_shows_the_change(cut: int) -> None:
+def test_the_mask_is_in_the_coordinates_of_the_fake(cut: int) -> None:
     image, points = face(5)
     region = region_maps(points, SIZE, SIZE)["nose"]
     fake = forgeries.plant(image, region, "color", 1.0, np.random.default_rng(0))
@@ -180,12 +180,12 @@ def test_the_mask_lies_where_the_fake_shows_the_change(cut: int) -> None:
     assert (rows.mean(), columns.mean()) == pytest.approx(expected, abs=1.0)
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_given_mask_may_have_the_size_of_either_image(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.parametrize("of_real", [True, False])
+def test_a_dataset_mask_may_have_the_size_of_either_image(tmp_path: Path, of_real: bool) -> None:
     image, points = face(7)
     where = np.where(region_maps(points, SIZE, SIZE)["eyes"], 255, 0).astype(np.uint8)
     fake = image[:, 4:-4]
-    cv2.imwrite(str(tmp_path / "mask.png"), where if whole else where[:, 4:-4])
+    cv2.imwrite(str(tmp_path / "mask.png"), where if of_real else where[:, 4:-4])
     mask = read_mask(tmp_path / "mask.png", image, fake)
     findings, _ = annotate_pair(image, fake, points, mask=mask)
     assert findings["eyes"].score > 0.95
@@ -198,15 +198,15 @@ def test_a_large_picture_is_reduced_around_the_face() -> None:
     frame = np.full((900, 1200, 3), 90, np.uint8)
     frame[100:740, 300:940] = image
     pair = compare(frame, frame.copy(), np.add(points, (300, 100)), DEFAULT)
-    assert pair.size == pytest.approx(DEFAULT.largest_face, rel=0.01)
+    assert pair.size == pytest.approx(DEFAULT.max_face_size, rel=0.01)
     assert max(pair.real.shape) < 640
     assert full_mask(pair, frame, frame).shape == (900, 1200)
 
 
-def test_a_given_mask_is_taken_instead_of_the_difference() -> None:
+def test_a_dataset_mask_replaces_the_difference() -> None:
     image, points = face(7)
-    given_mask = np.where(region_maps(points, SIZE, SIZE)["eyes"], 255, 0).astype(np.uint8)
-    findings, pair = annotate_pair(image, image.copy(), points, mask=given_mask)
+    dataset_mask = np.where(region_maps(points, SIZE, SIZE)["eyes"], 255, 0).astype(np.uint8)
+    findings, pair = annotate_pair(image, image.copy(), points, mask=dataset_mask)
     assert {name for name, finding in findings.items() if finding.forged} == {"eyes"}
     assert findings["eyes"].score > 0.95
     assert set(np.unique(pair.mask)) == {0.0, 1.0}

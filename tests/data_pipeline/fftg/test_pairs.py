@@ -1,4 +1,4 @@
-"""Tables of pairs: what is read, and what is wrong."""
+"""Tables of pairs: reading and errors."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ def test_a_wrong_table_ends_the_run(
         read_pairs(table)
 
 
-def test_masks_may_not_lie_among_what_is_read(tmp_path: Path) -> None:
+def test_the_folder_for_masks_must_not_hold_inputs(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text("real,fake\nreals/a.png,crops/fakes/a.png\n")
-    jobs = read_pairs(table)
-    check_masks(tmp_path / "masks", jobs)
+    tasks = read_pairs(table)
+    check_masks(tmp_path / "masks", tasks)
     (tmp_path / "link").symlink_to(tmp_path / "crops")
     for folder in (tmp_path, tmp_path / "crops", tmp_path / "link", tmp_path / "x" / ".."):
         with pytest.raises(UserError, match="name a folder for the masks alone"):
-            check_masks(folder, jobs)
+            check_masks(folder, tasks)
 
 
 def test_windows_separators_a_bom_and_spaces_are_read(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     table.write_bytes("\ufeffreal,fake,video\r\n a\\b.png , c\\d.png,v\r\n".encode())
-    (job,) = read_pairs(table)
-    assert job.real == tmp_path / "a" / "b.png"
-    assert job.id == "c/d"
-    assert job.columns == {"video": "v"}
+    (task,) = read_pairs(table)
+    assert task.real == tmp_path / "a" / "b.png"
+    assert task.id == "c/d"
+    assert task.columns == {"video": "v"}
 
 
 @pytest.mark.parametrize("name", [".", "./", "..", "/", "a/.", "a/..", "", " . "])
 def test_a_fake_that_is_a_folder_is_a_row_like_others(tmp_path: Path, name: str) -> None:
     table = tmp_path / "pairs.csv"
     table.write_text(f"real,fake\na.png,{name}\na.png,b.png\n")
-    jobs = read_pairs(table)
-    assert [bool(job.id) for job in jobs] == [True, True]
-    line = Annotator(root=tmp_path).annotate(jobs[0])
+    tasks = read_pairs(table)
+    assert [bool(task.id) for task in tasks] == [True, True]
+    line = Annotator(root=tmp_path).annotate(tasks[0])
     assert line is not None
     assert line["error"].split(":")[0] in ("missing_file", "unreadable_image", "path_outside")

@@ -1,4 +1,4 @@
-"""The quick ways with maps of pixels say what the plain ways say."""
+"""The fast operations on pixel maps agree with the plain ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from data_pipeline.fftg.measure import pixels
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_quantile_orders(count: int, share: float) -> None:
     values = np.random.default_rng(count).normal(size=count).astype(np.float32)
-    found = pixels.quantile(values, share)
-    assert (values < found).sum() <= share * count
-    assert (values <= found).sum() >= min(share * count, count)
+    quantile = pixels.quantile(values, share)
+    assert (values < quantile).sum() <= share * count
+    assert (values <= quantile).sum() >= min(share * count, count)
 
 
 @pytest.mark.parametrize("count", [0, 5, 4000, 9001])
 def test_thinned_keeps_order_and_enough(count: int) -> None:
-    found = pixels.thinned(np.arange(count))
-    assert min(count, pixels.SAMPLES / 2) <= len(found) <= pixels.SAMPLES
-    assert (np.diff(found) > 0).all()
+    indices = pixels.thinned(np.arange(count))
+    assert min(count, pixels.SAMPLES / 2) <= len(indices) <= pixels.SAMPLES
+    assert (np.diff(indices) > 0).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,6 +50,6 @@ def test_largest_channel_and_mean_over_squares() -> None:
 def test_mean_within_a_map() -> None:
     rng = np.random.default_rng(0)
     values, where = rng.random((20, 30), np.float32), rng.random((20, 30)) < 0.3
-    found = pixels.mean_within(values, pixels.as_bytes(where))
-    assert found == pytest.approx(values[where].mean(dtype=np.float64))
+    mean = pixels.mean_within(values, pixels.as_bytes(where))
+    assert mean == pytest.approx(values[where].mean(dtype=np.float64))
     assert pixels.mean_within(values, np.zeros((20, 30), np.uint8)) == 0.0

@@ -38,27 +38,27 @@ def table(path: Path, header: str, *rows: str) -> Path:
 @settings(deadline=None)
 @given(st.lists(st.tuples(subsets, subsets), min_size=1, max_size=20))
 def test_figures_agree_with_scikit_learn(pairs: list[tuple[frozenset, frozenset]]) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    found = scoring.figures(pairs, REGIONS)
+    sklearn = pytest.importorskip("sklearn.metrics")
+    metrics = scoring.figures(pairs, REGIONS)
     truth, guess = ([[r in pair[side] for r in REGIONS] for pair in pairs] for side in (0, 1))
     if any(any(row) for row in truth) or any(any(row) for row in guess):
-        expected = metrics.f1_score(truth, guess, average="micro", zero_division=0.0)
-        assert found["micro"]["f1"] == pytest.approx(expected)
-    expected = metrics.f1_score(truth, guess, average="samples", zero_division=1.0)
-    assert found["mean"]["f1"] == pytest.approx(expected)
-    assert found["exact"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+        expected = sklearn.f1_score(truth, guess, average="micro", zero_division=0.0)
+        assert metrics["micro"]["f1"] == pytest.approx(expected)
+    expected = sklearn.f1_score(truth, guess, average="samples", zero_division=1.0)
+    assert metrics["mean"]["f1"] == pytest.approx(expected)
+    assert metrics["exact"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
 
 
 def test_the_mean_f1_is_not_that_of_the_means() -> None:
     everything, mouth = frozenset(REGIONS), frozenset({"mouth"})
-    found = scoring.figures([(mouth, everything), (everything, mouth)], REGIONS)["mean"]
-    assert found["precision"] == found["recall"] == pytest.approx(0.625)
-    assert found["f1"] == pytest.approx(0.4)
+    metrics = scoring.figures([(mouth, everything), (everything, mouth)], REGIONS)["mean"]
+    assert metrics["precision"] == metrics["recall"] == pytest.approx(0.625)
+    assert metrics["f1"] == pytest.approx(0.4)
 
 
-def test_nothing_to_find_and_nothing_found_is_right() -> None:
-    found = scoring.figures([(frozenset(), frozenset())], REGIONS)
-    assert found["mean"]["f1"] == found["exact"] == 1.0
+def test_no_true_and_no_predicted_region_is_right() -> None:
+    metrics = scoring.figures([(frozenset(), frozenset())], REGIONS)
+    assert metrics["mean"]["f1"] == metrics["exact"] == 1.0
 
 
 def test_truth_joins_left_and_right_eye(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_words_are_scored_by_synonyms_and_without_flags(tmp_path: Path) -> None:
 
 
 def test_lines_of_other_annotators_need_no_id(tmp_path: Path) -> None:
-    path = tmp_path / "theirs.jsonl"
+    path = tmp_path / "other.jsonl"
     path.write_text(
         "".join(
             json.dumps({"fake": f"fake/{name}.png", "caption": text}) + "\n"
@@ -101,17 +101,17 @@ def test_lines_of_other_annotators_need_no_id(tmp_path: Path) -> None:
     lines = read_lines(path, ("id", "fake"))
     truth = table(tmp_path / "t.csv", "fake,mouth,nose", "fake/a.png,0,1", "fake/b.png,1,0")
     assert scoring.score(lines, scoring.read_truth(truth), tmp_path)["words"]["exact"] == 1.0
-    with pytest.raises(UserError, match="line 1: is no annotation with id"):
+    with pytest.raises(UserError, match="line 1: not a JSON object with id"):
         read_lines(path)
 
 
 @pytest.mark.parametrize("regions", [["mouth"], {"mouth": True}, {"mouth": {}}])
-def test_regions_of_another_form_are_told(regions: object) -> None:
+def test_regions_of_another_form_are_an_error(regions: object) -> None:
     with pytest.raises(UserError, match="'a': `regions` is not"):
         scoring.words_match([{"id": "a", "caption": "x", "regions": regions}])
 
 
-def test_a_refused_pair_counts_as_nothing_found(tmp_path: Path) -> None:
+def test_a_refused_pair_counts_as_no_predicted_region(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "id,mouth", "a,1")
     report = scoring.score([line("a", ())], scoring.read_truth(path), tmp_path)
     assert report["refused"] == 1
@@ -126,12 +126,12 @@ def test_a_refused_pair_counts_as_nothing_found(tmp_path: Path) -> None:
         ("mouth", "1", "`fake` or `id`"),
     ],
 )
-def test_a_wrong_truth_is_told(tmp_path: Path, header: str, row: str, message: str) -> None:
+def test_a_wrong_truth_is_an_error(tmp_path: Path, header: str, row: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         scoring.read_truth(table(tmp_path / "t.csv", header, row))
 
 
-def test_no_common_pair_is_told(tmp_path: Path) -> None:
+def test_no_common_pair_is_an_error(tmp_path: Path) -> None:
     truth = scoring.read_truth(table(tmp_path / "t.csv", "id,mouth", "x,1"))
     with pytest.raises(UserError, match="no annotation belongs"):
         scoring.score([line("a", ())], truth, tmp_path)
@@ -142,8 +142,7 @@ def test_a_thousand_raw_captions_name_exactly_the_flagged_regions() -> None:
     for number in range(1000):
         forged = tuple(r for i, r in enumerate(REGIONS) if number >> i & 1)
         types = {r: TYPES[number % 5 : number % 5 + 1 + number % 3] for r in forged}
-        made = line(str(number), forged, captions.caption(FAKE, types, number))
-        lines.append(made)
+        lines.append(line(str(number), forged, captions.caption(FAKE, types, number)))
     match = scoring.words_match(lines)
     assert match == {"captions": 1000, "match": 1.0, "ids": []}
     lines[3]["caption"] += " The nose and the teeth and the eyes and the chin too."

@@ -1,8 +1,8 @@
-"""What is sent: the four prompts of the paper (section 3.2) over one picture, and its key.
+"""The prompts: the four of the paper (section 3.2) with one image, and the content key of a question.
 
-The task description is the system message; the visual prompt, the picture, the guide with the
-evidence and the pre-defined format make the user's. The texts are ours, in `prompts/<version>/`.
-Nothing in them comes from file names or from anything else that a data set could put words into.
+The task description is the system message; the visual prompt, the image, the guide with the
+evidence and the pre-defined format are the user message. The texts are ours, in `prompts/<version>/`.
+They contain no file names or other text of a data set, so a data set cannot inject instructions.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ Message = dict[str, Any]
 
 _FOLDER = Path(__file__).parent
 _NAMES: Final = ("visual", "guide", "task", "predefined")
-_BAR = 8  # pixels of white between the two faces
-_JPEG_QUALITY = 95  # keeps fine grain, at a fifth of a PNG's size
-#: Words the caption may use for each region: the clearest of the scorer's synonyms.
+_BAR = 8  # width in pixels of the white bar between the two faces
+_JPEG_QUALITY = 95  # preserves fine grain at a fifth of a PNG's size
+#: Words that a caption may use for each region: the clearest synonyms of the scorer.
 _REGION_WORDS = {
     "mouth": "mouth, lips, teeth",
     "nose": "nose, nostrils",
     "eyes": "eyes, eyelids, eyebrows, pupils",
     "face": "facial skin, cheeks, chin, jaw, forehead",
 }
-#: Tokens of a picture, (base, each tile of 512 px), by OpenAI's documentation; others are near it.
+#: Tokens of an image, (base, per tile of 512 px), from OpenAI's documentation; other models are similar.
 _IMAGE_TOKENS = {"gpt-4o-mini": (2833, 5667)}
-_USUAL_IMAGE_TOKENS = (85, 170)
+_DEFAULT_IMAGE_TOKENS = (85, 170)
 _CHARACTERS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The four texts of a version; `digest` changes with any letter of them."""
+    """The four texts of a version, and a digest of them."""
 
     version: str
     visual: str
@@ -62,7 +62,7 @@ def load_prompts(version: str) -> Prompts:
     """Reads `prompts/<version>/{visual,guide,task,predefined}.txt`.
 
     Raises:
-      UserError: there is no such version.
+      UserError: unknown version.
     """
     known = sorted(p.name for p in _FOLDER.iterdir() if p.is_dir())
     if version not in known:
@@ -80,10 +80,10 @@ def content_key(
     prompts: Prompts,
     settings: RefineSettings,
 ) -> str:
-    """Returns the key of a question: hex SHA-256 of all that decides its answer.
+    """Returns the key of a question: hex SHA-256 of everything that decides its answer.
 
-    That is both images' pixels, the mask settings, the regions and types found (they follow from
-    the former two, unless a mask was given), the prompts, the model and the decoding.
+    That is both images' pixels, the mask settings, the forged regions and types (which also depend
+    on the data set's mask, if any), the prompts, the model and the decoding.
 
     Args:
       annotation: the line; its forged regions and their types are read.
@@ -105,12 +105,15 @@ def content_key(
 
 
 def composite(real: Image, fake: Image, side: int) -> bytes:
-    """Returns a JPEG of the two faces side by side, real on the left, with a white bar between.
+    """Returns a JPEG of the two faces side by side, real on the left, with a white bar between them.
 
     Args:
       real: RGB uint8 [H, W, 3].
-      fake: RGB uint8 [H', W', 3]; brought to the real's size if it differs.
-      side: the longest side of each face; larger ones shrink, smaller ones stay.
+      fake: RGB uint8 [H', W', 3]; resized to the real's size.
+      side: maximum side of each face in pixels; larger ones are reduced.
+
+    Raises:
+      ValueError: the image cannot be encoded.
     """
     height, width = real.shape[:2]
     scale = min(1.0, side / max(height, width))
@@ -122,22 +125,22 @@ def composite(real: Image, fake: Image, side: int) -> bytes:
     bar = np.full((size[1], _BAR, 3), 255, np.uint8)
     picture = np.concatenate([faces[0], bar, faces[1]], axis=1)
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not done:
-        raise ValueError(f"cannot encode a picture of shape {picture.shape}")
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not encoded:
+        raise ValueError(f"cannot encode an image of shape {picture.shape}")
     return data.tobytes()
 
 
 def messages(
     annotation: Mapping[str, Any], picture: bytes, prompts: Prompts, detail: str
 ) -> list[Message]:
-    """Returns the chat messages that ask for the words of a pair.
+    """Returns the chat messages that ask for the caption of a pair.
 
     Args:
       annotation: a line with at least one forged region.
       picture: the JPEG of `composite`.
       prompts: the texts.
-      detail: the endpoint's detail level of the picture.
+      detail: detail level of the image at the endpoint.
     """
     forged = forged_regions(annotation)
     words = "; ".join(f"{name}: {_REGION_WORDS[name]}" for name in forged)
@@ -165,23 +168,23 @@ def messages(
 
 
 def repair_messages(
-    asked: Sequence[Message], reply: str, violations: Sequence[Violation]
+    conversation: Sequence[Message], reply: str, violations: Sequence[Violation]
 ) -> list[Message]:
-    """Returns the messages of the repair turn: the question, the reply, what is wrong with it."""
+    """Returns the messages of the repair turn: the question, the reply and its violations."""
     faults = "\n".join(f"- {v.kind.replace('_', ' ')}: {v.detail}" for v in violations)
     text = (
         f"This answer breaks the rules:\n{faults}\n"
         "Answer again with the corrected JSON object and nothing else."
     )
     return [
-        *asked,
+        *conversation,
         {"role": "assistant", "content": reply},
         {"role": "user", "content": text},
     ]
 
 
 def evidence_text(annotation: Mapping[str, Any]) -> str:
-    """Returns the evidence of the forged regions, a line a region and a line a type."""
+    """Returns the evidence of the forged regions as text, one line per region and per type."""
     lines = []
     for name, types in forged_regions(annotation).items():
         region = annotation["regions"][name]
@@ -194,7 +197,7 @@ def evidence_text(annotation: Mapping[str, Any]) -> str:
 
 
 def estimate_tokens(conversation: Sequence[Message], size: tuple[int, int], model: str) -> int:
-    """Returns about how many prompt tokens the messages cost.
+    """Returns an estimate of the prompt tokens of messages.
 
     Args:
       conversation: messages as of `messages` or `repair_messages`.
@@ -206,7 +209,7 @@ def estimate_tokens(conversation: Sequence[Message], size: tuple[int, int], mode
         content = message["content"]
         parts = [{"text": content}] if isinstance(content, str) else content
         characters += sum(len(part.get("text", "")) for part in parts)
-    base, tile = _IMAGE_TOKENS.get(model, _USUAL_IMAGE_TOKENS)
+    base, tile = _IMAGE_TOKENS.get(model, _DEFAULT_IMAGE_TOKENS)
     height, width = size[0], 2 * size[1] + _BAR
     tiles = math.ceil(height / 512) * math.ceil(width / 512)
     return math.ceil(characters / _CHARACTERS_PER_TOKEN) + base + tile * tiles

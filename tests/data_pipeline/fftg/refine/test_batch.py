@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import batch
 from jax_vlffd.errors import UserError
@@ -31,7 +30,7 @@ def test_batch_there_and_back(tmp_path: Path) -> None:
     assert (summary.refined, summary.fallback, summary.answered) == (5, 1, 5)
     assert summary.spent_usd == pytest.approx(5 * COST)
     assert read(out)[2]["refinement"]["reason"].startswith("batch: http 500")
-    # What came back is not asked again, and importing twice changes nothing.
+    # Answered questions are not exported again, and importing twice changes nothing.
     again = batch.import_batch(lines, out, [tmp_path / "answers.jsonl"], how, load)
     assert (again.refined, again.answered, again.spent_usd) == (5, 0, 0)
     assert len(read(batch.export_batch(lines, out, tmp_path / "more.jsonl", how, load)[0])) == 1
@@ -64,7 +63,7 @@ def test_batch_files_keep_within_the_limits(
     assert [len(read(path)) for path in files] == [2, 2, 1]
 
 
-def test_batch_replies_of_others_are_left_alone(
+def test_replies_to_other_questions_are_ignored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = settings(None)
@@ -72,7 +71,7 @@ def test_batch_replies_of_others_are_left_alone(
     answer_batch(files, tmp_path / "b.jsonl")
     summary = batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)
     assert summary.refined == 2
-    assert "1 replies answer none" in capsys.readouterr().out
+    assert "1 replies belong to other questions" in capsys.readouterr().out
     (tmp_path / "b.jsonl").write_text('{"what": 1}\n')
     with pytest.raises(UserError, match="line 1 is not a batch reply"):
         batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)

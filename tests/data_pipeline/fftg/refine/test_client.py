@@ -1,4 +1,4 @@
-"""The endpoint: what is tried again, what ends the run, reply formats, the budget, the pace, the key."""
+"""The endpoint: retries, errors that end the run, reply formats, the budget, rate limits, the API key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import online
 from jax_vlffd.errors import UserError
@@ -33,12 +32,12 @@ pytestmark = pytest.mark.usefixtures("openai_key")
 
 
 def first(bad: str, times: int = 1) -> Behavior:
-    """Every question is treated badly a few times, and well from then on."""
+    """The behavior `bad` for the first attempts of every question, then good replies."""
     return lambda call: bad if call.attempt < times else "good"
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_passing_faults_are_tried_again(tmp_path: Path, fault: str) -> None:
+def test_transient_faults_are_retried(tmp_path: Path, fault: str) -> None:
     with FaultyServer(first(fault, 2)) as server:
         summary = run(server, tmp_path / "out.jsonl", pairs(3))
     assert summary.refined == 3
@@ -90,7 +89,7 @@ def test_a_question_that_never_gets_a_reply_falls_back_and_is_asked_again_later(
     ("server_lacks", "form", "refused"),
     [("no_schema", "json_object", 1), ("no_formats", "text", 2)],
 )
-def test_formats_fall_to_what_the_endpoint_knows(
+def test_the_reply_format_falls_back_to_a_supported_one(
     tmp_path: Path, server_lacks: str, form: str, refused: int
 ) -> None:
     with FaultyServer(lambda call: server_lacks) as server:
@@ -113,7 +112,9 @@ def test_a_refused_pair_does_not_lower_the_format_of_others(tmp_path: Path) -> N
     ("fault", "message"),
     [("unauthorized", "OPENAI_API_KEY"), ("no_model", "model"), ("no_quota", "quota")],
 )
-def test_an_endpoint_that_refuses_us_ends_the_run(tmp_path: Path, fault: str, message: str) -> None:
+def test_an_endpoint_that_refuses_all_requests_ends_the_run(
+    tmp_path: Path, fault: str, message: str
+) -> None:
     out = tmp_path / "out.jsonl"
     with FaultyServer(lambda call: "good" if call.number < 2 else fault) as server:
         with pytest.raises(UserError, match=message) as caught:
@@ -152,7 +153,7 @@ def test_the_key_is_written_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
 
 
-def test_max_usd_stops_cleanly_and_holds(tmp_path: Path) -> None:
+def test_max_usd_stops_the_run_and_holds(tmp_path: Path) -> None:
     lines, out = pairs(20), tmp_path / "out.jsonl"
     with FaultyServer(latency=0.05) as server:
         stopped = run(server, out, lines, max_usd=10.2 * COST)
@@ -196,19 +197,19 @@ def test_rpm_and_tpm_space_the_requests(tmp_path: Path) -> None:
 
 
 def refusing(answer: Callable[[dict[str, Any]], str | None]) -> Callable[[Request], Reply]:
-    """An endpoint that refuses a request's body with words, or answers well."""
+    """An endpoint that refuses a request's body with a message, or gives a good reply."""
 
     def act(question: Request) -> Reply:
         body = json.loads(question.body)
-        if words := answer(body):
-            return Reply(400, json.dumps({"error": {"message": words}}).encode())
+        if message := answer(body):
+            return Reply(400, json.dumps({"error": {"message": message}}).encode())
         return Reply(body=json.dumps(completion(good_reply(Call(0, "", 0, 0, body)))).encode())
 
     return act
 
 
 @pytest.mark.parametrize(
-    ("refused", "words", "costs"),
+    ("refused", "message", "extra_requests"),
     [
         (
             "max_tokens",
@@ -222,24 +223,28 @@ def refusing(answer: Callable[[dict[str, Any]], str | None]) -> Callable[[Reques
         ),
     ],
 )
-def test_a_parameter_that_is_refused_is_left_out(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], refused: str, words: str, costs: int
+def test_a_refused_parameter_is_omitted(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    refused: str,
+    message: str,
+    extra_requests: int,
 ) -> None:
-    with EchoingServer(refusing(lambda body: words if refused in body else None)) as server:
+    with EchoingServer(refusing(lambda body: message if refused in body else None)) as server:
         how = settings(None, base_url=server.url, temperature=0.2, concurrency=1)
         out = tmp_path / "out.jsonl"
         summary = online.refine_annotations(pairs(5), out, how, load)
-        assert (summary.refined, summary.requests) == (5, 5 + costs)
+        assert (summary.refined, summary.requests) == (5, 5 + extra_requests)
         last = json.loads(server.requests[-1].body)
     assert last.get("max_tokens", last.get("max_completion_tokens")) == 400
     assert "response_format" in last
     for line in read(out):
         taken = None if refused == "temperature" else 0.2
         assert line["refinement"]["decoding"]["temperature"] == taken
-    assert capfd.readouterr().err.count(f"takes no {refused}") == 1
+    assert capfd.readouterr().err.count(f"does not accept {refused}") == 1
 
 
-def test_an_endpoint_that_refuses_every_question_ends_the_run_with_its_words(
+def test_an_endpoint_that_refuses_every_question_ends_the_run_with_its_message(
     tmp_path: Path,
 ) -> None:
     with EchoingServer(refusing(lambda body: "this model takes no pictures")) as server:
@@ -259,7 +264,7 @@ def test_an_endpoint_that_refuses_every_question_ends_the_run_with_its_words(
         (413, r"1024x512 pixels .*no credits"),
     ],
 )
-def test_a_refusal_is_told_in_one_line(tmp_path: Path, status: int, message: str) -> None:
+def test_a_refusal_is_reported_in_one_line(tmp_path: Path, status: int, message: str) -> None:
     body = json.dumps({"error": {"message": "no credits\n\x1b[31m"}}).encode()
     with EchoingServer(lambda question: Reply(status, body)) as server:
         how = settings(None, base_url=server.url, concurrency=1)
@@ -269,7 +274,7 @@ def test_a_refusal_is_told_in_one_line(tmp_path: Path, status: int, message: str
     assert str(caught.value).isprintable()
 
 
-def test_a_web_page_in_place_of_answers_is_told(tmp_path: Path) -> None:
+def test_a_web_page_instead_of_replies_is_reported(tmp_path: Path) -> None:
     page = Reply(body=b"\n<!doctype html><h1>Welcome</h1>", headers={"Content-Type": "text/html"})
     with EchoingServer(lambda question: page) as server:
         how = settings(None, base_url=server.origin, concurrency=1, retries=2)
@@ -286,10 +291,8 @@ def test_a_pause_of_a_day_ends_the_run(tmp_path: Path) -> None:
         assert len(server.requests) == 1
 
 
-def test_a_pause_holds_those_that_wait_for_their_turn(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Their turns were given before the endpoint asked for the pause."""
+def test_a_pause_holds_waiting_requests(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """They were scheduled before the endpoint asked for the pause."""
     arrived: list[float] = []
     good = refusing(lambda body: None)
 
@@ -306,22 +309,14 @@ def test_a_pause_holds_those_that_wait_for_their_turn(
     assert "asks to wait 6 s" in capfd.readouterr().err
 
 
-NO_ADDRESSES = (
-    *(
-        "localhost:8000/v1",
-        "//host/v1",
-        "ftp://host/v1",
-        "file:///etc/passwd",
-        "host",
-        "",
-        "http://",
-    ),
-    *("http://h:x/v1", "http://h:99999", "http://[::1"),
-)
+BAD_ADDRESSES = (
+    "localhost:8000/v1", "//host/v1", "ftp://host/v1", "file:///etc/passwd", "host", "", "http://",
+    "http://h:x/v1", "http://h:99999", "http://[::1",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("url", NO_ADDRESSES)
-def test_an_address_that_is_none_is_refused_at_the_flag(url: str) -> None:
+@pytest.mark.parametrize("url", BAD_ADDRESSES)
+def test_an_invalid_address_is_refused_at_the_flag(url: str) -> None:
     with pytest.raises(UserError, match="--base_url is"):
         settings(None, base_url=url)
 
@@ -329,11 +324,14 @@ def test_an_address_that_is_none_is_refused_at_the_flag(url: str) -> None:
 @pytest.mark.parametrize(
     "key", ["sk-\u00fcber-0123456789", f"{SECRET}\n", f" {SECRET}", "sk-\x01-0123456789"]
 )
-def test_a_key_that_is_none_is_told_without_it(
+def test_a_malformed_key_is_reported_without_showing_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with FaultyServer() as server, pytest.raises(UserError, match="OPENAI_API_KEY holds") as caught:
+    with (
+        FaultyServer() as server,
+        pytest.raises(UserError, match="OPENAI_API_KEY contains") as caught,
+    ):
         run(server, tmp_path / "out.jsonl", pairs(1))
     assert "0123456789" not in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -341,6 +339,6 @@ def test_a_key_that_is_none_is_told_without_it(
 
 
 @pytest.mark.parametrize("name", ["max_usd", "rpm", "timeout", "price_in"])
-def test_no_limit_is_no_number(name: str) -> None:
+def test_limits_must_be_finite(name: str) -> None:
     with pytest.raises(UserError, match=f"--{name} is nan"):
         settings(None, **{name: float("nan")})

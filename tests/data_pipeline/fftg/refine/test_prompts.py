@@ -1,4 +1,4 @@
-"""What is sent: texts, the picture, the key of a question, its tokens."""
+"""The prompts: texts, image, content key and token estimate of a question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import online, prompts
 from jax_vlffd.errors import UserError
@@ -38,12 +37,12 @@ def test_the_key_follows_everything_that_decides_the_reply() -> None:
         key(mask_settings={"forged": 0.1}),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
-    # What does not decide it: where it is asked, how fast, under which name.
+    # The endpoint, the rate limits and the id of the line do not decide it.
     assert key(concurrency=1, rpm=3, base_url="http://x/v1", price_in=0, price_out=0) == key()
     assert key(line=line | {"id": "z", "raw_caption": "other words"}) == key()
 
 
-def test_what_is_sent(tmp_path: Path) -> None:
+def test_a_request_has_prompts_image_and_schema(tmp_path: Path) -> None:
     line = pairs(1)[0]
     with FaultyServer() as server:
         run(server, tmp_path / "out.jsonl", [line], temperature=0.3)

@@ -1,4 +1,4 @@
-"""From lines to questions: which lines are asked about, and what is asked once."""
+"""From lines to questions: which lines have one, and which share one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import online
 from jax_vlffd.vocabulary import REAL, REGIONS

@@ -1,4 +1,4 @@
-"""Whole runs of the refinement: what is written, everything at once, a full disk, and kill -9."""
+"""Complete runs of the refinement: the output, many faults at once, a full disk, and kill -9."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import online
 from data_pipeline.fftg.refine.journal import Journal
-from data_pipeline.fftg.refine.online import RefineSettings, journal_path
+from data_pipeline.fftg.refine.online import journal_path
+from data_pipeline.fftg.refine.settings import RefineSettings
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, VERDICTS, regions_named
 from tests.support.faulty_server import Call, FaultyServer
@@ -37,7 +37,7 @@ def test_good_endpoint(tmp_path: Path) -> None:
     written = read(out)
     assert [line["id"] for line in written] == [line["id"] for line in lines]
     for before, after in zip(lines, written, strict=True):
-        flagged = {name for name, found in before["regions"].items() if found["forged"]}
+        flagged = {name for name, region in before["regions"].items() if region["forged"]}
         assert after["source"] == "refined"
         assert after["caption"] != after["raw_caption"] == before["raw_caption"]
         assert regions_named(after["caption"]) == flagged
@@ -58,7 +58,6 @@ def test_good_endpoint(tmp_path: Path) -> None:
     assert summary.violations == Counter()
     assert summary.violation_rate == 0
     assert 1 < server.most_at_once <= 4
-    json.dumps(summary.as_json())
 
 
 def test_second_run_pays_nothing_and_writes_the_same(tmp_path: Path) -> None:
@@ -130,19 +129,16 @@ def _full(journal: Journal) -> None:
     raise UserError(f"{journal.path}: a reply cannot be written (No space left on device)")
 
 
-# Everything at once, and kill -9.
-
-
 CHAOS = [*PASSING, "hang", "slow", "in_prose", *CONTENT]
 
 
 def chaos(call: Call) -> str:
-    """About half of all calls go wrong, each in a way that follows from the question."""
+    """About half of all calls fail, each in a way determined by the question."""
     rng = random.Random(f"{call.tag}{call.attempt}")
     return rng.choice(CHAOS) if rng.random() < 0.5 else "good"
 
 
-def test_everything_at_once(tmp_path: Path) -> None:
+def test_many_faults_at_once(tmp_path: Path) -> None:
     lines, out = pairs(60), tmp_path / "out.jsonl"
     with FaultyServer(chaos) as server:
         summary = run(server, out, lines, timeout=1.0, concurrency=8, retries=12)
@@ -164,7 +160,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
 
 
 def drive(url: str, out: str, count: int) -> None:
-    """A run in a process of its own, to be killed."""
+    """A run in its own process, to be killed."""
     changes = {"timeout": 20.0, "backoff": 0.01, "concurrency": 4, "retries": 12, **PRICES}
     online.refine_annotations(
         pairs(count), Path(out), RefineSettings(model="test-model", base_url=url, **changes), load
@@ -181,21 +177,21 @@ def start(server: FaultyServer, out: Path, count: int) -> subprocess.Popen[bytes
     )  # fmt: skip
 
 
-def kept(out: Path) -> set[str]:
-    """What the journal holds, read as another program would: whole lines only."""
+def journal_tags(out: Path) -> set[str]:
+    """The question and turn of each complete line in the journal, read without our own reader."""
     path = journal_path(out)
     data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    return {f"{r['key']}-{r['turn']}" for r in map(json.loads, whole.splitlines())}
+    complete = data[: data.rfind(b"\n") + 1]
+    return {f"{r['key']}-{r['turn']}" for r in map(json.loads, complete.splitlines())}
 
 
 def kill_in_the_middle(out: Path, kills: int, count: int, seed: int) -> dict[str, int]:
-    """Kills runs of one output again and again, then lets one end; returns what was counted.
+    """Kills runs of one output repeatedly, then lets one end; returns counts.
 
-    double_payments: requests sent for a question whose reply was on disk when that run began.
-    lost_replies: replies on disk at one kill and not there later.
-    in_flight: answers that the server had sent, or was sending, when the kill came, and that no
-      program could keep; each is asked again.
+    double_payments: requests for a question whose reply was on disk when that run began.
+    lost_replies: replies on disk at one kill and missing later.
+    in_flight: replies that the server had sent or was sending at a kill, which are lost with the process
+      and asked for again.
     """
     rng = random.Random(seed)
     figures = Counter(kills=0, double_payments=0, lost_replies=0)
@@ -222,7 +218,7 @@ def kill_in_the_middle(out: Path, kills: int, count: int, seed: int) -> dict[str
             done = process.returncode == 0
             assert done or process.returncode == -signal.SIGKILL
             figures["double_payments"] += sum(c.tag in on_disk for c in server.calls[began:])
-            now = kept(out)
+            now = journal_tags(out)
             figures["lost_replies"] += len(on_disk - now)
             on_disk = now
         for call in server.calls:
@@ -259,7 +255,7 @@ def test_kill_9_in_the_middle(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_polite_signal_waits_for_the_replies_under_way(tmp_path: Path) -> None:
+def test_sigterm_waits_for_the_replies_in_flight(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with FaultyServer(latency=0.3) as server:
         process = start(server, out, 40)
@@ -271,4 +267,4 @@ def test_a_polite_signal_waits_for_the_replies_under_way(tmp_path: Path) -> None
             call.done.wait(5)
     assert process.returncode != 0
     assert 6 <= len(server.calls) < 40
-    assert kept(out) == {call.tag for call in server.paid()}
+    assert journal_tags(out) == {call.tag for call in server.paid()}

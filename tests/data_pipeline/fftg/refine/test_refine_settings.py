@@ -1,4 +1,4 @@
-"""Settings of a refinement: prices, and what is wrong."""
+"""Settings of a refinement: prices and errors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
-from data_pipeline.fftg.refine.online import RefineSettings
+from data_pipeline.fftg.refine.settings import RefineSettings
 from jax_vlffd.errors import UserError
 from tests.support.refining import PRICES
 
@@ -17,7 +16,7 @@ from tests.support.refining import PRICES
 def test_prices() -> None:
     assert RefineSettings(model="gpt-4o-mini").cost(1e6, 1e6) == pytest.approx(0.75)
     assert RefineSettings(model="of-my-own").prices is None
-    # A limit on an unknown model counts it as the dearest that we know.
+    # With a limit, an unknown model counts as the most expensive known one.
     assert RefineSettings(model="of-my-own", max_usd=1.0).prices == (2.5, 10.0)
     assert RefineSettings(model="gpt-4o", max_usd=1.0, **PRICES).prices == (1.0, 10.0)
 

@@ -1,4 +1,4 @@
-"""`launch.annotate` with a model: by every way there is."""
+"""`launch.annotate` with a model: dry run, batch, online, and interruptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from tests.support import tiny
 from tests.support.drawn_pairs import make_pairs, write_table
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("openai_key")
 
 
 def test_the_command(tmp_path: Path, shared_dir: Path) -> None:
-    """`launch.annotate` from pictures to refined lines, by every way there is."""
+    """`launch.annotate` from images to refined lines, in every mode."""
     pytest.importorskip("dlib", reason="the extra `faces` is not installed")
     source = shared_dir / "data" / "edited_faces"
     rows = (source / "pairs.csv").read_text().splitlines()[:4]
@@ -95,8 +94,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_no_line_is_lost_to_a_refinement_that_waits(tmp_path: Path) -> None:
-    """Refinement writes all lines at its end: until then nobody else may add one."""
+def test_a_waiting_refinement_locks_its_output(tmp_path: Path) -> None:
+    """Refinement writes all lines at its end: until then no other process may add one."""
     out = tmp_path / "out.jsonl"
     first, second = make_pairs(tmp_path / "a", 2), make_pairs(tmp_path / "b", 3)
     rows = [
@@ -123,8 +122,8 @@ def test_no_line_is_lost_to_a_refinement_that_waits(tmp_path: Path) -> None:
     assert while_waiting.returncode == 1
     assert re.fullmatch(r"error: .*out\.jsonl: another process .*\n", while_waiting.stderr)
     subprocess.run(command(second, out), cwd=REPOSITORY, check=True, capture_output=True)
-    found = {line["id"]: line["source"] for line in read(out)}
-    assert found == {
+    sources = {line["id"]: line["source"] for line in read(out)}
+    assert sources == {
         **{f"fake/{number}": "refined" for number in range(2)},
         **{f"b{number}": "raw" for number in range(3)},
     }
@@ -135,20 +134,20 @@ PAUSES = {
     "pace": (["--rpm=1"], "good"),
     "tokens": (["--tpm=100"], "good"),
     "retry after": ([], "pause"),
-    "a lying count": (["--tpm=60000", "--concurrency=1"], "lying"),
+    "a false count": (["--tpm=60000", "--concurrency=1"], "lying"),
     "back-off": ([], "server_error"),
 }
 
 
-#: Each pause is ended by one of the two; the campaign has every pair.
+#: Each pause is tested with one of the two; the campaign has every combination.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
     ("pause", "number"),
     [
-        pytest.param(pause, SIGNALS[n], marks=[pytest.mark.campaign] * (place % 2 != n))
-        for place, pause in enumerate(PAUSES)
+        pytest.param(pause, SIGNALS[n], marks=[pytest.mark.campaign] * (index % 2 != n))
+        for index, pause in enumerate(PAUSES)
         for n in (0, 1)
     ],
 )
@@ -171,7 +170,7 @@ def test_a_signal_ends_the_command_while_it_waits(
     assert process.returncode == 130
     assert error.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in error
-    assert calls <= before + 4  # those under way: no more questions than pairs
+    assert calls <= before + 4  # those in flight: at most one per pair
     assert {line["source"] for line in read(out)} == {"raw"}
     assert not list(tmp_path.glob(".*"))
 
@@ -186,4 +185,4 @@ def test_a_request_without_an_answer_does_not_hold_the_command_for_long(tmp_path
         assert not any(call.done.is_set() for call in server.calls if call.behavior == "hang")
     assert process.returncode == 130
     journal = out.with_name("out.jsonl.replies.jsonl")
-    assert len(read(journal)) == 1  # what came in time is kept
+    assert len(read(journal)) == 1  # the reply that came in time

@@ -1,4 +1,4 @@
-"""Replies that are not as asked: found in prose, repaired once, then left for the raw caption."""
+"""Invalid replies: read from prose, repaired once, then replaced by the raw caption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine.replies import judge
 from tests.support.faulty_server import FaultyServer
@@ -28,7 +27,7 @@ def test_judge_survives_any_text() -> None:
         assert [v.kind for v in violations] == ["bad_format"]
 
 
-def test_a_reply_wrapped_in_prose_is_found(tmp_path: Path) -> None:
+def test_a_reply_wrapped_in_prose_is_read(tmp_path: Path) -> None:
     with FaultyServer(lambda call: "in_prose") as server:
         summary = run(server, tmp_path / "out.jsonl", pairs(2))
     assert (summary.refined, summary.requests) == (2, 2)

@@ -1,4 +1,4 @@
-"""What goes to an endpoint and what comes back: the key is kept nowhere, the pictures go to no other origin."""
+"""Traffic with an endpoint: the API key is never stored or shown, images go to no other origin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
-pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.fftg.refine import batch, online
 from data_pipeline.fftg.refine.redaction import redacted
@@ -29,7 +28,7 @@ from tests.support.refining import REPOSITORY, SECRET, answer_batch, load, pairs
 
 pytestmark = pytest.mark.usefixtures("openai_key")
 
-#: Ways in which an endpoint may say a key.
+#: Encodings in which an endpoint may repeat a key.
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "whole": lambda key: key,
     "bearer": lambda key: f"Bearer {key}",
@@ -48,14 +47,14 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 }
 
 
-def all_that_was_kept(folder: Path) -> str:
+def stored_text(folder: Path) -> str:
     return "\n".join(
         path.read_text("utf-8", "replace") for path in folder.rglob("*") if path.is_file()
     )
 
 
 def assert_no_key(text: str, said: str = "") -> None:
-    """Neither the key nor six letters of it in a row, however they are written."""
+    """Neither the key nor six characters of it in a row."""
     for part in [SECRET[i : i + 6] for i in range(len(SECRET) - 5)]:
         assert part.casefold() not in text.casefold()
     if said:
@@ -68,7 +67,7 @@ def answer_for(question: Request, extra: str = "") -> dict[str, Any]:
 
 
 def everywhere(said: str, status: int, question: Request) -> Reply:
-    """Says something in every field of an error, or of a reply."""
+    """A response with the text in every field of an error, or of a reply."""
     if status == 200:
         value = answer_for(question, f" It says {said}.")
         value["choices"][0]["finish_reason"] = said
@@ -79,17 +78,13 @@ def everywhere(said: str, status: int, question: Request) -> Reply:
         error = {"message": said, "type": said, "code": said, "param": said, said: said}
         value = {"error": error, "message": said, "detail": [{"msg": said, "input": said}]}
     header = said.encode("latin-1", "replace").decode("latin-1")
-    headers = {
-        "X-Request-Id": header,
-        "X-Key": header,
-        "Retry-After": header,
-        "Set-Cookie": f"k={header}",
-    }
+    headers = dict.fromkeys(("X-Request-Id", "X-Key", "Retry-After"), header)
+    headers["Set-Cookie"] = f"k={header}"
     return Reply(status, json.dumps(value).encode(), headers, reason=header)
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 418, 422, 429, 501])
-def test_a_key_that_is_echoed_is_kept_and_shown_nowhere(
+def test_an_echoed_key_is_not_stored_or_shown(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     caplog.set_level(logging.DEBUG, "data_pipeline")
@@ -106,7 +101,7 @@ def test_a_key_that_is_echoed_is_kept_and_shown_nowhere(
         if out.exists():
             write_review(read(out), tmp_path / f"{name}.html", lambda line: None)
         terminal = capfd.readouterr()
-        assert_no_key(terminal.out + terminal.err + caplog.text + all_that_was_kept(tmp_path), said)
+        assert_no_key(terminal.out + terminal.err + caplog.text + stored_text(tmp_path), said)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,7 @@ def test_a_key_that_is_echoed_is_kept_and_shown_nowhere(
     ],
 )
 @pytest.mark.parametrize("status", [200, 404, 422])
-def test_a_key_in_what_is_no_answer_at_all(
+def test_a_key_in_a_response_that_is_not_a_completion(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], body: str, status: int
 ) -> None:
     with EchoingServer(lambda question: Reply(status, body.encode("latin-1"))) as server:
@@ -130,7 +125,7 @@ def test_a_key_in_what_is_no_answer_at_all(
         except UserError as error:
             print(error)
     terminal = capfd.readouterr()
-    assert_no_key((terminal.out + terminal.err + all_that_was_kept(tmp_path)).replace("\0", ""))
+    assert_no_key((terminal.out + terminal.err + stored_text(tmp_path)).replace("\0", ""))
 
 
 def test_a_key_in_a_batch_and_in_an_old_journal(
@@ -145,8 +140,8 @@ def test_a_key_in_a_batch_and_in_an_old_journal(
     outside.write_text(replies)
     batch.import_batch(lines, out, [outside], how, load)
     assert len(read(out)) == 3
-    assert_no_key(all_that_was_kept(tmp_path))
-    # The journal of an older version, which kept what it was told.
+    assert_no_key(stored_text(tmp_path))
+    # The journal of an older version, which stored responses unredacted.
     journal = online.journal_path(out)
     journal.write_text(journal.read_text().replace("[key]", SECRET))
     batch.import_batch(lines, out, [outside], how, load)
@@ -159,7 +154,7 @@ def test_a_key_in_a_batch_and_in_an_old_journal(
     assert_no_key(terminal.out + terminal.err)
 
 
-def test_words_that_are_no_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_are_not_a_key_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "The nose is blurry... none of the eyes are, test*** EMPTY chat.completion"
     for key in (SECRET, "none", "EMPTY", "", "nose-key-chat.completion-server"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -205,7 +200,7 @@ def test_a_redirect_in_a_circle_ends(tmp_path: Path) -> None:
         assert len(server.requests) < 10
 
 
-def test_the_command_says_a_redirect_in_one_line(tmp_path: Path, shared_dir: Path) -> None:
+def test_the_command_reports_a_redirect_in_one_line(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib", reason="the extra `faces` is not installed")
     source = shared_dir / "data" / "edited_faces"
     rows = (source / "pairs.csv").read_text().splitlines()[:2]
@@ -226,10 +221,10 @@ def test_the_command_says_a_redirect_in_one_line(tmp_path: Path, shared_dir: Pat
         assert other.requests == []
     assert done.returncode == 1
     assert re.fullmatch(r"error: the endpoint redirects to .*\n", done.stderr)
-    assert_no_key(done.stdout + done.stderr + all_that_was_kept(tmp_path))
+    assert_no_key(done.stdout + done.stderr + stored_text(tmp_path))
 
 
-def test_an_answer_without_end_is_cut_off(tmp_path: Path) -> None:
+def test_an_endless_response_is_cut_off(tmp_path: Path) -> None:
     with EchoingServer(lambda question: Reply(body=b"[" + b" " * (8 << 20))) as server:
         how = settings(None, base_url=server.url, retries=0)
         summary = online.refine_annotations(pairs(1), tmp_path / "out.jsonl", how, load)
