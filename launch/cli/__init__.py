@@ -1,1 +1,1 @@
-"""Shared by the commands: running them, flags, progress, tables."""
+"""Shared code of the commands: error handling, flags, progress, tables."""

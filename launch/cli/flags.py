@@ -1,4 +1,4 @@
-"""Parses what several commands take in a flag: NAME=PATH and i/n."""
+"""Parses flag values of several commands: NAME=PATH and i/n."""
 
 from __future__ import annotations
 
@@ -8,34 +8,29 @@ from jax_vlffd.errors import UserError
 
 
 def name_and_path(text: str, flag: str) -> tuple[str, str]:
-    """Splits `[NAME=]PATH`; the name is empty where none is given.
+    """Splits `[NAME=]PATH`; the name is empty if there is none.
 
     Raises:
       UserError: the name or the path is empty.
     """
     name, equals, path = text.partition("=")
-    if not equals or "/" in name:  # a path may hold an equals sign
-        return "", _given(text, text, flag)
-    _given(name, text, flag)
-    return name, _given(path, text, flag)
-
-
-def _given(part: str, text: str, flag: str) -> str:
-    if not part:
+    named = equals and "/" not in name  # a path may contain an equals sign
+    if not text or (named and not (name and path)):
         raise UserError(f"{flag}={text}: write NAME=PATH")
-    return part
+    return (name, path) if named else ("", text)
 
 
 def named_paths(texts: Iterable[str], flag: str) -> dict[str, str]:
-    """The paths of several `NAME=PATH` by name, in order.
+    """Parses several `NAME=PATH` into a dict, in order.
 
     Raises:
-      UserError: a name is missing or given twice.
+      UserError: a name is missing or repeated.
     """
     paths: dict[str, str] = {}
     for text in texts:
         name, path = name_and_path(text, flag)
-        _given(name, text, flag)
+        if not name:
+            raise UserError(f"{flag}={text}: write NAME=PATH")
         if name in paths:
             raise UserError(
                 f"{flag}: the name {name!r} is given twice; give the second another name"
@@ -45,10 +40,10 @@ def named_paths(texts: Iterable[str], flag: str) -> dict[str, str]:
 
 
 def shard(text: str) -> slice:
-    """The items of shard `i/n` (i from 0): every n-th, beginning with the i-th.
+    """The slice of shard `i/n` (i from 0): every n-th item, starting with the i-th.
 
     Raises:
-      UserError: it is written otherwise.
+      UserError: the text has another form.
     """
     index, _, count = text.partition("/")
     if index.isdecimal() and count.isdecimal() and int(index) < int(count):

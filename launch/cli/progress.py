@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, elsewhere a plain line every ten seconds at most."""
+"""Progress on stderr: a bar on a terminal, otherwise a plain line at most every ten seconds."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ T = TypeVar("T")
 
 
 class Update(Protocol):
-    """Shows the state of a work."""
+    """Shows the state of a progress display."""
 
     def __call__(self, done: int, total: int, state: str = "") -> None:
-        """Shows that `done` of `total` items are done, and `state`, what else there is to say."""
+        """Shows that `done` of `total` items are done, and `state` as further text."""
 
 
 @contextmanager
-def progress(work: str) -> Iterator[Update]:
-    """Shows how far a work is, from the first update on.
+def progress(label: str) -> Iterator[Update]:
+    """Shows progress from the first update on.
 
     Args:
-      work: what is done, such as 'packing'.
+      label: the activity, such as 'packing'.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    # Not `is_terminal` alone: FORCE_COLOR would draw bars into the log of a CI job.
+    # `is_terminal` alone is not enough: FORCE_COLOR would draw bars in the log of a CI job.
     if sys.stderr.isatty() and console.is_interactive:
-        with _bar(console, work) as update:
+        with _bar(console, label) as update:
             yield update
     else:
-        yield _lines(work)
+        yield _lines(label)
 
 
-def track(items: Iterable[T], work: str, total: int) -> Iterator[T]:
-    """Passes items on and shows how many have been dealt with."""
-    with progress(work) as update:
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Yields the items and shows how many have been processed."""
+    with progress(label) as update:
         update(0, total)
         for done, item in enumerate(items, 1):
             yield item
@@ -53,12 +53,12 @@ def track(items: Iterable[T], work: str, total: int) -> Iterator[T]:
 
 
 def note(text: str) -> None:
-    """Writes a line to stderr that is not a result: a remark on the input, a step of the work."""
+    """Prints a line to stderr that is not a result: a remark on the input, a step of the run."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _bar(console: Console, work: str) -> Iterator[Update]:
+def _bar(console: Console, label: str) -> Iterator[Update]:
     from rich import progress as rich
 
     columns = (
@@ -68,13 +68,13 @@ def _bar(console: Console, work: str) -> Iterator[Update]:
         rich.TextColumn("{task.fields[state]}", markup=False),
         rich.TimeRemainingColumn(),
     )
-    # Lines on stdout would tear the bar, but those for a file must not be taken to the terminal.
+    # Lines on a terminal's stdout are printed above the bar; those for a file must not be redirected.
     bar = rich.Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty())
-    task = bar.add_task(work, total=None, state="")
+    task = bar.add_task(label, total=None, state="")
 
     def update(done: int, total: int, state: str = "") -> None:
         bar.update(task, completed=done, total=total, state=printable(state))
-        bar.start()  # not before: another work may come first, with a bar of its own
+        bar.start()  # not earlier: another activity may run first, with its own bar
 
     try:
         yield update
@@ -82,15 +82,15 @@ def _bar(console: Console, work: str) -> Iterator[Update]:
         bar.stop()
 
 
-def _lines(work: str) -> Update:
-    started = said = time.monotonic()
+def _lines(label: str) -> Update:
+    started = printed = time.monotonic()
 
     def update(done: int, total: int, state: str = "") -> None:
-        nonlocal said
+        nonlocal printed
         now = time.monotonic()
-        if done and now - said >= _SECONDS_BETWEEN_LINES:
-            said = now
+        if done and now - printed >= _SECONDS_BETWEEN_LINES:
+            printed = now
             left = (now - started) / done * (total - done)
-            note(f"{work}: {done} of {total}{state and ', '}{state}, {left:.0f} s left")
+            note(f"{label}: {done} of {total}{state and ', '}{state}, {left:.0f} s left")
 
     return update

@@ -1,4 +1,4 @@
-"""Tables on stdout: drawn by rich on a terminal, elsewhere plain aligned text whose lines are not broken."""
+"""Tables on stdout: drawn by rich on a terminal, otherwise plain aligned text without line breaks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final
 
 from jax_vlffd.errors import printable
 
-#: Columns of a page that no table fills.
+#: A width in columns that no table reaches.
 _UNBOUNDED: Final = 1_000_000
 
 
 def show(rows: Iterable[Sequence[str]], header: Sequence[str] = (), title: str = "") -> None:
-    """Prints a table. What could command a terminal, markup and escapes, is shown as it is written.
+    """Prints a table. Markup and escape codes in cells are shown as text.
 
     Args:
-      rows: the cells, of the same number in each row.
-      header: over the columns; none is shown unless given.
-      title: over the table, as a line of its own.
+      rows: the cells, the same number in each row.
+      header: of the columns; empty for none.
+      title: a line above the table; empty for none.
     """
     from rich import box
     from rich.console import Console
@@ -26,7 +26,7 @@ def show(rows: Iterable[Sequence[str]], header: Sequence[str] = (), title: str =
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    # Not rich's own guess: FORCE_COLOR would put escapes into a file.
+    # Do not let rich decide: FORCE_COLOR would write escape codes to a file.
     console = Console(force_terminal=terminal, width=None if terminal else _UNBOUNDED)
     table = Table(
         box=box.SIMPLE_HEAD if terminal and header else None,

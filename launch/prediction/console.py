@@ -1,4 +1,4 @@
-"""Predictions as text: a line for each face, its reasons below it, a summary, and remarks on the model."""
+"""Predictions as terminal text: a line per face with its reasons, a summary, and remarks on the model."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Line = Mapping[str, Any]
 
 
 def remarks(detector: Detector, crops: bool, maps: bool) -> Iterator[str]:
-    """What a user should know of a model before its predictions come.
+    """Limitations of a model that a user should know before its predictions.
 
     Args:
       detector: the model.
-      crops: whether it is given face crops, whose geometry is not measured.
-      maps: whether heat maps are drawn where the model has any.
+      crops: whether the inputs are face crops, whose geometry is not measured.
+      maps: whether to say that the model has no heat maps.
     """
     trained = detector.trained
     if trained.explainer is None:
-        yield "reasons unavailable: this model was trained without the alignment of captions"
+        yield "reasons unavailable: this model was trained without caption alignment"
     if maps and not trained.learned_from_masks:
         yield (
-            "no heat maps: this model was trained without forgery masks (loss.local is 0), so its maps would "
-            "mean nothing; --maps draws them all the same"
+            "no heat maps: this model was trained without forgery masks (loss.local is 0), so its maps are "
+            "meaningless; --maps draws them anyway"
         )
     if crops:
         yield (
-            "geometry unknown: with --crops it is not measured how faces lie in the pictures; see that they "
-            "lie as in those of the model's training"
+            "geometry unknown: with --crops the position of faces in the images is not measured; it should "
+            "be the same as in the model's training"
         )
     elif not trained.geometry.sets:
         yield (
-            "geometry unknown: how faces lay in the pictures of this model's training was not measured; "
+            "geometry unknown: the position of faces in this model's training images was not measured; "
             "crop as its training set was prepared (--margin, --align, --crops)"
         )
 
@@ -50,10 +50,10 @@ def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
     """The lines of text of one input.
 
     Args:
-      lines: its predictions, all of them.
-      color: whether verdicts are colored by escapes.
+      lines: all its predictions.
+      color: whether verdicts are colored with escape codes.
     """
-    video = lines[-1]["kind"] == "video"  # whose faces are in the line on the whole alone
+    video = lines[-1]["kind"] == "video"  # only the aggregate is shown
     shown = lines[-1:] if video else lines
     for line in shown:
         verdict = str(line["verdict"])
@@ -68,7 +68,7 @@ def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
             where += f", {line['frames_looked_at']} of {line['frames']} frames"
         yield f"{tag}  {number}  {where}"
         if line.get("geometry") == "outside":
-            yield f"{_INDENT}geometry: outside what the model was trained on; the verdict is worth less"
+            yield f"{_INDENT}geometry: outside that of the training set; the verdict is less reliable"
         if line.get("message"):
             yield _INDENT + printable(str(line["message"]))
         for note in line.get("notes", ()):
@@ -92,7 +92,7 @@ class Tally:
     outside: int = 0
 
     def add(self, lines: Sequence[Line]) -> None:
-        """Counts one input: a video once, a picture by its faces."""
+        """Counts one input: a video once, an image by its faces."""
         self.inputs += 1
         self.failed += bool(lines[-1].get("message"))
         shown = lines[-1:] if lines[-1]["kind"] == "video" else lines
@@ -105,8 +105,8 @@ class Tally:
         yield f"{self.inputs} files" + (f": {counts}" if counts else "")
         if self.outside:
             yield (
-                f"{self.outside} were judged at another geometry than the model's training set (size, place or "
-                "turn of the face in its crop): leave out --margin and --align to crop as it was trained"
+                f"{self.outside} have another geometry than the model's training set (size, position or "
+                "rotation of the face in its crop): omit --margin and --align to crop as in its training"
             )
         if self.skipped:
             yield f"{self.skipped} files were answered before"

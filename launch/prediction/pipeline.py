@@ -1,11 +1,12 @@
-"""Inference pipeline: read, detect faces, classify in batches, format results.
+"""Inference pipeline: read inputs, detect faces, classify in batches, format result lines.
 
-Every face has a line of its own; a video has one more, over the frames of one person. The schema is described
-in docs/predict.md and has a version.
+Every face has its own line; a video has one more, which aggregates the frames of one person. docs/predict.md
+describes the schema, which has a version.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
@@ -25,13 +26,13 @@ from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
 from jax_vlffd.inference.detector import FACE_TOO_SMALL, NO_FACE, Detector, Prediction
 
-#: Of the lines; raised when a key changes its meaning.
+#: Version of the lines; incremented when a key changes its meaning.
 SCHEMA: Final = 1
-#: A face in the next sampled frame is the same person when its center moved by less than its own size.
+#: A face in the next sampled frame is the same person if its center moved by at most this many of its sizes.
 _MAX_MOVE: Final = 1.0
-#: A person counts for a video's verdict when seen in this share of the frames in which anyone is.
+#: A person counts for a video's verdict if present in this fraction of the frames with faces.
 _MIN_SHARE: Final = 0.25
-#: Frames that are named as what drove a video's verdict.
+#: Maximum number of frames named as drivers of a video's verdict.
 _MAX_DRIVERS: Final = 3
 
 Line = dict[str, Any]
@@ -39,26 +40,26 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How files are read.
+    """How inputs are read.
 
     Attributes:
-      frames: of each video, evenly spaced.
-      most_frames: of a video, the first so many count.
-      thumbnail: longest side of the picture that is kept for a report; 0 keeps none.
+      frames: number of frames per video, evenly spaced.
+      max_frames: only this many first frames of a video are used.
+      thumbnail: maximum side of the image kept for a report, in pixels; 0 keeps none.
     """
 
     frames: int = 16
-    most_frames: int = 20_000
+    max_frames: int = 20_000
     thumbnail: int = 0
 
 
 @dataclass(eq=False)
 class FaceObservation:
-    """One face, or that there is none; `prediction` comes later."""
+    """One face of an input, or an input or frame without a face (`crop` is None); `timestamp` in seconds."""
 
     crop: FaceCrop | None
     frame: int | None = None
-    second: float | None = None
+    timestamp: float | None = None
     face: int = 0
     person: int | None = None
     prediction: Prediction | None = None
@@ -66,7 +67,7 @@ class FaceObservation:
 
 @dataclass
 class InputResult:
-    """One input on its way through: its facts, its faces, and what is to be said of it as a whole."""
+    """One input: its metadata, its faces with predictions, and the aggregate of a video."""
 
     path: Path
     sha256: str = ""
@@ -79,90 +80,88 @@ class InputResult:
     notes: tuple[str, ...] = ()
     exif: dict[str, str] = field(default_factory=dict)
     count: int = 0
-    looked_at: list[int] = field(default_factory=list)
+    frames_read: list[int] = field(default_factory=list)
     faces: list[FaceObservation] = field(default_factory=list)
     picture: np.ndarray | None = None  # reduced
-    whole: Prediction | None = None
-    drove: list[FaceObservation] = field(default_factory=list)
+    video_prediction: Prediction | None = None
+    drivers: list[FaceObservation] = field(default_factory=list)
     people: list[Line] = field(default_factory=list)
 
     @property
-    def judged(self) -> list[FaceObservation]:
-        """The faces that were large enough to be judged."""
-        return [
-            seen for seen in self.faces if seen.crop is not None and seen.crop.image is not None
-        ]
+    def classifiable(self) -> list[FaceObservation]:
+        """The faces that are large enough to be classified."""
+        return [face for face in self.faces if face.crop and face.crop.image is not None]
 
-    def forget(self) -> None:
-        """Lets go of the pixels."""
+    def release(self) -> None:
+        """Releases the memory of the images."""
         self.picture = None
         self.faces = []
 
 
-def judge(
-    cases: Iterable[InputResult], detector: Detector, batch_size: int
+def classify(
+    results: Iterable[InputResult], detector: Detector, batch_size: int
 ) -> Iterator[InputResult]:
-    """Classifies the faces of inputs, many together, and yields the cases in order."""
+    """Classifies the faces of inputs in batches, and yields the inputs in order."""
     waiting: list[InputResult] = []
     faces = 0
-    for case in cases:
-        waiting.append(case)
-        faces += len(case.judged)
+    for result in results:
+        waiting.append(result)
+        faces += len(result.classifiable)
         if faces >= batch_size or len(waiting) >= batch_size:
-            yield from _predicted(waiting, detector)
+            yield from _classified(waiting, detector)
             waiting, faces = [], 0
-    yield from _predicted(waiting, detector)
+    yield from _classified(waiting, detector)
 
 
-def _predicted(cases: list[InputResult], detector: Detector) -> list[InputResult]:
-    seen = [face for case in cases for face in case.judged]
-    crops = [face.crop.image for face in seen if face.crop and face.crop.image is not None]
-    for face, prediction in zip(seen, detector.predict(crops), strict=True):
+def _classified(results: list[InputResult], detector: Detector) -> list[InputResult]:
+    faces = [face for result in results for face in result.classifiable]
+    crops = [face.crop.image for face in faces if face.crop and face.crop.image is not None]
+    for face, prediction in zip(faces, detector.predict(crops), strict=True):
         face.prediction = prediction
-    for case in cases:
-        for face in case.faces:
+    for result in results:
+        for face in result.faces:
             if face.crop is None:
                 face.prediction = Prediction(NO_FACE)
             else:
                 face.prediction = detector.placed(face.prediction, face.crop)
-        if case.kind == "video" and not case.code:
-            _sum_up(case, detector)
-    return cases
+        if result.kind == "video" and not result.code:
+            _aggregate(result, detector)
+    return results
 
 
-def look(path: Path, finder: FaceCropper | None, settings: PredictSettings) -> InputResult:
-    """Reads one file and cuts out its faces; what is wrong with it becomes the case's code.
+def read_input(path: Path, cropper: FaceCropper | None, settings: PredictSettings) -> InputResult:
+    """Reads one file and crops its faces; an error becomes the result's `code` and `message`.
 
     Args:
-      path: of a picture or a video.
-      finder: None takes each picture, or each frame, for a face crop.
+      path: of an image or a video.
+      cropper: None if each image or frame is a face crop already.
       settings: see `PredictSettings`.
     """
-    case = InputResult(path)
+    result = InputResult(path)
     try:
-        case.sha256 = discovery.sha256(path)
+        result.sha256 = discovery.sha256(path)
         if discovery.is_video(path):
-            case.kind = "video"
-            _look_at_video(case, finder, settings)
+            result.kind = "video"
+            _read_video(result, cropper, settings)
         else:
-            found = read_picture(path)
-            case.height, case.width = found.image.shape[:2]
-            case.format, case.notes, case.exif = found.format, found.notes, found.exif
-            case.picture = _reduced(found.image, settings.thumbnail)
-            case.faces = _faces(found.image, finder)
+            picture = read_picture(path)
+            result.height, result.width = picture.image.shape[:2]
+            result.format, result.notes, result.exif = picture.format, picture.notes, picture.exif
+            result.picture = _reduced(picture.image, settings.thumbnail)
+            result.faces = _faces(picture.image, cropper)
     except (InputError, VideoError) as error:
-        case.code, case.message = error.code, str(error)
+        result.code, result.message = error.code, str(error)
     except UserError:
         raise
-    except Exception as error:  # of this file alone, whatever it is: the others go on
-        case.code, case.message = "unreadable", f"{path} cannot be judged ({fault(error)})"
-    if case.code:
-        case.forget()
-    return case
+    except Exception as error:  # a fault in one file must not end the run
+        result.code, result.message = "unreadable", f"{path}: cannot be processed ({fault(error)})"
+    if result.code:
+        result.release()
+    return result
 
 
 def _reduced(image: np.ndarray, side: int) -> np.ndarray | None:
-    """A copy with at most `side` pixels a side; None for 0."""
+    """A copy with at most `side` pixels per side; None for 0."""
     if not side:
         return None
     scale = min(1.0, side / max(image.shape[:2]))
@@ -170,127 +169,119 @@ def _reduced(image: np.ndarray, side: int) -> np.ndarray | None:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _faces(image: np.ndarray, finder: FaceCropper | None) -> list[FaceObservation]:
-    if finder is None:
+def _faces(image: np.ndarray, cropper: FaceCropper | None) -> list[FaceObservation]:
+    if cropper is None:
         return [FaceObservation(FaceCrop(image, None, np.eye(2, 3), 1.0))]
-    found = [FaceObservation(crop, face=i) for i, crop in enumerate(finder.crops(image))]
-    return found or [FaceObservation(None)]
+    faces = [FaceObservation(crop, face=i) for i, crop in enumerate(cropper.crops(image))]
+    return faces or [FaceObservation(None)]
 
 
-def _look_at_video(
-    case: InputResult, finder: FaceCropper | None, settings: PredictSettings
+def _read_video(
+    result: InputResult, cropper: FaceCropper | None, settings: PredictSettings
 ) -> None:
-    frames = open_frames(case.path)
-    try:
+    with contextlib.closing(open_frames(result.path)) as frames:
         stated = frames.count
-        _look_at_frames(case, frames, min(stated, settings.most_frames), finder, settings)
-    finally:
-        frames.close()
+        _read_frames(result, frames, min(stated, settings.max_frames), cropper, settings)
     notes = []
-    wanted = min(settings.frames, stated, settings.most_frames)
-    if 2 * len(case.looked_at) < wanted and not case.path.is_dir():
-        # The header states frames that are not there: those that are there are spread anew.
-        held = count_frames(case.path)
-        notes.append(f"cut: it states {stated} frames and holds {held}")
-        case.looked_at, case.faces = [], []
-        frames = open_frames(case.path)
-        try:
-            _look_at_frames(case, frames, min(held, settings.most_frames), finder, settings)
-        finally:
-            frames.close()
-    elif len(case.looked_at) < wanted:
-        missing = wanted - len(case.looked_at)
+    wanted = min(settings.frames, stated, settings.max_frames)
+    if 2 * len(result.frames_read) < wanted and not result.path.is_dir():
+        # The header states more frames than there are: choose again among those that exist.
+        actual = count_frames(result.path)
+        notes.append(f"cut: the header states {stated} frames, the file has {actual}")
+        result.frames_read, result.faces = [], []
+        with contextlib.closing(open_frames(result.path)) as frames:
+            _read_frames(result, frames, min(actual, settings.max_frames), cropper, settings)
+    elif len(result.frames_read) < wanted:
+        missing = wanted - len(result.frames_read)
         notes.append(f"unreadable_frames: {missing} of {wanted} could not be read")
-    if stated > settings.most_frames:
-        notes.append(f"long: only the first {settings.most_frames} frames were looked at")
+    if stated > settings.max_frames:
+        notes.append(f"long: only the first {settings.max_frames} frames were used")
     if frames.lost_start:
         notes.append(f"lost_start: {frames.lost_start} frames before the first key frame are lost")
-    if not case.looked_at:
-        raise VideoError("no_frames", f"{case.path} has no frame that can be decoded")
-    case.count, case.notes = stated, tuple(notes)
+    if not result.frames_read:
+        raise VideoError("no_frames", f"{result.path} has no frame that can be decoded")
+    result.count, result.notes = stated, tuple(notes)
 
 
-def _look_at_frames(
-    case: InputResult,
+def _read_frames(
+    result: InputResult,
     frames: Frames,
-    within: int,
-    finder: FaceCropper | None,
+    count: int,
+    cropper: FaceCropper | None,
     settings: PredictSettings,
 ) -> None:
     people: list[tuple[int, np.ndarray]] = []
-    for index in evenly_spaced(within, settings.frames):
+    for index in evenly_spaced(count, settings.frames):
         image = frames.read(index)
         if image is None:
             continue
-        case.looked_at.append(index)
-        case.height, case.width = image.shape[:2]
-        if case.picture is None and settings.thumbnail:
-            case.picture = _reduced(image, settings.thumbnail)
-        seen = _faces(image, finder)
-        people = _follow(seen, people)
-        for face in seen:
+        result.frames_read.append(index)
+        result.height, result.width = image.shape[:2]
+        if result.picture is None and settings.thumbnail:
+            result.picture = _reduced(image, settings.thumbnail)
+        faces = _faces(image, cropper)
+        people = _track(faces, people)
+        for face in faces:
             face.frame = index
-            face.second = round(index / frames.rate, 3) if frames.rate else None
-        case.faces += seen
+            face.timestamp = round(index / frames.rate, 3) if frames.rate else None
+        result.faces += faces
 
 
-def _follow(
+def _track(
     faces: list[FaceObservation], people: list[tuple[int, np.ndarray]]
 ) -> list[tuple[int, np.ndarray]]:
-    """Numbers the faces of a frame by person: the nearest of those seen so far, else a new one.
+    """Numbers the faces of a frame by person: the nearest known person, else a new one.
 
     Returns:
-      The people seen so far, each with the box last seen.
+      All people so far, each with the latest box.
     """
-    found = dict(people)
-    free = set(found)
+    boxes = dict(people)
+    unmatched = set(boxes)
     for face in faces:
         if face.crop is None:
             continue
         box = np.zeros(4) if face.crop.box is None else np.array(face.crop.box)
         size = max(box[2] - box[0], box[3] - box[1], 1.0)
-        apart = {
-            who: float(np.hypot(*(found[who][:2] + found[who][2:] - box[:2] - box[2:]))) / 2 / size
-            for who in free
+        distances = {
+            person: float(np.hypot(*(other[:2] + other[2:] - box[:2] - box[2:]))) / 2 / size
+            for person, other in boxes.items()
+            if person in unmatched
         }
-        who = min(apart, key=lambda key: apart[key]) if apart else -1
-        if who < 0 or apart[who] > _MAX_MOVE:
-            who = len(found)
-        free.discard(who)
-        found[who] = box
-        face.person = who
-    return list(found.items())
+        nearest = min(distances, key=distances.__getitem__, default=-1)
+        if nearest < 0 or distances[nearest] > _MAX_MOVE:
+            nearest = len(boxes)
+        unmatched.discard(nearest)
+        boxes[nearest] = box
+        face.person = nearest
+    return list(boxes.items())
 
 
-def _sum_up(case: InputResult, detector: Detector) -> None:
-    """The verdict on a video: that of the person whose frames look most like a fake's on average."""
+def _aggregate(result: InputResult, detector: Detector) -> None:
+    """The verdict on a video: that of the person with the highest mean probability of being fake."""
     people: dict[int, list[FaceObservation]] = {}
-    for face in case.judged:
+    for face in result.classifiable:
         people.setdefault(face.person or 0, []).append(face)
     if not people:
-        codes = {face.prediction.verdict for face in case.faces if face.prediction}
-        case.whole = Prediction(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
+        codes = {face.prediction.verdict for face in result.faces if face.prediction}
+        result.video_prediction = Prediction(FACE_TOO_SMALL if FACE_TOO_SMALL in codes else NO_FACE)
         return
-    with_a_face = len({face.frame for face in case.judged})
-    frequent = {
-        w: faces for w, faces in people.items() if len(faces) >= _MIN_SHARE * with_a_face
-    } or people
-    mean = {
-        who: _mean([_prediction(face).probability for face in faces])
-        for who, faces in people.items()
+    min_frames = _MIN_SHARE * len({face.frame for face in result.classifiable})
+    frequent = [person for person, faces in people.items() if len(faces) >= min_frames]
+    means = {
+        person: _mean([_prediction(face).probability for face in faces])
+        for person, faces in people.items()
     }
-    case.people = [
-        {"person": who, "frames": len(faces), "probability": mean[who]}
-        for who, faces in people.items()
+    result.people = [
+        {"person": person, "frames": len(faces), "probability": means[person]}
+        for person, faces in people.items()
     ]
-    who = max(frequent, key=lambda key: mean[key] or 0.0)
-    faces = people[who]
-    probability = mean[who] or 0.0
+    chosen = max(frequent or people, key=lambda person: means[person] or 0.0)
+    faces, probability = people[chosen], means[chosen] or 0.0
     verdict = detector.calibration.verdict(probability)
     fakest = sorted(faces, key=lambda face: -(_prediction(face).probability or 0.0))
     if verdict == "real":
         fakest.reverse()
-    case.drove = fakest[:_MAX_DRIVERS]
+    result.drivers = fakest[:_MAX_DRIVERS]
     predictions = [_prediction(face) for face in faces]
     regions = types = None
     if predictions[0].regions is not None:
@@ -303,27 +294,27 @@ def _sum_up(case: InputResult, detector: Detector) -> None:
             }
             for region, kinds in (predictions[0].types or {}).items()
         }
-    case.whole = Prediction(
+    result.video_prediction = Prediction(
         verdict, probability, _mean([a.logit for a in predictions]), regions, types,
-        _reasons([_prediction(face) for face in case.drove], verdict),
+        _reasons([_prediction(face) for face in result.drivers], verdict),
         geometry=Counter(a.geometry for a in predictions).most_common(1)[0][0],
     )  # fmt: skip
 
 
 def _reasons(predictions: list[Prediction], verdict: str) -> tuple[Reason, ...]:
-    """The reasons of some frames, each subject once, held against the verdict on the whole video."""
-    found: dict[tuple[str, str], Reason] = {}
+    """The reasons of some frames, once per region and type, compared with the verdict on the video."""
+    best: dict[tuple[str, str], Reason] = {}
     for prediction in predictions:
         for reason in prediction.reasons:
             key = reason.region, reason.type
-            if key not in found or reason.score > found[key].score:
+            if key not in best or reason.score > best[key].score:
                 against = verdict == ("real" if reason.region else "fake")
-                found[key] = dataclasses.replace(reason, contradiction=against)
-    return tuple(sorted(found.values(), key=lambda r: (r.contradiction, -r.score)))
+                best[key] = dataclasses.replace(reason, contradiction=against)
+    return tuple(sorted(best.values(), key=lambda r: (r.contradiction, -r.score)))
 
 
 def _prediction(face: FaceObservation) -> Prediction:
-    assert face.prediction is not None  # it has been judged
+    assert face.prediction is not None  # set by `classify`
     return face.prediction
 
 
@@ -332,52 +323,59 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def lines(case: InputResult, fixed: Line, overlays: dict[int, str] | None = None) -> list[Line]:
-    """The lines of a judged case.
+def lines(result: InputResult, shared: Line, overlays: dict[int, str] | None = None) -> list[Line]:
+    """The lines of a classified input: one per face, and one more for a video.
 
     Args:
-      case: with predictions.
-      fixed: `model` and `preprocessing`, the same in every line.
-      overlays: the overlay's path by the face's place in `case.faces`.
+      result: with predictions.
+      shared: the fields `model` and `preprocessing`, equal in every line.
+      overlays: the overlay's path by the face's index in `result.faces`.
     """
     base = {
         "schema": SCHEMA,
         "kind": "face",
-        "path": str(case.path),
-        "sha256": case.sha256 or None,
+        "path": str(result.path),
+        "sha256": result.sha256 or None,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     about = {
-        "width": case.width, "height": case.height, "format": case.format or None,
-        "notes": list(case.notes), "exif": case.exif,
+        "width": result.width, "height": result.height, "format": result.format or None,
+        "notes": list(result.notes), "exif": result.exif,
     }  # fmt: skip
-    if case.code:
-        prediction = Prediction(case.code).as_dict()
+    if result.code:
+        prediction = Prediction(result.code).as_dict()
         return [
-            {**base, "kind": case.kind, **prediction, "message": case.message, **about, **fixed}
+            {
+                **base,
+                "kind": result.kind,
+                **prediction,
+                "message": result.message,
+                **about,
+                **shared,
+            }
         ]
-    found = []
-    for place, face in enumerate(case.faces):
+    formatted = []
+    for index, face in enumerate(result.faces):
         line = {
             **base, **_prediction(face).as_dict(),
-            "frame": face.frame, "second": face.second, "face": face.face, "person": face.person,
+            "frame": face.frame, "second": face.timestamp, "face": face.face, "person": face.person,
             "confidence": face.crop.confidence if face.crop else None,
-            "overlay": (overlays or {}).get(place),
-            **(about if case.kind == "image" else {}), **fixed,
+            "overlay": (overlays or {}).get(index),
+            **(about if result.kind == "image" else {}), **shared,
         }  # fmt: skip
-        found.append(line)
-    if case.whole is not None:
-        found.append(
+        formatted.append(line)
+    if result.video_prediction is not None:
+        formatted.append(
             {
-                **base, "kind": "video", **case.whole.as_dict(),
-                "frames": case.count, "frames_looked_at": len(case.looked_at),
-                "people": case.people,
+                **base, "kind": "video", **result.video_prediction.as_dict(),
+                "frames": result.count, "frames_looked_at": len(result.frames_read),
+                "people": result.people,
                 "drove": [
-                    {"frame": f.frame, "second": f.second, "face": f.face, "person": f.person,
+                    {"frame": f.frame, "second": f.timestamp, "face": f.face, "person": f.person,
                      "probability": _prediction(f).probability}
-                    for f in case.drove
+                    for f in result.drivers
                 ],
-                **about, **fixed,
+                **about, **shared,
             }
         )  # fmt: skip
-    return found
+    return formatted

@@ -1,4 +1,4 @@
-"""What `launch.predict` draws: a picture of heat maps for each face, and a report on all inputs."""
+"""Images written by `launch.predict`: heat maps of each face, and an HTML report on all inputs."""
 
 from __future__ import annotations
 
@@ -14,85 +14,87 @@ from jax_vlffd.reports.case import Item, Shown
 from launch.experiment.config import versions
 from launch.prediction.pipeline import InputResult, Line
 
-#: Faces of one video in a report.
+#: Maximum number of faces of one video in a report.
 _MAX_FACES: Final = 4
 
 
-def write_overlays(folder: Path, case: InputResult, maps: bool) -> dict[int, str]:
-    """Writes a PNG for each judged face of an input.
+def write_overlays(folder: Path, result: InputResult, maps: bool) -> dict[int, str]:
+    """Writes a PNG for each classified face of an input.
 
     Args:
       folder: to write to.
-      case: with predictions.
-      maps: whether heat maps are drawn, or the face alone.
+      result: with predictions.
+      maps: whether heat maps are drawn, or only the face.
 
     Returns:
-      The paths by the face's place in `case.faces`.
+      The paths by the face's index in `result.faces`.
     """
-    found = {}
-    for place, face in enumerate(case.faces):
+    paths = {}
+    for index, face in enumerate(result.faces):
         if face.prediction is None or face.prediction.probability is None or face.crop is None:
             continue
-        assert face.crop.image is not None  # it was judged
+        assert face.crop.image is not None  # it was classified
         frame = "" if face.frame is None else f"-{face.frame:06d}"
-        # The digest keeps files of one name in different folders apart.
-        stem = file_name(case.path.stem, 80)
-        path = folder / f"{stem}-{case.sha256[:8]}{frame}-{face.face}.png"
+        # The digest distinguishes files of the same name in different folders.
+        stem = file_name(result.path.stem, 80)
+        path = folder / f"{stem}-{result.sha256[:8]}{frame}-{face.face}.png"
         panels = heatmaps.panels(face.crop.image, face.prediction, maps)
         atomic_write_bytes(path, heatmaps.sheet(panels))
-        found[place] = str(path)
-    return found
+        paths[index] = str(path)
+    return paths
 
 
-def item(case: InputResult, lines: Sequence[Line], maps: bool) -> Item:
-    """An input as the report shows it: its picture, and of a video the faces that drove the verdict."""
+def item(result: InputResult, lines: Sequence[Line], maps: bool) -> Item:
+    """The report's item for an input: its image, and its faces (of a video the drivers of the verdict)."""
     picture = b""
-    if case.picture is not None and case.faces:
-        first = [face for face in case.faces if face.frame == case.faces[0].frame]
+    if result.picture is not None and result.faces:
+        first = [face for face in result.faces if face.frame == result.faces[0].frame]
         boxes = [face.crop.box if face.crop else None for face in first]
-        scale = case.picture.shape[1] / case.width
-        picture = heatmaps.jpeg(heatmaps.numbered(case.picture, boxes, scale))
-    if case.code:
+        scale = result.picture.shape[1] / result.width
+        picture = heatmaps.jpeg(heatmaps.numbered(result.picture, boxes, scale))
+    if result.code:
         return Item(lines[-1], picture)
-    chosen = list(range(len(case.faces)))
-    if case.kind == "video":
-        chosen = [p for p, face in enumerate(case.faces) if face in case.drove][:_MAX_FACES]
+    chosen = list(range(len(result.faces)))
+    if result.kind == "video":
+        chosen = [p for p, face in enumerate(result.faces) if face in result.drivers][:_MAX_FACES]
     faces = []
-    for place in chosen:
-        face = case.faces[place]
+    for index in chosen:
+        face = result.faces[index]
         panels = []
         if face.crop and face.crop.image is not None and face.prediction:
-            shown = heatmaps.panels(face.crop.image, face.prediction, maps)
-            panels = [(panel.title, heatmaps.jpeg(panel.image)) for panel in shown]
-        faces.append(Shown(lines[place], panels))
-    line = lines[-1] if case.kind == "video" else lines[0]
-    return Item(line, picture, faces, len(case.faces) - len(faces))
+            panels = [
+                (panel.title, heatmaps.jpeg(panel.image))
+                for panel in heatmaps.panels(face.crop.image, face.prediction, maps)
+            ]
+        faces.append(Shown(lines[index], panels))
+    line = lines[-1] if result.kind == "video" else lines[0]
+    return Item(line, picture, faces, len(result.faces) - len(faces))
 
 
 def write_report(
-    path: Path, items: Sequence[Item], left_out: int, detector: Detector, fixed: dict[str, Any]
+    path: Path, items: Sequence[Item], omitted: int, detector: Detector, shared: dict[str, Any]
 ) -> None:
-    """Writes the HTML page.
+    """Writes the HTML report.
 
     Args:
-      path: of the page.
+      path: of the report.
       items: the inputs shown.
-      left_out: inputs that are not.
-      detector: that judged them.
-      fixed: `model` and `preprocessing` of the lines.
+      omitted: number of further inputs.
+      detector: that classified them.
+      shared: `model` and `preprocessing` of the lines.
     """
-    calibration, found = detector.calibration, versions()
+    calibration, packages = detector.calibration, versions()
     facts = {
-        "Model": f"{fixed['model']['name']}, step {fixed['model']['step']}",
-        "Model hash": fixed["model"]["hash"],
-        "Preprocessing": ", ".join(f"{k} {v}" for k, v in fixed["preprocessing"].items()),
-        "Versions": ", ".join(f"{name} {found[name]}" for name in ("jax-vlffd", "jax", "numpy")),
+        "Model": f"{shared['model']['name']}, step {shared['model']['step']}",
+        "Model hash": shared["model"]["hash"],
+        "Preprocessing": ", ".join(f"{k} {v}" for k, v in shared["preprocessing"].items()),
+        "Versions": ", ".join(f"{name} {packages[name]}" for name in ("jax-vlffd", "jax", "numpy")),
     }
     if detector.trained.calibration is None:
         facts["Calibration"] = "none: probabilities are the raw ones"
-    if left_out:
-        facts["Not shown"] = f"{left_out} further files"
+    if omitted:
+        facts["Not shown"] = f"{omitted} further files"
     limits = (calibration.low, calibration.threshold, calibration.high)
     text = case_report.render(items, facts, limits)
-    # A file name need not be valid UTF-8.
+    # File names may be invalid UTF-8.
     atomic_write_bytes(path, text.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""The file of predictions: JSON lines, appended input by input, that a killed run leaves whole."""
+"""The file of predictions: JSON lines, appended one input at a time, so that a killed run can resume."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from data_pipeline.core.jsonl import JsonLog
 from jax_vlffd.errors import UserError
 
 Line = dict[str, Any]
-#: Its index has (path, SHA-256) of the inputs that are in it.
+#: Its index has the (path, SHA-256) of every complete input.
 PredictionLog = JsonLog[tuple[str, str], None]
 
 
 def open_predictions(path: Path, model: str, preprocessing: Line) -> PredictionLog:
-    """Opens a file of predictions to go on with. Those of an input that a kill cut short are dropped.
+    """Opens a file of predictions for appending. Lines of an incomplete input are dropped.
 
     Args:
-      path: of the file; made when missing.
-      model: the hash of the model that predicts.
-      preprocessing: how it is fed.
+      path: of the file; created if missing.
+      model: hash of the predicting model.
+      preprocessing: the field of the lines.
 
     Raises:
-      UserError: another process writes it, it holds other things, or it belongs to another model or
+      UserError: another process is writing it, it has other content, or it belongs to another model or
         preprocessing.
     """
 
@@ -39,5 +39,5 @@ def open_predictions(path: Path, model: str, preprocessing: Line) -> PredictionL
 
 
 def append(log: PredictionLog, lines: Sequence[Line]) -> None:
-    """Appends all lines of one input, the last of them marked so."""
+    """Appends all lines of one input; the last has `last` set."""
     log.append(*({**line, "last": i == len(lines) - 1} for i, line in enumerate(lines)))

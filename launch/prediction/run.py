@@ -1,4 +1,4 @@
-"""A whole run of predictions: inputs are read and judged, their lines written, printed and reported."""
+"""A prediction run: reads and classifies inputs; writes, prints and reports their lines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from launch.cli.progress import note, progress
 from launch.prediction import console, pipeline, report, results
 from launch.prediction.pipeline import InputResult, Line, PredictSettings
 
-#: Inputs in a report: a page of thousands would open nowhere.
+#: Maximum number of inputs in a report: browsers cannot open a page of thousands.
 _MAX_ITEMS: Final = 200
-#: Longer side of a report's pictures in pixels.
+#: Maximum side of a report's images, in pixels.
 _THUMBNAIL: Final = 640
 
 
@@ -33,18 +33,18 @@ class Cropping:
     size: int = 256
     margin: float | None = None
     align: bool | None = None
-    smallest: int = 40
+    min_size: int = 40
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written, beside what is printed; nothing where a path is empty.
+    """Output files; an empty path writes nothing.
 
     Attributes:
-      lines: file of JSON lines to write or to go on with.
+      lines: JSON lines file to write or to continue.
       overlay: folder for a PNG of each face.
       html: file for a report.
-      maps: whether these show heat maps; None for those of models that learned from masks.
+      maps: whether overlays and report show heat maps; None: if the model learned from masks.
     """
 
     lines: str = ""
@@ -60,19 +60,19 @@ def predict(
     outputs: Outputs,
     *,
     frames: int = 16,
-    most_frames: int = 20_000,
+    max_frames: int = 20_000,
     batch_size: int = 32,
 ) -> None:
-    """Judges every file; prints what is found in each on stdout, and remarks on stderr.
+    """Classifies every file; prints the verdicts to stdout, and remarks to stderr.
 
     Args:
-      paths: pictures and videos.
-      detector: that judges.
-      cropping: None where the files are face crops already.
-      outputs: what is written.
-      frames: of each video, evenly spaced.
-      most_frames: of a video, the first so many count.
-      batch_size: faces that are judged together.
+      paths: images and videos.
+      detector: the model.
+      cropping: None if the files are face crops already.
+      outputs: the files to write.
+      frames: number of frames per video, evenly spaced.
+      max_frames: only this many first frames of a video are used.
+      batch_size: faces per batch.
 
     Raises:
       UserError: a file cannot be written or belongs to another model, or no input could be read.
@@ -81,56 +81,58 @@ def predict(
     cropper = None
     if cropping is not None:
         cropper = FaceCropper(
-            cropping.detector, cropping.size, cropping.margin, cropping.align, cropping.smallest
+            cropping.detector, cropping.size, cropping.margin, cropping.align, cropping.min_size
         ).fitted(detector.trained.geometry.placement())
     drawn = bool(outputs.overlay or outputs.html)
     for text in console.remarks(detector, cropper is None, drawn and outputs.maps is None):
         note(text)
-    settings = PredictSettings(frames, most_frames, _THUMBNAIL if outputs.html else 0)
-    fixed = _fixed(detector, cropping, cropper, settings)
+    settings = PredictSettings(frames, max_frames, _THUMBNAIL if outputs.html else 0)
+    shared = _shared_fields(detector, cropping, cropper, settings)
     log: results.PredictionLog | None = None
     with contextlib.ExitStack() as stack:
         if outputs.lines:
-            named = Path(outputs.lines), fixed["model"]["hash"], fixed["preprocessing"]
-            log = stack.enter_context(results.open_predictions(*named))
+            opened = results.open_predictions(
+                Path(outputs.lines), shared["model"]["hash"], shared["preprocessing"]
+            )
+            log = stack.enter_context(opened)
         done = set(log.index) if log else set()
         names = {name for name, _ in done}
-        # A report shows everything, so what was judged before is judged again, and not written twice.
-        again = bool(outputs.html)
+        # A report shows every input, so earlier inputs are classified again, but not written twice.
+        report_all = bool(outputs.html)
         tally = console.Tally()
 
-        def cases() -> Iterator[InputResult]:
+        def inputs() -> Iterator[InputResult]:
             for path in paths:
-                if not again and str(path) in names and _is_done(path, done):
+                if not report_all and str(path) in names and _is_done(path, done):
                     tally.skipped += 1
                     continue
-                yield pipeline.look(path, cropper, settings)
+                yield pipeline.read_input(path, cropper, settings)
 
         items: list[Item] = []
         color = sys.stdout.isatty()
         update = stack.enter_context(progress("predicting"))
-        for case in pipeline.judge(cases(), detector, batch_size):
+        for result in pipeline.classify(inputs(), detector, batch_size):
             overlays = {}
             if outputs.overlay:
-                overlays = report.write_overlays(Path(outputs.overlay), case, maps)
-            lines = pipeline.lines(case, fixed, overlays)
-            if log and (str(case.path), case.sha256) not in done:
+                overlays = report.write_overlays(Path(outputs.overlay), result, maps)
+            lines = pipeline.lines(result, shared, overlays)
+            if log and (str(result.path), result.sha256) not in done:
                 results.append(log, lines)
             tally.add(lines)
             for text in console.describe(lines, color):
                 print(text, flush=True)
-            if again and len(items) < _MAX_ITEMS:
-                items.append(report.item(case, lines, maps))
-            case.forget()
+            if report_all and len(items) < _MAX_ITEMS:
+                items.append(report.item(result, lines, maps))
+            result.release()
             update(tally.inputs + tally.skipped, len(paths))
-    if again:
-        left_out = tally.inputs - len(items)
-        report.write_report(Path(outputs.html), items, left_out, detector, fixed)
+    if report_all:
+        omitted = tally.inputs - len(items)
+        report.write_report(Path(outputs.html), items, omitted, detector, shared)
         print(f"wrote {outputs.html}")
     for text in tally.summary():
         print(text)
     if tally.inputs and tally.failed == tally.inputs:
-        raise UserError("none of the files could be read; the reasons are above")
+        raise UserError("none of the files could be read; see the reasons above")
 
 
 def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
@@ -140,23 +142,23 @@ def _is_done(path: Path, done: set[tuple[str, str]]) -> bool:
         return (str(path), "") in done
 
 
-def _fixed(
+def _shared_fields(
     detector: Detector,
     cropping: Cropping | None,
     cropper: FaceCropper | None,
     settings: PredictSettings,
 ) -> Line:
-    """What is the same in every line: the model, and how it is fed."""
+    """The fields that are equal in every line: the model and the preprocessing."""
     trained, calibration = detector.trained, detector.calibration
     cropped: dict[str, Any] = {"crops": True}
     if cropping is not None and cropper is not None:
-        place, upright = cropper.placement, cropping.align
+        placement, align = cropper.placement, cropping.align
         cropped = {
             "crops": False, "detector": cropping.detector, "size": cropping.size,
-            "margin": (cropping.margin or 1.3) if place is None else None,
-            "align": upright if upright is not None else place is None or place.upright,
-            "smallest": cropping.smallest, "border": "continued",
-            "placement": None if place is None else place._asdict(),
+            "margin": (cropping.margin or 1.3) if placement is None else None,
+            "align": align if align is not None else placement is None or placement.upright,
+            "smallest": cropping.min_size, "border": "continued",
+            "placement": None if placement is None else placement._asdict(),
         }  # fmt: skip
     return {
         "model": {
@@ -165,6 +167,6 @@ def _fixed(
         },
         "preprocessing": {
             **cropped, "image_size": trained.model.clip.vision.image_size,
-            "frames": settings.frames, "most_frames": settings.most_frames,
+            "frames": settings.frames, "most_frames": settings.max_frames,
         },
     }  # fmt: skip

@@ -140,7 +140,7 @@ def lines(detector: Detector, path: Path, **crop: Any) -> list[dict[str, Any]]:
     """As `launch.predict` predictions of a picture."""
     finder = FaceCropper(DiscDetector(), size=64, smallest=20, **crop)
     finder = finder.fitted(detector.trained.geometry.placement())
-    (done,) = pipeline.judge([pipeline.look(path, finder, PredictSettings())], detector, 8)
+    (done,) = pipeline.classify([pipeline.read_input(path, finder, PredictSettings())], detector, 8)
     return pipeline.lines(done, {"model": {}, "preprocessing": {}})
 
 

@@ -79,7 +79,7 @@ def test_any_error_of_a_file_is_its_own_line(tmp_path: Path) -> None:
             return Broken().detect(image)
 
     path = write_picture(tmp_path / "a.png", np.full((64, 64, 3), 255, np.uint8))
-    case = pipeline.look(path, Crops(), PredictSettings())
+    case = pipeline.read_input(path, Crops(), PredictSettings())
     assert (case.code, case.faces) == ("unreadable", [])
     assert case.message.endswith("(RuntimeError: no such filter)")
 

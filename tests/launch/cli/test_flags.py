@@ -1,4 +1,4 @@
-"""What several commands take in a flag: NAME=PATH and i/n."""
+"""Flag values of several commands: NAME=PATH and i/n."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from launch.cli.flags import name_and_path, named_paths, shard
         ("a=b=c", ("a", "b=c")),
         ("set", ("", "set")),
         ("dir/a=b", ("", "dir/a=b")),
-        ("a=./b/", ("a", "./b/")),  # a sweep compares it with what the evaluation recorded
+        ("a=./b/", ("a", "./b/")),  # a sweep compares it with the path recorded by the evaluation
         ("a=gs://bucket/set", ("a", "gs://bucket/set")),
         ("gs://bucket/seed=1", ("", "gs://bucket/seed=1")),
     ],
 )
-def test_a_name_is_what_stands_before_the_first_equals_sign(
-    text: str, parts: tuple[str, str]
-) -> None:
+def test_a_name_ends_at_the_first_equals_sign(text: str, parts: tuple[str, str]) -> None:
     assert name_and_path(text, "--data") == parts
 
 
 @pytest.mark.parametrize("texts", [["a="], ["=b"], [""], ["b"], ["a=b", "a=c"]])
-def test_names_are_needed_and_differ(texts: list[str]) -> None:
+def test_names_are_required_and_distinct(texts: list[str]) -> None:
     with pytest.raises(UserError, match=r"--data.*(write NAME=PATH|given twice)"):
         named_paths(texts, "--data")
     assert named_paths(["a=x", "b=y=z"], "--data") == {"a": "x", "b": "y=z"}
 
 
-def test_shards_part_the_items() -> None:
+def test_shards_partition_the_items() -> None:
     items = list(range(10))
     assert [items[shard(f"{i}/3")] for i in range(3)] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
 

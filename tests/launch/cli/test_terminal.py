@@ -33,21 +33,21 @@ table.show([["1", {HOSTILE!r}, "x" * 300], ["2", "b", ""]], ["rank", "changed", 
 
 
 def on_terminal(code: str, stdout: int | None = None) -> str:
-    """What a program writes to a terminal of 80 columns that is its stderr, and its stdout unless given."""
-    ours, theirs = pty.openpty()
+    """The output of a program on a terminal of 80 columns: its stderr, and its stdout unless given."""
+    reader, terminal = pty.openpty()
     done = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=theirs, stderr=theirs,
-        stdout=theirs if stdout is None else stdout,
+        [sys.executable, "-c", code], stdin=terminal, stderr=terminal,
+        stdout=terminal if stdout is None else stdout,
         env=tiny.environment() | {"TERM": "xterm-256color", "COLUMNS": "80"},
     )  # fmt: skip
-    os.close(theirs)
+    os.close(terminal)
     shown = b""
     try:
-        while piece := os.read(ours, 1 << 16):
+        while piece := os.read(reader, 1 << 16):
             shown += piece
-    except OSError:  # Linux says so when the other end is closed
+    except OSError:  # raised by Linux once the other end is closed
         pass
-    os.close(ours)
+    os.close(reader)
     assert done.wait(60) == 0, shown
     return shown.decode()
 
@@ -59,7 +59,7 @@ def piped(code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_terminal_has_a_bar_and_results_stand_whole_above_it() -> None:
+def test_a_terminal_shows_a_bar_with_complete_results_above_it() -> None:
     shown = on_terminal(PROGRESS)
     assert re.search("packing.*3/3", shown)
     assert re.search("comparing.*3/3", shown)
@@ -70,7 +70,7 @@ def test_a_terminal_has_a_bar_and_results_stand_whole_above_it() -> None:
     assert ":smile:" in shown
 
 
-def test_results_for_a_file_are_not_taken_to_the_terminal(tmp_path: Path) -> None:
+def test_results_for_a_file_do_not_go_to_the_terminal(tmp_path: Path) -> None:
     with (tmp_path / "out.txt").open("w") as file:
         shown = on_terminal(PROGRESS, file.fileno())
     assert (tmp_path / "out.txt").read_text() == "result 1\nresult 2\nresult 3\n"
@@ -83,7 +83,7 @@ def test_a_pipe_has_no_bar() -> None:
     assert done.stderr == "note: [red]a[/red]\ufffd[2Jb\ufffd:smile:\n"
 
 
-def test_a_long_work_has_a_plain_line_now_and_then(
+def test_a_long_run_prints_plain_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 1000, 4))
@@ -98,7 +98,7 @@ def test_a_long_work_has_a_plain_line_now_and_then(
     ]
 
 
-def test_a_table_in_a_pipe_is_plain_and_no_line_is_broken() -> None:
+def test_a_table_in_a_pipe_is_plain_without_line_breaks() -> None:
     title, header, first, second = piped(TABLE).stdout.splitlines()
     assert title == "title"
     assert header.split() == ["rank", "changed", "why"]

@@ -1,4 +1,4 @@
-"""`python -m launch.predict`: pictures and videos to lines, overlays and a report; hostile files; going on."""
+"""`python -m launch.predict`: images and videos to lines, overlays and a report; hostile files; resuming."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def scene(*discs: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 def judged(path: Path, detector: Detector, crops: bool = False, **settings: Any) -> list[dict]:
     """The lines of one file."""
     finder = None if crops else FaceCropper(DiscDetector(), size=64, smallest=30)
-    case = pipeline.look(path, finder, PredictSettings(**settings))
-    (done,) = pipeline.judge([case], detector, 8)
-    found = pipeline.lines(done, FIXED)
-    json.dumps(found, allow_nan=False)
-    return found
+    case = pipeline.read_input(path, finder, PredictSettings(**settings))
+    (done,) = pipeline.classify([case], detector, 8)
+    lines = pipeline.lines(done, FIXED)
+    json.dumps(lines, allow_nan=False)
+    return lines
 
 
 def put(path: Path, image: np.ndarray) -> Path:
@@ -56,10 +56,10 @@ def put(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-# --- pictures ---
+# --- images ---
 
 
-def test_every_face_has_a_line_with_its_own_answer(detector: Detector, tmp_path: Path) -> None:
+def test_every_face_has_a_line_with_its_own_prediction(detector: Detector, tmp_path: Path) -> None:
     path = put(tmp_path / "two.png", scene((10, 20, 70), (120, 30, 50), (180, 5, 17)))
     lines = judged(path, detector)
     assert [line["face"] for line in lines] == [0, 1, 2]
@@ -89,27 +89,27 @@ def test_codes_say_why_there_is_no_verdict(detector: Detector, tmp_path: Path) -
         assert bool(line.get("message")) == (code != "no_face")
 
 
-def test_crops_are_taken_whole(detector: Detector, tmp_path: Path) -> None:
+def test_crops_are_classified_uncropped(detector: Detector, tmp_path: Path) -> None:
     crop = draw(5, 48)
     (line,) = judged(put(tmp_path / "crop.png", crop), detector, crops=True)
     assert line["probability"] == pytest.approx(detector.predict([crop])[0].probability, abs=1e-6)
     assert line["box"] is None
 
 
-def test_many_faces_are_judged_together_and_stay_apart(detector: Detector, tmp_path: Path) -> None:
+def test_faces_of_a_batch_keep_their_own_predictions(detector: Detector, tmp_path: Path) -> None:
     paths = [put(tmp_path / f"{n}.png", draw(n, 40)) for n in range(11)]
-    cases = [pipeline.look(path, None, PredictSettings()) for path in paths]
-    found = list(pipeline.judge(iter(cases), detector, 4))
-    assert [case.path for case in found] == paths
+    cases = [pipeline.read_input(path, None, PredictSettings()) for path in paths]
+    results = list(pipeline.classify(iter(cases), detector, 4))
+    assert [result.path for result in results] == paths
     expected = [detector.predict([draw(n, 40)])[0].probability for n in range(11)]
-    got = [case.faces[0].prediction.probability for case in found]
-    np.testing.assert_allclose(got, expected, atol=1e-6)
+    probabilities = [result.faces[0].prediction.probability for result in results]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
 # --- videos ---
 
 
-def test_a_video_has_an_aggregate_with_the_frames_that_drove_it(
+def test_a_video_has_an_aggregate_and_its_driving_frames(
     detector: Detector, tmp_path: Path
 ) -> None:
     frames = [scene((20 + n // 4, 20, 60), seed=n) for n in range(20)]
@@ -126,7 +126,7 @@ def test_a_video_has_an_aggregate_with_the_frames_that_drove_it(
     assert {reason["text"] for reason in whole["reasons"]} <= said
 
 
-def test_people_are_told_apart_and_the_most_suspicious_decides(
+def test_people_are_distinguished_and_the_most_suspicious_decides(
     detector: Detector, tmp_path: Path
 ) -> None:
     frames = [scene((10, 20, 70), (120, 30, 50), seed=n) for n in range(12)]
@@ -141,24 +141,24 @@ def test_people_are_told_apart_and_the_most_suspicious_decides(
     assert {d["person"] for d in whole["drove"]} == {max(means, key=means.get)}
 
 
-def test_of_a_long_video_the_start_is_looked_at(detector: Detector, tmp_path: Path) -> None:
+def test_only_the_start_of_a_long_video_is_used(detector: Detector, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", [scene((10, 20, 70))] * 90)
-    *faces, whole = judged(path, detector, frames=3, most_frames=31)
+    *faces, whole = judged(path, detector, frames=3, max_frames=31)
     assert [face["frame"] for face in faces] == [0, 15, 30]
     assert whole["frames"] == 90
-    assert whole["notes"] == ["long: only the first 31 frames were looked at"]
+    assert whole["notes"] == ["long: only the first 31 frames were used"]
 
 
-def test_a_header_that_states_a_million_frames_is_not_believed(
+def test_a_header_that_states_a_million_frames_is_checked(
     detector: Detector, tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "a.avi", [scene((10, 20, 70), seed=n) for n in range(30)])
     data = bytearray(path.read_bytes())
-    for mark, offset in ((b"avih", 24), (b"strh", 40)):  # the two places that state the length
+    for mark, offset in ((b"avih", 24), (b"strh", 40)):  # the two fields that state the length
         at = data.index(mark) + offset
         assert data[at : at + 4] == (30).to_bytes(4, "little")
         data[at : at + 4] = (1_000_000).to_bytes(4, "little")
-    data[data.index(b"idx1") : data.index(b"idx1") + 4] = b"junk"  # the index would tell
+    data[data.index(b"idx1") : data.index(b"idx1") + 4] = b"junk"  # the index has the true length
     path.write_bytes(data)
     *faces, whole = judged(path, detector, frames=4)
     assert [face["frame"] for face in faces] == [0, 9, 19, 29]
@@ -173,9 +173,7 @@ def test_a_video_without_faces_says_so(detector: Detector, tmp_path: Path) -> No
 # --- the terminal ---
 
 
-def test_what_a_file_is_called_cannot_command_the_terminal(
-    detector: Detector, tmp_path: Path
-) -> None:
+def test_a_file_name_cannot_control_the_terminal(detector: Detector, tmp_path: Path) -> None:
     path = put(tmp_path / "a\x1b[2J\nfake.png", draw(0))
     (text, *_) = console.describe(judged(path, detector, crops=True), color=False)
     assert "\x1b" not in text
@@ -193,7 +191,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_model_that_learned_from_no_masks_shows_no_maps(workdir: Path, tmp_path: Path) -> None:
+def test_a_model_trained_without_masks_shows_no_maps(workdir: Path, tmp_path: Path) -> None:
     picture = put(tmp_path / "p.png", draw(1, 64))
     done = predict(
         f"--checkpoint={workdir}", "--crops", f"--overlay={tmp_path / 'o'}",
@@ -219,7 +217,7 @@ def test_a_head_that_was_never_trained_gives_no_verdicts(workdir: Path, tmp_path
         Detector.from_pretrained(copied)
 
 
-def test_the_command_writes_lines_overlays_and_a_report_and_goes_on(
+def test_the_command_writes_lines_overlays_and_a_report_and_resumes(
     workdir: Path, tmp_path: Path
 ) -> None:
     name = "<img src=x onerror=alert(1)>&.png"
@@ -282,7 +280,7 @@ def test_mistakes_are_one_line_and_leave_nothing(workdir: Path, tmp_path: Path) 
     shutil.copytree(workdir, tmp_path / "hf")
     (tmp_path / "hf/config.json").write_text('{"model_type": "clip"}')
     cases = [
-        ([f"--checkpoint={workdir}"], "nothing to look at"),
+        ([f"--checkpoint={workdir}"], "no inputs"),
         ([f"--checkpoint={tmp_path}", f"--out={out}", tmp_path / "bad.png"], "is not a trained workdir"),
         ([f"--checkpoint={tmp_path / 'hf'}", f"--out={out}", tmp_path / "bad.png"], "not a run's config"),
     ]  # fmt: skip
