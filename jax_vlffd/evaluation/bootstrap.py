@@ -1,10 +1,8 @@
 """Bootstrap intervals over videos, all resamples at once.
 
-Frames of one video are near copies, so the unit that is drawn is the video (percentile bootstrap,
-Efron).
-Videos are drawn within strata, so that no resample lacks a class or a method. A resample is a
-weight for each video, and every metric is computed from weighted counts on scores that are sorted
-once.
+Frames of one video are near copies, so whole videos are drawn (percentile bootstrap, Efron), within strata:
+no resample lacks a class or a method. A resample is a weight for each video, and every metric is computed from
+weighted counts on scores that are sorted once.
 """
 
 from __future__ import annotations
@@ -54,15 +52,17 @@ def replicates(
     calibrated: np.ndarray | None = None,
     threshold: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """The metrics of every resample, by the names of `metrics` ([resamples] each).
+    """The metrics of every resample: name as in `metrics` -> float64 [resamples].
 
     Args:
       labels: int [n], both classes.
       probability: float [n].
       videos: int [n], the videos numbered from 0; a video has one label and one stratum.
       strata: int [n].
-      resamples, seed: how many, and of which random stream.
-      calibrated: float [n], the calibrated probability, with its `threshold`; both or neither.
+      resamples: how many to draw.
+      seed: of the random stream.
+      calibrated: float [n], the calibrated probability; given together with its `threshold`.
+      threshold: calibrated probability above which a frame counts as fake.
     """
     first = np.unique(videos, return_index=True)[1]
     video_strata, video_labels = strata[first], labels[first]
@@ -70,7 +70,7 @@ def replicates(
     video_probability = video_means(probability, labels, videos)[0]
     weights = draw(video_strata, resamples, seed)
 
-    found = {
+    values = {
         "frame_auc": np.empty(resamples),
         "ap": np.empty(resamples),
         "eer": np.empty(resamples),
@@ -82,25 +82,25 @@ def replicates(
     for start in range(0, resamples, step):
         rows = slice(start, start + step)
         fake, real = frame_groups.weighted(weights[rows][:, videos])
-        found["frame_auc"][rows] = _auc(fake, real)
-        found["ap"][rows] = _average_precision(fake, real)
-        found["eer"][rows] = _equal_error_rate(fake, real)
-        found["video_auc"][rows] = _auc(*video_groups.weighted(weights[rows]))
+        values["frame_auc"][rows] = _auc(fake, real)
+        values["ap"][rows] = _average_precision(fake, real)
+        values["eer"][rows] = _equal_error_rate(fake, real)
+        values["video_auc"][rows] = _auc(*video_groups.weighted(weights[rows]))
 
-    # What is a sum over frames is a sum over videos of sums that are known beforehand.
+    # These are sums over frames, so each video's sum is computed only once.
     total = weights @ frames
-    right = np.bincount(videos, weights=(probability > 0.5) == labels)
-    found["acc"] = weights @ right / total
-    found["ece"] = _calibration_error(weights, videos, probability, labels) / total
+    correct = np.bincount(videos, weights=(probability > 0.5) == labels)
+    values["acc"] = weights @ correct / total
+    values["ece"] = _calibration_error(weights, videos, probability, labels) / total
     if calibrated is not None and threshold is not None:
-        right = np.bincount(videos, weights=(calibrated > threshold) == labels)
-        found["acc_calibrated"] = weights @ right / total
-        found["ece_calibrated"] = _calibration_error(weights, videos, calibrated, labels) / total
-    return found
+        correct = np.bincount(videos, weights=(calibrated > threshold) == labels)
+        values["acc_calibrated"] = weights @ correct / total
+        values["ece_calibrated"] = _calibration_error(weights, videos, calibrated, labels) / total
+    return values
 
 
 class _Sorted:
-    """Scores sorted from the highest, equal scores together."""
+    """Scores in descending order, equal scores grouped."""
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
         self.order = np.argsort(-scores, kind="stable")
@@ -127,8 +127,8 @@ def _auc(fake: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 def _average_precision(fake: np.ndarray, real: np.ndarray) -> np.ndarray:
     hits = np.cumsum(fake, axis=1)
-    named = hits + np.cumsum(real, axis=1)
-    precision = np.divide(hits, named, out=np.zeros_like(hits), where=named > 0)
+    positives = hits + np.cumsum(real, axis=1)
+    precision = np.divide(hits, positives, out=np.zeros_like(hits), where=positives > 0)
     return np.einsum("rk,rk->r", precision, fake) / fake.sum(1)
 
 

@@ -19,10 +19,10 @@ from jax_vlffd.errors import UserError
 
 VERSION: Final = 1
 BINS: Final = 15
-#: With fewer examples (or counterexamples) nothing is fitted: a curve through so few points says nothing.
+#: With fewer positives or negatives nothing is fitted: a curve through so few points means nothing.
 MIN_EXAMPLES: Final = 5
-#: A threshold of Platt scaling is never lower: what is more likely false than true is not said.
-MIN_BELIEVED: Final = 0.5
+#: Lower bound of a Platt threshold: what is more likely false than true is never stated.
+MIN_THRESHOLD: Final = 0.5
 _LOG_TEMPERATURES: Final = (math.log(0.01), math.log(100.0))
 
 Verdict = Literal["real", "uncertain", "fake"]
@@ -50,7 +50,7 @@ class Calibration:
     frames: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses values that no fit can give."""
+        """Checks ranges; raises UserError for values that no fit can give."""
         numbers = (self.temperature, self.threshold, self.low, self.high, self.target)
         if not all(math.isfinite(x) for x in numbers) or self.temperature <= 0:
             raise UserError(
@@ -75,7 +75,11 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Calibration:
-        """Reads what `to_json` wrote; any other text is a UserError naming `source`."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+          UserError: the text is anything else; it names `source`.
+        """
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -83,13 +87,13 @@ class Calibration:
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise UserError(f"{source}: not a calibration of version {VERSION}; fit it again")
         names = {field.name for field in fields(cls)}
-        given = {key: value for key, value in values.items() if key != "version"}
-        if set(given) != names or not all(type(v) in (int, float) for v in given.values()):
+        numbers = {key: value for key, value in values.items() if key != "version"}
+        if set(numbers) != names or not all(type(v) in (int, float) for v in numbers.values()):
             raise UserError(
                 f"{source}: a calibration has exactly the numbers {', '.join(sorted(names))}"
             )
         try:
-            return cls(**given)
+            return cls(**numbers)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
 
@@ -108,9 +112,9 @@ def fit(logits: np.ndarray, labels: np.ndarray, target: float = 0.05) -> Calibra
     z = np.asarray(logits, dtype=np.float64)
     y = np.asarray(labels)
     if z.shape != y.shape or z.ndim != 1:
-        raise ValueError(f"logits {z.shape} and labels {y.shape} are not one list each")
+        raise ValueError(f"logits {z.shape} and labels {y.shape} are not both [n]")
     if not 0 < target < 0.5:
-        raise UserError(f"the target false-positive rate is {target}; it lies between 0 and 0.5")
+        raise UserError(f"the target false-positive rate is {target}; it must be between 0 and 0.5")
     if not np.isfinite(z).all():
         raise UserError("calibration: a logit is not finite")
     if not 0 < int(y.sum()) < len(y):
@@ -128,35 +132,40 @@ def fit(logits: np.ndarray, labels: np.ndarray, target: float = 0.05) -> Calibra
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of least cross-entropy, in [0.01, 100].
+    """The temperature in [0.01, 100] that minimizes the cross-entropy with Platt's smoothed labels.
 
     The cross-entropy is convex in 1/temperature, so its slope has one root.
+
+    Args:
+      logits: float64 [n].
+      labels: int [n], 0 real, 1 fake; both occur.
     """
     from scipy.optimize import brentq
 
-    goal = _smoothed(labels == 1)
+    target = _smoothed(labels == 1)
 
     def slope(log_temperature: float) -> float:
         probability = sigmoid(logits / math.exp(log_temperature))
-        return float(np.mean(logits * (probability - goal)))
+        return float(np.mean(logits * (probability - target)))
 
     lowest, highest = _LOG_TEMPERATURES
-    if slope(lowest) <= 0:  # not sure enough of itself, even so
+    if slope(lowest) <= 0:  # underconfident even at the lowest temperature
         return math.exp(lowest)
     return math.exp(highest if slope(highest) >= 0 else brentq(slope, lowest, highest, xtol=1e-14))
 
 
 def _smoothed(truth: np.ndarray) -> np.ndarray:
-    """Platt's targets for bool [n]: float64, a little inside 0 and 1."""
+    """Platt's smoothed targets of bool [n]: float64, strictly between 0 and 1."""
     positives, negatives = int(truth.sum()), int((~truth).sum())
     return np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
 
 @dataclass(frozen=True)
 class PlattScaling:
-    """How a raw score becomes a probability, and from which probability on it is named.
+    """Maps a raw score to a probability, with the threshold from which on its attribute is stated.
 
-    fitted: whether there were examples enough; without, `score` says nothing and nothing is named.
+    slope, offset: of the logistic curve. threshold: in [0.5, 1]. examples: positives that it was fitted on.
+    fitted: whether there were enough examples; otherwise `score` is meaningless.
     """
 
     slope: float = 0.0
@@ -166,20 +175,23 @@ class PlattScaling:
     fitted: bool = False
 
     def score(self, raw: np.ndarray | float) -> np.ndarray:
-        """Probability, float64 of the shape of `raw`."""
+        """Probability in [0, 1], float64 in the shape of `raw`."""
         return sigmoid(self.slope * np.asarray(raw, np.float64) + self.offset)
 
 
 def fit_platt(
-    raw: np.ndarray, truth: np.ndarray, sound: np.ndarray | None = None, most: float = 0.1
+    raw: np.ndarray,
+    truth: np.ndarray,
+    negatives: np.ndarray | None = None,
+    max_false_positive_rate: float = 0.1,
 ) -> PlattScaling:
-    """The probability of a raw score, and its threshold.
+    """Fits Platt scaling and a threshold to raw scores.
 
     Args:
       raw: float [n].
       truth: 0/1 [n].
-      sound: bool [n], the examples of which nothing should be named; None for none.
-      most: at most this share of them lies at or above the threshold.
+      negatives: bool [n], examples of the class for which the attribute must rarely be stated; None for none.
+      max_false_positive_rate: largest share of `negatives` that may reach the threshold.
     """
     truth = np.asarray(truth) > 0
     examples = int(truth.sum())
@@ -187,20 +199,21 @@ def fit_platt(
         return PlattScaling(examples=examples)
     slope, offset = fit_logistic(raw, truth)
     score = sigmoid(slope * raw + offset)
-    threshold = max(best_threshold(score, truth), MIN_BELIEVED)
-    if sound is not None and sound.any():
-        ordered = np.sort(score[sound])[::-1]
-        threshold = max(threshold, float(np.nextafter(ordered[int(most * len(ordered))], 2.0)))
-    if slope == 0:  # one score for all: it names nothing
+    threshold = max(best_threshold(score, truth), MIN_THRESHOLD)
+    if negatives is not None and negatives.any():
+        descending = np.sort(score[negatives])[::-1]
+        allowed = int(max_false_positive_rate * len(descending))
+        threshold = max(threshold, float(np.nextafter(descending[allowed], 2.0)))
+    if slope == 0:  # all examples have the same score: never state it
         threshold = 1.0
     return PlattScaling(slope, offset, threshold, examples, True)
 
 
 def fit_logistic(raw: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Slope (at least 0) and offset of the logistic curve of least cross-entropy.
+    """Fits a logistic curve and returns its slope (at least 0) and offset.
 
-    Platt's smoothed targets, and a weak pull of the slope to 0 on the standardized score, so that a few
-    separated examples give a finite curve.
+    Minimizes the cross-entropy with Platt's smoothed targets and a weak L2 penalty on the slope of the
+    standardized score, so that a few separated examples give a finite curve.
 
     Args:
       raw: float [n].
@@ -209,22 +222,26 @@ def fit_logistic(raw: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     mean, spread = float(raw.mean()), max(float(raw.std()), 1e-12)
-    goal = _smoothed(truth)
+    target = _smoothed(truth)
     # A smoothed target is an example of either class, each with its weight.
     model = LogisticRegression(solver="newton-cholesky", tol=1e-10)
     both = np.tile((raw - mean) / spread, 2)[:, None]
-    model.fit(both, np.repeat([1, 0], len(raw)), sample_weight=np.r_[goal, 1 - goal])
+    model.fit(both, np.repeat([1, 0], len(raw)), sample_weight=np.r_[target, 1 - target])
     weight, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if weight <= 0:  # less alike where it is true: the sentence says nothing of this set
-        rate = float(goal.mean())
+    if weight <= 0:  # the score is lower where the attribute holds, so it is no evidence
+        rate = float(target.mean())
         return 0.0, float(np.log(rate / (1 - rate)))
     return weight / spread, offset - weight * mean / spread
 
 
 def best_threshold(score: np.ndarray, truth: np.ndarray) -> float:
-    """The probability from which on naming gives the highest F1; ties go to the higher one.
+    """The threshold of the highest F1; of equal ones the highest.
 
-    Taken between two neighboring scores, so that no image of the split lies on it.
+    It is the midpoint of two neighboring scores, so that no image of the split has exactly this score.
+
+    Args:
+      score: float [n], probabilities.
+      truth: bool [n].
     """
     from sklearn.metrics import precision_recall_curve
 
@@ -236,7 +253,7 @@ def best_threshold(score: np.ndarray, truth: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Per bin ([bins]): mean probability, share of fakes (nan where empty), number of frames."""
+    """Per bin, [bins] each: mean probability, share of fakes (both nan where empty), number of frames."""
 
     probability: np.ndarray
     fakes: np.ndarray
@@ -246,7 +263,7 @@ class ReliabilityCurve:
 def reliability_curve(
     probability: np.ndarray, labels: np.ndarray, bins: int = BINS
 ) -> ReliabilityCurve:
-    """The reliability of probabilities in `bins` equal bins of [0, 1]."""
+    """Reliability of probabilities [n] against labels [n] in `bins` equal bins of [0, 1]."""
     index = bin_index(probability, bins)
     frames = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -277,9 +294,9 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _equal_error_threshold(real: np.ndarray, fake: np.ndarray) -> float:
-    """Where the share of reals above is nearest to that of fakes at or below; sorted inputs.
+    """The threshold at which the false-positive and false-negative rates are nearest; sorted inputs.
 
-    Taken between two neighboring scores, so that no frame of the split lies on it.
+    It is the midpoint of two neighboring scores, so that no frame of the split has exactly this score.
     """
     scores = np.unique(np.concatenate([real, fake]))
     between = np.concatenate([scores[:1], (scores[1:] + scores[:-1]) / 2, scores[-1:]])
@@ -287,5 +304,5 @@ def _equal_error_threshold(real: np.ndarray, fake: np.ndarray) -> float:
     false_negative = np.searchsorted(fake, between, side="right") / len(fake)
     gap = np.abs(false_positive - false_negative)
     best = np.flatnonzero(gap <= gap.min() + 1e-12)
-    # A range of thresholds is equally good (all of the gap between separated classes): its middle.
+    # A whole range can be equally good (the gap between separated classes): take its middle.
     return float(between[best[len(best) // 2]])

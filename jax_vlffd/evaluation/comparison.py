@@ -13,23 +13,22 @@ from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.metrics import Metrics, SetMetrics
 from jax_vlffd.evaluation.scores import Scores
 
-#: What is written where nothing says what a detector was trained on.
+#: Stands for the methods of a detector whose training set is unknown.
 UNKNOWN: Final = "methods unknown"
 
 
 @dataclass(frozen=True)
 class EvaluatedDetector:
-    """One detector as the report shows it.
+    """A detector with its scores and metrics, as a report shows it.
 
     Attributes:
       name: unique in a report.
       scores: of the split that is tested.
       sets: its metrics by set.
-      calibration: from a validation split, if it has one.
-      history: the records of its training (`step` and numbers), if it was trained here.
+      calibration: fitted on a validation split, or None.
+      history: the logged records of its training (`step` and numbers); empty when unknown.
       trained_on: the methods it was trained on; empty when unknown.
-      group: detectors of one group and one `trained_on` are repetitions (seeds) of one row of the
-        matrix.
+      group: detectors with the same group and `trained_on` are repetitions (seeds) of one matrix row.
     """
 
     name: str
@@ -54,26 +53,26 @@ class EvaluatedDetector:
 def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
     """`second` minus `first` by metric: {"value"}, and {"interval"} from paired resamples.
 
-    Two detectors' resamples pair when both were measured on the same videos with the same seed and
-    number of resamples: each then drew the same videos. Otherwise there is no interval.
+    Resamples are paired when both were measured on the same videos with the same seed and number of
+    resamples, so that each drew the same videos. Otherwise there is no interval.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_metric: dict[str, dict[str, Any]] = {}
     for name, value in second.values.items():
         base = first.values.get(name)
         if value is None or base is None:
             continue
         entry: dict[str, Any] = {"value": value - base}
-        drawn, base_drawn = second.replicates.get(name), first.replicates.get(name)
-        if drawn is not None and base_drawn is not None and first.videos == second.videos:
-            entry["interval"] = list(bootstrap.interval(drawn - base_drawn))
-        found[name] = entry
-    return found
+        replicates, base_replicates = second.replicates.get(name), first.replicates.get(name)
+        if replicates is not None and base_replicates is not None and first.videos == second.videos:
+            entry["interval"] = list(bootstrap.interval(replicates - base_replicates))
+        by_metric[name] = entry
+    return by_metric
 
 
 def set_differences(
     first: EvaluatedDetector, second: EvaluatedDetector
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """`differences` of the overall metrics by set, for the sets that both have."""
+    """`differences` of the overall metrics, by set, for the sets that both have."""
     return {
         name: differences(measured.overall, second.sets[name].overall)
         for name, measured in first.sets.items()
@@ -82,7 +81,7 @@ def set_differences(
 
 
 def summary(detectors: Sequence[EvaluatedDetector]) -> dict[str, Any]:
-    """What `metrics.json` says of the detectors: the first one's `sets`, and `others` by name.
+    """The detectors' part of `metrics.json`: the first one's `sets`, and `others` by name.
 
     Returns:
       {"detector", "calibration", "trained_on", "sets": {name: metrics}, "others": {name: {"calibration",
@@ -155,31 +154,35 @@ def _cell(
     method: str,
     trained_on: Sequence[str],
 ) -> dict[str, Any]:
-    found = _measured(runs, tested, method)
-    frame = _known(found, "frame_auc")
-    video = _known(found, "video_auc")
-    drawn = _mean_replicates(found)
+    measured = _measured(runs, tested, method)
+    frame = _known(measured, "frame_auc")
+    video = _known(measured, "video_auc")
+    replicates = _mean_replicates(measured)
     return {
         "frame_auc": float(np.mean(frame)) if frame else None,
         "video_auc": float(np.mean(video)) if video else None,
-        "interval": None if drawn is None else list(bootstrap.interval(drawn)),
+        "interval": None if replicates is None else list(bootstrap.interval(replicates)),
         "spread": float(np.std(frame, ddof=1)) if len(frame) > 1 else None,
         "seen": method in trained_on if trained_on else None,
-        "difference": None if runs is first else _difference(found, first, tested, method),
+        "difference": None if runs is first else _difference(measured, first, tested, method),
     }
 
 
 def _difference(
-    found: Sequence[Metrics], first: Sequence[EvaluatedDetector], tested: str, method: str
+    measured: Sequence[Metrics], first: Sequence[EvaluatedDetector], tested: str, method: str
 ) -> dict[str, Any] | None:
     base = _measured(first, tested, method)
-    ours, theirs = _known(found, "frame_auc"), _known(base, "frame_auc")
-    if not ours or not theirs:
+    values, base_values = _known(measured, "frame_auc"), _known(base, "frame_auc")
+    if not values or not base_values:
         return None
-    entry: dict[str, Any] = {"value": float(np.mean(ours) - np.mean(theirs))}
-    drawn, base_drawn = _mean_replicates(found), _mean_replicates(base)
-    if drawn is not None and base_drawn is not None and found[0].videos == base[0].videos:
-        entry["interval"] = list(bootstrap.interval(drawn - base_drawn))
+    entry: dict[str, Any] = {"value": float(np.mean(values) - np.mean(base_values))}
+    replicates, base_replicates = _mean_replicates(measured), _mean_replicates(base)
+    if (
+        replicates is not None
+        and base_replicates is not None
+        and measured[0].videos == base[0].videos
+    ):
+        entry["interval"] = list(bootstrap.interval(replicates - base_replicates))
     return entry
 
 
@@ -187,13 +190,13 @@ def _measured(runs: Sequence[EvaluatedDetector], tested: str, method: str) -> li
     return [run.sets[tested].methods[method] for run in runs if method in _methods(run, tested)]
 
 
-def _known(found: Sequence[Metrics], name: str) -> list[float]:
-    return [value for m in found if (value := m.values[name]) is not None]
+def _known(measured: Sequence[Metrics], name: str) -> list[float]:
+    return [value for m in measured if (value := m.values[name]) is not None]
 
 
-def _mean_replicates(found: Sequence[Metrics]) -> np.ndarray | None:
+def _mean_replicates(measured: Sequence[Metrics]) -> np.ndarray | None:
     """The mean frame AUC of every resample; None unless all were measured on the same videos."""
-    drawn = [m.replicates["frame_auc"] for m in found if "frame_auc" in m.replicates]
-    if not drawn or len(drawn) != len(found) or len({m.videos for m in found}) > 1:
+    replicates = [m.replicates["frame_auc"] for m in measured if "frame_auc" in m.replicates]
+    if not replicates or len(replicates) != len(measured) or len({m.videos for m in measured}) > 1:
         return None
-    return np.asarray(np.mean(drawn, axis=0))
+    return np.asarray(np.mean(replicates, axis=0))

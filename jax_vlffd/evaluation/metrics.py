@@ -1,4 +1,4 @@
-"""The metrics of the field, exactly: per frame and per video, per method and overall.
+"""Detection metrics: per frame and per video, per method and overall.
 
 Definitions:
   frame AUC: area under the ROC curve over frames. AP: average precision over frames.
@@ -9,7 +9,7 @@ Definitions:
     where the two are nearest, without interpolation, as DeepfakeBench reports it.
   accuracy: over frames; fake is a probability above 0.5 (`acc`), or a calibrated probability above
     the threshold chosen on a validation split (`acc_calibrated`).
-  ECE: of the probability as given (`ece`) and calibrated (`ece_calibrated`); see `calibration`.
+  ECE: of the raw probability (`ece`) and calibrated (`ece_calibrated`); see `calibration`.
 Per method: that method's fakes against all reals of the set. Areas, curves, AP, precision and recall are
 scikit-learn's.
 """
@@ -28,7 +28,7 @@ from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_e
 from jax_vlffd.evaluation.scores import Scores, video_means
 from jax_vlffd.vocabulary import REGIONS
 
-#: The metrics that need both classes, then those that one class has as well.
+#: Metrics that need both classes, and metrics that are defined for one class too.
 RANKING: Final = ("frame_auc", "video_auc", "ap", "eer", "eer_deepfakebench")
 POINTWISE: Final = ("acc", "acc_calibrated", "ece", "ece_calibrated")
 _FIGURES: Final = ("precision", "recall", "f1")
@@ -36,7 +36,7 @@ _FIGURES: Final = ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class Counts:
-    """How many frames and videos the metrics rest on."""
+    """Numbers of frames and videos."""
 
     frames_real: int
     frames_fake: int
@@ -63,11 +63,10 @@ class Metrics:
     videos: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """What `metrics.json` says: flat values, `intervals`, `counts`, `note`."""
-        intervals = {name: list(pair) for name, pair in self.intervals.items()}
+        """The entry of `metrics.json`: flat values, `intervals`, `counts`, `note`."""
         return {
             **self.values,
-            "intervals": intervals,
+            "intervals": {name: list(pair) for name, pair in self.intervals.items()},
             "counts": vars(self.counts),
             "note": self.note,
         }
@@ -92,15 +91,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class SetMetrics:
-    """One evaluation set: overall, per method, and the words of the reasons where there are any."""
+    """Metrics of one evaluation set: overall, per method, and of its reasons where there are any."""
 
     overall: Metrics
     methods: dict[str, Metrics]
     region_words: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The overall metrics, flat, and `methods` (and `region_words`) beside them."""
-        methods = {name: found.as_dict() for name, found in self.methods.items()}
+        """The set's entry of `metrics.json`: the overall metrics, `methods`, and `region_words` if any."""
+        methods = {name: measured.as_dict() for name, measured in self.methods.items()}
         words = {} if self.region_words is None else {"region_words": self.region_words}
         return {**self.overall.as_dict(), "methods": methods, **words}
 
@@ -111,15 +110,15 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, SetMetrics]:
-    """Every metric of every set of the table; sets in the order they occur, methods by name.
+    """Computes every metric of every set; sets in order of occurrence, methods by name.
 
     Args:
       scores: one detector's scores, of the split that is tested.
       calibration: from a validation split; None leaves out the calibrated metrics.
       resamples: bootstrap resamples; 0 leaves out the intervals.
-      seed: of the resampling; equal seeds resample equal videos alike, whatever the detector.
+      seed: of the resampling; equal seeds draw the same videos, whatever the detector.
     """
-    found = {}
+    metrics_by_set = {}
     for name in dict.fromkeys(scores.set_name.tolist()):
         part = scores.select(scores.set_name == name)
         methods = {}
@@ -127,14 +126,14 @@ def evaluate(
             rows = (part.label == 0) | (part.method == method)
             methods[method] = measure(part.select(rows), calibration, resamples, seed)
         overall = measure(part, calibration, resamples, seed)
-        found[name] = SetMetrics(overall, methods, score_reasons(part))
-    return found
+        metrics_by_set[name] = SetMetrics(overall, methods, score_reasons(part))
+    return metrics_by_set
 
 
 def measure(
     scores: Scores, calibration: Calibration | None = None, resamples: int = 1000, seed: int = 0
 ) -> Metrics:
-    """The metrics of all rows of a table taken together."""
+    """The metrics over all rows of a table; arguments as of `evaluate`."""
     y, p = scores.label, scores.probability
     video = scores.videos()
     video_p, video_y = video_means(p, y, video)
@@ -171,29 +170,29 @@ def measure(
             replicates = bootstrap.replicates(
                 y, p, video, scores.strata(), resamples, seed, calibrated, threshold
             )
-    intervals = {name: bootstrap.interval(found) for name, found in replicates.items()}
+    intervals = {name: bootstrap.interval(resampled) for name, resampled in replicates.items()}
     return Metrics(values, intervals, counts, note, replicates, scores.video_digest())
 
 
 def equal_error_rate(labels: np.ndarray, probability: np.ndarray) -> float:
     """EER by linear interpolation of the ROC curve; both classes must occur."""
     fpr, tpr, _ = sk.roc_curve(labels, probability, drop_intermediate=False)
-    return float(np.interp(0.0, fpr + tpr - 1, fpr))  # which rises from -1 to 1
+    return float(np.interp(0.0, fpr + tpr - 1, fpr))  # the sum rises from -1 to 1
 
 
 def equal_error_rate_deepfakebench(labels: np.ndarray, probability: np.ndarray) -> float:
-    """EER as DeepfakeBench takes it: the FPR where |FNR - FPR| is least, no interpolation.
+    """EER as DeepfakeBench takes it: the FPR where |FNR - FPR| is smallest, not interpolated.
 
-    The points are those of scikit-learn's `roc_curve` by its defaults, as there.
+    Like DeepfakeBench, it uses the points of scikit-learn's `roc_curve` with default settings.
     """
     fpr, tpr, _ = sk.roc_curve(labels, probability)
     return float(fpr[np.argmin(np.abs(1 - tpr - fpr))])
 
 
 def score_reasons(scores: Scores) -> dict[str, Any] | None:
-    """Regions that the reasons name against the records' regions, over the fakes.
+    """`region_scores` of the regions that the reasons name, over the fakes.
 
-    None when the table lacks the reasons or the regions, or holds no fakes.
+    None if the table has no reasons, no regions, or no fakes.
     """
     named = scores.regions_in_reasons()
     fake = scores.label == 1
@@ -205,14 +204,14 @@ def score_reasons(scores: Scores) -> dict[str, Any] | None:
 def region_scores(named: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     """How well named regions match the true ones (the paper's region identification).
 
-    Precision, recall and F1 per region and over all decisions together (`micro`), and per image and
-    then averaged (`mean_per_image`): its F1 is the mean of the images' F1, not the harmonic mean of
-    the two averages. An image where nothing is named and nothing is true counts 1 in all three; one
-    where only one of the two is empty counts 0 (ours: the paper does not say).
+    Precision, recall and F1 per region, over all decisions together (`micro`), and averaged over
+    images (`mean_per_image`), where F1 is the mean of the images' F1. An image with no named and no
+    true region counts 1 in all three; one where only one of the two is empty counts 0 (ours: the
+    paper does not say).
 
     Args:
       named: bool or 0/1 [n, 4], the regions that a text names, in the order of vocabulary.REGIONS.
-      truth: the same shape, the regions that are forged.
+      truth: bool or 0/1 [n, 4], the regions that are forged.
 
     Returns:
       {"images": n, "regions": {name: scores}, "micro": scores, "mean_per_image": scores} where
@@ -230,29 +229,29 @@ def region_scores(named: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         return {"images": 0, "regions": regions, "micro": none, "mean_per_image": none}
 
     def scored(average: str | None, undefined: float) -> np.ndarray:
-        found = sk.precision_recall_fscore_support(
+        result = sk.precision_recall_fscore_support(
             truth, named, average=average, zero_division=undefined
         )
-        return np.array(found[:3])
+        return np.array(result[:3])
 
     per_region, micro = scored(None, np.nan).T, scored("micro", np.nan)
     both_empty = float(np.mean(~(named | truth).any(axis=1)))
     return {
         "images": len(named),
-        "regions": {name: _figures(found) for name, found in zip(REGIONS, per_region, strict=True)},
+        "regions": {name: _figures(row) for name, row in zip(REGIONS, per_region, strict=True)},
         "micro": _figures(micro),
         "mean_per_image": _figures(scored("samples", 0.0) + both_empty),
     }
 
 
 def region_aucs(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """How well scores put the images in which a region is forged above those in which it is not (ours).
+    """ROC AUC per region of scores for "this region is forged" (ours).
 
-    Unlike precision and F1 it gains nothing where a region is forged in most images: chance is 0.5.
+    Unlike precision and F1 it does not reward a region that is forged in most images: chance is 0.5.
 
     Args:
-      scores: [n, 4], larger where a region seems forged, in the order of vocabulary.REGIONS.
-      truth: bool or 0/1, the same shape.
+      scores: float [n, 4], larger where a region seems forged, in the order of vocabulary.REGIONS.
+      truth: bool or 0/1 [n, 4].
 
     Returns:
       The area under the ROC curve by region; None where it is forged in all images or in none.
@@ -268,16 +267,16 @@ def region_aucs(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None
     }
 
 
-def _figures(found: np.ndarray) -> dict[str, float | None]:
-    values = [None if np.isnan(value) else float(value) for value in found]
+def _figures(scores: np.ndarray) -> dict[str, float | None]:
+    values = [None if np.isnan(value) else float(value) for value in scores]
     return dict(zip(_FIGURES, values, strict=True))
 
 
 def average(sets: Mapping[str, SetMetrics]) -> dict[str, float | None]:
-    """The plain mean over the sets of each ranking metric; None where a set lacks it."""
-    found: dict[str, float | None] = {}
+    """The unweighted mean over the sets of each ranking metric; None where a set lacks it."""
+    means: dict[str, float | None] = {}
     for name in RANKING:
         values = [measured.overall.values[name] for measured in sets.values()]
         known = [value for value in values if value is not None]
-        found[name] = float(np.mean(known)) if known and len(known) == len(values) else None
-    return found
+        means[name] = float(np.mean(known)) if known and len(known) == len(values) else None
+    return means

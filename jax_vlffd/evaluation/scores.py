@@ -22,7 +22,7 @@ from jax_vlffd.vocabulary import REGIONS, regions_named
 REQUIRED_COLUMNS: Final = ("dataset", "method", "video", "label", "probability")
 #: The contract's columns, in the order they are written.
 COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label", "probability")
-#: Optional columns: evaluation set (default: dataset), detector, what the record and the model say.
+#: Optional columns: evaluation set (default: dataset), detector, the record's and the model's words.
 OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
 
 _MIN_PROBABILITY: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
@@ -37,8 +37,8 @@ class Scores:
         of its own. Real frames may have any method (`real`, empty, or that of their pair).
       label: int, 0 real, 1 fake.
       probability: float64 in [0, 1], of being fake, before any calibration.
-      set_name: the evaluation set's name (default: the dataset's); a video is (dataset, method,
-        video) within it.
+      set_name: name of the evaluation set (default: the dataset's); within it a video is (dataset,
+        method, video).
       logit: float64 or None; the log-odds where the probability alone would saturate.
       regions: bool [n, 4] in the order of vocabulary.REGIONS, the record's forged regions, or None.
       caption: the record's caption, or None.
@@ -65,20 +65,20 @@ class Scores:
 
     def __post_init__(self) -> None:
         """Converts sequences to arrays and checks lengths and ranges (UserError names the row)."""
-        put = object.__setattr__
+        assign = object.__setattr__
         for name in ("dataset", "split", "method", "video", "frame", "id"):
-            put(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+            assign(self, name, np.asarray(getattr(self, name), dtype=np.str_))
         names = self.dataset if self.set_name is None else self.set_name
-        put(self, "set_name", np.asarray(names, dtype=np.str_))
-        put(self, "label", np.asarray(self.label, dtype=np.int64))
-        put(self, "probability", np.asarray(self.probability, dtype=np.float64))
+        assign(self, "set_name", np.asarray(names, dtype=np.str_))
+        assign(self, "label", np.asarray(self.label, dtype=np.int64))
+        assign(self, "probability", np.asarray(self.probability, dtype=np.float64))
         if self.logit is not None:
-            put(self, "logit", np.asarray(self.logit, dtype=np.float64))
+            assign(self, "logit", np.asarray(self.logit, dtype=np.float64))
         if self.regions is not None:
-            put(self, "regions", np.asarray(self.regions, dtype=bool).reshape(-1, len(REGIONS)))
+            assign(self, "regions", np.asarray(self.regions, dtype=bool).reshape(-1, len(REGIONS)))
         for name in ("caption", "reasons"):  # long texts: fixed-width strings would waste memory
             if getattr(self, name) is not None:
-                put(self, name, np.asarray(getattr(self, name), dtype=object))
+                assign(self, name, np.asarray(getattr(self, name), dtype=object))
         count = len(self.label)
         for field in fields(self):
             value = getattr(self, field.name)
@@ -104,8 +104,8 @@ class Scores:
         chosen: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: v[rows] for k, v in chosen.items() if v is not None})
 
-    def named(self, set_name: str) -> Scores:
-        """The same scores as evaluation set `set_name`."""
+    def with_set_name(self, set_name: str) -> Scores:
+        """The same scores under the evaluation set name `set_name`."""
         return replace(self, set_name=np.full(len(self), set_name))
 
     def logits(self) -> np.ndarray:
@@ -122,11 +122,11 @@ class Scores:
         and the label, so that a real never joins the fake that was made of it under the same names.
         """
         video = self.video
-        alone = video == ""
-        if alone.any():
+        unnamed = video == ""
+        if unnamed.any():
             numbers = np.arange(len(self)).astype(np.str_)
             own = np.char.add("\x00", np.where(self.id == "", numbers, self.id))
-            video = np.where(alone, own, video)
+            video = np.where(unnamed, own, video)
         return _number_keys(self.set_name, self.dataset, self.method, self.label, video)
 
     def strata(self) -> np.ndarray:
@@ -144,7 +144,7 @@ class Scores:
         """Bool [n, 4]: the regions that the detector's reasons name, or None without reasons."""
         if self.reasons is None:
             return None
-        named = [[r in found for r in REGIONS] for found in map(regions_named, self.reasons)]
+        named = [[r in names for r in REGIONS] for names in map(regions_named, self.reasons)]
         return np.asarray(named, dtype=bool).reshape(-1, len(REGIONS))
 
 
@@ -162,7 +162,7 @@ def video_means(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean probability and label of each video ([V], [V]); `videos` numbers them from 0 ([n]).
 
-    The sum runs in the order of the probabilities, so that its rounding, and with it a tie between
+    The sum runs in the order of the probabilities, so that rounding, and with it a tie between
     two videos, does not depend on the order of the rows.
     """
     order = np.argsort(probability, kind="stable")
@@ -172,7 +172,7 @@ def video_means(
 
 
 def concatenate(tables: Sequence[Scores]) -> Scores:
-    """One table of several; an optional column stays if every table has it."""
+    """Joins tables; an optional column is kept if every table has it."""
     if len(tables) == 1:
         return tables[0]
     joined: dict[str, Any] = {}
@@ -199,25 +199,25 @@ def refuse_repeats(scores: Scores, source: str) -> None:
 def refuse_shared_videos(tables: Sequence[Scores], source: str) -> None:
     """Raises UserError when two tables of one detector have rows of one video, and no ids.
 
-    With ids, `refuse_repeats` tells frames apart; without, nothing says that they are not the same.
+    With ids, `refuse_repeats` compares frames; without ids they could be the same frames.
     """
     names = ("set_name", "split", "dataset", "method", "video", "label")
     seen: set[tuple[Any, ...]] = set()
     for table in tables:
         rows = np.flatnonzero((table.id == "") & (table.video != ""))
-        own = set(zip(*(getattr(table, name)[rows].tolist() for name in names), strict=True))
-        if shared := own & seen:
-            found = dict(zip(names, min(shared), strict=True))
+        videos = set(zip(*(getattr(table, name)[rows].tolist() for name in names), strict=True))
+        if shared := videos & seen:
+            video = dict(zip(names, min(shared), strict=True))
             raise UserError(
-                f"{source}: two files have scores of video {found['video']!r} of "
-                f"{found['set_name']}, {found['method']}; give different detectors different names, "
+                f"{source}: two files have scores of video {video['video']!r} of "
+                f"{video['set_name']}, {video['method']}; give different detectors different names, "
                 "different sets another `dataset` or `set`, or the frames an `id`"
             )
-        seen |= own
+        seen |= videos
 
 
 def to_csv(tables: Mapping[str, Scores]) -> str:
-    """The text of `scores.csv`: COLUMNS, then `set`, `detector` and what else the tables have.
+    """The text of `scores.csv`: COLUMNS, `set`, `detector`, then the optional columns that occur.
 
     Floats are written so that they read back to the same float64.
     """
@@ -261,14 +261,14 @@ def from_csv(text: str, source: str) -> dict[str, Scores]:
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
     if missing:
         raise UserError(
-            f"{source}: lacks the column(s) {', '.join(missing)}; needed are "
+            f"{source}: lacks the column(s) {', '.join(missing)}; required are "
             f"{', '.join(REQUIRED_COLUMNS)}, and it has {', '.join(header) or 'none'}"
         )
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in reader:
         where = f"{source}, line {reader.line_num}"
         if None in row or None in row.values():
-            raise UserError(f"{where}: has another number of fields than the header")
+            raise UserError(f"{where}: the number of fields differs from the header")
         row["label"] = _label(row["label"], where)
         row["probability"] = _number(row["probability"], where, "probability", 0.0, 1.0)
         if row.get("logit"):
@@ -277,8 +277,8 @@ def from_csv(text: str, source: str) -> dict[str, Scores]:
             row["regions"] = _region_flags(row["regions"], where)
         rows.setdefault(row.get("detector", ""), []).append(row)
     if not rows:
-        raise UserError(f"{source}: holds no scores")
-    return {detector: _table(found, header) for detector, found in rows.items()}
+        raise UserError(f"{source}: has no scores")
+    return {detector: _table(part, header) for detector, part in rows.items()}
 
 
 def _table(rows: Sequence[Mapping[str, Any]], header: Sequence[str]) -> Scores:
@@ -321,5 +321,5 @@ def _region_flags(text: str, where: str) -> list[bool]:
     names = [name.strip() for name in text.split(";") if name.strip()]
     for name in names:
         if name not in REGIONS:
-            raise UserError(f"{where}: {name!r} is not a region; they are {', '.join(REGIONS)}")
+            raise UserError(f"{where}: {name!r} is not a region; use {', '.join(REGIONS)}")
     return [name in names for name in REGIONS]

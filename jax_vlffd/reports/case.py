@@ -1,4 +1,4 @@
-"""The page of a case: what a detector says of some pictures and videos, for a reader who must defend it.
+"""The HTML report of `launch.predict`: verdicts, reasons and heat maps of pictures and videos.
 
 Everything that comes from a file (names, EXIF, messages) is untrusted text and is escaped.
 """
@@ -15,8 +15,8 @@ from jax_vlffd.vocabulary import TYPES
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A face as the report shows it: its line, and its panels as (title, encoded picture)."""
+class Face:
+    """A face of the report: its result line, and its panels as (title, encoded picture)."""
 
     line: Mapping[str, Any]
     panels: Sequence[tuple[str, bytes]] = ()
@@ -24,32 +24,33 @@ class Shown:
 
 @dataclass(frozen=True)
 class Item:
-    """One input: its closing line or, for a picture, that of its first face; its thumbnail; its faces.
+    """One input file.
 
-    hidden: faces of a video that are not shown.
+    line: a video's last result line, a picture's first face's. picture: encoded thumbnail, or empty.
+    faces: that are shown. hidden: number of faces of a video that are not shown.
     """
 
     line: Mapping[str, Any]
     picture: bytes = b""
-    faces: Sequence[Shown] = field(default_factory=list)
+    faces: Sequence[Face] = field(default_factory=list)
     hidden: int = 0
 
     @property
-    def judged(self) -> list[Shown]:
-        """The faces that are shown one by one: all but the too small, unless there is one alone."""
+    def judged(self) -> list[Face]:
+        """The faces shown one by one: all but the too small, or the only one."""
         return [face for face in self.faces if not self._is_small(face)]
 
     @property
     def too_small(self) -> list[int]:
-        """The numbers of the other faces, from 1."""
+        """The numbers, from 1, of the faces that are too small."""
         return [face.line["face"] + 1 for face in self.faces if self._is_small(face)]
 
-    def _is_small(self, face: Shown) -> bool:
+    def _is_small(self, face: Face) -> bool:
         return face.line["verdict"] == "face_too_small" and len(self.faces) > 1
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is known of the file."""
+        """Facts about the file, by title; only those that are known."""
         line = self.line
         values = {
             "SHA-256": line.get("sha256") or "not read",
@@ -67,12 +68,12 @@ class Item:
 def render(
     items: Sequence[Item], facts: Mapping[str, str], band: tuple[float, float, float]
 ) -> str:
-    """The page.
+    """The report as HTML text.
 
     Args:
-      items: in order.
+      items: the inputs, in order.
       facts: about the model and the run, shown at the top.
-      band: low end of 'uncertain', threshold, high end.
+      band: lower end of 'uncertain', threshold, upper end; probabilities.
     """
     verdicts = Counter(str(item.line["verdict"]).replace("_", " ") for item in items)
     low, threshold, high = band

@@ -28,10 +28,10 @@ _REFERENCE: Final[dict[str, Any]] = {"color": "#77838d", "linestyle": (0, (3, 3)
 _WHISKER: Final[dict[str, Any]] = {"color": "#111111", "linewidth": 1.4}
 _LEGEND_LINE: Final = 18  # pixels
 _MAX_LABEL: Final = 60  # letters
-_HINT: Final = "hint "  # begins the id of what has a title of its own
+_HINT: Final = "hint "  # prefix of the id of an element with a tooltip
 _FONTS: Final = "system-ui, 'Segoe UI', 'Liberation Sans', Arial, sans-serif"
 
-#: On top of Matplotlib's defaults, so that no file of the user's changes a chart. A point is a pixel here.
+#: Added to Matplotlib's defaults, so that a user's matplotlibrc changes no chart. One point is one pixel.
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -75,9 +75,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """A label and a range; None takes it from the data, rounded to the ticks.
+    """A label and a range; a range of None is that of the data, rounded to the ticks.
 
-    `ticks` are (value, text) pairs where the values do not speak for themselves.
+    `ticks` are (value, text) pairs for values that need other labels.
     """
 
     label: str
@@ -87,7 +87,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a bar or dot, its interval, if any, and what is shown where it is pointed at."""
+    """A value of a bar or dot, its interval, and its tooltip."""
 
     value: float | None
     interval: tuple[float, float] | None = None
@@ -95,7 +95,7 @@ class Value:
 
 
 def standalone(chart: str) -> str:
-    """A chart as the text of a file that is a picture by itself."""
+    """A chart as the text of an SVG file."""
     return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
@@ -107,9 +107,9 @@ def line_chart(
     diagonal: bool = False,
     height: int = 290,
 ) -> str:
-    """A chart of lines with a legend below; `diagonal` adds the dashed line from corner to corner.
+    """A line chart with a legend below; `diagonal` adds the dashed line from corner to corner.
 
-    Points that are not finite are left out, and break the line.
+    A point that is not finite is left out and interrupts the line.
     """
     points = [(line, np.isfinite(line.x) & np.isfinite(line.y)) for line in series]
     points = [(line, finite) for line, finite in points if finite.any()]
@@ -137,12 +137,12 @@ def bar_chart(
     axis: Axis,
     reference: float,
 ) -> str:
-    """Horizontal bars with intervals: one group a row, one bar a name, and its value written out.
+    """Horizontal bars with intervals and values: one row a group, one bar a name.
 
     Args:
-      title: for readers who do not see the picture.
+      title: the alternative text.
       groups: the label of each row and its bars, in the order of `names`; no bar without a value.
-      names: what the bars of a group are; a legend is drawn when there are several.
+      names: of the bars of a group; a legend is drawn when there are several.
       axis: the axis of the values, with its range.
       reference: a value marked by a dashed line, such as chance.
     """
@@ -156,15 +156,15 @@ def bar_chart(
         for number in range(len(names)):
             color = _COLORS[number % len(_COLORS)]
             for index, (_, bars) in enumerate(groups):
-                bar, place = bars[number], row * index + number
+                bar, position = bars[number], row * index + number
                 end = bar.value or 0.0
-                axes.barh(place, end, 0.85, color=color, alpha=0.8)
+                axes.barh(position, end, 0.85, color=color, alpha=0.8)
                 if bar.interval:
-                    axes.plot(bar.interval, (place, place), marker="|", **_WHISKER)
+                    axes.plot(bar.interval, (position, position), marker="|", **_WHISKER)
                     end = max(end, bar.interval[1])
                 axes.annotate(
                     "not defined" if bar.value is None else f"{bar.value:.3f}",
-                    (end, place), (5, 0), textcoords="offset points", annotation_clip=False,
+                    (end, position), (5, 0), textcoords="offset points", annotation_clip=False,
                     verticalalignment="center_baseline", fontsize=11,
                 )  # fmt: skip
         middles = [row * index + (len(names) - 1) / 2 for index in range(len(groups))]
@@ -182,8 +182,8 @@ def dot_chart(title: str, columns: Sequence[tuple[str, Sequence[Value]]], axis: 
     """Dots with their intervals in columns of equal width, and a line through the columns' means.
 
     Args:
-      title: for readers who do not see the picture.
-      columns: the label of each and its dots, each with a value.
+      title: the alternative text.
+      columns: the label of each column and its dots, each with a value.
       axis: of the values.
     """
     count = max(len(columns), 1)
@@ -213,11 +213,11 @@ def dot_chart(title: str, columns: Sequence[tuple[str, Sequence[Value]]], axis: 
 
 @contextmanager
 def _settings(title: str) -> Iterator[None]:
-    """Matplotlib's settings for one chart; the title makes the ids in it differ from another chart's."""
+    """Matplotlib's settings for one chart; its title makes its ids differ from another chart's."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # Only measured with Matplotlib's font: the reader's own fonts draw it.
+        # Matplotlib's font only measures the text; the reader's fonts draw it.
         warnings.filterwarnings("ignore", r"Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": f"jax-vlffd {_label(title)}"})
@@ -236,7 +236,7 @@ def _figure(
 
 
 def _label(text: str, letters: int = _MAX_LABEL) -> str:
-    """A text of a stranger's as a label: bounded, and without letters that XML cannot hold."""
+    """An untrusted text as a label: bounded, and without letters that XML cannot hold."""
     text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text[: letters + 1])
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
@@ -259,11 +259,11 @@ def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> Non
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The drawing as an element of a page: titled, in the page's font, without what no page needs."""
+    """The figure as an SVG element: with a title, in the page's font, without Matplotlib's metadata."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     root = ET.fromstring(drawn.getvalue())
-    for child in root.findall("*")[:2]:  # metadata, and a style that would be the whole page's
+    for child in root.findall("*")[:2]:  # metadata, and a style that would apply to the whole page
         root.remove(child)
     used = set(re.findall(r"#(\w+)", drawn.getvalue()))
     for node in list(root.iter()):

@@ -1,4 +1,4 @@
-"""`report.html`: one file that shows an evaluation, without scripts or anything to load."""
+"""`report.html` of an evaluation: one file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jax_vlffd.reports.render import METRIC_TITLES, Cell, Figure, Table, number,
 from jax_vlffd.vocabulary import REGIONS
 
 _MAX_TRAINING_POINTS: Final = 150
-_MAIN_CURVES: Final = ("loss", "auc", "accuracy")  # what a reader looks at; the rest folds away
+_MAIN_CURVES: Final = ("loss", "auc", "accuracy")  # shown at once; the others are folded
 
 
 def render(
@@ -35,7 +35,7 @@ def render(
     Args:
       title: the heading.
       facts: what was evaluated and how, shown under the heading.
-      detectors: at least one; the first is the one that the others are compared with.
+      detectors: at least one; the others are compared with the first.
       galleries: examples with pictures.
       matrix: rows of `comparison.matrix`.
       robustness: {detector: {set: {corruption: [{"strength", "frame_auc", "video_auc"}]}}}.
@@ -82,7 +82,7 @@ def _results(detectors: Sequence[EvaluatedDetector]) -> Table:
 
 
 def _notes(detectors: Sequence[EvaluatedDetector]) -> list[str]:
-    """What keeps a metric from being defined, by detector and set."""
+    """Why a metric is undefined, by detector and set."""
     measured = [
         (f"{d.name}, {name}", m.overall.note) for d in detectors for name, m in d.sets.items()
     ]
@@ -90,12 +90,12 @@ def _notes(detectors: Sequence[EvaluatedDetector]) -> list[str]:
 
 
 def _known(measured: Sequence[Metrics], names: Iterable[str]) -> list[str]:
-    """The metrics that at least one has; a column of dashes says nothing."""
+    """The metrics that at least one has, to omit empty columns."""
     return [name for name in names if any(m.values[name] is not None for m in measured)]
 
 
 def _cells(measured: Metrics, columns: Sequence[str]) -> list[Cell]:
-    """The metrics and, in the last cell, what they rest on."""
+    """The metrics and, in the last cell, the numbers of frames and videos."""
     counts = measured.counts
     videos = f"({counts.videos_real:,} + {counts.videos_fake:,})"
     return [
@@ -107,7 +107,7 @@ def _cells(measured: Metrics, columns: Sequence[str]) -> list[Cell]:
 def _table(
     first: str, columns: Sequence[str], rows: Sequence[Sequence[str | Cell]], several: bool
 ) -> Table:
-    """Rows of `_cells` by set or method and, with several detectors, by detector."""
+    """A table of `_cells` by set or method and, with several detectors, by detector."""
     names = [first, "Detector"] if several else [first]
     header = [*names, *(METRIC_TITLES[key] for key in columns), "Frames (videos)"]
     return Table(header, rows, len(names), grouped=True)
@@ -128,7 +128,7 @@ def _differences(detectors: Sequence[EvaluatedDetector]) -> Table:
 
 
 def _curves(detectors: Sequence[EvaluatedDetector], name: str) -> list[Figure]:
-    """ROC over frames and over videos where they are defined, and reliability, on one set."""
+    """ROC over frames and videos where defined, and the reliability diagram, of one set."""
     frames, videos, reliability = [], [], []
     for detector in (d for d in detectors if name in d.sets):
         scores = detector.scores.select(detector.scores.set_name == name)
@@ -137,11 +137,11 @@ def _curves(detectors: Sequence[EvaluatedDetector], name: str) -> list[Figure]:
         means, labels = video_means(p, y, scores.videos())
         videos += _roc(f"{detector.name}: AUC ", labels, means)
         p = detector.probability()[detector.scores.set_name == name]
-        how = "" if detector.calibration is None else ", calibrated"
+        suffix = "" if detector.calibration is None else ", calibrated"
         curve = reliability_curve(p, y)
-        kept = curve.frames > 0
-        label = f"{detector.name}{how}: ECE {expected_calibration_error(p, y):.3f}"
-        x, share = curve.probability[kept], curve.fakes[kept]
+        filled = curve.frames > 0
+        label = f"{detector.name}{suffix}: ECE {expected_calibration_error(p, y):.3f}"
+        x, share = curve.probability[filled], curve.fakes[filled]
         reliability.append(charts.Series(label, x, share, marks=True))
     rates = ("False-positive rate", "True-positive rate")
     drawn = [_unit_chart(f"{name}: reliability", reliability, "Mean probability", "Share of fakes")]
@@ -152,13 +152,13 @@ def _curves(detectors: Sequence[EvaluatedDetector], name: str) -> list[Figure]:
 
 
 def _unit_chart(title: str, series: Sequence[charts.Series], x: str, y: str) -> Figure:
-    """A chart of two quantities in [0, 1] with its diagonal."""
+    """A chart of two quantities in [0, 1] with the diagonal."""
     axes = charts.Axis(x, (0.0, 1.0)), charts.Axis(y, (0.0, 1.0))
     return Figure(title, charts.line_chart(title, series, *axes, diagonal=True))
 
 
 def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> list[charts.Series]:
-    """The curve, named by its area; none where a class is missing."""
+    """The ROC curve, labeled with its area; empty where a class is missing."""
     if not 0 < labels.sum() < len(labels):
         return []
     fpr, tpr, _ = sk.roc_curve(labels, probability)
@@ -166,7 +166,7 @@ def _roc(name: str, labels: np.ndarray, probability: np.ndarray) -> list[charts.
 
 
 def _methods(detectors: Sequence[EvaluatedDetector], name: str) -> tuple[Figure, Table] | None:
-    """The chart and the table of one set by method of forgery; None without fakes."""
+    """Chart and table of one set by method of forgery; None without fakes."""
     by_method: dict[str, dict[str, Metrics]] = {}
     for detector in (d for d in detectors if name in d.sets):
         for method, measured in detector.sets[name].methods.items():
@@ -268,7 +268,7 @@ def _regions(detectors: Sequence[EvaluatedDetector]) -> Table:
 
 
 def _training(detector: EvaluatedDetector) -> tuple[str, list[Figure], list[Figure]]:
-    """A run's name, its main curves and the further ones, from whatever numbers it logged."""
+    """A run's name, its main training curves, and its other ones."""
     main: list[Figure] = []
     further: list[Figure] = []
     for family, keys in families(detector.history).items():

@@ -1,4 +1,4 @@
-"""Examples in the report: the most wrong frames, and some drawn at random, with their pictures."""
+"""Example frames of the report: the worst errors and a random sample, with their pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax_vlffd.vocabulary import LABEL_NAMES
 
 @dataclass(frozen=True)
 class Example:
-    """A frame shown with its picture (encoded bytes, empty for none) and what is said of it."""
+    """A frame with its picture (encoded bytes, or empty), its label, scores and texts."""
 
     truth: str
     where: str
@@ -46,32 +46,31 @@ def galleries(
     Args:
       detectors: the others' probabilities of the same frames (set and id) are shown too.
       count: examples in a gallery.
-      seed: of the random draw.
-      pictures: gives the encoded pictures of rows of the first detector's scores, where it has
-        them.
+      seed: of the random sample.
+      pictures: row numbers of the first detector's scores -> encoded pictures, of those available.
     """
     first, *others = detectors
     worst = "{} with the {} probabilities of being fake, one frame a video."
-    picked = [
+    chosen = [
         ("Reals that look most like fakes", worst.format("Reals", "highest"),
          most_wrong(first.scores, 0, count)),
         ("Fakes that look most real", worst.format("Fakes", "lowest"),
          most_wrong(first.scores, 1, count)),
         ("Examples", "Drawn at random, the methods in turn.", sample(first.scores, count, seed)),
     ]  # fmt: skip
-    found = pictures(sorted({int(row) for _, _, rows in picked for row in rows}))
+    encoded = pictures(sorted({int(row) for _, _, rows in chosen for row in rows}))
     probability = first.probability()
-    elsewhere = {other.name: (other.scores, other.probability()) for other in others}
+    others_scores = {other.name: (other.scores, other.probability()) for other in others}
     return [
         Gallery(
             title,
             note,
             [
-                _example(first, int(row), probability, elsewhere, found.get(int(row), b""))
+                _example(first, int(row), probability, others_scores, encoded.get(int(row), b""))
                 for row in rows
             ],
         )
-        for title, note, rows in picked
+        for title, note, rows in chosen
     ]
 
 
@@ -79,12 +78,12 @@ def _example(
     detector: EvaluatedDetector,
     row: int,
     probability: np.ndarray,
-    elsewhere: Mapping[str, tuple[Scores, np.ndarray]],
+    others_scores: Mapping[str, tuple[Scores, np.ndarray]],
     picture: bytes,
 ) -> Example:
     scores, calibration = detector.scores, detector.calibration
     others = {}
-    for name, (table, values) in elsewhere.items():
+    for name, (table, values) in others_scores.items():
         same = (table.id == scores.id[row]) & (table.set_name == scores.set_name[row])
         if scores.id[row] and same.any():
             others[name] = float(values[same][0])
@@ -103,7 +102,7 @@ def _example(
 
 
 def most_wrong(scores: Scores, label: int, count: int) -> np.ndarray:
-    """Row numbers of the `count` worst frames of a label, the worst first, one frame a video."""
+    """Row numbers of a label's `count` worst errors, the worst first, one frame a video."""
     rows = np.flatnonzero(scores.label == label)
     wrong = scores.probability[rows] if label == 0 else 1 - scores.probability[rows]
     ordered = rows[np.argsort(-wrong, kind="stable")]
@@ -112,7 +111,7 @@ def most_wrong(scores: Scores, label: int, count: int) -> np.ndarray:
 
 
 def sample(scores: Scores, count: int, seed: int) -> np.ndarray:
-    """Row numbers of up to `count` random frames, the methods in turn, one frame a video."""
+    """Row numbers of up to `count` random frames, one a video, alternating between the methods."""
     order = np.random.default_rng(seed).permutation(len(scores))
     order = order[np.sort(np.unique(scores.videos()[order], return_index=True)[1])]
     kind = np.where(scores.label == 0, "", np.char.add("+", scores.method))

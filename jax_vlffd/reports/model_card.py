@@ -1,4 +1,4 @@
-"""The model card: what a run's own files tell, and what any user of a detector must know."""
+"""The model card of an export, made from the run's own files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_ROWS: Final = 500
 _COLUMNS: Final = ("dataset", "method", "label", "records")
 
 _FILES: Final = {
-    "hf/": "",  # said by its form
+    "hf/": "",  # see _HF_FORMS
     "heads.safetensors": "every parameter that `hf/` has no place for, under this project's names",
     "adapter/": "the low-rank adapters alone, as PEFT names them; `hf/` has them merged in",
     "orbax/": "all parameters as trained; what this project's own commands read",
@@ -45,14 +45,14 @@ _HF_FORMS: Final = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is made from; everything but the config may be missing.
+    """What a card is made from.
 
-    name: of the model. form: 'clip' or 'vit', what `hf/` is. config: the run's. summary: `summary.json`.
-    calibration: as fitted. data: packed set's folder -> its `data_card.json`, None where it is gone. metrics:
-    an evaluation's `metrics.json`. files: what the export holds. step: of the checkpoint. note: what was left
-    out, and why. methods: of forgery, that it was trained on; empty where they are not known.
+    name: of the model. form: of `hf/`, 'clip' or 'vit'. config: the run's. step: of the checkpoint. files: of
+    the export. summary: `summary.json`. calibration: None if none was fitted. data: packed set's folder -> its
+    `data_card.json`, or None. metrics: an evaluation's `metrics.json`. note: what was left out, and why.
+    methods: of forgery, in the training set; empty where unknown.
 
-    Texts and figures in them may be a stranger's: nothing of them is more than text in the card.
+    Texts and figures in them are untrusted: the card shows them as plain text.
     """
 
     name: str
@@ -89,7 +89,7 @@ def render(facts: Facts) -> str:
         tuning=config["tuning"],
         start=init["clip"] or init["vit"] or init["resume"],
         step=facts.step,
-        parameters=_whole(summary.get("parameters")),
+        parameters=_integer(summary.get("parameters")),
         files={name: text for name, text in contents.items() if name in facts.files},
         note=facts.note,
         data=[_data(folder, card) for folder, card in facts.data.items()],
@@ -109,7 +109,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _whole(value: Any) -> int | None:
+def _integer(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 1 << 53 else None
 
 
@@ -118,7 +118,7 @@ def _real(value: Any) -> float | None:
 
 
 def _data(folder: str, card: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the card says of a packed set."""
+    """The card's section on a packed set."""
     if card is None:
         return {"folder": folder, "gone": True}
     rows = [
@@ -130,15 +130,15 @@ def _data(folder: str, card: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "folder": folder,
         "gone": False,
-        "records": _whole(card.get("records")),
+        "records": _integer(card.get("records")),
         "rows": rows[:_MAX_ROWS],
         "rule": card.get("split_rule", "not recorded"),
-        "sources": ", ".join(f"{_whole(n)} {key}" for key, n in sources.items()),
+        "sources": ", ".join(f"{_integer(n)} {key}" for key, n in sources.items()),
     }
 
 
 def _results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str], int, int]]:
-    """Rows of the table of results: a set or a method of it, its metrics, its frames, its videos."""
+    """Rows of the results: set or method, its metrics, number of frames, number of videos."""
     parts: list[tuple[str, Mapping[str, Any]]] = []
     for name, measured in _mapping(metrics.get("sets")).items():
         parts.append((name, _mapping(measured)))
@@ -148,15 +148,16 @@ def _results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str], int, int]
     for label, part in parts[:_MAX_ROWS]:
         counts = _mapping(part.get("counts"))
         frames, videos = (
-            (_whole(counts.get(f"{what}_real")) or 0) + (_whole(counts.get(f"{what}_fake")) or 0)
+            (_integer(counts.get(f"{what}_real")) or 0)
+            + (_integer(counts.get(f"{what}_fake")) or 0)
             for what in ("frames", "videos")
         )
         rows.append((label, [_figure(part, key) for key in _METRICS], frames, videos))
     return rows
 
 
-def _figure(found: Mapping[str, Any], name: str) -> str:
-    value, pair = _real(found.get(name)), _mapping(found.get("intervals")).get(name)
+def _figure(measured: Mapping[str, Any], name: str) -> str:
+    value, pair = _real(measured.get(name)), _mapping(measured.get("intervals")).get(name)
     if value is None:
         return "-"
     ends = [_real(end) for end in pair] if isinstance(pair, list | tuple) else []

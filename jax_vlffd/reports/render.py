@@ -1,4 +1,4 @@
-"""Jinja templates to self-contained HTML pages and Markdown; every text that a template is given is escaped."""
+"""Renders Jinja templates to self-contained HTML pages and Markdown; every value is escaped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-#: Letters of any text of a file in Markdown.
+#: Longest text from a file in Markdown, in letters.
 _MAX_TEXT: Final = 200
 
 #: Headings of the metrics.
@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A drawing of `charts` (SVG) and its caption."""
+    """A chart of `charts` (SVG text) and its caption."""
 
     caption: str
     drawing: str
@@ -66,8 +66,8 @@ def number(
     """A metric with its interval in small print; a dash where it is not defined."""
     if value is None:
         return Cell("\u2013")  # en dash
-    form = "{:+.3f}" if signed else "{:.3f}"
-    shown, *ends = (form.format(n).replace("-", "\u2212") for n in (value, *(interval or ())))
+    pattern = "{:+.3f}" if signed else "{:.3f}"
+    shown, *ends = (pattern.format(n).replace("-", "\u2212") for n in (value, *(interval or ())))
     return Cell(shown, ((" to " if signed else "\u2013").join(ends),) if ends else ())
 
 
@@ -75,7 +75,7 @@ def page(template: str, **values: Any) -> str:
     """The text of a template in `templates/`, HTML or (`.md.j2`) Markdown.
 
     Raises:
-      jinja2.UndefinedError: the template names a value that is not given.
+      jinja2.UndefinedError: the template uses a missing value.
     """
     return _environment(template.endswith(".md.j2")).get_template(template).render(values)
 
@@ -98,14 +98,14 @@ def _environment(markdown: bool) -> Environment:
 
 
 def _escape_markdown(value: Any) -> Markup:
-    """Text on one line, bounded, without what Markdown, HTML or a terminal would act on."""
+    """Text on one line, bounded, without active Markdown, HTML or terminal codes."""
     if isinstance(value, Markup):
         return value
     text = " ".join(str(value)[: 4 * _MAX_TEXT].split())
     text = "".join(mark for mark in text if mark.isprintable())
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "…"
-    # Marks of Markdown first: a backslash before one makes it a letter. Addresses would be links by themselves.
+    # Markdown first, by backslashes; then HTML; then addresses, which would become links by themselves.
     text = "".join(f"\\{mark}" if mark in "\\`*_[]()|#~!{}$" else mark for mark in text)
     text = escape(text, quote=False)
     text = re.sub(r"://|@|(?i:www)(?=\.)", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), text)
@@ -113,7 +113,7 @@ def _escape_markdown(value: Any) -> Markup:
 
 
 def _data_url(image: bytes) -> str:
-    """An encoded PNG, JPEG or WebP as an address that holds it; empty for anything else."""
+    """An encoded PNG, JPEG or WebP as a data URL; empty for anything else."""
     if image.startswith(b"\x89PNG\r\n\x1a\n"):
         kind = "png"
     elif image.startswith(b"\xff\xd8\xff"):

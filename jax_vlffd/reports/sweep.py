@@ -1,4 +1,4 @@
-"""What a sweep found: a sorted table as CSV, cells and HTML, and a plot of the metric for each swept key."""
+"""Results of a sweep: a sorted table as CSV, terminal cells and HTML, and a plot for each swept key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 from jax_vlffd.reports import charts
 from jax_vlffd.reports.render import METRIC_TITLES, Cell, Figure, Table, number, page
 
-#: The metrics of a sweep's table, and whether more is better.
+#: Metrics of a sweep's table, and whether higher is better.
 METRICS: Final = {
     "frame_auc": True,
     "video_auc": True,
@@ -25,12 +25,11 @@ METRICS: Final = {
 
 @dataclass(frozen=True)
 class Row:
-    """One run.
+    """One run of the table.
 
-    run: its id. index: its place in the sweep. label: what it changes, in words. status: 'done', 'failed',
-    ... settings: the value of every key that the sweep changes anywhere, the recipe's where this run leaves
-    it. sets: as in `metrics.json`, set -> metrics with `intervals`; empty when not evaluated. facts: further
-    columns, such as seconds. message: why it failed.
+    run: its id. index: its position in the sweep. label: its overrides in words. status: 'done', 'failed', ...
+    settings: the run's value of every key that the sweep changes. sets: as in `metrics.json`, set -> metrics
+    with `intervals`; empty when not evaluated. facts: further columns, such as seconds. message: why it failed.
     """
 
     run: str
@@ -43,14 +42,14 @@ class Row:
     message: str = ""
 
     def value(self, metric: str, set_name: str | None = None) -> float | None:
-        """The metric on one set; without a set, the mean over all, None when any lacks it."""
+        """The metric on one set, or its mean over all sets; None where a set lacks it."""
         names = [set_name] if set_name is not None else list(self.sets)
         values = [self.sets.get(name, {}).get(metric) for name in names]
         known = [float(value) for value in values if value is not None]
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def interval(self, metric: str, set_name: str | None = None) -> tuple[float, float] | None:
-        """The metric's interval on one set; without a set, only where there is one set."""
+        """The metric's interval on one set; without a name, of the only set, else None."""
         name = set_name if set_name is not None else next(iter(self.sets), "")
         if set_name is None and len(self.sets) != 1:
             return None
@@ -59,7 +58,7 @@ class Row:
 
 
 def ordered(rows: Iterable[Row], metric: str) -> list[Row]:
-    """The best first by the metric's mean over the sets; runs without it last, as the sweep lists them."""
+    """Sorts by the metric's mean over the sets, the best first; runs without it last, by index."""
     sign = -1 if METRICS[metric] else 1
 
     def key(row: Row) -> tuple[bool, float, int]:
@@ -100,17 +99,19 @@ def to_csv(rows: Sequence[Row], metric: str) -> str:
 
 
 def cells(rows: Sequence[Row], metric: str) -> list[list[str]]:
-    """The table for a terminal, its header first: rank, what is changed, the metric on each set, status."""
+    """The table for a terminal, header first: rank, overrides, the metric on each set, status."""
     rows = ordered(rows, metric)
     sets = _sets(rows)
     table = [["rank", "changed", *(f"{name}: {METRIC_TITLES[metric]}" for name in sets), "status"]]
     for rank, row in enumerate(rows, 1):
         status = row.status + (f": {row.message}" if row.message else "")
-        table.append([str(rank), row.label, *(_shown(row, metric, name) for name in sets), status])
+        table.append(
+            [str(rank), row.label, *(_value_text(row, metric, name) for name in sets), status]
+        )
     return table
 
 
-def _shown(row: Row, metric: str, name: str) -> str:
+def _value_text(row: Row, metric: str, name: str) -> str:
     value, interval = row.value(metric, name), row.interval(metric, name)
     if value is None:
         return "\u2013"  # en dash
@@ -118,7 +119,7 @@ def _shown(row: Row, metric: str, name: str) -> str:
 
 
 def render(title: str, rows: Sequence[Row], metric: str, facts: Mapping[str, str]) -> str:
-    """The page: facts, the sorted table, a plot for each swept key. Loads nothing, runs no script."""
+    """The HTML page: facts, the sorted table, a plot for each swept key."""
     rows = ordered(rows, metric)
     sets = _sets(rows)
     measured = [
@@ -157,7 +158,7 @@ def _plots(rows: Sequence[Row], metric: str, name: str) -> list[Figure]:
     shown = [row for row in rows if row.value(metric, name) is not None]
     groups: dict[tuple[int, ...], list[str]] = {}
     for key in dict.fromkeys(key for row in rows for key in row.settings):
-        values = [_word(row.settings[key]) for row in shown]
+        values = [_text(row.settings[key]) for row in shown]
         numbered = tuple(values.index(value) for value in values)
         if len(set(numbered)) > 1:
             groups.setdefault(numbered, []).append(key)
@@ -167,7 +168,7 @@ def _plots(rows: Sequence[Row], metric: str, name: str) -> list[Figure]:
         columns: list[list[charts.Value]] = [[] for _ in ticks]
         for row in sorted(shown, key=lambda row: row.index):
             dot = charts.Value(row.value(metric, name), row.interval(metric, name), row.label)
-            columns[ticks.index(_word(row.settings[keys[0]]))].append(dot)
+            columns[ticks.index(_text(row.settings[keys[0]]))].append(dot)
         title = f"{METRIC_TITLES[metric]} on {name}, by {', '.join(keys)}"
         axis = charts.Axis(METRIC_TITLES[metric])
         chart = charts.dot_chart(title, list(zip(ticks, columns, strict=True)), axis)
@@ -176,14 +177,14 @@ def _plots(rows: Sequence[Row], metric: str, name: str) -> list[Figure]:
 
 
 def _ticks(values: Sequence[Any]) -> list[str]:
-    """The distinct values in words, numbers by size and others as they come."""
-    distinct = list({_word(value): value for value in values}.values())
+    """The distinct values as text, numbers in order of size, others in order of occurrence."""
+    distinct = list({_text(value): value for value in values}.values())
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in distinct):
         distinct.sort()
-    return [_word(value) for value in distinct]
+    return [_text(value) for value in distinct]
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None or value == "":
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

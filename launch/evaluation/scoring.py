@@ -116,7 +116,7 @@ def score_runs(
             name = f"{group} ({repeats + 1})" if repeats else group
             if not run.methods:
                 note(f"{name}: {UNKNOWN}; name the sets that it was trained on by --train_data=DIR")
-            parts = [score(name, run, set_name, None).named(set_name) for set_name in sets]
+            parts = [score(name, run, set_name, None).with_set_name(set_name) for set_name in sets]
             models.append(results.described_model(name, remote_workdir.origin(folder), run))
             scored.geometry[name] = results.compared_geometry(run.geometry, sets, settings.split)
             found = tables.concatenate(parts)

@@ -10,7 +10,7 @@ from data_pipeline.core.files import atomic_write_bytes, file_name
 from jax_vlffd.inference import heatmaps
 from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports import case as case_report
-from jax_vlffd.reports.case import Item, Shown
+from jax_vlffd.reports.case import Face, Item
 from launch.experiment.config import versions
 from launch.prediction.pipeline import InputResult, Line
 
@@ -66,7 +66,7 @@ def item(result: InputResult, lines: Sequence[Line], maps: bool) -> Item:
                 (panel.title, heatmaps.jpeg(panel.image))
                 for panel in heatmaps.panels(face.crop.image, face.prediction, maps)
             ]
-        faces.append(Shown(lines[index], panels))
+        faces.append(Face(lines[index], panels))
     line = lines[-1] if result.kind == "video" else lines[0]
     return Item(line, picture, faces, len(result.faces) - len(faces))
 

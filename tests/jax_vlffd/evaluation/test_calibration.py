@@ -23,12 +23,12 @@ def sample(n: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_is_found(temperature: float) -> None:
+def test_the_temperature_is_recovered(temperature: float) -> None:
     logits, labels = sample(20_000, temperature)
-    found = calibration.fit(logits, labels)
-    assert found.temperature == pytest.approx(temperature, rel=0.05)
+    fitted = calibration.fit(logits, labels)
+    assert fitted.temperature == pytest.approx(temperature, rel=0.05)
     before = calibration.expected_calibration_error(calibration.sigmoid(logits), labels)
-    after = calibration.expected_calibration_error(found.probability(logits), labels)
+    after = calibration.expected_calibration_error(fitted.probability(logits), labels)
     assert after < 0.015
     if temperature != 1.0:
         assert after < before / 3
@@ -51,10 +51,10 @@ def test_no_other_temperature_is_better() -> None:
 def test_a_perfect_detector_gets_a_finite_calibration() -> None:
     logits = np.r_[np.linspace(-3, -1, 50), np.linspace(1, 3, 50)]
     labels = np.r_[np.zeros(50, int), np.ones(50, int)]
-    found = calibration.fit(logits, labels)
-    assert 0.01 < found.temperature < 100
-    assert found.low == found.threshold == found.high == pytest.approx(0.5)
-    assert [found.verdict(p) for p in found.probability([-1.0, 1.0])] == ["real", "fake"]
+    fitted = calibration.fit(logits, labels)
+    assert 0.01 < fitted.temperature < 100
+    assert fitted.low == fitted.threshold == fitted.high == pytest.approx(0.5)
+    assert [fitted.verdict(p) for p in fitted.probability([-1.0, 1.0])] == ["real", "fake"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,23 +64,23 @@ def test_a_perfect_detector_gets_a_finite_calibration() -> None:
     ),
     st.sampled_from([0.01, 0.05, 0.2]),
 )
-def test_the_band_keeps_its_promise(rows: list[tuple[int, int]], target: float) -> None:
+def test_the_band_bounds_both_error_rates(rows: list[tuple[int, int]], target: float) -> None:
     labels = np.array([y for y, _ in rows])
     logits = np.array([z for _, z in rows], dtype=float)
-    found = calibration.fit(logits, labels, target)
-    probability = found.probability(logits)
-    assert 0 <= found.low <= found.threshold <= found.high <= 1
-    assert np.mean(probability[labels == 0] > found.high) <= target
-    assert np.mean(probability[labels == 1] < found.low) <= target
+    fitted = calibration.fit(logits, labels, target)
+    probability = fitted.probability(logits)
+    assert 0 <= fitted.low <= fitted.threshold <= fitted.high <= 1
+    assert np.mean(probability[labels == 0] > fitted.high) <= target
+    assert np.mean(probability[labels == 1] < fitted.low) <= target
 
 
 def test_the_threshold_is_the_point_of_equal_error() -> None:
     logits, labels = sample(5000, 1.0)
     logits = logits + 1.5  # a bias, as on data of another kind: 0.5 is no longer neutral
-    found = calibration.fit(logits, labels)
-    fake = found.probability(logits) > found.threshold
+    fitted = calibration.fit(logits, labels)
+    fake = fitted.probability(logits) > fitted.threshold
     assert np.mean(fake[labels == 0]) == pytest.approx(np.mean(~fake[labels == 1]), abs=2e-3)
-    assert found.threshold > 0.6
+    assert fitted.threshold > 0.6
 
 
 def test_verdicts() -> None:
@@ -91,9 +91,9 @@ def test_verdicts() -> None:
 
 
 def test_json_round_trip_and_refusals() -> None:
-    found = calibration.fit(*sample(300, 2.0))
-    assert Calibration.from_json(found.to_json(), "c.json") == found
-    good = json.loads(found.to_json())
+    fitted = calibration.fit(*sample(300, 2.0))
+    assert Calibration.from_json(fitted.to_json(), "c.json") == fitted
+    good = json.loads(fitted.to_json())
     for bad in (
         "{", "[]", "{}", "[" * 100_000,
         json.dumps({**good, "version": 2}),
@@ -107,15 +107,15 @@ def test_json_round_trip_and_refusals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logits", "labels", "target", "says"),
+    ("logits", "labels", "target", "message"),
     [
         ([0.0, 1.0], [1, 1], 0.05, "one class only"),
         ([0.0, np.inf], [0, 1], 0.05, "not finite"),
         ([0.0, 1.0], [0, 1], 0.7, "between 0 and 0.5"),
     ],
 )
-def test_what_cannot_be_fitted_is_said(logits, labels, target: float, says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_unfittable_input_is_refused(logits, labels, target: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         calibration.fit(np.array(logits), np.array(labels), target)
 
 
@@ -162,8 +162,8 @@ def test_no_other_curve_is_better(rows: list[tuple[bool, int]]) -> None:
         assert best <= loss(max(slope + step, 0.0), offset - step * raw.mean()) + 1e-9
 
 
-def test_less_alike_where_true_gives_no_evidence() -> None:
-    """A negative slope would let a sentence speak for what it does not say."""
+def test_a_negative_slope_is_set_to_zero() -> None:
+    """A score that is lower where the attribute holds is no evidence for it."""
     raw = np.linspace(-1, 1, 40)
     slope, offset = calibration.fit_logistic(raw, raw < 0.2)
     assert slope == 0
@@ -198,12 +198,12 @@ def test_the_threshold_gives_the_best_f1() -> None:
         assert f1(calibration.best_threshold(score, truth)) == pytest.approx(best)
 
 
-def test_few_reals_are_named() -> None:
+def test_the_false_positive_rate_on_reals_is_bounded() -> None:
     """However good the F1 of naming everything would be."""
     rng = np.random.default_rng(5)
     truth = rng.random(1000) < 0.6
     raw = rng.normal(size=1000) + 0.3 * truth
-    sound = ~truth & (rng.random(1000) < 0.5)
-    loose, strict = calibration.fit_platt(raw, truth), calibration.fit_platt(raw, truth, sound, 0.1)
-    assert np.mean(loose.score(raw[sound]) >= loose.threshold) > 0.5
-    assert np.mean(strict.score(raw[sound]) >= strict.threshold) <= 0.1
+    reals = ~truth & (rng.random(1000) < 0.5)
+    loose, strict = calibration.fit_platt(raw, truth), calibration.fit_platt(raw, truth, reals, 0.1)
+    assert np.mean(loose.score(raw[reals]) >= loose.threshold) > 0.5
+    assert np.mean(strict.score(raw[reals]) >= strict.threshold) <= 0.1

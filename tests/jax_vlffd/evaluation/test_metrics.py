@@ -54,9 +54,9 @@ def deepfakebench(labels: np.ndarray, probability: np.ndarray) -> dict[str, floa
 @pytest.mark.parametrize("seed", range(5))
 def test_agrees_with_deepfakebench_definitions(seed: int) -> None:
     scores = table(seed)
-    found = metrics.measure(scores, resamples=0).values
+    measured = metrics.measure(scores, resamples=0).values
     for name, value in deepfakebench(scores.label, scores.probability).items():
-        assert found[name] == pytest.approx(value, abs=1e-12), name
+        assert measured[name] == pytest.approx(value, abs=1e-12), name
 
 
 def test_video_auc_groups_by_dataset_method_and_video() -> None:
@@ -68,50 +68,50 @@ def test_video_auc_groups_by_dataset_method_and_video() -> None:
         groups.setdefault(key, []).append(row)
     mean = [scores.probability[rows].mean() for rows in groups.values()]
     label = [scores.label[rows[0]] for rows in groups.values()]
-    found = metrics.measure(scores, resamples=0)
+    measured = metrics.measure(scores, resamples=0)
     assert len(groups) == 60
-    assert found.counts == metrics.Counts(48, 192, 12, 48)
-    assert found.values["video_auc"] == pytest.approx(sk.roc_auc_score(label, mean), abs=1e-12)
+    assert measured.counts == metrics.Counts(48, 192, 12, 48)
+    assert measured.values["video_auc"] == pytest.approx(sk.roc_auc_score(label, mean), abs=1e-12)
 
 
 def test_frames_without_a_video_are_videos_of_their_own() -> None:
     scores = table()
     alone = Scores(**{**vars(scores), "video": np.full(len(scores), "")})
-    found = metrics.measure(alone, resamples=0)
-    assert found.counts.videos_real == found.counts.frames_real == 48
-    assert found.values["video_auc"] == found.values["frame_auc"]
+    measured = metrics.measure(alone, resamples=0)
+    assert measured.counts.videos_real == measured.counts.frames_real == 48
+    assert measured.values["video_auc"] == measured.values["frame_auc"]
 
 
 def test_a_method_is_measured_against_all_reals() -> None:
     scores = table(1)
-    found = metrics.evaluate(scores, resamples=0)["FaceForensics++"]
-    assert list(found.methods) == sorted(METHODS)
-    for name, measured in found.methods.items():
+    measured = metrics.evaluate(scores, resamples=0)["FaceForensics++"]
+    assert list(measured.methods) == sorted(METHODS)
+    for name, against_reals in measured.methods.items():
         rows = (scores.method == name) | (scores.label == 0)
         expected = sk.roc_auc_score(scores.label[rows], scores.probability[rows])
-        assert measured.values["frame_auc"] == pytest.approx(expected)
-        assert measured.counts == metrics.Counts(48, 48, 12, 12)
+        assert against_reals.values["frame_auc"] == pytest.approx(expected)
+        assert against_reals.counts == metrics.Counts(48, 48, 12, 12)
 
 
 def test_reals_may_carry_the_method_of_their_pair() -> None:
     scores = table(1)
     method = np.where(scores.label == 0, "Deepfakes", scores.method)
     mixed = Scores(**{**vars(scores), "method": method})
-    found = metrics.evaluate(mixed, resamples=0)["FaceForensics++"]
-    assert found.methods.keys() == set(METHODS)
-    assert found.overall.counts == metrics.Counts(48, 192, 12, 48)
-    assert found.methods["FaceSwap"].counts.frames_real == 48
+    measured = metrics.evaluate(mixed, resamples=0)["FaceForensics++"]
+    assert measured.methods.keys() == set(METHODS)
+    assert measured.overall.counts == metrics.Counts(48, 192, 12, 48)
+    assert measured.methods["FaceSwap"].counts.frames_real == 48
 
 
 @pytest.mark.parametrize(("label", "missing"), [(0, "fake"), (1, "real")])
-def test_one_class_is_said_and_not_a_crash(label: int, missing: str) -> None:
+def test_one_class_gives_a_note_and_no_ranking_metrics(label: int, missing: str) -> None:
     scores = table()
-    found = metrics.measure(scores.select(scores.label == label))
-    assert found.values["frame_auc"] is None
-    assert found.values["eer"] is None
-    assert f"no {missing} frames" in found.note
-    assert found.values["acc"] is not None
-    assert found.intervals == {}
+    measured = metrics.measure(scores.select(scores.label == label))
+    assert measured.values["frame_auc"] is None
+    assert measured.values["eer"] is None
+    assert f"no {missing} frames" in measured.note
+    assert measured.values["acc"] is not None
+    assert measured.intervals == {}
 
 
 def test_interpolated_eer_of_a_curve_known_by_hand() -> None:
@@ -154,8 +154,8 @@ def test_ranking_metrics_ignore_a_monotone_transform(rows: list[tuple[int, int]]
     def ranked(probability: np.ndarray) -> list[float | None]:
         names = [str(i) for i in range(len(y))]
         scores = Scores(blank, blank, blank, names, blank, names, y, probability)
-        found = metrics.measure(scores, resamples=0)
-        return [found.values[name] for name in metrics.RANKING]
+        measured = metrics.measure(scores, resamples=0)
+        return [measured.values[name] for name in metrics.RANKING]
 
     assert ranked(p) == pytest.approx(ranked(p**3 / 2))
 
@@ -166,18 +166,18 @@ def test_weighted_resamples_equal_repeated_rows(rows: list[tuple[int, int]], see
     y = np.array([label for label, _ in rows])
     p = np.array([score for _, score in rows]) / 20
     videos = np.arange(len(y))
-    found = bootstrap.replicates(y, p, videos, y, 3, seed, p**2, 0.3)
+    measured = bootstrap.replicates(y, p, videos, y, 3, seed, p**2, 0.3)
     for index, counts in enumerate(bootstrap.draw(y, 3, seed).astype(int)):
         ry, rp = np.repeat(y, counts), np.repeat(p, counts)
         assert ry.sum() == y.sum()
-        assert found["frame_auc"][index] == pytest.approx(sk.roc_auc_score(ry, rp))
-        assert found["video_auc"][index] == pytest.approx(sk.roc_auc_score(ry, rp))
-        assert found["ap"][index] == pytest.approx(sk.average_precision_score(ry, rp))
-        assert found["eer"][index] == pytest.approx(metrics.equal_error_rate(ry, rp))
-        assert found["acc"][index] == pytest.approx(np.mean((rp > 0.5) == ry))
-        assert found["ece"][index] == pytest.approx(expected_calibration_error(rp, ry))
-        assert found["acc_calibrated"][index] == pytest.approx(np.mean((rp**2 > 0.3) == ry))
-        assert found["ece_calibrated"][index] == pytest.approx(
+        assert measured["frame_auc"][index] == pytest.approx(sk.roc_auc_score(ry, rp))
+        assert measured["video_auc"][index] == pytest.approx(sk.roc_auc_score(ry, rp))
+        assert measured["ap"][index] == pytest.approx(sk.average_precision_score(ry, rp))
+        assert measured["eer"][index] == pytest.approx(metrics.equal_error_rate(ry, rp))
+        assert measured["acc"][index] == pytest.approx(np.mean((rp > 0.5) == ry))
+        assert measured["ece"][index] == pytest.approx(expected_calibration_error(rp, ry))
+        assert measured["acc_calibrated"][index] == pytest.approx(np.mean((rp**2 > 0.3) == ry))
+        assert measured["ece_calibrated"][index] == pytest.approx(
             expected_calibration_error(rp**2, ry)
         )
 
@@ -194,13 +194,13 @@ def test_resampling_draws_whole_videos_and_keeps_the_strata() -> None:
 
 def test_intervals_hold_the_estimate_and_do_not_depend_on_the_order_of_rows() -> None:
     scores = table(2, videos=30)
-    found = metrics.measure(scores, Calibration(threshold=0.6, high=0.6))
+    measured = metrics.measure(scores, Calibration(threshold=0.6, high=0.6))
     for name in ("frame_auc", "video_auc", "ap", "eer", "acc", "acc_calibrated"):
-        low, high = found.intervals[name]
-        assert low < found.values[name] < high, name
+        low, high = measured.intervals[name]
+        assert low < measured.values[name] < high, name
     shuffled = scores.select(np.random.default_rng(0).permutation(len(scores)))
     again = metrics.measure(shuffled, Calibration(threshold=0.6, high=0.6))
-    for name, pair in found.intervals.items():
+    for name, pair in measured.intervals.items():
         assert again.intervals[name] == pytest.approx(pair), name
 
 
@@ -216,10 +216,10 @@ def test_frames_of_one_video_do_not_narrow_the_interval() -> None:
 
 def test_one_video_a_class_has_no_interval() -> None:
     scores = table(videos=1)
-    found = metrics.measure(scores)
-    assert found.values["frame_auc"] is not None
-    assert found.intervals == {}
-    assert "fewer than two videos" in found.note
+    measured = metrics.measure(scores)
+    assert measured.values["frame_auc"] is not None
+    assert measured.intervals == {}
+    assert "fewer than two videos" in measured.note
 
 
 def test_resamples_are_computed_together() -> None:
@@ -249,8 +249,8 @@ def test_differences_pair_only_on_the_same_videos() -> None:
 def test_region_aucs_by_hand() -> None:
     truth = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0], [1, 0, 1, 1]])
     scores = np.array([[3, 9, 2, 1], [1, 2, 1, 1], [2, 8, 4, 1], [0, 8, 3, 1.0]])
-    found = metrics.region_aucs(scores, truth)
-    assert found == {"mouth": None, "nose": 0.875, "eyes": 1.0, "face": 0.5}
+    measured = metrics.region_aucs(scores, truth)
+    assert measured == {"mouth": None, "nose": 0.875, "eyes": 1.0, "face": 0.5}
     with pytest.raises(ValueError, match="not both"):
         metrics.region_aucs(scores[:2], truth)
 
@@ -258,15 +258,15 @@ def test_region_aucs_by_hand() -> None:
 def test_region_scores_by_hand() -> None:
     named = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]])
     truth = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1]])
-    found = metrics.region_scores(named, truth)
-    assert found["images"] == 4
-    assert found["micro"] == pytest.approx({"precision": 3 / 4, "recall": 3 / 6, "f1": 6 / 10})
-    mean = found["mean_per_image"]
+    measured = metrics.region_scores(named, truth)
+    assert measured["images"] == 4
+    assert measured["micro"] == pytest.approx({"precision": 3 / 4, "recall": 3 / 6, "f1": 6 / 10})
+    mean = measured["mean_per_image"]
     assert mean["precision"] == pytest.approx((1 / 2 + 1 + 0 + 1) / 4)
     assert mean["recall"] == pytest.approx((1 / 2 + 1 + 0 + 2 / 3) / 4)
     assert mean["f1"] == pytest.approx((1 / 2 + 1 + 0 + 4 / 5) / 4)
-    assert found["regions"]["mouth"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert found["regions"]["eyes"] == {"precision": None, "recall": 0.0, "f1": 0.0}
+    assert measured["regions"]["mouth"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert measured["regions"]["eyes"] == {"precision": None, "recall": 0.0, "f1": 0.0}
 
 
 @settings(max_examples=40, deadline=None)
@@ -274,10 +274,10 @@ def test_region_scores_by_hand() -> None:
 def test_region_scores_agree_with_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
     flags = np.array(rows)
     named, truth = flags[:, :4], flags[:, 4:]
-    found = metrics.region_scores(named, truth)
+    measured = metrics.region_scores(named, truth)
     micro = sk.precision_recall_fscore_support(truth, named, average="micro", zero_division=np.nan)
     for name, value in zip(("precision", "recall"), micro, strict=False):
-        assert found["micro"][name] == pytest.approx(None if np.isnan(value) else value)
+        assert measured["micro"][name] == pytest.approx(None if np.isnan(value) else value)
     some = named.any(1) | truth.any(1)  # the images on which no convention is needed
     if some.any():
         want = sk.precision_recall_fscore_support(
@@ -292,12 +292,12 @@ def test_reasons_are_scored_on_the_fakes_only() -> None:
     regions = np.zeros((len(scores), 4), bool)
     regions[scores.label == 1, 0] = True
     reasons = np.where(scores.label == 1, "The lips look blurry. This is a fake face.", "The nose.")
-    found = metrics.evaluate(
+    measured = metrics.evaluate(
         Scores(**{**vars(scores), "regions": regions, "reasons": reasons}), resamples=0
     )["FaceForensics++"]
-    assert found.region_words is not None
-    assert found.region_words["images"] == int(scores.label.sum())
-    assert found.region_words["micro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
+    assert measured.region_words is not None
+    assert measured.region_words["images"] == int(scores.label.sum())
+    assert measured.region_words["micro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0}
     assert metrics.evaluate(scores, resamples=0)["FaceForensics++"].region_words is None
 
 
@@ -309,7 +309,7 @@ def test_csv_round_trip_is_exact() -> None:
     plain = table()
     rich = Scores(
         **{
-            **vars(plain.named("my, set")),
+            **vars(plain.with_set_name("my, set")),
             "probability": rng.random(len(plain)),
             "logit": rng.normal(size=len(plain)) * 50,
             "regions": rng.random((len(plain), 4)) > 0.5,
@@ -337,23 +337,23 @@ HEADER = "dataset,method,video,label,probability\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "lacks the column"),
         ("dataset,method,video,label\n", "lacks the column(s) probability"),
-        (HEADER, "holds no scores"),
+        (HEADER, "has no scores"),
         (HEADER + "a,b,c,1,0.5\na,b,c,fake,0.5\n", "s.csv, line 3: the label is 'fake'"),
         (HEADER + "a,b,c,1,1.5\n", "line 2: the probability is '1.5'"),
         (HEADER + "a,b,c,1,nan\n", "line 2: the probability is 'nan'"),
-        (HEADER + "a,b,c,1\n", "line 2: has another number of fields"),
-        (HEADER + "a,b,c,1,0.5,7\n", "line 2: has another number of fields"),
+        (HEADER + "a,b,c,1\n", "line 2: the number of fields differs"),
+        (HEADER + "a,b,c,1,0.5,7\n", "line 2: the number of fields differs"),
         (HEADER.replace("video", "video,regions") + "a,b,c,lip,1,0.5\n", "'lip' is not a region"),
     ],
 )
-def test_bad_tables_are_named(text: str, says: str) -> None:
+def test_bad_tables_are_named(text: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         from_csv(text, "s.csv")
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 def test_wrong_arrays_are_refused() -> None:
@@ -371,4 +371,4 @@ def test_a_frame_scored_twice_is_refused() -> None:
     refuse_repeats(scores, "x")
     with pytest.raises(UserError, match="scored twice"):
         refuse_repeats(concatenate([scores, scores]), "x")
-    refuse_repeats(concatenate([scores, scores.named("other")]), "x")
+    refuse_repeats(concatenate([scores, scores.with_set_name("other")]), "x")

@@ -15,7 +15,7 @@ from launch.experiment import workdir as runs
 from tests.support.tiny_export import Made
 
 
-def test_the_card_tells_data_metrics_calibration_use_and_limits(made: Made, packed: Path) -> None:
+def test_the_card_has_data_metrics_calibration_use_and_limits(made: Made, packed: Path) -> None:
     workdir, _ = made("clip")
     run = runs.load_run(workdir)
     metrics = {
@@ -72,35 +72,38 @@ def test_texts_of_files_are_only_text_in_the_card(text: str, made: Made) -> None
     config["init"]["clip"] = text
     summary = {"parameters": text, "validation": {text: text, "auc": 0.5}}
 
-    def rendered(word: str, found: dict | None) -> str:
+    def rendered(word: str, evaluation: dict | None) -> str:
         def put(value: object) -> object:
             return json.loads(json.dumps(value).replace(json.dumps(text)[1:-1], word))
 
         facts = model_card.Facts(
-            put(text), "clip", put(config), 3, ["hf/"], put(summary), None, put(data), found and put(found), "",
-            [put(text)],
+            put(text), "clip", put(config), 3, ["hf/"], put(summary), None, put(data),
+            evaluation and put(evaluation), "", [put(text)],
         )  # fmt: skip
         return model_card.render(facts).partition("\n## Settings")[0]
 
-    for found in (metrics, None):
-        shown, usual = rendered(json.dumps(text)[1:-1], found), rendered("plain", found)
+    for evaluation in (metrics, None):
+        shown, expected = (
+            rendered(json.dumps(text)[1:-1], evaluation),
+            rendered("plain", evaluation),
+        )
         # Nothing but the words themselves differs: same lines, same cells, same tags and links.
-        assert len(shown.splitlines()) == len(usual.splitlines())
-        assert len(shown) < len(usual) + 20 * 450
+        assert len(shown.splitlines()) == len(expected.splitlines())
+        assert len(shown) < len(expected) + 20 * 450
         for mark in ("<", "](", "://", "\x1b", "\u202e", "@", "www."):
-            assert shown.count(mark) == usual.count(mark), mark
+            assert shown.count(mark) == expected.count(mark), mark
         for mark in ("|", "`", "*", "[", "$", "!"):
-            assert re.sub(r"\\.", "", shown).count(mark) == usual.count(mark), mark
+            assert re.sub(r"\\.", "", shown).count(mark) == expected.count(mark), mark
 
 
-def test_a_metrics_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_metrics_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(Exception, match=r"not a metrics.json of launch.evaluate"):
         export.evaluation_of(tmp_path, str(tmp_path / "metrics.json"))
     assert export.evaluation_of(tmp_path, None) is None
 
 
-def test_an_evaluation_in_the_workdir_is_found(tmp_path: Path) -> None:
+def test_an_evaluation_in_the_workdir_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text('{"sets": {}}')
     assert export.evaluation_of(tmp_path, None) == {"sets": {}}

@@ -138,11 +138,11 @@ def test_every_section_is_there(html: str) -> None:
 def test_figures_of_the_report_are_those_of_the_metrics() -> None:
     one = detector("one", 1.5)
     html = evaluation.render("t", {}, [one])
-    found = one.sets["FF"].overall
-    low, high = found.intervals["frame_auc"]
-    cell = f"<td>{found.values['frame_auc']:.3f}<small>{low:.3f}\u2013{high:.3f}</small></td>"
+    overall = one.sets["FF"].overall
+    low, high = overall.intervals["frame_auc"]
+    cell = f"<td>{overall.values['frame_auc']:.3f}<small>{low:.3f}\u2013{high:.3f}</small></td>"
     assert cell in html
-    assert f"{found.counts.frames_real} + {found.counts.frames_fake}" in html
+    assert f"{overall.counts.frames_real} + {overall.counts.frames_fake}" in html
     assert "Difference from" not in html
     assert "Trained on" not in html
 
@@ -208,17 +208,17 @@ def test_matrix_compares_rows_that_were_trained_alike() -> None:
         return [detector(f"{name}{i}", shift + i / 4, (trained,), group=name) for i in range(2)]
 
     runs = [*row("three", 1.5, "Deepfakes"), *row("image", 0.5, "Deepfakes"), *row("x", 1, "other")]
-    three, image, other = (found["cells"]["FF"]["Deepfakes"] for found in comparison.matrix(runs))
+    three, image, other = (row["cells"]["FF"]["Deepfakes"] for row in comparison.matrix(runs))
     assert three["difference"] is None
     assert other["difference"] is None
-    found = image["difference"]
-    assert found["value"] == pytest.approx(image["frame_auc"] - three["frame_auc"])
-    assert found["interval"][0] < found["value"] < found["interval"][1] < 0
+    difference = image["difference"]
+    assert difference["value"] == pytest.approx(image["frame_auc"] - three["frame_auc"])
+    assert difference["interval"][0] < difference["value"] < difference["interval"][1] < 0
     # The runs saw the same noise: paired, the interval is narrower than those of both terms.
-    width = found["interval"][1] - found["interval"][0]
+    width = difference["interval"][1] - difference["interval"][0]
     assert width < sum(cell["interval"][1] - cell["interval"][0] for cell in (three, image))
     shown = evaluation.render("t", {}, runs, matrix=comparison.matrix(runs))
-    assert f"Δ \u2212{-found['value']:.3f}" in shown
+    assert f"Δ \u2212{-difference['value']:.3f}" in shown
     html = parse(shown)
     assert html.tags
 
