@@ -1,9 +1,9 @@
-"""Compiles a recipe's steps for a TPU pod that need not be there, and tells whether and how they would run.
+"""Compiles a recipe's steps for a TPU pod that need not exist, and reports whether they fit and what they cost.
 
 python -m launch.compile --config=configs/X.py --topology=v5e:16x16 [--out=JSON] [--config.key=value]
 
 Needs `pip install 'jax-vlffd[tpu]'` on a machine without a TPU; `--topology=cpu:8` needs nothing more.
-Exit status 3: compiled, and does not fit.
+Exit status 3: it compiles but does not fit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRY = flags.DEFINE_bool(
 )
 flags.mark_flags_as_required(["config", "topology"])
 
-#: Exit status of a step that compiles and does not fit.
+#: Exit status when a step compiles but does not fit.
 DOES_NOT_FIT = 3
 
 
@@ -39,16 +39,16 @@ def main(argv: Sequence[str]) -> None:
     run, data = configs.settings(_CONFIG.value)
     name = _TOPOLOGY.value or ""  # required by its flag
     topology.prepare(name)
-    from launch.compilation import check  # which imports JAX
+    from launch.compilation import check  # imports JAX
 
     devices, chip = topology.devices(name)
-    found = check.compile_steps(run, data, devices, chip)
-    if found["fits"] is False and _TRY.value:
-        found["would_fit"] = check.what_would_fit(run, data, devices, chip)
+    summary = check.compile_steps(run, data, devices, chip)
+    if summary["fits"] is False and _TRY.value:
+        summary["would_fit"] = check.search_fitting_settings(run, data, devices, chip)
     report = {
         "topology": name,
         "chip": chip.name if chip else "cpu",
-        **found,
+        **summary,
         "batch_size": data.batch_size,
         "remat": run.model.compute.remat,
         "config": json.loads(_CONFIG.value.to_json()),
@@ -58,11 +58,11 @@ def main(argv: Sequence[str]) -> None:
     from launch.cli import table
     from launch.compilation.table import rows, title
 
-    # First: it took minutes, whatever becomes of the file.
+    # Printed first: compiling took minutes, and writing the file may fail.
     table.show(rows(report), title=title(report))
     if _OUT.value:
         atomic_write_text(_OUT.value, json.dumps(report, indent=2) + "\n")
-    if found["fits"] is False:
+    if summary["fits"] is False:
         sys.exit(DOES_NOT_FIT)
 
 

@@ -1,4 +1,4 @@
-"""Accelerators by their makers' figures: memory, peak arithmetic and links, with the source of each line.
+"""Accelerator specifications: memory, peak FLOP/s and link bandwidth, as published by their makers.
 
 Used for the compilation report and for the utilization in a run's logs. Peaks are of dense bf16
 products; nothing here is measured by us.
@@ -17,12 +17,12 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center"
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip. All figures are of a chip; JAX may show it as several devices.
+    """Specifications of one chip, which JAX may show as several devices.
 
-    name: as in a topology's name. kinds: JAX's `device_kind`. devices: that JAX shows for one chip.
-    hbm: bytes. peak_flops: bf16, per second. hbm_bandwidth: bytes per second. link_bandwidth: bytes per
-    second out of the chip over all its links to other chips, one direction (half of what the maker calls
-    bidirectional). source: where the figures stand. pod: chips that are linked together at most.
+    name: as in a topology's name. kinds: JAX's `device_kind`. hbm: bytes. peak_flops: bf16, per second.
+    hbm_bandwidth: bytes per second. link_bandwidth: bytes per second out of the chip over all its links to
+    other chips, one direction (half of the bidirectional figure). source: URL of the figures. pod: largest
+    number of linked chips. devices: JAX devices per chip.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Chip:
 
     def per_device(self) -> Chip:
         """The share of one device."""
-        parts = {
+        shares = {
             name: getattr(self, name) / self.devices
             for name in ("hbm", "peak_flops", "hbm_bandwidth", "link_bandwidth")
         }
-        return dataclasses.replace(self, **parts, devices=1)
+        return dataclasses.replace(self, **shares, devices=1)
 
 
 _GB, _GIB, _T = 1e9, 2.0**30, 1e12
@@ -61,13 +61,13 @@ CHIPS: tuple[Chip, ...] = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of JAX's `device_kind`, None for one that is not in the table (a CPU, for one)."""
+    """The chip of JAX's `device_kind`; None if it is not in the table (such as a CPU)."""
     return next((chip for chip in CHIPS if device_kind in chip.kinds), None)
 
 
 def count_chips(devices: Iterable[Any]) -> int:
-    """How many chips stand behind JAX's devices; a chip of two cores may show as one device or as two."""
-    # A TPU's device tells where its chip lies, within its slice; a GPU is a chip.
+    """Number of chips of JAX's devices; a chip of two cores may show as one device or as two."""
+    # A TPU device has the coordinates of its chip within the slice; a GPU is a chip.
     return len(
         {(getattr(d, "slice_index", 0), tuple(getattr(d, "coords", (d.id,)))) for d in devices}
     )

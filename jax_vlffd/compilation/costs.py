@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from jax_vlffd.compilation.hlo import Array, Computation, Instruction, Program, Running, parse
+from jax_vlffd.compilation.hlo import Array, Computation, Execution, Instruction, Program, parse
 
-#: What a collective sends over a chip's links, as a factor on its bytes, among n chips.
+#: Bytes sent over a chip's links per byte of a collective among n chips.
 WIRE: dict[str, Callable[[int], float]] = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -19,7 +19,7 @@ WIRE: dict[str, Callable[[int], float]] = {
     "collective-permute": lambda n: 1.0,
     "collective-broadcast": lambda n: 1.0,
 }
-#: Instructions that move nothing themselves.
+#: Instructions without memory traffic of their own.
 _FREE = frozenset((
     "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call", "conditional",
     "after-all", "partition-id", "replica-id", "opt-barrier", "custom-call", "iota",
@@ -31,8 +31,10 @@ _PRODUCT_CALLS = re.compile(
 
 @dataclass(frozen=True)
 class Collective:
-    """One kind of collective. bytes: of the whole array (gathered, reduced, or before it is scattered),
-    all of them together. wire_bytes: out of a chip, for an algorithm that sends no byte twice.
+    """Totals of one kind of collective.
+
+    bytes: of the full arrays (gathered, reduced, or before they are scattered). wire_bytes: sent by a chip, for
+    an algorithm that sends no byte twice.
     """
 
     count: int = 0
@@ -42,13 +44,13 @@ class Collective:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one run of the program, on one device.
+    """Costs of one run of the program on one device.
 
-    flops: of all matrix products and convolutions. passes: the same, weighed by the bf16 products that each
-    takes on a TPU (an fp32 one at full precision takes six). scoped: flops by the first of the given scopes
-    that the product stands in. collectives: by kind. hbm_bytes: read and written by instructions outside
-    fusions; what stays on the chip does not count. arrays: every array that an instruction outside fusions
-    gives. uncounted: calls of foreign code that may hold products, which are then missing.
+    flops: of all matrix products and convolutions. passes: the same, weighted by the bf16 products that each
+    takes on a TPU (an fp32 product at full precision takes six). scoped: flops by the first of the requested
+    scopes that contains the product. collectives: by kind. hbm_bytes: read and written by instructions outside
+    fusions, without on-chip memory. arrays: results of instructions outside fusions. uncounted: custom calls
+    that may contain products, which are not counted.
     """
 
     flops: float
@@ -61,25 +63,25 @@ class Costs:
 
     @property
     def collective_bytes(self) -> float:
-        """Of all kinds together."""
+        """Bytes of all collectives."""
         return sum(kind.bytes for kind in self.collectives.values())
 
     @property
     def wire_bytes(self) -> float:
-        """Of all kinds together."""
+        """Bytes that all collectives send from a chip."""
         return sum(kind.wire_bytes for kind in self.collectives.values())
 
 
 def costs(text: str, *, devices: int = 1, scopes: tuple[str, ...] = ()) -> Costs:
-    """Counts a compiled program.
+    """Counts the costs of a compiled program.
 
     Args:
-      text: as `compiled.as_text()` gives it.
+      text: from `compiled.as_text()`.
       devices: that the program runs on, for collectives among all of them.
-      scopes: names of `jax.named_scope` whose products are told apart.
+      scopes: names of `jax.named_scope` whose products are counted separately.
 
     Raises:
-      ValueError: the text is not understood, or a loop's length cannot be told.
+      ValueError: the text cannot be parsed, or a loop's trip count is unknown.
     """
     program = parse(text)
     flops, passes, traffic = 0.0, 0.0, 0.0
@@ -88,13 +90,13 @@ def costs(text: str, *, devices: int = 1, scopes: tuple[str, ...] = ()) -> Costs
     uncounted: set[str] = set()
     seen: set[str] = set()
     arrays: set[Array] = set()
-    for at in program.running():
+    for at in program.executions():
         instruction = at.instruction
-        if found := at.times * product_flops(instruction, at.computation):
-            flops += found
-            passes += found * _passes(instruction, at.computation)
+        if product := at.times * product_flops(instruction, at.computation):
+            flops += product
+            passes += product * _passes(instruction, at.computation)
             scope = next((s for s in scopes if s in instruction.scope), None)
-            scoped[scope or ""] += found
+            scoped[scope or ""] += product
         kind = instruction.opcode.removesuffix("-start")
         if kind in WIRE and not (at.fused and _origin(instruction) in seen):
             seen.add(_origin(instruction))
@@ -109,7 +111,7 @@ def costs(text: str, *, devices: int = 1, scopes: tuple[str, ...] = ()) -> Costs
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> float:
-    """FLOPs of one run of an instruction: 2 a multiplication and addition; 0 where it is no product."""
+    """FLOPs of one execution, two per multiply-add; 0 for anything but a dot or convolution."""
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
     left, right = (computation[name].shapes[0].dims for name in instruction.operands[:2])
@@ -123,10 +125,10 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
 def _convolution(
     attributes: str, left: tuple[int, ...], right: tuple[int, ...], out: tuple[int, ...]
 ) -> float:
-    """A TPU's products are convolutions, batched ones with the batch as a dilated space.
+    """FLOPs of a convolution, which on a TPU includes products: batched ones have a dilated batch axis.
 
-    Only pairs of an output place and a window place that meet an element of the input count: padding and
-    the holes of dilation are no arithmetic.
+    Only pairs of an output and a window position that meet an input element count: padding and the holes of
+    dilation cost no arithmetic.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     if labels is None:
@@ -143,10 +145,10 @@ def _convolution(
         def value(field: str, default: str, n: int = n) -> str:
             return fields[field].split("x")[n] if field in fields else default
 
-        low, high = (int(p) for p in value("pad", "0_0").split("_"))
-        pairs *= _meetings(
-            left[of_left[name]], int(value("size", "1")), out[of_out[name]], low, high,
-            int(value("stride", "1")), int(value("lhs_dilate", "1")), int(value("rhs_dilate", "1")),
+        pairs *= _contributing_pairs(
+            left[of_left[name]], int(value("size", "1")), out[of_out[name]],
+            int(value("pad", "0_0").split("_")[0]), int(value("stride", "1")),
+            int(value("lhs_dilate", "1")), int(value("rhs_dilate", "1")),
         )  # fmt: skip
     groups = _numbers(attributes, r"batch_group_count=(\d+)") or [1]
     batch = left[of_left["b"]] / groups[0]
@@ -154,18 +156,10 @@ def _convolution(
 
 
 @functools.lru_cache(maxsize=4096)
-def _meetings(
-    size: int,
-    window: int,
-    out: int,
-    low: int,
-    high: int,
-    stride: int,
-    left_step: int,
-    right_step: int,
+def _contributing_pairs(
+    size: int, window: int, out: int, low: int, stride: int, left_step: int, right_step: int
 ) -> int:
-    """Pairs (place of the output, place of the window) along one axis that meet an input element."""
-    del high  # follows from the other sizes
+    """Pairs of output and window positions along one axis that meet an input element."""
     last = (size - 1) * left_step
     count = 0
     for k in range(window):
@@ -185,17 +179,17 @@ def _passes(instruction: Instruction, computation: Computation) -> int:
 
 
 def _numbers(text: str, pattern: str) -> list[int]:
-    found = re.search(pattern, text)
-    return [int(part) for part in found[1].split(",") if part] if found else []
+    match = re.search(pattern, text)
+    return [int(part) for part in match[1].split(",") if part] if match else []
 
 
-def _add(before: Collective, at: Running, kind: str, devices: int) -> Collective:
+def _add(before: Collective, at: Execution, kind: str, devices: int) -> Collective:
     instruction = at.instruction
     results = [shape.bytes for shape in instruction.shapes]
     operands = [
         at.computation[name].bytes for name in instruction.operands if name in at.computation
     ]
-    # The start of an asynchronous one gives back its operands beside its results, and counters.
+    # The start of an asynchronous collective also returns its operands, and counters.
     size = sum(results)
     if instruction.opcode.endswith("-start") and kind != "all-reduce":
         size = max(results)
@@ -210,25 +204,25 @@ def _add(before: Collective, at: Running, kind: str, devices: int) -> Collective
 
 
 def _origin(instruction: Instruction) -> str:
-    """What the parts of one collective share: a TPU threads it through several fusions, each names it."""
-    found = re.findall(r"channel_id=\d+|stack_frame_id=\d+", instruction.attributes)
-    return f"{instruction.opcode} {found} {instruction.scope}"
+    """Identifies a collective, which a TPU program may name in several fusions."""
+    ids = re.findall(r"channel_id=\d+|stack_frame_id=\d+", instruction.attributes)
+    return f"{instruction.opcode} {ids} {instruction.scope}"
 
 
 def _group(attributes: str, devices: int) -> int:
-    """How many devices take part together."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", found[2]))
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
-        return int(found[2])
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(found[1].split(","))
+    """Number of devices in a collective's group."""
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", match[2]))
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
+        return int(match[2])
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return len(match[1].split(","))
     return devices
 
 
-def _traffic(at: Running, program: Program) -> float:
-    """Bytes that an instruction outside fusions reads from and writes to the device's memory."""
+def _traffic(at: Execution, program: Program) -> float:
+    """Bytes that an instruction outside fusions reads from and writes to HBM."""
     instruction, computation = at.instruction, at.computation
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith(("-done", "-update")):
@@ -251,41 +245,41 @@ def _in_memory(shapes: tuple[Array, ...]) -> float:
 def _read(
     n: int, source: Instruction, user: Instruction, callee: Computation, program: Program
 ) -> float:
-    """What the user really reads of its n-th operand: a slice of it, or all."""
-    whole = _in_memory(source.shapes)
-    if not whole:
+    """Bytes that `user` reads of its n-th operand: a slice or all of it."""
+    size = _in_memory(source.shapes)
+    if not size:
         return 0.0
     if user.opcode == "fusion":
         needed = _needed(n, callee, program)
-        return whole if needed is None else min(needed, whole)
+        return size if needed is None else min(needed, size)
     if user.opcode in ("dynamic-slice", "slice", "gather"):
-        return min(user.bytes, whole)
-    return whole
+        return min(user.bytes, size)
+    return size
 
 
 def _needed(n: int, callee: Computation, program: Program) -> float | None:
-    """Bytes that a fused computation takes of its n-th parameter; None means all of it."""
-    inside = next(
+    """Bytes that a fused computation reads of its n-th parameter; None means all of it."""
+    parameter = next(
         (i for i in callee.values() if i.opcode == "parameter" and i.arguments == str(n)), None
     )
-    if inside is None:
+    if parameter is None:
         return None
-    total, names = 0.0, [inside.name]
+    total, names = 0.0, [parameter.name]
     while names:
         name = names.pop()
         for user in callee.values():
             if name not in user.operands:
                 continue
-            place = user.operands.index(name)
+            index = user.operands.index(name)
             if user.opcode in ("bitcast", "reshape"):
                 names.append(user.name)
-            elif user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
+            elif user.opcode in ("dynamic-slice", "slice", "gather") and index == 0:
                 total += user.bytes
-            elif (user.opcode == "dynamic-update-slice" and place == 0) or user.opcode in WIRE:
+            elif (user.opcode == "dynamic-update-slice" and index == 0) or user.opcode in WIRE:
                 continue
             elif user.opcode == "fusion":
                 inner = program.computations[user.called["calls"]]
-                part = _needed(place, inner, program)
+                part = _needed(index, inner, program)
                 if part is None:
                     return None
                 total += part
@@ -295,19 +289,21 @@ def _needed(n: int, callee: Computation, program: Program) -> float | None:
 
 
 def _written(instruction: Instruction, callee: Computation) -> float:
-    """What an instruction writes: of a fused update in place, the update alone."""
-    whole = _in_memory(instruction.shapes)
+    """Bytes that an instruction writes: of a fused in-place update, the update alone."""
+    size = _in_memory(instruction.shapes)
     root = next((i for i in callee.values() if i.root), None)
-    if root is None or not whole:
-        return whole
+    if root is None or not size:
+        return size
     parts = [callee[name] for name in root.operands] if root.opcode == "tuple" else [root]
     total = 0.0
     for part, shape in zip(parts, instruction.shapes, strict=False):
-        made = part
-        while made.opcode == "bitcast" and made.operands[0] in callee:
-            made = callee[made.operands[0]]
-        if made.opcode == "dynamic-update-slice":
-            total += min(callee[made.operands[1]].bytes, shape.bytes) if shape.space == 0 else 0.0
-        elif made.opcode not in WIRE:
+        producer = part
+        while producer.opcode == "bitcast" and producer.operands[0] in callee:
+            producer = callee[producer.operands[0]]
+        if producer.opcode == "dynamic-update-slice":
+            total += (
+                min(callee[producer.operands[1]].bytes, shape.bytes) if shape.space == 0 else 0.0
+            )
+        elif producer.opcode not in WIRE:
             total += _in_memory((shape,))
     return total

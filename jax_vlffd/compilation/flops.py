@@ -1,13 +1,13 @@
 """FLOPs of the model: what a step has to compute, counted in JAX's trace of its loss.
 
-Products of matrices alone count, a multiplication and an addition as two FLOPs. In the backward pass a product
-costs once more for each of its factors that depends on a trainable parameter. As the forward pass alone is
-traced, recomputation (remat, accumulation) is no work of the model, nor is what no loss reads (branch 3 without
-the image), so that their cost shows as the program's FLOPs above the model's.
+Only matrix products count, a multiply-add as two FLOPs. In the backward pass a product costs once more for each
+factor that depends on a trainable parameter. Only the forward pass is traced, so recomputation (remat,
+accumulation) does not count, nor do outputs that no loss reads (branch 3 without the image): they show as the
+program's FLOPs above the model's.
 
 The same figures serve the compilation report, the benchmark, and the utilization in a run's logs:
-utilization = train FLOPs per image * images per second / (chips * peak FLOP/s per chip), where an image's
-text has the length that was computed.
+utilization = train FLOPs per image * images per second / (chips * peak FLOP/s per chip), at the text
+length that was computed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Cost:
 class ModelFlops:
     """FLOPs per image.
 
-    total: of a training step. vision: of the image tower in it. detector: of the image branch, forward only,
-    which is all that the eval step runs.
+    total: of a training step. vision: of its image tower. detector: of the image branch, forward only, as the
+    eval step runs it.
     """
 
     total: Cost
@@ -59,17 +59,17 @@ def model_flops(
     separate_captions: bool = False,
     text_length: int = 0,
 ) -> ModelFlops:
-    """FLOPs per image of one training step, and of the detector; nothing is computed.
+    """FLOPs per image of one training step and of the detector, by tracing alone.
 
     Args:
-      model: the shapes.
+      model: the model's settings.
       loss: branches of weight 0 are not computed.
       tuning: which weights get gradients.
       batch_size: global; every image is compared with as many captions.
-      separate_captions: branch 3 reads captions of its own, so that the text tower runs twice.
-      text_length: tokens of a text, padding among them; 0: the whole context.
+      separate_captions: branch 3 reads its own captions, so that the text tower runs twice.
+      text_length: tokens of a text including padding; 0 means the whole context.
     """
-    # cuDNN's attention is foreign code, whose products no trace shows.
+    # The products of cuDNN's attention do not show in a trace.
     compute = dataclasses.replace(model.compute, attention="xla")
     spec = StepSpec(dataclasses.replace(model, compute=compute), loss, separate_captions)
     mesh: Any = jax.sharding.AbstractMesh((1,) * len(AXES), AXES)
@@ -99,7 +99,7 @@ def model_flops(
 def batch_shapes(
     spec: StepSpec, batch_size: int, text_length: int = 0
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The abstract batch of a training step; a `text_length` of 0 is the whole context."""
+    """The abstract global batch of a training step; a `text_length` of 0 means the whole context."""
     clip = spec.model.clip
     side, words = clip.vision.image_size, text_length or clip.text.context_length
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -118,7 +118,7 @@ def batch_shapes(
 
 
 def _needed(jaxpr: Any) -> Any:
-    """The jaxpr with only those equations that its outputs rest on."""
+    """The jaxpr without equations that its outputs do not depend on."""
     wanted, needed = set(jaxpr.outvars), []
     for equation in reversed(jaxpr.eqns):
         if wanted.intersection(equation.outvars):
@@ -128,19 +128,19 @@ def _needed(jaxpr: Any) -> Any:
 
 
 def _products(jaxpr: Any, depends: Sequence[bool]) -> tuple[float, float, list[bool]]:
-    """FLOPs of a jaxpr's products, forward and with the backward pass, loops as often as they turn.
+    """FLOPs of a jaxpr's products, once per loop iteration.
 
     Args:
       jaxpr: the trace.
       depends: for each input, whether it depends on a trainable parameter.
 
     Returns:
-      The two counts, and for each output whether it depends on one.
+      FLOPs of the forward pass, FLOPs of both passes, and for each output whether it depends on one.
     """
     forward = train = 0.0
-    moving = {v for v, moves in zip(jaxpr.invars, depends, strict=True) if moves}
+    dependent = {v for v, is_dependent in zip(jaxpr.invars, depends, strict=True) if is_dependent}
     for equation in jaxpr.eqns:
-        inputs = [not isinstance(v, Literal) and v in moving for v in equation.invars]
+        inputs = [not isinstance(v, Literal) and v in dependent for v in equation.invars]
         outputs = [any(inputs)] * len(equation.outvars)
         if equation.primitive.name == "dot_general":
             ((contracted, _), _) = equation.params["dimension_numbers"]
@@ -148,14 +148,16 @@ def _products(jaxpr: Any, depends: Sequence[bool]) -> tuple[float, float, list[b
             flops = 2.0 * math.prod(shape[i] for i in contracted) * equation.outvars[0].aval.size
             forward, train = forward + flops, train + flops * (1 + sum(inputs))
         for part in jaxprs_in_params(equation.params):
-            body, turns = getattr(part, "jaxpr", part), equation.params.get("length", 1)
-            found = _products(body, inputs)
-            if equation.primitive.name == "scan":  # what a turn carries to the next depends as well
+            body, iterations = getattr(part, "jaxpr", part), equation.params.get("length", 1)
+            inner = _products(body, inputs)
+            if equation.primitive.name == "scan":  # a carry can depend on the previous iteration
                 start = equation.params["num_consts"]
                 end = start + equation.params["num_carry"]
-                inputs[start:end] = map(max, inputs[start:end], found[2])
-                found = _products(body, inputs)
-            forward, train = forward + turns * found[0], train + turns * found[1]
-            outputs = found[2]
-        moving.update(v for v, moves in zip(equation.outvars, outputs, strict=True) if moves)
-    return forward, train, [not isinstance(v, Literal) and v in moving for v in jaxpr.outvars]
+                inputs[start:end] = map(max, inputs[start:end], inner[2])
+                inner = _products(body, inputs)
+            forward, train = forward + iterations * inner[0], train + iterations * inner[1]
+            outputs = inner[2]
+        dependent.update(
+            v for v, is_dependent in zip(equation.outvars, outputs, strict=True) if is_dependent
+        )
+    return forward, train, [not isinstance(v, Literal) and v in dependent for v in jaxpr.outvars]

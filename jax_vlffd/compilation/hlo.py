@@ -1,7 +1,7 @@
-"""Reads the text of a compiled XLA program: computations, instructions, and how often each one runs.
+"""Parses the text of a compiled XLA program: computations, instructions, and how often each one runs.
 
-XLA's own cost analysis counts a loop's body once, whatever the loop's length. Here the calls are followed
-from the entry, and a body counts as often as its loop turns. `costs` says what the instructions cost.
+XLA's own cost analysis counts a loop's body once, whatever the loop's length. Here calls are followed from
+the entry, and a body counts once per iteration. `costs` computes what the instructions cost.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Array:
 
     @property
     def bytes(self) -> float:
-        """Its size, without the padding of its layout."""
+        """Size in bytes, without the padding of its layout."""
         # Types of 8 bits and fewer have many names (f8e4m3fn, ...): one byte.
         return math.prod(self.dims) * _BYTES.get(self.dtype, 1)
 
@@ -59,33 +59,33 @@ class Instruction:
 
     @property
     def bytes(self) -> float:
-        """Of all its results."""
+        """Size in bytes of all its results."""
         return sum(shape.bytes for shape in self.shapes)
 
     @functools.cached_property
     def called(self) -> dict[str, str]:
-        """The computations that it names, by attribute."""
-        found = dict(_CALLED.findall(self.attributes))
+        """The computations that it calls, by attribute."""
+        called = dict(_CALLED.findall(self.attributes))
         for n, name in enumerate(_NAME.findall("".join(_BRANCHES.findall(self.attributes)))):
-            found[f"branch {n}"] = name
-        return found
+            called[f"branch {n}"] = name
+        return called
 
     @functools.cached_property
     def scope(self) -> str:
-        """The path of the traced function that it came from, '' where none is told."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        """The path of the traced function that it came from, '' where unknown."""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
 
 Computation = dict[str, Instruction]
 
 
 @dataclass(frozen=True)
-class Running:
-    """An instruction where it runs.
+class Execution:
+    """An instruction, its computation, and how it runs.
 
-    times: how often in one run of the program. fused: whether it is part of a fusion, so that its results
-    need not go through memory.
+    times: number of executions in one run of the program. fused: whether it is part of a fusion, whose
+    intermediate results do not go through memory.
     """
 
     instruction: Instruction
@@ -96,65 +96,63 @@ class Running:
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program's computations by name, and the name of its entry."""
+    """A compiled program: its computations by name, and the name of its entry."""
 
     computations: dict[str, Computation]
     entry: str
 
-    def running(self) -> Iterator[Running]:
-        """Every instruction that runs, loops unfolded to a number, calls followed.
+    def executions(self) -> Iterator[Execution]:
+        """Yields every instruction that runs, following calls and counting loop iterations.
 
-        Of a conditional every branch is given: what it costs is then an upper bound.
+        All branches of a conditional are included, so that costs are an upper bound.
 
         Raises:
-          ValueError: a loop whose length cannot be told.
+          ValueError: a loop's trip count is unknown.
         """
-        yield from self._running(self.entry, 1, fused=False)
+        yield from self._executions(self.entry, 1, fused=False)
 
-    def _running(self, name: str, times: int, *, fused: bool) -> Iterator[Running]:
+    def _executions(self, name: str, times: int, *, fused: bool) -> Iterator[Execution]:
         computation = self.computations[name]
         for instruction in computation.values():
-            yield Running(instruction, computation, times, fused)
+            yield Execution(instruction, computation, times, fused)
             called = instruction.called
             if instruction.opcode == "while":
-                turns = self._turns(instruction, computation)
-                yield from self._running(called["body"], times * turns, fused=fused)
+                trips = self._trip_count(instruction, computation)
+                yield from self._executions(called["body"], times * trips, fused=fused)
             elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
                 inner = fused or instruction.opcode == "fusion"
                 for callee in called.values():
-                    yield from self._running(callee, times, fused=inner)
+                    yield from self._executions(callee, times, fused=inner)
 
-    def _turns(self, loop: Instruction, outside: Computation) -> int:
-        """How often a loop turns: as noted by XLA, else from its counter's start, step and end."""
-        if noted := _TRIPS.search(loop.attributes):
-            return int(noted[1])
+    def _trip_count(self, loop: Instruction, outside: Computation) -> int:
+        """Trip count of a loop: as noted by XLA, else from its counter's start, step and end."""
+        if annotated := _TRIPS.search(loop.attributes):
+            return int(annotated[1])
         condition = self.computations[loop.called["condition"]]
         body = self.computations[loop.called["body"]]
         compare = next(i for i in condition.values() if i.root)
-        if (
-            compare.opcode == "fusion"
-        ):  # a comparison in a fusion of its own takes its arguments in order
+        if compare.opcode == "fusion":  # a fused comparison takes its arguments in order
             inner = self.computations[compare.called["calls"]]
             direction = next(i for i in inner.values() if i.root).attributes
         else:
             direction = compare.attributes
-        ends = [_trace(condition, name) for name in compare.operands]
-        counter = next((e for e in ends if e and e.opcode == "get-tuple-element"), None)
-        bound = next((e for e in ends if e and e.opcode == "constant"), None)
+        compared = [_source(condition, name) for name in compare.operands]
+        counter = next((e for e in compared if e and e.opcode == "get-tuple-element"), None)
+        bound = next((e for e in compared if e and e.opcode == "constant"), None)
         if counter is not None and bound is not None and "direction=LT" in direction:
             index = _index(counter)
-            first = _trace(outside, _tuple_part(outside, loop.operands[0], index))
-            after = _trace(body, next(i for i in body.values() if i.root).operands[index])
+            first = _source(outside, _tuple_part(outside, loop.operands[0], index))
+            after = _source(body, next(i for i in body.values() if i.root).operands[index])
             if first is not None and first.opcode == "constant" and after is not None:
-                steps = [_trace(body, name) for name in after.operands]
+                steps = [_source(body, name) for name in after.operands]
                 step = next((s for s in steps if s and s.opcode == "constant"), None)
                 if after.opcode == "add" and step is not None:
                     return math.ceil((_value(bound) - _value(first)) / _value(step))
-        raise ValueError(f"cannot tell how often the loop {loop.name} turns")
+        raise ValueError(f"the trip count of the loop {loop.name} is unknown")
 
 
 def parse(text: str) -> Program:
-    """Reads the text that `compiled.as_text()` gives.
+    """Parses the text of `compiled.as_text()`.
 
     Raises:
       ValueError: it has no entry computation.
@@ -177,13 +175,13 @@ def parse(text: str) -> Program:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """The array shapes in a shape's text, `bf16[8,128]{1,0}` or a tuple of such."""
-    found = []
+    """The arrays of a shape's text: `bf16[8,128]{1,0}`, or a tuple of those."""
+    parsed = []
     for dtype, dims, layout in _ARRAY.findall(text):
         space = _SPACE.search(layout)
         sizes = tuple(int(size) for size in dims.split(",") if size)
-        found.append(Array(dtype, sizes, int(space[1]) if space else 0))
-    return tuple(found)
+        parsed.append(Array(dtype, sizes, int(space[1]) if space else 0))
+    return tuple(parsed)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:
@@ -207,31 +205,36 @@ def _instruction(name: str, rest: str, root: bool) -> Instruction:
 def _closing(text: str, opening: int) -> int:
     """The position after the bracket that closes the one at `opening`."""
     depth = 0
-    for place in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for position in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
         if not depth:
-            return place + 1
+            return position + 1
     raise ValueError(f"a bracket is not closed in {text[:80]!r}")
 
 
-def _trace(computation: Computation, name: str) -> Instruction | None:
-    """What a value is a mere copy of."""
-    found = computation.get(name)
-    while found is not None and found.opcode in ("copy", "bitcast", "convert", "reshape"):
-        found = computation.get(found.operands[0])
-    return found
+def _source(computation: Computation, name: str) -> Instruction | None:
+    """The instruction that a value is a copy or reshaped copy of; None if it is not in the computation."""
+    instruction = computation.get(name)
+    while instruction is not None and instruction.opcode in (
+        "copy",
+        "bitcast",
+        "convert",
+        "reshape",
+    ):
+        instruction = computation.get(instruction.operands[0])
+    return instruction
 
 
 def _tuple_part(computation: Computation, name: str, index: int) -> str:
-    made = computation[name]
-    return made.operands[index] if made.opcode == "tuple" else ""
+    producer = computation[name]
+    return producer.operands[index] if producer.opcode == "tuple" else ""
 
 
 def _index(element: Instruction) -> int:
-    found = re.search(r"index=(\d+)", element.attributes)
-    if found is None:
-        raise ValueError(f"{element.name} names no element")
-    return int(found[1])
+    match = re.search(r"index=(\d+)", element.attributes)
+    if match is None:
+        raise ValueError(f"{element.name} has no tuple index")
+    return int(match[1])
 
 
 def _value(constant: Instruction) -> int:

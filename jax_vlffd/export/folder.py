@@ -1,7 +1,7 @@
-"""The exported folder: names of its files, checks that it is whole, its parameters written and read.
+"""The exported folder: names of its files, integrity checks, writing and reading of its parameters.
 
-Beside what is made for elsewhere it holds `config.json`, `tokenizer/` and `calibration.json` as a workdir does,
-and `orbax/`: the parameters exactly as trained, adapters apart. Our own commands read those.
+Besides the formats of other libraries it holds `config.json`, `tokenizer/` and `calibration.json`, like a
+workdir, and `orbax/`: the parameters exactly as trained, adapters separate. Our own commands read those.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # JAX is imported when parameters are read or written
 MANIFEST: Final = "export.json"
 HF, HEADS, ADAPTER, PROGRAM = "hf", "heads.safetensors", "adapter", "model.stablehlo"
 PARAMETERS, CARD, CHECKSUMS = "orbax", "README.md", "SHA256SUMS"
-#: What other libraries read: whoever copies an export for our commands may leave it behind.
+#: What only other libraries read: our commands work without it.
 FOR_OTHERS: Final = (f"{HF}/", f"{ADAPTER}/", PROGRAM)
 
 VERSION: Final = 1
@@ -35,10 +35,10 @@ def is_export(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export that holds all that our commands read.
+    """Reads the manifest, and checks that no file that our commands read is missing.
 
     Raises:
-      UserError: it is damaged, of another version, or a file that the export had is missing.
+      UserError: it is damaged, of another version, or a file of the export is missing.
     """
     path = folder / MANIFEST
     try:
@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise UserError(f"{path}: not an export of version {VERSION}; export the run again")
     if type(manifest.get("step")) is not int:
-        raise UserError(f"{path}: names no step; export the run again")
+        raise UserError(f"{path}: has no step; export the run again")
     missing = [
         name
         for name in _listed(folder)
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The files of the list of checksums; none of them can lie outside the folder."""
+    """The names in the list of checksums, all of them inside the folder."""
     path = folder / CHECKSUMS
     names = [line.partition("  ")[2] for line in _small_text(path).splitlines()]
     if not names or any(
@@ -76,14 +76,14 @@ def _listed(folder: Path) -> list[str]:
 def _small_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: larger than any such file; copy the export again")
+            raise UserError(f"{path}: larger than such a file can be; copy the export again")
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); copy the whole export again") from None
 
 
 def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
-    """Writes the parameters by Orbax into `folder/orbax`."""
+    """Writes the parameters (path -> array, as trained) with Orbax into `folder/orbax`."""
     import orbax.checkpoint as ocp
 
     from jax_vlffd.training import storage
@@ -95,25 +95,26 @@ def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
 def load_parameters(
     folder: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-    """Reads the parameters of an export, in the shardings of `abstract`.
+    """Reads the parameters of an export, in the shapes and shardings of `abstract`.
 
     Raises:
-      UserError: the export is damaged, or its parameters are not those that its config describes.
+      UserError: the export is damaged, or its parameters do not match its config.
     """
     import orbax.checkpoint as ocp
 
     from jax_vlffd.training import storage
 
     path = folder / PARAMETERS
-    place = storage.for_orbax(path)
+    orbax_path = storage.for_orbax(path)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            # Orbax itself would start to read before it finds a shape that does not fit.
-            stored = checkpointer.metadata(place).item_metadata.tree
+            # Orbax itself would start to read before it detects a wrong shape.
+            stored = checkpointer.metadata(orbax_path).item_metadata.tree
             faults = _faults({name: tuple(leaf.shape) for name, leaf in stored.items()}, abstract)
             if not faults:
-                found: dict[str, jax.Array] = checkpointer.restore(place, dict(abstract))
-                return found
+                parameters: dict[str, jax.Array]
+                parameters = checkpointer.restore(orbax_path, dict(abstract))
+                return parameters
     except Exception as error:  # TensorStore's own errors have no other base
         first = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged ({first}); copy the whole export again") from error
@@ -125,21 +126,24 @@ def load_parameters(
 
 
 def _faults(
-    stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, jax.ShapeDtypeStruct]
+    stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, jax.ShapeDtypeStruct]
 ) -> list[str]:
-    """What keeps stored parameters from being those wanted, in words."""
-    faults = [f"{name} is missing" for name in sorted(wanted.keys() - stored.keys())]
-    faults += [f"{name} has no place" for name in sorted(stored.keys() - wanted.keys())]
+    """Describes each difference between the stored and the expected shapes."""
+    faults = [f"{name} is missing" for name in sorted(expected.keys() - stored.keys())]
     faults += [
-        f"{name} is {list(stored[name])}, not {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & stored.keys())
-        if stored[name] != wanted[name].shape
+        f"{name} is not a parameter of the model"
+        for name in sorted(stored.keys() - expected.keys())
+    ]
+    faults += [
+        f"{name} is {list(stored[name])}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & stored.keys())
+        if stored[name] != expected[name].shape
     ]
     return faults
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes `SHA256SUMS` of every file in the folder; `sha256sum -c` checks it."""
+    """Writes `SHA256SUMS` for every file in the folder, for `sha256sum -c`."""
     lines = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:

@@ -24,24 +24,24 @@ from jax_vlffd.config import ModelConfig
 
 Values = Mapping[str, np.ndarray]
 
-#: Projections train in every mode; PEFT keeps such layers whole beside the adapters.
-_WHOLE = ("visual_projection", "text_projection")
+#: Projections train in every mode; PEFT saves such layers in full, beside the adapters.
+_FULL_LAYERS = ("visual_projection", "text_projection")
 
 
 def form(config: CLIPConfig) -> str:
-    """What `hf/` is: 'clip' (a CLIPModel) or 'vit' (a ViTModel)."""
+    """The model type of `hf/`: 'clip' (a CLIPModel) or 'vit' (a ViTModel)."""
     return "clip" if config.vision.pre_layernorm else "vit"
 
 
 def merge(parameters: Values, config: ModelConfig) -> tuple[dict[str, np.ndarray], ModelConfig]:
-    """The same model without adapters: each weight with its `lora_b @ lora_a` added.
+    """Merges the adapters: each weight with its scaled `lora_b @ lora_a` added.
 
     Args:
-      parameters: fp32, path -> value, the layers of a tower stacked on the first axis.
-      config: of them.
+      parameters: path -> fp32 value, the layers of a tower stacked on the first axis.
+      config: their model's.
 
     Returns:
-      The merged parameters, summed in float64 and rounded once, and their config.
+      The merged parameters, summed in float64 and rounded once to fp32, and their config.
     """
     compute = config.compute
     merged = {path: value for path, value in parameters.items() if "/lora_" not in path}
@@ -50,25 +50,25 @@ def merge(parameters: Values, config: ModelConfig) -> tuple[dict[str, np.ndarray
             continue
         stem = path.removesuffix("/lora_a")
         up = np.asarray(parameters[f"{stem}/lora_b"], np.float64)
-        added = compute.lora_alpha / compute.lora_rank * (up @ np.asarray(down, np.float64))
-        merged[f"{stem}/weight"] = (merged[f"{stem}/weight"] + added).astype(np.float32)
+        update = compute.lora_alpha / compute.lora_rank * (up @ np.asarray(down, np.float64))
+        merged[f"{stem}/weight"] = (merged[f"{stem}/weight"] + update).astype(np.float32)
     compute = dataclasses.replace(compute, lora_rank=0)
     return merged, dataclasses.replace(config, compute=compute)
 
 
 def save(
-    folder: Path, parameters: Values, config: ModelConfig, special: Mapping[str, int]
+    folder: Path, parameters: Values, config: ModelConfig, token_ids: Mapping[str, int]
 ) -> set[str]:
     """Writes `config.json`, `model.safetensors` and `preprocessor_config.json`.
 
     Args:
-      folder: made.
-      parameters: merged.
-      config: of them.
-      special: further ids of the tokenizer for CLIP's text config: `bos_token_id`, `pad_token_id`.
+      folder: created.
+      parameters: merged, path -> fp32 value.
+      config: their model's.
+      token_ids: the tokenizer's `bos_token_id` and `pad_token_id`, for CLIP's text config.
 
     Returns:
-      The paths of the parameters that the folder holds.
+      The paths of the parameters that were written.
     """
     folder.mkdir(parents=True)
     clip = config.clip
@@ -80,7 +80,7 @@ def save(
     else:
         values, clip = _folded(parameters, clip)
         table, settings = huggingface.CLIP_TABLE, clip_to_hf(clip)
-        settings["text_config"] |= special
+        settings["text_config"] |= token_ids
     tensors = huggingface.to_hf(values, clip, table)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", settings | {"dtype": "float32"})
@@ -90,7 +90,7 @@ def save(
 
 
 def _folded(parameters: Values, clip: CLIPConfig) -> tuple[dict[str, np.ndarray], CLIPConfig]:
-    """A tower with a patch bias as one without: every patch's position embedding takes it in."""
+    """Adds a patch bias to the position embedding of every patch, and removes it."""
     values = dict(parameters)
     bias = values.pop("vision/patch_embedding/bias", None)
     if bias is not None:
@@ -102,7 +102,7 @@ def _folded(parameters: Values, clip: CLIPConfig) -> tuple[dict[str, np.ndarray]
 
 
 def _preprocessor(config: ModelConfig) -> dict[str, Any]:
-    """The view of evaluation: the largest centered square, resized, normalized."""
+    """Preprocessing as in evaluation: the largest centered square, resized, normalized."""
     side = config.clip.vision.image_size
     square = {"height": side, "width": side}
     return {
@@ -110,7 +110,7 @@ def _preprocessor(config: ModelConfig) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": side},
-        "resample": 3,  # bicubic; ours averages where it shrinks, so pixels differ a little
+        "resample": 3,  # bicubic; ours averages when it shrinks, so pixels differ slightly
         "do_center_crop": True,
         "crop_size": square,
         "do_rescale": True,
@@ -122,36 +122,36 @@ def _preprocessor(config: ModelConfig) -> dict[str, Any]:
 
 
 def save_heads(path: Path, parameters: Values, held: set[str]) -> None:
-    """Writes every parameter that `hf/` does not hold, under our names."""
+    """Writes every parameter that is not in `hf/` (`held`), under our names."""
     rest = {name: np.array(v, order="C") for name, v in parameters.items() if name not in held}
     save_file(rest, path, metadata={"format": "jax_vlffd"})
 
 
 def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: str) -> None:
-    """Writes the adapters of what `hf/` holds as PEFT does: a config and one safetensors file.
+    """Writes the adapters of the model in `hf/` in PEFT's format: a config and one safetensors file.
 
-    They belong on the weights that the training started from, not on `hf/`, where they are merged already.
+    They apply to the weights that the training started from, not to `hf/`, where they are merged already.
 
     Args:
-      folder: made.
-      parameters: with adapters.
-      config: of them, `compute.lora_rank` above 0.
-      base: name of the checkpoint that the run started from; '' where it was none.
+      folder: created.
+      parameters: with adapters, not merged.
+      config: their model's, `compute.lora_rank` above 0.
+      base: name of the checkpoint that the run started from; '' for none.
     """
     folder.mkdir(parents=True)
     clip = config.clip
     table = huggingface.CLIP_TABLE if form(clip) == "clip" else huggingface.VIT_TABLE
     tensors: dict[str, np.ndarray] = {}
     targets = set()
-    for ours, theirs in table:
-        stem, layer = ours.removesuffix("/weight"), theirs.removesuffix(".weight")
-        for name, theirs_name in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
+    for ours, hf_path in table:
+        stem, layer = ours.removesuffix("/weight"), hf_path.removesuffix(".weight")
+        for name, peft_name in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
             for n, value in enumerate(parameters.get(f"{stem}/{name}", ())):
-                key = f"base_model.model.{layer.format(n)}.{theirs_name}.weight"
+                key = f"base_model.model.{layer.format(n)}.{peft_name}.weight"
                 tensors[key] = np.array(value, np.float32, order="C")
                 targets.add(layer.rpartition("{}.")[2])
-    whole = [name for name in _WHOLE if (f"{name}/weight", f"{name}.weight") in table]
-    for name in whole:
+    full_layers = [name for name in _FULL_LAYERS if (f"{name}/weight", f"{name}.weight") in table]
+    for name in full_layers:
         value = np.array(parameters[f"{name}/weight"], np.float32, order="C")
         tensors[f"base_model.model.{name}.weight"] = value
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -166,7 +166,7 @@ def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: st
         "fan_in_fan_out": False,
         "inference_mode": True,
         "target_modules": sorted(targets),
-        "modules_to_save": whole or None,
+        "modules_to_save": full_layers or None,
     }
     _write_json(folder / "adapter_config.json", settings)
 

@@ -1,1 +1,1 @@
-"""What `launch.compile` is made of."""
+"""Ahead-of-time compilation of a recipe's steps for a topology."""

@@ -1,4 +1,4 @@
-"""Compiles a run's steps for given devices, and looks for settings that make them fit."""
+"""Compiles a run's steps for given devices, and searches for settings that make them fit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def compile_steps(
     *,
     evaluation: bool = True,
 ) -> dict[str, Any]:
-    """Compiles the steps of a run for these devices; the summary of `jax_vlffd.compilation.report`.
+    """Compiles the steps of a run for these devices; returns `report.summary`.
 
     Args:
       run: the settings.
       data: the settings of the data; only the batch and the captions matter.
       devices: to compile for.
-      chip: what they are, None for a CPU.
+      chip: of the devices; None for a CPU.
       evaluation: whether to compile the eval step too.
 
     Raises:
@@ -45,25 +45,25 @@ def compile_steps(
     return report.summary(plan, data.batch_size, model, trained, evaluated, chip)
 
 
-def what_would_fit(
+def search_fitting_settings(
     run: RunConfig, data: DataSettings, devices: list[Any], chip: Chip | None
 ) -> list[dict[str, Any]]:
-    """Tries remat, fsdp, accumulation and smaller batches, each alone, the mildest that fits of each.
+    """Tries remat, fsdp, accumulation and smaller batches separately, each with growing effect until it fits.
 
     Returns:
-      One entry a try: the changed key, its value, whether it fits, and what it takes.
+      One entry a try: the changed key, its value, whether it fits, and its memory, FLOPs and compile time.
     """
     tried: list[dict[str, Any]] = []
 
     def fits(key: str, value: Any, run: RunConfig, data: DataSettings) -> bool:
         try:
-            found = compile_steps(run, data, devices, chip, evaluation=False)
+            summary = compile_steps(run, data, devices, chip, evaluation=False)
         except UserError as error:
             tried.append({"key": key, "value": value, "fits": False, "error": str(error)})
             return False
         names = ("fits", "hbm_bytes_per_chip", "flops_per_chip", "flops_over_model", "compile_s")
-        tried.append({"key": key, "value": value, **{n: found.get(n) for n in names}})
-        return bool(found["fits"])
+        tried.append({"key": key, "value": value, **{n: summary.get(n) for n in names}})
+        return bool(summary["fits"])
 
     order = get_args(Remat)
     for remat in order[order.index(run.model.compute.remat) + 1 :]:

@@ -11,7 +11,7 @@ Row = tuple[str, str]
 
 
 def title(report: Mapping[str, Any]) -> str:
-    """What was compiled for what."""
+    """The table's title: topology and batch."""
     return (
         f"{report['topology']}: {report['chips']} chips, {report['devices']} devices, global batch "
         f"{report['batch_size']} ({report['images_per_chip']:g} a chip), remat {report['remat']}"
@@ -19,22 +19,22 @@ def title(report: Mapping[str, Any]) -> str:
 
 
 def rows(report: Mapping[str, Any]) -> Iterator[Row]:
-    """What a step takes, and what each try to make it fit gave: names and values."""
+    """The figures of the steps and of each attempt to make them fit: names and values."""
     yield from _memory(report)
     yield from _step("train", report)
     if "collectives" in report:
-        least = report["collectives_least"]
-        similar = report["arrays_of_global_similarity"]
-        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in least.items() if size)
-        yield "  least collectives", f"{_bytes(sum(least.values()))} ({parts or 'none'})"
+        minimum = report["collectives_least"]
+        similarities = report["arrays_of_global_similarity"]
+        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in minimum.items() if size)
+        yield "  minimum collectives", f"{_bytes(sum(minimum.values()))} ({parts or 'none'})"
         yield (
             "  alignment's own",
             f"{report['alignment_flops_per_chip'] / 1e12:.5f} T FLOPs, "
             f"{_bytes(report['alignment_bytes_per_chip'])} at most; arrays of the global similarity: "
-            f"{'cannot be told' if similar is None else similar}",
+            f"{'unknown' if similarities is None else similarities}",
         )
     yield from _step("eval", report["eval"])
-    yield from map(tried, report.get("would_fit", ()))
+    yield from map(attempt_row, report.get("would_fit", ()))
 
 
 def _memory(report: Mapping[str, Any]) -> Iterator[Row]:
@@ -61,26 +61,26 @@ def _step(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
         f"{step['flops_per_chip'] / 1e12:.3f} T, the model's "
         f"{step['model_flops_per_chip'] / 1e12:.3f} T: {step['flops_over_model']:.3f} times",
     )
-    for kind, found in step["collectives"].items():
-        yield f"  {kind}", f"{_bytes(found['bytes'])} in {found['count']}"
-    guess = step.get("roofline_estimate")
-    if guess:
+    for kind, collective in step["collectives"].items():
+        yield f"  {kind}", f"{_bytes(collective['bytes'])} in {collective['count']}"
+    estimate = step.get("roofline_estimate")
+    if estimate:
         yield (
             "  estimate (roofline)",
-            f"compute {guess['compute_s'] * 1e3:.1f} ms, memory {guess['memory_s'] * 1e3:.1f} ms, "
-            f"links {guess['link_s'] * 1e3:.1f} ms",
+            f"compute {estimate['compute_s'] * 1e3:.1f} ms, memory {estimate['memory_s'] * 1e3:.1f} ms, "
+            f"links {estimate['link_s'] * 1e3:.1f} ms",
         )
         yield (
             "  estimated utilization",
-            f"{guess['utilization_at_best']:.0%} if all overlaps, "
-            f"{guess['utilization_without_overlap']:.0%} if nothing does",
+            f"{estimate['utilization_at_best']:.0%} if all overlaps, "
+            f"{estimate['utilization_without_overlap']:.0%} if nothing does",
         )
     for target in step["uncounted_calls"]:
         yield "  not counted", f"calls of {target}"
 
 
-def tried(entry: Mapping[str, Any]) -> Row:
-    """One try to make a step fit."""
+def attempt_row(entry: Mapping[str, Any]) -> Row:
+    """The row of one attempt to make a step fit."""
     name = f"tried {entry['key']}={entry['value']}"
     if "error" in entry:
         return name, entry["error"]

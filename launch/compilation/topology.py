@@ -1,4 +1,4 @@
-"""Devices by a topology's name: those of a TPU slice that need not be there, or simulated ones on the CPU."""
+"""The devices of a named topology: of a TPU slice that need not exist, or simulated on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jax_vlffd.compilation.chips import CHIPS, Chip
 from jax_vlffd.errors import UserError
 
-#: TPU generations that are compiled for, and a topology of each, to be named in an error.
+#: Supported TPU generations, each with an example topology for errors.
 TPUS = {
     "v4": "v4:2x2x4",
     "v5e": "v5e:16x16",
@@ -22,10 +22,10 @@ _MAX_CPUS = 1024
 
 
 def prepare(topology: str) -> None:
-    """Sets what JAX reads from the environment when it starts; to be called before JAX is imported.
+    """Sets environment variables for JAX; call it before JAX is imported.
 
     Raises:
-      UserError: the name is no topology's.
+      UserError: the topology is unknown.
     """
     chip, sizes = _parse(topology)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,10 +33,10 @@ def prepare(topology: str) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         count = f"--xla_force_host_platform_device_count={sizes[0]}"
         os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
-        # XLA's threads: fewer than there are collectives in flight would stall.
+        # XLA stalls with fewer threads than collectives in flight.
         os.environ.setdefault("NPROC", "64")
         return
-    # libtpu is loaded to compile alone: it need not look for chips, nor be the only one that is loaded.
+    # libtpu only compiles here: it must not search for chips or insist on being the only one loaded.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -47,7 +47,7 @@ def prepare(topology: str) -> None:
 
 
 def devices(topology: str) -> tuple[list[Any], Chip | None]:
-    """The devices of a topology such as 'v5e:16x16' or 'cpu:8', and their chip (None for a CPU).
+    """Finds the devices of a topology such as 'v5e:16x16' or 'cpu:8', and their chip (None for a CPU).
 
     Raises:
       UserError: there is no such topology, or libtpu is not installed.
@@ -57,23 +57,23 @@ def devices(topology: str) -> tuple[list[Any], Chip | None]:
 
     chip, sizes = _parse(topology)
     if chip is None:
-        found = jax.devices("cpu")
-        if len(found) < sizes[0]:
+        cpus = jax.devices("cpu")
+        if len(cpus) < sizes[0]:
             raise UserError(
-                f"JAX has started with {len(found)} CPU devices, and {topology} wants {sizes[0]}; set "
+                f"JAX has started with {len(cpus)} CPU devices, and {topology} needs {sizes[0]}; set "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={sizes[0]}"
             )
-        return list(found[: sizes[0]]), None
+        return list(cpus[: sizes[0]]), None
     try:
         described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        text = " ".join(str(error).split())
-        if "libtpu" in text or "not installed" in text:
+        reason = " ".join(str(error).split())
+        if "libtpu" in reason or "not installed" in reason:
             raise UserError(
-                f"to compile for {topology} this machine wants libtpu: pip install 'jax-vlffd[tpu]'"
+                f"compiling for {topology} needs libtpu; run: pip install 'jax-vlffd[tpu]'"
             ) from None
         raise UserError(
-            f"there is no topology {topology!r} ({text[:160]}); one of this generation: "
+            f"there is no topology {topology!r} ({reason[:160]}); one of this generation: "
             f"{TPUS[chip.name]}"
         ) from None
     return list(described.devices), chip

@@ -21,9 +21,9 @@ from jax_vlffd.compilation.chips import CHIPS, chip_of, count_chips
     ],
 )
 def test_a_chip_is_known_by_what_jax_calls_it(kind: str, name: str) -> None:
-    found = chip_of(kind)
-    assert found is not None
-    assert found.name == name
+    chip = chip_of(kind)
+    assert chip is not None
+    assert chip.name == name
 
 
 def test_a_cpu_is_no_chip() -> None:

@@ -88,9 +88,7 @@ def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
         "image only, local",
     ],
 )
-def test_the_model_takes_the_flops_that_are_told(
-    tuning: str, loss: LossConfig, separate: bool
-) -> None:
+def test_the_model_takes_the_reported_flops(tuning: str, loss: LossConfig, separate: bool) -> None:
     mode, rank = TuningConfig(tuning, tuning), RANK if tuning == "lora" else 0
     plan = tiny.plan(tuning=mode, loss=loss, separate_captions=separate, lora_rank=rank)
 
@@ -99,23 +97,23 @@ def test_the_model_takes_the_flops_that_are_told(
         out = forward(bind(plan.graph, parameters), batch, plan.spec)
         return _losses(out, parameters, batch, loss, plan.mesh)[0]
 
-    told = model_flops(
+    reported = model_flops(
         plan.spec.model, loss, mode, batch_size=tiny.BATCH, separate_captions=separate
     )
-    assert counted(plan, total) == pytest.approx(told.total.forward)
+    assert counted(plan, total) == pytest.approx(reported.total.forward)
     again = recomputed(tuning, loss, separate)
-    assert counted(plan, jax.grad(total)) == pytest.approx(told.total.train + again)
+    assert counted(plan, jax.grad(total)) == pytest.approx(reported.total.train + again)
 
     def detect(trainable: Any, frozen: Any, batch: Any) -> Any:
         model = bind(plan.graph, {**frozen, **trainable})
         images = normalize(batch["image"], plan.spec.model.image_mean, plan.spec.model.image_std)
         return model.classify_image(model.encode_image(images).pooled)
 
-    assert counted(plan, detect) == pytest.approx(told.detector)
+    assert counted(plan, detect) == pytest.approx(reported.detector)
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
+def test_shorter_texts_take_the_reported_flops(separate: bool) -> None:
     length = 7
     plan = tiny.plan(separate_captions=separate)
 
@@ -125,11 +123,11 @@ def test_shorter_texts_take_the_flops_that_are_told(separate: bool) -> None:
         out = forward(bind(plan.graph, parameters), batch | short, plan.spec)
         return _losses(out, parameters, batch, LossConfig(), plan.mesh)[0]
 
-    told = model_flops(
+    reported = model_flops(
         plan.spec.model, LossConfig(), TuningConfig(), batch_size=tiny.BATCH,
         separate_captions=separate, text_length=length,
     )  # fmt: skip
-    assert counted(plan, total) == pytest.approx(told.total.forward)
+    assert counted(plan, total) == pytest.approx(reported.total.forward)
 
 
 def test_a_tower_that_stands_still_passes_no_gradient() -> None:
@@ -144,14 +142,14 @@ def test_a_tower_that_stands_still_passes_no_gradient() -> None:
 
 
 def test_attention_that_no_trace_shows_is_counted() -> None:
-    told = [
+    reported = [
         model_flops(
             tiny.model(dtype="bfloat16", attention=kind, remat=remat),
             LossConfig(), TuningConfig(), batch_size=16,
         )
         for kind, remat in (("xla", "none"), ("cudnn", "full"))
     ]  # fmt: skip
-    assert told[0] == told[1]
+    assert reported[0] == reported[1]
 
 
 def test_vit_l14_costs_what_is_published() -> None:
@@ -162,5 +160,5 @@ def test_vit_l14_costs_what_is_published() -> None:
     assert towers.forward == pytest.approx(175.33e9, rel=1e-3)
     alone = of(LossConfig(image=0, fusion=0), batch_size=1).total
     assert towers.train - alone.train < 0.001 * towers.train  # the comparison with the batch
-    told = of(run.loss, batch_size=data.batch_size, separate_captions=True)
-    assert told.total.train == 576_238_891_008
+    reported = of(run.loss, batch_size=data.batch_size, separate_captions=True)
+    assert reported.total.train == 576_238_891_008

@@ -60,8 +60,8 @@ def trained(made: Made) -> Callable[[str], Trained]:
             }
 
         parameters = {path: np.asarray(value) for path, value in run.parameters.items()}
-        found = features(parameters, IMAGES, tokens)
-        return Trained(workdir, out, run, tokens, {k: np.asarray(v) for k, v in found.items()})
+        outputs = features(parameters, IMAGES, tokens)
+        return Trained(workdir, out, run, tokens, {k: np.asarray(v) for k, v in outputs.items()})
 
     return compute
 
@@ -71,13 +71,13 @@ def pixels(torch: Any, run: runs.Run) -> Any:
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 
 
-def near(found: Any, wanted: np.ndarray) -> None:
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-5)
+def near(actual: Any, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def load(kind: Any, path: Path, **more: Any) -> Any:
-    model, told = kind.from_pretrained(path, output_loading_info=True, **more)
-    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, info = kind.from_pretrained(path, output_loading_info=True, **more)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model.eval()
 
 
@@ -94,10 +94,10 @@ def test_torch_s_clip_gives_the_same_features(
     clip = load(CLIPModel, it.out / "hf")
     seen = pixels(torch, it.run)
     with torch.no_grad():
-        found = clip(input_ids=torch.from_numpy(it.tokens).long(), pixel_values=seen)
+        outputs = clip(input_ids=torch.from_numpy(it.tokens).long(), pixel_values=seen)
         near(clip.vision_model(seen).pooler_output, it.wanted["pooled"])
-    near(found.image_embeds, it.wanted["embedding"])
-    near(found.text_embeds, it.wanted["text"])
+    near(outputs.image_embeds, it.wanted["embedding"])
+    near(outputs.text_embeds, it.wanted["text"])
 
 
 def test_torch_s_vit_gives_the_same_features(torch: Any, trained: Callable[[str], Trained]) -> None:
@@ -124,9 +124,9 @@ def test_transformers_reads_tokenizer_and_picture_settings(made: Made) -> None:
     assert Tokenizer.load(out / "tokenizer").eos_id == run.tokenizer.eos_id
     processor = CLIPImageProcessorPil.from_pretrained(out / "hf")
     # Of the model's size already, so that nothing is resized: the rest is the same to rounding.
-    found = processor(images=list(IMAGES), return_tensors="np")["pixel_values"]
+    outputs = processor(images=list(IMAGES), return_tensors="np")["pixel_values"]
     wanted = normalize(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
-    np.testing.assert_allclose(found.transpose(0, 2, 3, 1), np.asarray(wanted), atol=1e-5)
+    np.testing.assert_allclose(outputs.transpose(0, 2, 3, 1), np.asarray(wanted), atol=1e-5)
 
 
 def test_every_parameter_is_in_hf_or_in_the_heads_once(made: Made) -> None:
@@ -183,9 +183,9 @@ def test_peft_reads_the_adapter(torch: Any, made: Made, tmp_path: Path) -> None:
     merged = CLIPModel.from_pretrained(out / "hf")
     seen = pixels(torch, run)
     with torch.no_grad():
-        found, wanted = (m.eval().get_image_features(seen) for m in (adapted, merged))
-    found, wanted = (getattr(x, "pooler_output", x) for x in (found, wanted))
-    np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-5)
+        outputs, wanted = (m.eval().get_image_features(seen) for m in (adapted, merged))
+    outputs, wanted = (getattr(x, "pooler_output", x) for x in (outputs, wanted))
+    np.testing.assert_allclose(outputs.numpy(), wanted.numpy(), atol=1e-5)
 
 
 # --- StableHLO ---
@@ -201,7 +201,7 @@ def test_the_program_runs_alone_for_any_batch(trained: Callable[[str], Trained])
         np.testing.assert_allclose(embedding, it.wanted["embedding"][:count], atol=1e-5)
 
 
-def test_a_branch_too_large_for_the_format_is_told_and_the_rest_is_exported(
+def test_a_branch_too_large_for_the_format_is_reported_and_the_rest_is_exported(
     made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir, _ = made("clip")  # the export that other tests read is of the usual limit
@@ -209,8 +209,8 @@ def test_a_branch_too_large_for_the_format_is_told_and_the_rest_is_exported(
     export.export(workdir, tmp_path / "out")
     assert not (tmp_path / "out" / "model.stablehlo").exists()
     assert (tmp_path / "out" / "hf" / "model.safetensors").exists()
-    for told in (capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()):
-        assert "There is no `model.stablehlo`: the image branch takes" in told
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()):
+        assert "There is no `model.stablehlo`: the image branch takes" in text
 
 
 def test_merging_is_exact_where_there_are_no_adapters() -> None:

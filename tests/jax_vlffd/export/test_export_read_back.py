@@ -28,22 +28,22 @@ def test_an_export_scores_as_its_run_to_the_bit(made: Made, packed: Path, name: 
     assert after.calibration == before.calibration is not None
     assert after.name == before.name
     assert after.methods == before.methods == ("Deepfakes", "FaceSwap")
-    wanted, found = (run.score(packed, "validation") for run in (before, after))
-    assert wanted.id.tolist() == found.id.tolist()
-    assert wanted.logit.tobytes() == found.logit.tobytes()
+    expected, actual = (run.score(packed, "validation") for run in (before, after))
+    assert expected.id.tolist() == actual.id.tolist()
+    assert expected.logit.tobytes() == actual.logit.tobytes()
 
 
-def test_the_detector_of_an_export_answers_as_that_of_its_run(made: Made) -> None:
+def test_the_detector_of_an_export_predicts_like_that_of_its_run(made: Made) -> None:
     workdir, out = made("lora")
     before, after = (Detector.from_pretrained(path) for path in (workdir, out))
-    wanted, found = (detector.predict(list(IMAGES)) for detector in (before, after))
-    assert found == wanted
-    assert found[0].regions is not None
-    assert np.array_equal(found[0].classifier_map, wanted[0].classifier_map)
+    expected, actual = (detector.predict(list(IMAGES)) for detector in (before, after))
+    assert actual == expected
+    assert actual[0].regions is not None
+    assert np.array_equal(actual[0].classifier_map, expected[0].classifier_map)
     assert after.trained.hash() == before.trained.hash()
 
 
-def test_the_detector_refuses_what_is_no_export(copy: Path, tmp_path: Path) -> None:
+def test_the_detector_refuses_a_folder_that_is_not_an_export(copy: Path, tmp_path: Path) -> None:
     (copy / "heads.safetensors").unlink()
     with pytest.raises(UserError, match=r"heads.safetensors of the export is missing"):
         Detector.from_pretrained(copy)
@@ -99,11 +99,11 @@ def copy(made: Made, tmp_path: Path) -> Path:
 
 
 def refused(path: Path, *parts: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         runs.load_run(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     for part in parts:
-        assert part in str(told.value)
+        assert part in str(caught.value)
 
 
 def test_an_export_with_missing_files_is_named(copy: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_export_of_another_architecture_is_refused(copy: Path) -> None:
     )  # fmt: skip
 
 
-def test_cut_parameters_are_told(copy: Path) -> None:
+def test_truncated_parameters_are_reported(copy: Path) -> None:
     for file in (copy / "orbax").rglob("*"):
         if file.is_file() and file.stat().st_size > 4096:
             file.write_bytes(file.read_bytes()[:2048])
@@ -149,7 +149,7 @@ def test_cut_parameters_are_told(copy: Path) -> None:
         ("export.json", "{", "export.json: not JSON"),
         ("export.json", "[" * 100_000, "export.json: not JSON"),
         ("export.json", '{"version": 9}', "not an export of version 1"),
-        ("export.json", '{"version": 1}', "names no step"),
+        ("export.json", '{"version": 1}', "has no step"),
         ("SHA256SUMS", "0  ../../etc/passwd\n", "not a list of an export's files"),
         ("calibration.json", "{}", "not a calibration of version"),
         ("config.json", "{}", "not a run's config"),
@@ -164,7 +164,7 @@ def test_what_cannot_be_exported_leaves_nothing(made: Made, tmp_path: Path) -> N
     with pytest.raises(UserError, match="is not a trained workdir or an export"):
         export.export(tmp_path / "none", tmp_path / "out")
     workdir = Path(shutil.copytree(made("clip")[0], tmp_path / "run"))
-    # A tokenizer of another model: found while the export is under way.
+    # The last file fails to be written.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_card, "render", lambda facts: 1 / 0)
         with pytest.raises(ZeroDivisionError):

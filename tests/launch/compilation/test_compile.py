@@ -30,10 +30,10 @@ SAMPLE = ("vlffd_clip_b16", "layernorm_l14")
 COMPILERS = ("collective_bytes", "temporaries")
 
 
-def compile_tiny(folder: Path, *flags: str, place: str = "cpu:2") -> Any:
+def compile_tiny(folder: Path, *flags: str, topology: str = "cpu:2") -> Any:
     run, data = tiny.settings(folder)
     recipe = tiny.write_recipe(folder / "recipe.py", run, data)
-    return tiny.command("launch.compile", f"--config={recipe}", f"--topology={place}", *flags)
+    return tiny.command("launch.compile", f"--config={recipe}", f"--topology={topology}", *flags)
 
 
 # --- the command ---
@@ -43,16 +43,16 @@ def compile_tiny(folder: Path, *flags: str, place: str = "cpu:2") -> Any:
 def test_the_command_writes_what_others_rely_on(tmp_path: Path) -> None:
     done = compile_tiny(tmp_path, f"--out={tmp_path / 'out.json'}")
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert (found["topology"], found["devices"], found["fits"]) == ("cpu:2", 2, None)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["topology"], report["devices"], report["fits"]) == ("cpu:2", 2, None)
     for key in ("hbm_bytes_per_chip", "flops_per_chip", "model_flops_per_chip", "collective_bytes"):
-        assert found[key] > 0, key
-    assert found["compile_s"] >= 0
-    assert 1 <= found["flops_over_model"] < 1.2
-    assert found["arrays_of_global_similarity"] == 0
-    assert found["collective_bytes"] >= 0.9 * sum(found["collectives_least"].values())
-    assert 1 <= found["eval"]["flops_over_model"] < 1.02
-    split = found["hbm_split_per_chip"]
+        assert report[key] > 0, key
+    assert report["compile_s"] >= 0
+    assert 1 <= report["flops_over_model"] < 1.2
+    assert report["arrays_of_global_similarity"] == 0
+    assert report["collective_bytes"] >= 0.9 * sum(report["collectives_least"].values())
+    assert 1 <= report["eval"]["flops_over_model"] < 1.02
+    split = report["hbm_split_per_chip"]
     assert split["optimizer"] == pytest.approx(2 * split["parameters"], rel=0.01)
     assert split["peak"] > split["parameters"] + split["optimizer"] + split["batch"]
     for text in ("FLOPs a chip", "all-reduce", "optimizer", "eval step"):
@@ -60,7 +60,7 @@ def test_the_command_writes_what_others_rely_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("name", "message"),
     [
         ("v9:2x2", "there is no topology 'v9:2x2'; give one as v4:2x2x4"),
         ("h100:8", "there is no topology 'h100:8'"),
@@ -72,15 +72,15 @@ def test_the_command_writes_what_others_rely_on(tmp_path: Path) -> None:
         ("", "there is no topology ''"),
     ],
 )
-def test_a_topology_that_does_not_exist_is_refused(place: str, message: str) -> None:
+def test_a_topology_that_does_not_exist_is_refused(name: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        topology.devices(place)
+        topology.devices(name)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_more_cpus_than_jax_started_with_are_refused() -> None:
-    with pytest.raises(UserError, match=r"started with 8 CPU devices, and cpu:16 wants 16"):
+    with pytest.raises(UserError, match=r"started with 8 CPU devices, and cpu:16 needs 16"):
         topology.devices("cpu:16")
 
 
@@ -107,50 +107,50 @@ def test_without_libtpu_the_remedy_is_named() -> None:
         topology.devices("v5e:2x2")
 
 
-# --- what is told ---
+# --- the report ---
 
 
 def test_the_roofline_is_of_the_makers_figures() -> None:
     chip = next(chip for chip in CHIPS if chip.name == "v5e")
     reduced = {"all-reduce": Collective(1, 1e9, 2e9)}
-    found = Costs(1e12, 197e12, {}, reduced, 819e9, frozenset(), ())
-    guess = report.roofline(found, 98.5e12, chip)
-    assert [guess[name] for name in ("compute_s", "memory_s", "link_s")] == [1, 1, 0.01]
-    assert guess["utilization_at_best"] == pytest.approx(0.5)
-    assert guess["utilization_without_overlap"] == pytest.approx(0.5 / 2.01)
+    program = Costs(1e12, 197e12, {}, reduced, 819e9, frozenset(), ())
+    estimate = report.roofline(program, 98.5e12, chip)
+    assert [estimate[name] for name in ("compute_s", "memory_s", "link_s")] == [1, 1, 0.01]
+    assert estimate["utilization_at_best"] == pytest.approx(0.5)
+    assert estimate["utilization_without_overlap"] == pytest.approx(0.5 / 2.01)
 
 
-def test_the_least_collectives() -> None:
+def test_the_minimum_collectives() -> None:
     plan = tiny.plan((8, 1, 1))
     sizes = sum(shape.size for path, shape in plan.shapes.items() if path in plan.trainable)
-    found = report.min_collectives(plan, tiny.BATCH)
-    assert found["gradients"] == 4 * sizes
-    assert found["parameters"] == 0
-    assert found["embeddings"] == 2 * 2 * 4 * tiny.BATCH * tiny.CLIP.embed_dim
+    minimum = report.min_collectives(plan, tiny.BATCH)
+    assert minimum["gradients"] == 4 * sizes
+    assert minimum["parameters"] == 0
+    assert minimum["embeddings"] == 2 * 2 * 4 * tiny.BATCH * tiny.CLIP.embed_dim
     assert sum(report.min_collectives(tiny.plan((1, 1, 1)), tiny.BATCH).values()) < 1e5
     assert report.min_collectives(tiny.plan((2, 4, 1)), tiny.BATCH)["parameters"] > 0
 
 
-def test_an_array_of_the_global_similarity_is_seen() -> None:
+def test_arrays_of_the_global_similarity_are_counted() -> None:
     plan, batch = tiny.plan((2, 1, 1)), 48
-    kept = report.Memory(0, 0, 0, 0, 0, 0)
+    memory = report.Memory(0, 0, 0, 0, 0, 0)
 
-    def seen(*shapes: tuple[int, ...], batch: int = batch) -> int | None:
+    def count(*shapes: tuple[int, ...], batch: int = batch) -> int | None:
         arrays = frozenset(Array("f32", shape) for shape in shapes)
-        found = Costs(0, 0, {}, {}, 0, arrays, ())
-        return report.CompiledStep(True, kept, 0, found).global_similarities(plan, batch)
+        costs = Costs(0, 0, {}, {}, 0, arrays, ())
+        return report.CompiledStep(True, memory, 0, costs).global_similarities(plan, batch)
 
-    assert seen((batch // 2, batch), (batch, 32)) == 0
-    assert seen((batch, batch), (1, batch, batch), (batch, 32)) == 2
-    assert seen((32, 32), batch=32) is None  # the model is as wide
+    assert count((batch // 2, batch), (batch, 32)) == 0
+    assert count((batch, batch), (1, batch, batch), (batch, 32)) == 2
+    assert count((32, 32), batch=32) is None  # the model is as wide
 
 
-def test_what_is_kept_between_the_passes_shrinks_with_remat() -> None:
-    def kept(remat: str) -> float:
+def test_activations_shrink_with_remat() -> None:
+    def activations(remat: str) -> float:
         plan = tiny.plan((2, 1, 1), remat=remat)
-        return report._kept(plan, report.batch_of(plan, tiny.BATCH))
+        return report._activation_bytes(plan, report.batch_of(plan, tiny.BATCH))
 
-    assert kept("full") < kept("dots") < kept("none")
+    assert activations("full") < activations("dots") < activations("none")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_what_is_kept_between_the_passes_shrinks_with_remat() -> None:
             "available HBM (15.75G).\nmore", 51.9 * 2**30,
         ),
         ("Ran out of memory in memory space hbm. Used 900.5M of 15.75G hbm.", 900.5 * 2**20),
-        ("no size is told", None),
+        ("no size is given", None),
     ],
 )  # fmt: skip
 def test_a_step_that_does_not_fit_is_read_from_the_refusal(
@@ -173,11 +173,11 @@ def test_a_step_that_does_not_fit_is_read_from_the_refusal(
 
     plan = tiny.plan((2, 1, 1))
     parts = (plan.abstract.parameters, plan.abstract.optimizer, report.batch_of(plan, tiny.BATCH))
-    found = report._compile(Refused(), plan, parts, 0.0, CHIPS[1])
-    assert found.fits is False
-    assert found.memory.peak == wanted
+    step = report._compile(Refused(), plan, parts, 0.0, CHIPS[1])
+    assert step.fits is False
+    assert step.memory.peak == wanted
     model = model_flops(plan.spec.model, plan.spec.loss, TuningConfig(), batch_size=tiny.BATCH)
-    summary = report.summary(plan, tiny.BATCH, model, found, found, CHIPS[1])
+    summary = report.summary(plan, tiny.BATCH, model, step, step, CHIPS[1])
     assert summary["fits"] is False
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     named = {"topology": "v5e:1x2", "batch_size": tiny.BATCH, "remat": "none"}
@@ -186,31 +186,31 @@ def test_a_step_that_does_not_fit_is_read_from_the_refusal(
     assert words.split("\n")[0] in text
 
 
-def test_what_would_fit_is_found_by_trying_each_kind_until_one_fits(
+def test_each_kind_of_setting_is_tried_until_one_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiler is left out: nothing here could refuse a program for its size."""
     asked: list[str] = []
 
     def compile_steps(run: RunConfig, data: DataSettings, *_: Any, **__: Any) -> dict[str, Any]:
-        found = (
+        attempts = (
             run.model.compute.remat, run.mesh.fsdp, run.train.accumulate, data.batch_size,
         )  # fmt: skip
-        asked.append(str(found))
-        fits = found[0] == "full" or found[1] >= 16 or found[2] >= 2 or found[3] <= 16
+        asked.append(str(attempts))
+        fits = attempts[0] == "full" or attempts[1] >= 16 or attempts[2] >= 2 or attempts[3] <= 16
         return {"fits": fits, "hbm_bytes_per_chip": 2**30}
 
     monkeypatch.setattr(check, "compile_steps", compile_steps)
     run, data = tiny.settings(tmp_path, batch_size=64)
-    found = check.what_would_fit(run, data, [None] * 16, None)
-    assert [(entry["key"], entry["value"], entry["fits"]) for entry in found] == [
+    attempts = check.search_fitting_settings(run, data, [None] * 16, None)
+    assert [(entry["key"], entry["value"], entry["fits"]) for entry in attempts] == [
         ("compute.remat", "dots", False), ("compute.remat", "full", True),
         ("mesh.fsdp", 4, False), ("mesh.fsdp", 16, True),
         ("train.accumulate", 2, True),
         ("data.batch_size", 32, False), ("data.batch_size", 16, True),
     ]  # fmt: skip
-    assert len(asked) == len(found)
-    rendered = [table.tried(entry) for entry in found]
+    assert len(asked) == len(attempts)
+    rendered = [table.attempt_row(entry) for entry in attempts]
     assert rendered[0] == ("tried compute.remat=dots", "does not fit, 1.000 GiB")
     assert rendered[-1] == ("tried data.batch_size=16", "fits, 1.000 GiB")
 
@@ -233,15 +233,15 @@ def test_every_recipe_has_its_golden_summary() -> None:
 def test_a_recipe_takes_what_its_golden_summary_says(name: str) -> None:
     if "@" in name and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, so nothing can be compiled for a TPU")
-    golden, found = compile_goldens.read()[name], compile_goldens.measure(name)
+    golden, measured = compile_goldens.read()[name], compile_goldens.measure(name)
     for key, wanted in golden.items():
         if key == "jax":
             continue
         if key in COMPILERS and golden["jax"] != jax.__version__:
             continue
-        assert found[key] == pytest.approx(wanted, rel=0.02), (
+        assert measured[key] == pytest.approx(wanted, rel=0.02), (
             f"{key}; if the change is meant: python -m tests.support.compile_goldens {name}"
         )
     recipe = importlib.import_module(f"configs.{name.partition('@')[0]}").get_config()
-    most = 1.36 if recipe.compute.remat == "full" else 1.05
-    assert found["flops"] <= most * found["model_flops"]
+    limit = 1.36 if recipe.compute.remat == "full" else 1.05
+    assert measured["flops"] <= limit * measured["model_flops"]
