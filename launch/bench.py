@@ -31,12 +31,10 @@ from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
-for _module in (
-    data, device, feed, fftg, growth, start, step,
-):  # fmt: skip
+for _module in (data, device, feed, fftg, growth, start, step):
     flags.adopt_module_key_flags(_module)
 
-#: What can be measured.
+#: Benches by name.
 _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "step": step.measure,
     "tuning": step.measure_tuning,
@@ -49,12 +47,12 @@ _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "fftg": fftg.measure,
 }
 
-#: What, set before a process starts, changes how fast it is.
+#: Environment variables that change a process's speed.
 _ENVIRONMENT = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "XLA_FLAGS")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the bench that is named."""
+    """Runs the named bench."""
     import json
 
     from data_pipeline.core.files import atomic_write_text
@@ -71,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _made_by() -> dict[str, Any]:
-    """The command, the versions and the machine: without them a figure says little."""
+    """The command, versions and machine that produced the figures."""
     import os
     import platform
     from importlib import metadata
@@ -85,14 +83,16 @@ def _made_by() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     arguments = [a for a in sys.argv[1:] if not a.startswith("--out")]
-    here = os.environ
-    set_before = [f"{name}={shlex.quote(here[name])}" for name in _ENVIRONMENT if here.get(name)]
+    environment = os.environ
+    variables = [
+        f"{name}={shlex.quote(environment[name])}" for name in _ENVIRONMENT if environment.get(name)
+    ]
     return {
-        "command": " ".join([*set_before, f"python -m launch.bench {shlex.join(arguments)}"]),
+        "command": " ".join([*variables, f"python -m launch.bench {shlex.join(arguments)}"]),
         "versions": versions,
         "cpu": _cpu() or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
-        # Above the number of cores, others were at work too, and only ratios say something.
+        # Above the number of cores other programs were running, and only ratios are meaningful.
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }

@@ -1,8 +1,8 @@
-"""The whole road in three minutes: draw, pack, train, evaluate, report. `make demo` runs it.
+"""The complete pipeline in three minutes: draw, pack, train, evaluate, report. `make demo` runs it.
 
-The figures it must reach: frame AUC of 0.95 on kinds of forgery seen, of 0.80 on kinds unseen.
-Every step is one of the other commands; each is printed before it runs, so that it can be repeated alone.
-The detector with three branches stands beside the same model trained on images alone.
+Expected frame AUC: 0.95 on the kinds of forgery in the training set, 0.80 on unseen kinds. Every step is one of
+the other commands, printed before it runs, so that it can be repeated. The detector with three branches is
+compared with the same model trained on images alone.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from absl import flags
 
 from launch.cli import command
 
-_OUT = flags.DEFINE_string(
-    "out", "runs/demo", "Folder of the demo; one that is there is continued."
+_OUT = flags.DEFINE_string("out", "runs/demo", "Folder of the demo; an existing one is continued.")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the drawn faces, the parameters and the data order."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the drawn faces, the parameters and the data order.")
 _PEOPLE = flags.DEFINE_integer(
-    "people", None, "People to draw; as many as launch.forge draws.", lower_bound=10
+    "people", None, "People to draw; by default as many as launch.forge draws.", lower_bound=10
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Training steps of each model; those of configs/demo.py.", lower_bound=4
+    "steps",
+    None,
+    "Training steps of each model; by default those of configs/demo.py.",
+    lower_bound=4,
 )
 
 _IMAGE_ONLY = ("--config.loss.alignment=0", "--config.loss.fusion=0")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs every step, then says what came out."""
+    """Runs every step, then prints the results."""
     out, seed = Path(_OUT.value), _SEED.value
     started = time.monotonic()
     drawn, seen, unseen = out / "drawn", out / "seen", out / "unseen"
@@ -72,7 +75,9 @@ def main(argv: Sequence[str]) -> None:
         ("three branches", metrics["sets"]),
         ("image only", metrics["others"]["image only"]["sets"]),
     ):
-        values = "  ".join(f"{key} kinds {found['frame_auc']:.3f}" for key, found in sets.items())
+        values = "  ".join(
+            f"{key} kinds {measured['frame_auc']:.3f}" for key, measured in sets.items()
+        )
         print(f"  {name:15} {values}")
     print(f"open {report / 'report.html'}")
 
@@ -82,13 +87,13 @@ def _step(title: str, module: str, *arguments: str) -> None:
 
     line = [sys.executable, "-m", f"launch.{module}", *arguments]
     print(f"\n== {title}\n$ python -m launch.{module} {shlex.join(arguments)}", flush=True)
-    began = time.monotonic()
+    started = time.monotonic()
     status = subprocess.run(line, check=False).returncode
     if status:
         raise UserError(
             f"the step launch.{module} ended with status {status}; its message is above"
         )
-    print(f"   {time.monotonic() - began:.0f} s", flush=True)
+    print(f"   {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

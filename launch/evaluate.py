@@ -1,8 +1,8 @@
-"""Evaluates detectors on packed sets, or on scores that any detector wrote.
+"""Evaluates detectors on packed sets, or from existing scores.
 
 `python -m launch.evaluate --workdir=DIR --data=NAME=DIR [...] --out=DIR` scores every frame and
 writes `metrics.json`, `scores.csv` and `report.html`. `--from_scores=[NAME=]FILE` (repeatable)
-takes scores instead of a model and computes everything anew; several detectors stand side by side.
+evaluates scores of any detector instead; several detectors are compared side by side.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ flags.DEFINE_multi_string(
 flags.DEFINE_list(
     "train_data",
     [],
-    "Packed sets that the runs were trained on, for runs that do not tell (made before that was kept).",
+    "Packed sets that the runs were trained on, for runs of older versions that did not record them.",
 )
-flags.DEFINE_string("name", "", "What the report calls the run of --workdir.")
+flags.DEFINE_string("name", "", "Name of the run of --workdir in the report.")
 flags.DEFINE_string("split", "test", "The split that is tested.")
 flags.DEFINE_bool("matrix", False, "Add the table: trained on these methods, tested on each.")
 flags.DEFINE_bool("robustness", False, "Score corrupted pictures too: five kinds, five strengths.")
 flags.DEFINE_integer("bootstrap", 1000, "Resamples for the intervals; 0 for none.", lower_bound=0)
-flags.DEFINE_integer("seed", 0, "Of the resampling and of the examples drawn.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed", 0, "Seed of the resampling and of the example pictures.", lower_bound=0
+)
 flags.DEFINE_integer("examples", 12, "Pictures in each gallery of the report.", lower_bound=0)
 flags.mark_flag_as_required("out")
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.from_scores and (FLAGS.compare or FLAGS.robustness):
         raise UserError("--compare and --robustness need models: they go with --workdir only")
     if FLAGS.from_scores and FLAGS.train_data:
-        raise UserError("--train_data goes with --workdir: nothing is trained for --from_scores")
+        raise UserError("--train_data goes with --workdir only: scores have no training sets")
     if FLAGS.workdir and FLAGS.calibration:
         raise UserError("--calibration goes with --from_scores; a run has its own calibration")
     sets = named_paths(FLAGS.data, "--data")
@@ -80,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _evaluate_runs(sets: dict[str, str]) -> None:
     names = ("workdir", "data", "compare", "split", "robustness", "train_data")
-    # Every process scores its share, and knows all the scores.
+    # Every process scores its share and receives all scores.
     with (
         distributed.joined({name: FLAGS[name].value for name in names}) as peers,
         remote_workdir.local(FLAGS.workdir) as workdir,
@@ -90,7 +92,9 @@ def _evaluate_runs(sets: dict[str, str]) -> None:
             {
                 f"set {folder}": remote.set_digest(local)
                 for folder in sets.values()
-                if ((local := remote.local(folder)) / "index").is_dir()  # else an error follows
+                if (
+                    (local := remote.local(folder)) / "index"
+                ).is_dir()  # otherwise an error follows
             },
         )
         from launch.evaluation import scoring, writing
@@ -117,8 +121,8 @@ def _settings() -> EvaluateSettings:
     from launch.evaluation.scoring import EvaluateSettings
 
     names = [field.name for field in dataclasses.fields(EvaluateSettings)]
-    given: dict[str, Any] = {name: FLAGS[name].value for name in names}
-    return EvaluateSettings(**given)
+    values: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    return EvaluateSettings(**values)
 
 
 if __name__ == "__main__":

@@ -17,24 +17,24 @@ from launch.experiment import remote_workdir
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir: a folder, or gs://BUCKET/RUN.")
-flags.DEFINE_string("out", None, "Folder to make; it must not be there yet.")
+flags.DEFINE_string("out", None, "Folder to create; it must not exist yet.")
 flags.DEFINE_enum("step", "best", ["best", "latest"], "Which checkpoint.")
 flags.DEFINE_string(
     "metrics", None,
-    "An evaluation's metrics.json for the model card; unless given, the one in WORKDIR or in its folder "
+    "An evaluation's metrics.json for the model card; by default the one in WORKDIR or in its folder "
     "evaluation/ or report/.",
 )  # fmt: skip
-flags.DEFINE_string("name", None, "What the model card calls the model; the workdir's name.")
+flags.DEFINE_string("name", None, "Name of the model in its card; by default the workdir's name.")
 flags.DEFINE_list(
     "train_data", [],
-    "Packed sets that it was trained on, where the workdir does not tell (made before that was kept).",
+    "Packed sets that it was trained on, for a workdir of an older version that did not record them.",
 )  # fmt: skip
 flags.DEFINE_list("validation", [], "Packed sets that it was validated on, likewise.")
 flags.mark_flags_as_required(["workdir", "out"])
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exports the run that the flags name."""
+    """Exports the run of --workdir."""
     out = Path(FLAGS.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another --out, or remove it first")

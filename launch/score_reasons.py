@@ -3,9 +3,9 @@
   python -m launch.score_reasons --workdir=DIR --data=NAME=DIR --validation=DIR [--compare=NAME=WORKDIR]
 
 Reasons are calibrated on the split `validation` of the sets of --validation. Controls: the same run with its
-text tower as it was before training, calibrated alike; naming the same regions for every fake, those that do
-best on validation; and other runs by --compare, such as one trained with --config.data.captions=shuffled.
-No set or checkpoint is opened because a run's config names it: a run may be a stranger's.
+text tower as before training, calibrated in the same way; the fixed regions for every fake that score best on
+validation; and other runs by --compare, such as one trained with --config.data.captions=shuffled.
+Sets and checkpoints that a run's config names are not opened: a run is untrusted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no set to score on; add --data=NAME=DIR, DIR being a packed set")
     if not FLAGS.validation:
         raise UserError(
-            "nothing to calibrate the reasons on; add --validation=DIR, DIR being a packed set with a split "
+            "no set to calibrate the reasons on; add --validation=DIR, DIR being a packed set with a split "
             "'validation', as the run was validated on"
         )
     others = named_paths(FLAGS.compare, "--compare")
@@ -58,12 +58,12 @@ def main(argv: Sequence[str]) -> None:
     from launch.evaluation.heatmaps import score_maps
     from launch.experiment.workdir import load_run
 
-    given = reasons.ReasonSets(sets, FLAGS.split, FLAGS.validation)
+    reason_sets = reasons.ReasonSets(sets, FLAGS.split, FLAGS.validation)
     run = load_run(Path(FLAGS.workdir))
-    found = reasons.score_reasons(run, run.name, given, FLAGS.clip, controls=True)
+    figures = reasons.score_reasons(run, run.name, reason_sets, FLAGS.clip, controls=True)
     for name, folder in others.items():
-        for key, rows in reasons.score_reasons(load_run(Path(folder)), name, given).items():
-            found[key] |= rows
+        for key, rows in reasons.score_reasons(load_run(Path(folder)), name, reason_sets).items():
+            figures[key] |= rows
     runs = {run.name: FLAGS.workdir} | others
     maps = {
         key: {
@@ -72,14 +72,14 @@ def main(argv: Sequence[str]) -> None:
         }
         for key, packed in sets.items()
     }
-    for key, rows in found.items():
+    for key, rows in figures.items():
         fakes = next(iter(rows.values()))["images"]
         title = f"{key}: {fakes} fakes of split {FLAGS.split}"
         table.show(reasons.table_rows(rows), reasons.HEADER, title)
         for name, scored in maps[key].items():
             print(printable(reasons.maps_line(name, scored)))
     if FLAGS.out:
-        content = {"version": 1, "split": FLAGS.split, "sets": found, "maps": maps}
+        content = {"version": 1, "split": FLAGS.split, "sets": figures, "maps": maps}
         atomic_write_text(Path(FLAGS.out), json.dumps(content, indent=2) + "\n")
 
 

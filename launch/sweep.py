@@ -3,9 +3,9 @@
   python -m launch.sweep --config=configs/X.py --workdir=DIR [--config.key=value] [--data=NAME=DIR]
 
 The recipe's `get_sweep()` lists the variants. Each is a `launch.train` of its own, then a `launch.evaluate`:
-on the packed sets of --data, or on the recipe's validation sets. What is done is skipped, what was broken off
-goes on, what fails is recorded and the others go on. In DIR: runs/, logs/, failures/, summary.csv and
-summary.html.
+on the packed sets of --data, or on the recipe's validation sets. Finished runs are skipped, interrupted ones
+are continued, and failures are recorded without stopping the others. In DIR: runs/, logs/, failures/,
+summary.csv and summary.html.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of the sweep; made when missing.")
-flags.DEFINE_bool("list", False, "Say which runs there are, and what became of each.")
+flags.DEFINE_string("workdir", None, "Folder of the sweep; created if missing.")
+flags.DEFINE_bool("list", False, "Print the runs and their status.")
 flags.DEFINE_bool("dry_run", False, "Print the commands that would run, and run none.")
-flags.DEFINE_integer("index", None, "Do this run only, counted from 0.", lower_bound=0)
-flags.DEFINE_string("shard", None, "i/n: do every n-th run, beginning with the i-th.")
+flags.DEFINE_integer("index", None, "Run only this one, counted from 0.", lower_bound=0)
+flags.DEFINE_string("shard", None, "i/n: every n-th run, starting with the i-th.")
 flags.DEFINE_multi_string("data", [], "NAME=DIR: a packed set to compare on; repeat for several.")
 flags.DEFINE_string("split", "test", "The split of --data; the recipe's own sets: validation.")
-flags.DEFINE_enum("metric", "frame_auc", list(METRICS), "What the table is sorted by, and plotted.")
+flags.DEFINE_enum("metric", "frame_auc", list(METRICS), "Metric to sort the table by, and to plot.")
 flags.DEFINE_integer("bootstrap", 1000, "Resamples for the intervals; 0 for none.", lower_bound=0)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: Sequence[str]) -> None:
-    """Does what the flags say, and ends with status 1 if any run failed."""
+    """Lists or runs the sweep; the exit status is 1 if any run failed."""
     del argv
     from jax_vlffd.errors import UserError
     from launch.experiment import config as configs
@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
     recipe = str(config_flags.get_config_filename(FLAGS["config"]))
     keys = config_flags.get_override_values(FLAGS["config"])
     flat = configs.flat(json.loads(_CONFIG.value.to_json()))
-    given = {key: flat[key] for key in keys}
-    runs = plan.plan(_CONFIG.value, plan.read_sweep(Path(recipe)), given)
+    command_line = {key: flat[key] for key in keys}
+    runs = plan.plan(_CONFIG.value, plan.read_sweep(Path(recipe)), command_line)
     if FLAGS.index is not None and FLAGS.index >= len(runs):
         raise UserError(f"--index={FLAGS.index}: the sweep has runs 0 to {len(runs) - 1}")
     chosen = runs[shard(FLAGS.shard)] if FLAGS.shard else runs
@@ -71,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if not sets:
         raise UserError(
-            "nothing to train and compare on: give --config.data.train=DIR and "
-            "--config.data.validation=DIR, and --data=NAME=DIR for a set of its own to compare on"
+            "no set to train and compare on: give --config.data.train=DIR and "
+            "--config.data.validation=DIR, and --data=NAME=DIR for a separate set to compare on"
         )
     sweep.run(chosen)
 

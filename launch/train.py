@@ -4,7 +4,7 @@ The same command continues a run that was stopped. In WORKDIR: config.json, chec
 TensorBoard events, tokenizer/, heartbeat.json, and at the end calibration.json, summary.json and, with the
 alignment branch, explanation.safetensors: the sentences that reasons are made of.
 
-On a TPU pod and under SLURM the processes find each other; elsewhere each is told by --coordinator,
+On a TPU pod and under SLURM the processes connect by themselves; elsewhere each needs --coordinator,
 --num_processes and --process_id. SIGTERM saves and ends the run with status 0. See docs/operations.md.
 """
 
@@ -21,43 +21,43 @@ from launch.experiment import distributed, remote_workdir, training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, or gs://BUCKET/RUN; made when missing."
+    "workdir", None, "Folder of the run, or gs://BUCKET/RUN; created if missing."
 )
 _PROFILE = flags.DEFINE_string(
     "profile", "", "START:STOP: trace these steps for TensorBoard's profiler, into WORKDIR/profile."
 )
 _GRACE = flags.DEFINE_float(
-    "grace", 25.0, "Seconds from SIGTERM to the end, at most; less than the scheduler waits.", 1.0
+    "grace", 25.0, "Most seconds from SIGTERM to the end; less than the scheduler waits.", 1.0
 )
 _STALL = flags.DEFINE_float(
-    "stall", 300.0, "Seconds without movement after which the run warns; 0 never does.", 0.0
+    "stall", 300.0, "Seconds without progress until a warning; 0 for no warning.", 0.0
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains or continues the run that the flags name."""
+    """Trains or continues the run of --workdir."""
     from jax_vlffd.training.preemption import Stopped, stops_on_sigterm
     from launch.experiment import config as configs
 
     run, data = configs.settings(_CONFIG.value)
     values = json.loads(_CONFIG.value.to_json())
-    manner = training.Manner(_span(_PROFILE.value), _STALL.value)
-    place = _WORKDIR.value or ""  # required by its flag
+    monitoring = training.Monitoring(_span(_PROFILE.value), _STALL.value)
+    address = _WORKDIR.value or ""  # a required flag
     with (
         distributed.joined(values, preemption=True) as peers,
-        remote_workdir.local(place) as workdir,
+        remote_workdir.local(address) as workdir,
     ):
-        if configs.read_saved(workdir) is None:  # what has begun goes on as it was
+        if configs.read_saved(workdir) is None:  # a started run goes on unchanged
             configs.check_effect(values, config_flags.get_override_values(flags.FLAGS["config"]))
         try:
             with stops_on_sigterm(peers, _GRACE.value):
                 command.use_compilation_cache()
-                training.train(run, data, workdir, values, peers, manner)
+                training.train(run, data, workdir, values, peers, monitoring)
         except Stopped as stopped:
             if peers.index == 0:
-                why = peers.reason or "a notice of the platform"
-                print(f"{stopped}: {why}; the same command goes on from there; {place}")
+                reason = peers.reason or "a notice of the platform"
+                print(f"{stopped}: {reason}; the same command goes on from there; {address}")
 
 
 def _span(text: str) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def _span(text: str) -> tuple[int, int]:
         return 0, 0
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise UserError(f"--profile={text}: give the first and the last step, as 10:20")
+        raise UserError(f"--profile={text}: give the first and the last step, such as 10:20")
     return int(first), int(last)
 
 

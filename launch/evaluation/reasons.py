@@ -1,4 +1,4 @@
-"""Scores the regions that runs' reasons name against the records' regions, beside controls (ours)."""
+"""Scores the regions that runs' reasons name against the records' regions, with controls (ours)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from launch.experiment.workdir import Run
 
 UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
 
-#: Over the columns of `table_rows`.
+#: Header of `table_rows`.
 HEADER = (
     "reasons of", "per image: P", "R", "F1", "all: P", "R", "F1", "reals named",
     *(f"{region} P/R/AUC" for region in REGIONS),
@@ -31,7 +31,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class ReasonSets:
-    """What reasons are scored on.
+    """The sets that reasons are scored and calibrated on.
 
     Attributes:
       tested: packed sets by name.
@@ -47,19 +47,19 @@ class ReasonSets:
 def score_reasons(
     run: Run, name: str, sets: ReasonSets, clip: str = "", *, controls: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """The figures of a run's reasons, by set and by what they are of.
+    """Scores the reasons of a run, and of controls.
 
     Args:
       run: with a bank of sentences.
       name: of the run.
-      sets: what to score on.
+      sets: to score and calibrate on.
       clip: folder or hub id of the CLIP that the run started from, for the control.
-      controls: whether the run with its text tower as it was before training, calibrated alike, and the
-        same regions for every fake, those that do best on validation, are scored too.
+      controls: also score the run with its text tower as before training, calibrated in the same way, and
+        the fixed regions for every fake that score best on validation.
 
     Returns:
-      set -> row -> `metrics.region_scores` over the fakes, with `region_aucs` of the scores before any
-      threshold under `auc`, and the share of reals of which any region is named under `reals_named`.
+      set -> row -> `metrics.region_scores` over the fakes, with `region_aucs` of the raw
+      scores under `auc`, and the share of reals for which a region is named under `reals_named`.
 
     Raises:
       UserError: the run was trained without the alignment branch, or a set cannot be read or has no fakes.
@@ -78,45 +78,45 @@ def score_reasons(
     banks = {name: run.parameters}
     if controls:
         settings, _ = configs.settings(run.config)
-        if missing := _why_no_start(settings.init, clip):
-            note(f"note: there is no row {UNTUNED!r}: {missing}")
+        if reason := _why_no_start(settings.init, clip):
+            note(f"note: the row {UNTUNED!r} is left out: {reason}")
         else:
             banks[UNTUNED] = explanations.untuned_text(
                 scorer.plan, settings.seed, run.parameters, clip
             )
-    # Fitted anew, that of the run too: so all rows are made alike, whatever version trained the run.
+    # Fitted again for the run too, so that all rows are made in the same way, whatever version trained it.
     explainers = {
         label: explanations.fit(
             explanations.embed_bank(scorer.plan, parameters, scorer.tokenizer), validation
         )
         for label, parameters in banks.items()
     }
-    found: dict[str, dict[str, Any]] = {key: {} for key in tested}
+    figures: dict[str, dict[str, Any]] = {key: {} for key in tested}
     for key, scores in tested.items():
         for label, explainer in explainers.items():
             assert explainer is not None and scores.embedding is not None  # noqa: PT018
             reasons = explanations.with_reasons(scores, explainer, run.calibration)
             raw = explanation.raw_scores(explainer.directions, scores.embedding).regions
-            found[key][label] = _figures(reasons, reasons.regions_in_reasons(), raw, sets.split)
+            figures[key][label] = _figures(reasons, reasons.regions_in_reasons(), raw, sets.split)
         if controls:
             every = np.tile(_best_constant(validation), (len(scores), 1))
-            found[key][CONSTANT] = _figures(scores, every, np.zeros(every.shape), sets.split)
-    return found
+            figures[key][CONSTANT] = _figures(scores, every, np.zeros(every.shape), sets.split)
+    return figures
 
 
 def _why_no_start(init: InitConfig, clip: str) -> str:
-    """Why the text tower before training is not known, '' where it is."""
+    """Why the text tower before training is unknown; '' if it is known."""
     if init.resume:
-        return "the run continued another one; score the one that began it"
+        return "the run continued another one; score that one"
     if init.clip and not clip:
-        return "name the CLIP that the run started from by --clip=DIR"
+        return "give the CLIP that the run started from as --clip=DIR"
     if clip and not init.clip:
         raise UserError("--clip: the text tower of this run started at random; leave the flag out")
     return ""
 
 
 def _best_constant(validation: Scores) -> np.ndarray:
-    """The regions, bool [4], that named for every fake give the best F1 per image on validation."""
+    """The regions, bool [4], that give the best F1 per image on validation if named for every fake."""
     fake = validation.label == 1
     assert validation.regions is not None
     truth = validation.regions[fake]
@@ -132,36 +132,36 @@ def _figures(scores: Scores, named: Any, ranking: Any, split: str) -> dict[str, 
     fake = scores.label == 1
     assert scores.regions is not None
     if not fake.any():
-        raise UserError(f"split {split!r} holds no fakes")
-    found = region_scores(named[fake], scores.regions[fake])
-    found["auc"] = region_aucs(ranking[fake], scores.regions[fake])
-    found["reals_named"] = float(named[~fake].any(axis=1).mean()) if (~fake).any() else None
-    return found
+        raise UserError(f"split {split!r} has no fakes")
+    figures = region_scores(named[fake], scores.regions[fake])
+    figures["auc"] = region_aucs(ranking[fake], scores.regions[fake])
+    figures["reals_named"] = float(named[~fake].any(axis=1).mean()) if (~fake).any() else None
+    return figures
 
 
 def table_rows(rows: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The figures of one set as the cells of a table, under HEADER."""
-    for label, found in rows.items():
+    """Yields the table rows of one set, in the columns of HEADER."""
+    for label, figures in rows.items():
         overall = [
-            _number(found[kind][key])
+            _number(figures[kind][key])
             for kind in ("mean_per_image", "micro")
             for key in ("precision", "recall", "f1")
         ]
-        each = []
+        by_region = []
         for region in REGIONS:
-            measured = found["regions"][region]
-            values = measured["precision"], measured["recall"], found["auc"][region]
-            each.append("/".join(map(_number, values)))
-        yield [label, *overall, _number(found["reals_named"]), *each]
+            scores = figures["regions"][region]
+            values = scores["precision"], scores["recall"], figures["auc"][region]
+            by_region.append("/".join(map(_number, values)))
+        yield [label, *overall, _number(figures["reals_named"]), *by_region]
 
 
 def maps_line(name: str, scored: Mapping[str, Any] | None) -> str:
-    """What `heatmaps.score_maps` found for a run, in words."""
+    """The result of `heatmaps.score_maps` for a run, in words."""
     if scored is None:
         return f"heat maps of {name}: no mask of the set covers a patch"
     return (
         f"heat maps of {name}, AUC of patches over {scored['fakes']} fakes: classifier "
-        f"{_number(scored['classifier'])}, reasons {_number(scored['reasons'])}; controls: another's map "
+        f"{_number(scored['classifier'])}, reasons {_number(scored['reasons'])}; controls: another fake's map "
         f"{_number(scored['classifier_of_another'])}, nearness to the center {_number(scored['center'])}"
     )
 

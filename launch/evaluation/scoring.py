@@ -1,4 +1,4 @@
-"""Detectors to evaluate: trained runs that score packed sets, or scores that were written before."""
+"""Detectors to evaluate: trained runs that score packed sets, or existing scores files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from jax_vlffd.evaluation.scores import Scores
     from launch.experiment.workdir import Run
 
-#: Strengths of a corruption.
-_STRENGTHS = range(1, 6)
+#: Severities of a corruption.
+_SEVERITIES = range(1, 6)
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What an evaluation's figures and report depend on, besides the detectors and the sets.
+    """Settings of an evaluation.
 
     Attributes:
       split: that is tested.
       bootstrap: resamples for the intervals; 0 for none.
-      seed: of the resampling and of the examples drawn.
-      matrix: whether the table 'trained on these methods, tested on each' is made.
-      robustness: whether corrupted pictures are scored too.
+      seed: of the resampling and of the example pictures.
+      matrix: whether to make the table 'trained on these methods, tested on each'.
+      robustness: whether to score corrupted pictures too.
       examples: pictures in each gallery of the report.
     """
 
@@ -53,9 +53,9 @@ class Scored:
     """Detectors with their scores.
 
     Attributes:
-      detectors: the first is what is evaluated, the others stand beside it.
-      request: `models` or `scores`, and `sets`, each with its digest, as `metrics.json` names them.
-      geometry: how the faces of the sets lie, by detector and set; see `results.compared_geometry`.
+      detectors: the others are compared with the first.
+      request: `models` or `scores`, and `sets`, each with its digest, as in `metrics.json`.
+      geometry: face geometry of the sets by detector and set; see `results.compared_geometry`.
       robustness: frame and video AUC by detector, set and kind of corruption.
     """
 
@@ -76,21 +76,21 @@ def score_runs(
     Args:
       runs: name (empty for the run's own) and workdir, or exported folder, of each.
       sets: packed sets by name.
-      settings: what is asked for.
-      train_data: packed sets that the runs were trained on, for runs that do not say.
+      settings: of the evaluation.
+      train_data: packed sets that the runs were trained on, for runs that do not record them.
 
     Raises:
-      UserError: a run or a set cannot be read, two runs have one name (with `matrix` they may), or a set
-        changed meanwhile.
+      UserError: a run or a set cannot be read, two runs have the same name (allowed with `matrix`), or a set
+        changed during scoring.
     """
     from jax_vlffd.inference.trained import trained_name
     from launch.experiment.workdir import load_run, require_run
 
-    # What is missing or named twice is an error now, not when the others have been scored.
+    # Check all runs and sets before the first is scored.
     groups: list[str] = []
-    for given, folder in runs:
+    for name, folder in runs:
         require_run(folder)
-        group = given or trained_name(folder)
+        group = name or trained_name(folder)
         if group in groups and not settings.matrix:
             raise UserError(f"two runs are named {group!r}; use --name and --compare=NAME=WORKDIR")
         groups.append(group)
@@ -99,7 +99,7 @@ def score_runs(
     described = results.described_sets(sets)
     models: list[dict[str, Any]] = []
     scored = Scored([], {"models": models, "sets": described})
-    corrupted = len(KINDS) * len(_STRENGTHS) * settings.robustness
+    corrupted = len(KINDS) * len(_SEVERITIES) * settings.robustness
     done, total = 0, len(runs) * len(sets) * (1 + corrupted)
     with progress("scoring") as update:
 
@@ -115,25 +115,31 @@ def score_runs(
             repeats = sum(detector.group == group for detector in scored.detectors)
             name = f"{group} ({repeats + 1})" if repeats else group
             if not run.methods:
-                note(f"{name}: {UNKNOWN}; name the sets that it was trained on by --train_data=DIR")
+                note(f"{name}: {UNKNOWN}; give the sets that it was trained on as --train_data=DIR")
             parts = [score(name, run, set_name, None).with_set_name(set_name) for set_name in sets]
             models.append(results.described_model(name, remote_workdir.origin(folder), run))
             scored.geometry[name] = results.compared_geometry(run.geometry, sets, settings.split)
-            found = tables.concatenate(parts)
-            measured = _measure(found, run.calibration, settings)
+            joined_scores = tables.concatenate(parts)
+            set_metrics = _measure(joined_scores, run.calibration, settings)
             scored.detectors.append(
                 EvaluatedDetector(
-                    name, found, measured, run.calibration, run.history, run.methods, group
+                    name,
+                    joined_scores,
+                    set_metrics,
+                    run.calibration,
+                    run.history,
+                    run.methods,
+                    group,
                 )
             )
             if settings.robustness:
                 scored.robustness[name] = {
                     set_name: {
                         kind: [
-                            _aucs(0, found.select(found.set_name == set_name)),
+                            _aucs(0, joined_scores.select(joined_scores.set_name == set_name)),
                             *(
-                                _aucs(at, score(name, run, set_name, Corruption(kind, at)))
-                                for at in _STRENGTHS
+                                _aucs(n, score(name, run, set_name, Corruption(kind, n)))
+                                for n in _SEVERITIES
                             ),
                         ]
                         for kind in KINDS
@@ -142,7 +148,7 @@ def score_runs(
                 }
         update(total, total)
     if results.described_sets(sets) != described:
-        raise UserError("a set of --data changed while it was scored; start again")
+        raise UserError("a set of --data changed while it was scored; run the command again")
     return scored
 
 
@@ -159,58 +165,60 @@ def _aucs(strength: int, scores: Scores) -> dict[str, Any]:
 
 def read_scores(
     files: Sequence[tuple[str, str]],
-    given_calibrations: Sequence[tuple[str, str]],
+    calibration_files: Sequence[tuple[str, str]],
     sets: Mapping[str, str],
     settings: EvaluateSettings,
 ) -> Scored:
-    """Takes the detectors from scores files, of whose rows those of the split count.
+    """Reads detectors from scores files; only rows of the split are evaluated.
 
     Args:
-      files: name (empty for the file's own) and path of each `scores.csv`; one name again adds sets to it.
-      given_calibrations: name of a detector (may be empty for a lone one) and path of its `calibration.json`.
+      files: name (empty for the file's own) and path of each `scores.csv`; a repeated name adds sets to it.
+      calibration_files: name of a detector (may be empty if there is one) and path of its `calibration.json`.
       sets: packed sets by name, for the pictures of the report.
-      settings: what is asked for.
+      settings: of the evaluation.
 
     Raises:
-      UserError: a file cannot be read, detectors or rows are named twice, or a name is unknown.
+      UserError: a file cannot be read, detectors or rows occur twice, or a name is unknown.
     """
     parts: dict[str, list[Scores]] = {}
     digests: list[dict[str, str]] = []
     for name, path in files:
-        found = tables.from_csv(_read(path, digests), path)
-        for inner, scores in found.items():
-            both = [name, inner] if len(found) > 1 else [name or inner]
+        tables_in_file = tables.from_csv(_read(path, digests), path)
+        for inner, scores in tables_in_file.items():
+            both = [name, inner] if len(tables_in_file) > 1 else [name or inner]
             label = "/".join(filter(None, both)) or Path(path).stem
             if label in parts and not name:
                 raise UserError(
-                    f"{path}: another file holds a detector {label!r} too; tell them apart by "
+                    f"{path}: another file has a detector {label!r} too; name each by "
                     "--from_scores=NAME=FILE"
                 )
             parts.setdefault(label, []).append(scores)
-    given = _read_calibrations(given_calibrations, parts, digests)
+    fitted_by_name = _read_calibrations(calibration_files, parts, digests)
     detectors = []
     for label, tables_of in parts.items():
         tables.refuse_shared_videos(tables_of, label)
-        everything = tables.concatenate(tables_of)
-        tables.refuse_repeats(everything, label)
-        tested = everything.select((everything.split == settings.split) | (everything.split == ""))
+        all_rows = tables.concatenate(tables_of)
+        tables.refuse_repeats(all_rows, label)
+        tested = all_rows.select((all_rows.split == settings.split) | (all_rows.split == ""))
         if not len(tested):
-            splits = ", ".join(sorted(set(everything.split.tolist())))
+            splits = ", ".join(sorted(set(all_rows.split.tolist())))
             raise UserError(f"{label}: no scores of split {settings.split!r}; it has {splits}")
-        fitted = given.pop(label, None)
+        fitted = fitted_by_name.pop(label, None)
         if fitted is None and settings.split != "validation":
-            fitted = _fit(everything.select(everything.split == "validation"))
+            fitted = _fit(all_rows.select(all_rows.split == "validation"))
         detectors.append(
             EvaluatedDetector(label, tested, _measure(tested, fitted, settings), fitted)
         )
-    if given:
-        raise UserError(f"--calibration names {', '.join(given)}; detectors are {', '.join(parts)}")
-    known = detectors[0].sets
-    for name in sets:  # pictures would be missing and nobody would know why
-        if name not in known:
+    if fitted_by_name:
+        raise UserError(
+            f"--calibration names {', '.join(fitted_by_name)}; detectors are {', '.join(parts)}"
+        )
+    first_sets = detectors[0].sets
+    for name in sets:  # otherwise pictures would be missing without a reason
+        if name not in first_sets:
             raise UserError(
                 f"--data={name}=...: {detectors[0].name} has no scores of a set of this name, "
-                f"it has {', '.join(known)}"
+                f"it has {', '.join(first_sets)}"
             )
     return Scored(detectors, {"scores": digests, "sets": results.described_sets(sets)})
 
@@ -219,24 +227,24 @@ def _read_calibrations(
     files: Sequence[tuple[str, str]], detectors: Iterable[str], digests: list[dict[str, str]]
 ) -> dict[str, Calibration]:
     names = list(detectors)
-    found = {}
+    by_name = {}
     for name, path in files:
         if not name and len(names) > 1:
-            raise UserError(f"--calibration={path}: of which detector? write NAME={path}")
+            raise UserError(f"--calibration={path}: there are several detectors; write NAME={path}")
         text = _read(path, digests)
-        found[name or names[0]] = calibrations.Calibration.from_json(text, path)
-    return found
+        by_name[name or names[0]] = calibrations.Calibration.from_json(text, path)
+    return by_name
 
 
 def _fit(held_out: Scores) -> Calibration | None:
-    """A calibration fitted on validation scores; None without both classes."""
+    """Fits a calibration on validation scores; None without both classes."""
     if not 0 < held_out.label.sum() < len(held_out):
         return None
     return calibrations.fit(held_out.logits(), held_out.label)
 
 
 def _read(path: str, digests: list[dict[str, str]]) -> str:
-    """The text of a file, whose digest is added to `digests`."""
+    """Reads a text file, and appends its digest to `digests`."""
     try:
         data = Path(path).read_bytes()
         text = data.decode("utf-8").replace("\r\n", "\n")

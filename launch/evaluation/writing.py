@@ -22,7 +22,7 @@ from launch.experiment import results
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.scores import Scores
 
-#: Longer side of a report's picture in pixels.
+#: Longer side of a report's pictures in pixels.
 _SIDE: Final = 192
 
 
@@ -30,10 +30,10 @@ def write(out: Path, scored: Scored, sets: Mapping[str, str], settings: Evaluate
     """Writes the three files and prints a line for each detector and set.
 
     Args:
-      out: folder to write to; made when missing.
-      scored: the detectors.
+      out: folder to write to; created if missing.
+      scored: the detectors and their scores.
       sets: packed sets by name, for the pictures of the report.
-      settings: what was asked for.
+      settings: of the evaluation.
 
     Raises:
       UserError: they cannot be written.
@@ -42,10 +42,10 @@ def write(out: Path, scored: Scored, sets: Mapping[str, str], settings: Evaluate
     first = detectors[0]
     matrix = comparison.matrix(detectors) if settings.matrix else []
     outside = [
-        f"{detector}, {name}: {results.outside_text(found)}"
+        f"{detector}, {name}: {results.outside_text(compared)}"
         for detector, by_set in scored.geometry.items()
-        for name, found in by_set.items()
-        if found["verdict"] == "outside"
+        for name, compared in by_set.items()
+        if compared["verdict"] == "outside"
     ]
     facts = {
         "Split": settings.split,
@@ -54,7 +54,7 @@ def write(out: Path, scored: Scored, sets: Mapping[str, str], settings: Evaluate
         "Frames": f"{len(first.scores):,}",
         "Intervals": f"{settings.bootstrap} resamples of videos, seed {settings.seed}",
     }
-    if scored.geometry:  # of models, not of scores alone
+    if scored.geometry:  # trained runs, not scores files
         facts["Trained on"] = "; ".join(f"{d.name}: {d.methods_text()}" for d in detectors)
     if outside:
         facts["Geometry"] = "; ".join(outside)
@@ -79,8 +79,8 @@ def write(out: Path, scored: Scored, sets: Mapping[str, str], settings: Evaluate
     content |= {name: value for name, value in more.items() if value}
     results.write(out, content, tables.to_csv({d.name: d.scores for d in detectors}), page)
     for detector in detectors:
-        for name, found in detector.sets.items():
-            print(printable(f"{detector.name}, {name}: {found.overall.line()}"))
+        for name, measured in detector.sets.items():
+            print(printable(f"{detector.name}, {name}: {measured.overall.line()}"))
     for text in outside:
         note(f"note: {text}")
     print(f"wrote {out}/metrics.json, scores.csv and report.html")
@@ -89,7 +89,7 @@ def write(out: Path, scored: Scored, sets: Mapping[str, str], settings: Evaluate
 def thumbnails(
     scores: Scores, rows: Iterable[int], sets: Mapping[str, str], split: str
 ) -> dict[int, bytes]:
-    """Small JPEGs of the pictures of some rows of a scores table, by row.
+    """Makes small JPEGs of rows of a scores table; returns them by row.
 
     Args:
       scores: the table.
@@ -97,24 +97,24 @@ def thumbnails(
       sets: packed sets by name.
       split: of them.
     """
-    wanted = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
-    found: dict[int, bytes] = {}
+    row_of = {(str(scores.set_name[row]), str(scores.id[row])): row for row in rows}
+    pictures: dict[int, bytes] = {}
     for set_name, folder in sets.items():
-        missing = {record: row for (name, record), row in wanted.items() if name == set_name}
+        missing = {record: row for (name, record), row in row_of.items() if name == set_name}
         if not missing:
             continue
-        opened = PackedSplit(folder, split)
-        for index in range(len(opened)):
+        packed = PackedSplit(folder, split)
+        for index in range(len(packed)):
             if not missing:
                 break
-            record = opened[index]
+            record = packed[index]
             if record.id in missing:
-                found[missing.pop(record.id)] = _small(record.image)
-    return found
+                pictures[missing.pop(record.id)] = _small(record.image)
+    return pictures
 
 
 def _small(data: bytes) -> bytes:
-    """A JPEG of at most _SIDE pixels a side; empty when the picture does not decode."""
+    """A JPEG of at most _SIDE pixels a side; empty if the picture cannot be decoded."""
     try:
         image = decode_image(data)
     except InputError:

@@ -1,4 +1,4 @@
-"""From a config on the command line to checked settings; the one place where a config is validated."""
+"""Validates a config from the command line and converts it to typed settings; done nowhere else."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from jax_vlffd.errors import UserError
 from jax_vlffd.settings import build, check_group, check_known
 from launch.experiment.unused_settings import check_used
 
-#: Settings that change how a run is computed, watched or stored, not what it computes: a run may be
-#: continued with others.
+#: Settings that change how a run is computed, monitored or stored, but not its result: they may differ when a
+#: run is continued.
 FREE = (
     "mesh.", "init.", "compute.remat", "compute.unroll", "compute.attention", "compute.pad_to_multiple_of",
     "data.workers", "data.prefetch", "data.max_bad_share", "train.log_every", "train.keep",
@@ -51,7 +51,7 @@ _GROUPS: dict[str, Any] = {
 
 
 def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunConfig, DataSettings]:
-    """Checks a whole config; a key that is missing has its default.
+    """Checks a config and returns its settings; a missing key has its default.
 
     Raises:
       UserError: an unknown key (the nearest valid one is named), a value of another type or out of range.
@@ -61,7 +61,7 @@ def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunCon
     parts = {name: build(kind, values.get(name, {}), name) for name, kind in _GROUPS.items()}
     if not parts["loss"].image > 0:
         raise UserError(
-            "loss.image is 0: every verdict is the image branch's, whose head would stay as it was drawn; "
+            "loss.image is 0: every verdict comes from the image branch, whose head would stay untrained; "
             "set it above 0"
         )
     seed = values.get("seed", 0)
@@ -70,14 +70,14 @@ def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunCon
 
 
 def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
-    """Sees that every setting that was chosen for a new run has an effect; see `unused_settings`.
+    """Checks that every setting chosen for a new run has an effect; see `unused_settings`.
 
     Args:
       values: the config's.
       changed: keys that the command line or a sweep sets.
 
     Raises:
-      UserError: one has none; it is named, with the remedy.
+      UserError: a setting has no effect; names it and the remedy.
     """
     check_used(*settings(values), _plain(values), _defaults(), changed)
 
@@ -97,7 +97,7 @@ def _data(values: Any, seed: int) -> DataSettings:
 def _listed(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     text = fields.get(name, "")
     if not isinstance(text, str):
-        raise UserError(f"data.{name} is {text!r:.80}: it must be names with commas between them")
+        raise UserError(f"data.{name} is {text!r:.80}: give names separated by commas")
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
@@ -134,21 +134,21 @@ def _defaults() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the packages that decide a result."""
     from importlib import metadata
 
     names = ("jax-vlffd", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    found = {"python": sys.version.split()[0]}
+    versions_by_name = {"python": sys.version.split()[0]}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions_by_name[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions_by_name[name] = "not installed"
+    return versions_by_name
 
 
 def read_saved(workdir: Path) -> dict[str, Any] | None:
-    """The config that a workdir was made with, None when it has none.
+    """The config of a workdir; None if it has none.
 
     Raises:
       UserError: it cannot be read.
@@ -158,7 +158,7 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
         values: dict[str, Any] = parse_json(read_small(path))["config"]
         tuning: dict[str, str] = values.get("tuning") or {}
         for tower, mode in tuning.items():
-            if mode == "linear":  # as it was called first
+            if mode == "linear":  # the mode's name in older versions
                 tuning[tower] = "frozen"
     except FileNotFoundError:
         return None
@@ -168,25 +168,25 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
 
 
 def check_same(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Sees that a workdir belongs to this config; what only changes the computing may differ.
+    """Checks that a workdir belongs to this config; the settings in FREE may differ.
 
-    A key that one of them lacks has its default there: it was added after the other was written.
+    A missing key has its default: it was added after the config was written.
 
     Raises:
-      UserError: it belongs to another; the differing keys are named.
+      UserError: the workdir belongs to another config; names the differing keys.
     """
     saved = read_saved(workdir)
     if saved is None:
         return
-    ours, theirs = _defaults() | _plain(config), _defaults() | flat(saved)
-    wrong = [
-        f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and not key.startswith(FREE)
+    now, before = _defaults() | _plain(config), _defaults() | flat(saved)
+    differing = [
+        f"{key} {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(now.keys() | before.keys())
+        if now.get(key) != before.get(key) and not key.startswith(FREE)
     ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise UserError(
-            f"{workdir} holds a run of another config ({', '.join(wrong[:5])}{more}); use another "
+            f"{workdir} holds a run of another config ({', '.join(differing[:5])}{more}); use another "
             "--workdir, or the config of that run"
         )

@@ -1,4 +1,4 @@
-"""Reasons of a run: the bank of sentences embedded by its text tower, and what it says of scored sets."""
+"""A run's reasons: its text tower embeds the bank of sentences, which then explains scored sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.explanation import Explainer
 
-#: Parameters that a sentence's embedding rests on.
+#: Prefixes of the parameters that a sentence's embedding depends on.
 _TEXT = ("text/", "text_projection/")
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is pa
 def embed_bank(plan: TrainPlan, parameters: Parameters, tokenizer: Tokenizer) -> np.ndarray | None:
     """The bank's sentences as fp32 unit vectors [S, E]; None where the alignment branch is off.
 
-    Runs on every process alike.
+    All processes must call this.
 
     Args:
       plan: the run's static side.
@@ -45,13 +45,13 @@ def embed_bank(plan: TrainPlan, parameters: Parameters, tokenizer: Tokenizer) ->
         model = bind(plan.graph, parameters)
         return model.embed_text(model.encode_text(tokens).pooled)
 
-    whole = replicated(plan.mesh)
-    step = jax.jit(embed, in_shardings=(plan.sharding.parameters, whole), out_shardings=whole)
-    return np.asarray(step(parameters, jax.device_put(tokens, whole)))
+    replicas = replicated(plan.mesh)
+    step = jax.jit(embed, in_shardings=(plan.sharding.parameters, replicas), out_shardings=replicas)
+    return np.asarray(step(parameters, jax.device_put(tokens, replicas)))
 
 
 def untuned_text(plan: TrainPlan, seed: int, parameters: Parameters, source: str) -> Parameters:
-    """The parameters with the text tower and its projection as they were before training: a control.
+    """Replaces the text tower and its projection by those before training, as a control.
 
     Args:
       plan: the run's static side.
@@ -60,7 +60,7 @@ def untuned_text(plan: TrainPlan, seed: int, parameters: Parameters, source: str
       source: the checkpoint that the run started from, as the user names it; '' for random parameters.
 
     Raises:
-      UserError: the checkpoint is none, or of another model.
+      UserError: it is not a checkpoint, or of another model.
     """
     from jax_vlffd.clip import huggingface
     from jax_vlffd.training.state import initial_state, load_pretrained
@@ -71,11 +71,10 @@ def untuned_text(plan: TrainPlan, seed: int, parameters: Parameters, source: str
 
 
 def fit(embedded: np.ndarray | None, validation: Scores) -> Explainer | None:
-    """Calibrates embedded sentences on scored validation sets; None without sentences."""
+    """Calibrates embedded sentences fp32 [S, E] on scored validation sets; None without sentences."""
     if embedded is None:
         return None
-    found = (validation.embedding, validation.regions, validation.types)
-    images, regions, types = found
+    images, regions, types = validation.embedding, validation.regions, validation.types
     assert images is not None and regions is not None and types is not None  # noqa: PT018
     return explanation.fit(explanation.bank(), embedded, images, validation.label, regions, types)
 
@@ -83,14 +82,14 @@ def fit(embedded: np.ndarray | None, validation: Scores) -> Explainer | None:
 def with_reasons(
     scores: Scores, explainer: Explainer | None, calibration: Calibration | None
 ) -> Scores:
-    """Scores with the reasons in words; as they are where there is no bank."""
+    """Adds the reasons in words to scores; returns them unchanged if there is no bank."""
     if explainer is None or scores.embedding is None:
         return scores
     calibrated = calibration or Calibration()
     probability = calibrated.probability(scores.logits())
-    said = [
+    explanations = [
         explainer.explain(embedding, calibrated.verdict(float(p)))
         for embedding, p in zip(scores.embedding, probability, strict=True)
     ]
-    texts = [" ".join(reason.text for reason in found.reasons) for found in said]
+    texts = [" ".join(reason.text for reason in explained.reasons) for explained in explanations]
     return dataclasses.replace(scores, reasons=np.array(texts, dtype=object))

@@ -20,10 +20,10 @@ from launch.experiment import config as configs
 from launch.experiment import results, training_data
 from launch.experiment import workdir as runs
 
-#: Where an evaluation of a run is looked for.
+#: Paths in a workdir where an evaluation may be.
 _EVALUATIONS = ("metrics.json", "evaluation/metrics.json", "report/metrics.json")
-#: Files of the workdir that the export takes over as they are, where they exist.
-_KEPT = (runs.CONFIG, runs.CALIBRATION, runs.SUMMARY, "metrics.jsonl", runs.EXPLANATION)
+#: Files that are copied from the workdir if they exist.
+_COPIED = (runs.CONFIG, runs.CALIBRATION, runs.SUMMARY, "metrics.jsonl", runs.EXPLANATION)
 
 
 def export(
@@ -36,22 +36,22 @@ def export(
     train_data: Sequence[str] = (),
     validation: Sequence[str] = (),
 ) -> int:
-    """Exports a run; the folder is written aside and renamed when it is whole.
+    """Exports a run into a temporary folder, which is renamed when complete.
 
     Args:
       workdir: of the run.
-      out: folder to make; an empty one may be there.
+      out: folder to create; an empty one may exist.
       step: 'best' or 'latest'.
       name: of the model, for its card; the workdir's by default.
-      metrics: an evaluation's `metrics.json`, for the card; left out, with a note, where it is another model's.
-      train_data: packed sets that it was trained on, where the workdir does not tell.
-      validation: those that it was validated on, likewise.
+      metrics: an evaluation's `metrics.json`, for the card; left out with a note if it is another model's.
+      train_data: packed sets that it was trained on, if the workdir does not record them.
+      validation: packed sets that it was validated on, likewise.
 
     Returns:
       The step of the checkpoint.
 
     Raises:
-      UserError: the workdir is none, has no checkpoint yet, or is damaged.
+      UserError: it is not a workdir, has no checkpoint yet, or is damaged.
     """
     run = runs.load_run(workdir, step, train_data, validation)
     if metrics is not None and results.is_of(metrics, run.step, run.hash()) is False:
@@ -65,28 +65,26 @@ def export(
     return run.step
 
 
-def evaluation_of(workdir: Path, given: str | None) -> dict[str, Any] | None:
-    """The evaluation that the card quotes, None when there is none.
+def evaluation_of(workdir: Path, file: str | None) -> dict[str, Any] | None:
+    """The evaluation that the model card quotes; None if there is none.
 
     Args:
-      workdir: looked into where nothing is given.
-      given: a metrics.json.
+      workdir: searched for an evaluation if `file` is None.
+      file: path of a metrics.json.
 
     Raises:
-      UserError: what is given is no metrics.json, lies beside another evaluation's files, or a link leads out
-        of the workdir.
+      UserError: the file is not a metrics.json, the files beside it belong to another evaluation, or a link
+        leads out of the workdir.
     """
     check_contained(workdir)
-    if given is not None:
-        found = read_object(Path(given))
-        if found is None or not isinstance(found.get("sets"), dict):
-            raise UserError(f"{given}: not a metrics.json of launch.evaluate")
-        return _checked(Path(given), found)
-    for name in _EVALUATIONS:
-        found = read_object(workdir / name)
-        if found is not None and isinstance(found.get("sets"), dict):
-            print(f"the model card quotes {workdir / name}")
-            return _checked(workdir / name, found)
+    for path in [Path(file)] if file is not None else [workdir / name for name in _EVALUATIONS]:
+        metrics = read_object(path)
+        if metrics is not None and isinstance(metrics.get("sets"), dict):
+            if file is None:
+                print(f"the model card quotes {path}")
+            return _checked(path, metrics)
+    if file is not None:
+        raise UserError(f"{file}: not a metrics.json of launch.evaluate")
     return None
 
 
@@ -94,7 +92,7 @@ def _checked(path: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     results.check_companions(path, metrics)
     if "request" not in metrics:
         print(
-            f"note: {path} is of an older version and does not say which model it is of: see to that"
+            f"note: {path} is of an older version and does not name its model; make sure that it is this one"
         )
     return metrics
 
@@ -122,7 +120,7 @@ def _write(
     except UserError as error:
         note = f"There is no `{exported.PROGRAM}`: {error}."
         print(f"note: {note}")
-    for file in _KEPT:
+    for file in _COPIED:
         if (workdir / file).is_file():
             shutil.copyfile(workdir / file, folder / file)
     if run.trained is not None:
@@ -147,6 +145,6 @@ def _write(
 
 
 def _data_cards(run: runs.Run) -> dict[str, dict[str, Any] | None]:
-    """The data cards of the packed sets that the run read, by folder."""
+    """The data cards of the run's packed sets, by folder."""
     trained = run.trained or {"train": [], "validation": []}
     return {entry["set"]: entry["card"] for entry in (*trained["train"], *trained["validation"])}

@@ -26,13 +26,13 @@ _TOKENIZER_RECORDS = 20_000
 def first_state(
     run: RunConfig, plan: TrainPlan, checkpoints: Checkpoints, iterator: TrainIterator
 ) -> tuple[TrainState, Clock]:
-    """Where a run starts: own run > resume > pretrained > random, decided here alone.
+    """The first state, in order of precedence: own checkpoint > resume > pretrained > random.
 
     Args:
       run: the settings.
-      plan: its static side.
+      plan: of the run.
       checkpoints: of its own workdir.
-      iterator: brought to the position that belongs to the state.
+      iterator: moved to the position that belongs to the state.
 
     Raises:
       UserError: a checkpoint is missing, damaged, or of another model or other data.
@@ -61,7 +61,7 @@ def first_state(
                 raise UserError(f"init.resume: {run.init.resume} has no checkpoint yet")
             state, position = others.restore(plan.abstract, others.latest)
         iterator.set_state(position["data"])
-        # What that run has still to validate does not concern this one.
+        # A validation that was still due in that run is not repeated in this one.
         return state, Clock(**{**position["clock"], "due": False})
     source = run.init.clip or run.init.vit
     if not source:
@@ -76,7 +76,7 @@ def first_state(
     return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
 
 
-#: Of a model's settings, what only changes how it is computed, and what its tokenizer decides.
+#: Model settings that only change how it is computed, and the one that its tokenizer decides.
 _FREE = (
     "compute.dtype",
     "compute.remat",
@@ -88,10 +88,10 @@ _OF_TOKENIZER = "clip.text.eos_id"
 
 
 def _check_same_model(run: RunConfig) -> None:
-    """Sees that the run of `init.resume` is of the same model, also where no shape tells.
+    """Checks that the run of `init.resume` is of the same model, also where shapes agree.
 
     Raises:
-      UserError: a setting differs; each is named.
+      UserError: settings differ; names each.
     """
     from jax_vlffd.errors import UserError
     from launch.experiment import config as configs
@@ -100,17 +100,16 @@ def _check_same_model(run: RunConfig) -> None:
     if saved is None:
         return
     other, _ = configs.settings(saved)
-    theirs, ours = (
-        json.loads(
-            json.dumps(configs.flat(dataclasses.asdict(each.model)))
-        )  # lists and tuples alike
+    before, now = (
+        # In JSON, lists and tuples are equal.
+        json.loads(json.dumps(configs.flat(dataclasses.asdict(each.model))))
         | {"loss.targets": each.loss.targets}
         for each in (other, run)
     )
     wrong = [
-        f"{key.removeprefix('clip.')} {theirs[key]!r} -> {value!r}"
-        for key, value in ours.items()
-        if theirs[key] != value and key not in (*_FREE, _OF_TOKENIZER)
+        f"{key.removeprefix('clip.')} {before[key]!r} -> {value!r}"
+        for key, value in now.items()
+        if before[key] != value and key not in (*_FREE, _OF_TOKENIZER)
     ]
     if wrong:
         raise UserError(
@@ -122,10 +121,9 @@ def _check_same_model(run: RunConfig) -> None:
 def tokenizer_of(
     run: RunConfig, data: DataSettings, workdir: Path, peers: SingleProcess
 ) -> Tokenizer:
-    """The run's own; else that of the run it resumes; else the config's; else the checkpoint's; else one
-    trained on the captions.
+    """The tokenizer of the run; else of the run it resumes, the config, the checkpoint, or trained on captions.
 
-    Nothing is written: a start that fails must not decide the words of the next one.
+    Nothing is written: a failed start must not decide the vocabulary of the next one.
     """
     from data_pipeline.loading.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
     from data_pipeline.packed.reader import PackedSplit
@@ -154,17 +152,17 @@ def tokenizer_of(
         aside = Path(made)
         if peers.index == 0:
             train_tokenizer(captions(), size, aside)
-        # Trained once and handed around, so that all hosts have the same words.
+        # Trained once and shared, so that all hosts have the same vocabulary.
         files = peers.exchange({path.name: path.read_text("utf-8") for path in aside.iterdir()})
         for file, text in files[0].items():
             (aside / file).write_text(text, "utf-8")
         return Tokenizer.load(aside)
 
 
-class Gathered:
-    """The data of all processes as one: what was read and skipped is counted over all of them.
+class GlobalIterator:
+    """A data iterator whose counts of read and skipped records cover all processes.
 
-    A position is the same for any number of processes, so a run goes on with another number of them.
+    A position is the same for any number of processes, so a run may be continued with another number.
 
     Args:
       iterator: this process's share, at the position where the run begins.
@@ -173,7 +171,7 @@ class Gathered:
 
     def __init__(self, iterator: TrainIterator, peers: SingleProcess):
         self._iterator, self._peers = iterator, peers
-        if peers.index:  # what a position has counted is that of all: one process goes on from it
+        if peers.index:  # a position's counts are global: only process 0 adds to them
             iterator.seen = iterator.bad = 0
 
     def __next__(self) -> Any:
@@ -181,7 +179,7 @@ class Gathered:
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
-        """The position; all processes ask for it together."""
+        """The global position; all processes must call this."""
         counts = self._peers.exchange([self._iterator.seen, self._iterator.bad])
         seen, bad = (sum(column) for column in zip(*counts, strict=True))
         return {**self._iterator.get_state(), "seen": seen, "bad": bad}

@@ -1,4 +1,4 @@
-"""Static plan of a run on its devices, and what follows from its settings alone."""
+"""Static plan of a run on its devices, and values derived from its settings."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def make_plan(
     warmup_steps: int = 0,
     devices: list[Any] | None = None,
 ) -> TrainPlan:
-    """The static side of a run on the devices there are.
+    """Plans a run: shapes, shardings and optimizer on the devices.
 
     Args:
       run: the settings.
       data: the settings of the data.
-      steps: of the whole run.
-      warmup_steps: of these, as `optim.warmup` says; at most all but one.
+      steps: in total.
+      warmup_steps: of these, by `optim.warmup`; capped at all but one.
       devices: all by default.
 
     Raises:
@@ -38,23 +38,23 @@ def make_plan(
     """
     from jax_vlffd.training import sharding, state
 
-    built = sharding.make_mesh(run.mesh, devices)
-    sharding.check_batch(data.batch_size, built, run.train.accumulate)
+    mesh = sharding.make_mesh(run.mesh, devices)
+    sharding.check_batch(data.batch_size, mesh, run.train.accumulate)
     spec = state.StepSpec(
         run.model, run.loss, data.fused_caption != "full", accumulate=run.train.accumulate
     )
     return state.make_plan(
-        spec, built, run.tuning, run.optim, steps=steps, warmup_steps=min(warmup_steps, steps - 1)
+        spec, mesh, run.tuning, run.optim, steps=steps, warmup_steps=min(warmup_steps, steps - 1)
     )
 
 
 def mask_grid(run: RunConfig) -> int:
-    """Patches along a side of the image where the run learns from forgery masks, else 0."""
+    """Patches along a side of the image if the run learns from forgery masks, else 0."""
     return run.model.clip.vision.grid if run.loss.local > 0 else 0
 
 
 def utilization_per_image(run: RunConfig, data: DataSettings) -> Callable[[int], float]:
-    """Tokens of a text -> the share of all devices' peak arithmetic that one image a second takes.
+    """Text length in tokens -> utilization (share of all devices' peak FLOP/s) at one image a second.
 
     0 for unknown devices.
     """
@@ -80,10 +80,10 @@ def utilization_per_image(run: RunConfig, data: DataSettings) -> Callable[[int],
 
 
 def with_tokenizer(run: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """The settings with the text tower's end token set to the tokenizer's.
+    """Sets the text tower's end token to the tokenizer's.
 
     Raises:
-      UserError: the tokenizer has more words than the text tower.
+      UserError: the tokenizer has more tokens than the text tower.
     """
     clip = run.model.clip
     if tokenizer.vocab_size > clip.text.vocab_size:

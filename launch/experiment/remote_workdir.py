@@ -1,7 +1,7 @@
-"""Workdirs in a bucket (gs://BUCKET/RUN): checkpoints, heartbeat and lock lie there and nowhere else.
+"""Workdirs in a bucket (gs://BUCKET/RUN): checkpoints, heartbeat and lock are stored only there.
 
-What is small (config, tokenizer, logs, summary) is written into a local folder and copied up before every
-save and at the end, because an object can be replaced and not appended to. A start brings it down again.
+Small files (config, tokenizer, logs, summary) are written to a local folder and uploaded before every save and
+at the end, because an object cannot be appended to. A start downloads them again.
 Needs the extra `gcs`.
 """
 
@@ -23,112 +23,112 @@ from jax_vlffd.errors import UserError
 if TYPE_CHECKING:
     from etils import epath
 
-#: Folders that are copied down, beside the files at the top.
+#: Folders that are downloaded, besides the files at the top.
 _FOLDERS = ("tokenizer",)
-#: A file larger than this is not copied down.
+#: A larger file is not downloaded.
 _MAX_BYTES = 1 << 30
 _UNUSABLE = (
     "is a bucket that cannot be used",
-    "see that it is there and that this machine may read and write it, as by "
-    "`gcloud auth application-default login`, and start again",
+    "check that it exists and that this machine may read and write it (as by "
+    "`gcloud auth application-default login`), and start again",
 )
-#: A file's time may be this much behind the clock.
-_TICK_NS = 20_000_000
+#: A file's modification time may be this much behind the clock.
+_CLOCK_SLACK_NS = 20_000_000
 
 
 @dataclass
 class _Origin:
-    """The address that a local folder stands for, and when it was last copied down or up."""
+    """The address of a local folder's bucket, and when the two were last synchronized."""
 
     address: str
     published_ns: int
 
 
-#: Of the folders that `local` gave, as long as they are. An address is only ever the user's: no file in a
-#: workdir can name one.
+#: By the local folders that `local` yields, while they exist. Addresses come only from the user, never from a
+#: file in a workdir.
 _ORIGINS: dict[Path, _Origin] = {}
 
 
-def is_address(place: str | os.PathLike[str]) -> bool:
-    """Whether it is an address, not a path of this machine."""
-    return "://" in os.fspath(place)
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the address of a bucket."""
+    return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
-def local(place: str) -> Iterator[Path]:
-    """The folder to work in: `place` itself, or one for the time being with the small files of a bucket's.
+def local(path: str) -> Iterator[Path]:
+    """Yields the folder to work in: `path` itself, or a temporary one with a bucket's small files.
 
-    Errors that are raised within name the bucket's place, not that folder.
+    Errors raised within name the bucket's address, not the temporary folder.
 
     Raises:
-      UserError: it is another kind of address, or the bucket cannot be read; or the folder is not contained.
+      UserError: the address is not gs://, the bucket cannot be read, or a link leads out of the folder.
     """
-    if not is_address(place):
-        if Path(place).is_dir():
-            check_contained(Path(place))
-        yield Path(place)
+    if not is_address(path):
+        if Path(path).is_dir():
+            check_contained(Path(path))
+        yield Path(path)
         return
-    if not place.startswith("gs://"):
+    if not path.startswith("gs://"):
+        raise UserError(f"{path}: not a supported address; give a folder or gs://BUCKET/RUN")
+    if set(path) & set("*?[]"):
         raise UserError(
-            f"{place}: of addresses only gs:// is known; give a folder or gs://BUCKET/RUN"
+            f"{path}: *, ?, [ and ] are patterns to the bucket's client; give an address without them"
         )
-    if set(place) & set("*?[]"):
-        raise UserError(
-            f"{place}: a bucket's client takes *, ?, [ and ] for patterns; give an address without them"
-        )
-    with tempfile.TemporaryDirectory(prefix="jax_vlffd-") as made:
-        workdir = Path(made) / (place.rstrip("/").rpartition("/")[2] or "run")
+    with tempfile.TemporaryDirectory(prefix="jax_vlffd-") as temporary:
+        workdir = Path(temporary) / (path.rstrip("/").rpartition("/")[2] or "run")
         workdir.mkdir()
-        with bucket_errors(place, *_UNUSABLE):
-            _copy_down(place, workdir)
-        _ORIGINS[workdir] = _Origin(place.rstrip("/"), time.time_ns() - _TICK_NS)
+        with bucket_errors(path, *_UNUSABLE):
+            _download(path, workdir)
+        _ORIGINS[workdir] = _Origin(path.rstrip("/"), time.time_ns() - _CLOCK_SLACK_NS)
         try:
             yield workdir
         except UserError as error:
-            raise UserError(str(error).replace(str(workdir), place.rstrip("/"))) from error
+            raise UserError(str(error).replace(str(workdir), path.rstrip("/"))) from error
         finally:
             del _ORIGINS[workdir]
 
 
 def origin(workdir: Path) -> Path | epath.Path:
-    """Where a workdir really lies: itself, or the bucket's folder that it stands for."""
-    found = _ORIGINS.get(workdir)
-    if found is None:
+    """The real folder of a workdir: itself, or that in the bucket."""
+    entry = _ORIGINS.get(workdir)
+    if entry is None:
         return workdir
     from etils import epath
 
-    return epath.Path(found.address)
+    return epath.Path(entry.address)
 
 
 def publish(workdir: Path) -> None:
-    """Copies to the bucket what has changed since the last time; does nothing for an ordinary workdir.
+    """Uploads the files changed since the last call; does nothing for a local workdir.
 
     Raises:
       UserError: the bucket cannot be written.
     """
-    found = _ORIGINS.get(workdir)
-    if found is None:
+    entry = _ORIGINS.get(workdir)
+    if entry is None:
         return
-    target, now = origin(workdir), time.time_ns() - _TICK_NS
-    with bucket_errors(found.address, *_UNUSABLE):
+    target, now = origin(workdir), time.time_ns() - _CLOCK_SLACK_NS
+    with bucket_errors(entry.address, *_UNUSABLE):
         for file in sorted(workdir.rglob("*")):
-            if file.is_file() and file.stat().st_mtime_ns >= found.published_ns:
+            if file.is_file() and file.stat().st_mtime_ns >= entry.published_ns:
                 (target / file.relative_to(workdir)).write_bytes(file.read_bytes())
-    found.published_ns = now
+    entry.published_ns = now
 
 
-def _copy_down(place: str, workdir: Path) -> None:
+def _download(address: str, workdir: Path) -> None:
     from etils import epath
 
     from jax_vlffd.training.heartbeat import HEARTBEAT
 
-    source = epath.Path(place.rstrip("/"))
+    source = epath.Path(address.rstrip("/"))
     for folder in (source, *(source / name for name in _FOLDERS)):
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name == HEARTBEAT or path.is_dir():
                 continue
             if path.stat().length > _MAX_BYTES:
-                raise UserError(f"{path} is larger than any file of a run; use another --workdir")
+                raise UserError(
+                    f"{path} is larger than a file of a run can be; use another --workdir"
+                )
             copy = workdir / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             copy.write_bytes(path.read_bytes())

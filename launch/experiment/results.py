@@ -1,4 +1,4 @@
-"""Writes and checks the three files of an evaluation, the last of which names the request that they answer.
+"""Writes and checks the three files of an evaluation.
 
 `metrics.json` holds, under `request`, the models with their steps and hashes (or the scores files with their
 digests), the sets with theirs, the split and the settings; and under `files` the digests of `scores.csv` and
@@ -34,47 +34,47 @@ def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
     """
     from data_pipeline.packed.reader import split_names
 
-    found = {}
+    described = {}
     for name, path in sets.items():
         folder = remote.local(path)
-        split_names(folder)  # says it where the folder is no packed set
-        found[name] = {"path": str(path), "digest": remote.set_digest(folder)}
-    return found
+        split_names(folder)  # raises UserError if the folder is not a packed set
+        described[name] = {"path": str(path), "digest": remote.set_digest(folder)}
+    return described
 
 
 def described_model(name: str, folder: str | Path, run: Run) -> dict[str, Any]:
-    """What a model is called, where it lies, its step, and its hash as `launch.predict` tells it."""
+    """Name, workdir, step and hash of a model, the hash as in the output of `launch.predict`."""
     return {"name": name, "workdir": str(folder), "step": run.step, "hash": run.hash()}
 
 
 def compared_geometry(
     trained: Trained, sets: Mapping[str, str | Path], split: str
 ) -> dict[str, dict[str, Any]]:
-    """How the faces of packed sets lie, held against those that a run was trained on; see `Trained.compare`."""
+    """Compares the face geometry of packed sets with that of a run's training sets; see `Trained.compare`."""
     from data_pipeline.packed import face_geometry
     from data_pipeline.packed.reader import PackedSplit
 
-    found = {}
+    compared = {}
     for name, path in sets.items():
         opened = PackedSplit(path, split)
         rows = face_geometry.read(opened.folder, split, len(opened))
-        found[name] = trained.compare(rows)
-    return found
+        compared[name] = trained.compare(rows)
+    return compared
 
 
-def outside_text(found: Mapping[str, Any]) -> str:
-    """A set of another geometry, in words."""
+def outside_text(compared: Mapping[str, Any]) -> str:
+    """A sentence on a set of another geometry."""
     return (
-        f"{1 - found['as_trained']:.0%} of the faces lie in their pictures otherwise (size, place or turn) "
+        f"{1 - compared['as_trained']:.0%} of the faces lie in their pictures otherwise (size, place or turn) "
         "than those the model was trained on, so its figures here say little of it"
     )
 
 
 def write(out: Path, content: Mapping[str, Any], scores: str, page: str) -> None:
-    """Writes the files so that no `metrics.json` ever lies beside another evaluation's scores or report.
+    """Writes the files so that `metrics.json` is never beside another evaluation's scores or report.
 
     Args:
-      out: folder to write to; made when missing.
+      out: folder to write to; created if missing.
       content: of `metrics.json`, with its `request`.
       scores: the text of `scores.csv`.
       page: of `report.html`.
@@ -89,10 +89,10 @@ def write(out: Path, content: Mapping[str, Any], scores: str, page: str) -> None
 
 
 def check_companions(path: Path, content: Mapping[str, Any]) -> None:
-    """Sees that scores and report beside a `metrics.json`, where there are any, are of the same writing.
+    """Checks that scores and report beside a `metrics.json`, if any, were written with it.
 
     Raises:
-      UserError: they are not.
+      UserError: they were not.
     """
     digests = content.get("files")
     for name, digest in (digests if isinstance(digests, dict) else {}).items():
@@ -106,7 +106,7 @@ def check_companions(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def is_of(content: Mapping[str, Any], step: int, digest: str) -> bool | None:
-    """Whether a `metrics.json` is first of all of this step and hash of a model; None where it names none."""
+    """Whether the first model of a `metrics.json` has this step and hash; None if it names no model."""
     request = content.get("request")
     models = request.get("models") if isinstance(request, dict) else None
     if not isinstance(models, list) or not models or not isinstance(models[0], dict):

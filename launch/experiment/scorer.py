@@ -21,10 +21,10 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 
 class Scorer:
-    """Scores packed sets by the image branch; compiles once, on every process alike.
+    """Scores packed sets by the image branch; compiles once. All processes must call it.
 
     Args:
-      plan: the run's static side.
+      plan: of the run.
       data: batch size, workers.
       tokenizer: of the run.
     """
@@ -44,7 +44,7 @@ class Scorer:
         methods: Sequence[str] = (),
         tick: Callable[[], None] = lambda: None,
     ) -> Scores:
-        """Scores every record of a split once; padding and images that do not decode never count.
+        """Scores every record of a split once, without padding and images that cannot be decoded.
 
         Args:
           parameters: in the plan's shardings.
@@ -69,11 +69,11 @@ class Scorer:
             text_length=clip.text.context_length, batch_size=data.batch_size,
             process_index=index, process_count=count,
             workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
-            captions="label_only",  # the image branch reads none, so a set without captions serves too
+            captions="label_only",  # the image branch reads none, so a set without captions works too
         )  # fmt: skip
-        found = evaluate(self._step, parameters, iter(loader), self.plan, tick)
-        records = list(loader.metadata(found["index"]))
-        logits = found["logits"].astype(np.float64)
+        outputs = evaluate(self._step, parameters, iter(loader), self.plan, tick)
+        records = list(loader.metadata(outputs["index"]))
+        logits = outputs["logits"].astype(np.float64)
         margin = logits[:, 1] - logits[:, 0]
         return Scores(
             dataset=np.array([r.dataset for r in records]),
@@ -82,11 +82,11 @@ class Scorer:
             video=np.array([r.video for r in records]),
             frame=np.array([r.frame for r in records]),
             id=np.array([r.id for r in records]),
-            label=found["label"],
+            label=outputs["label"],
             probability=sigmoid(margin),
             logit=margin,
             regions=np.array([r.regions for r in records]),
             caption=np.array([r.captions[0] if r.captions else "" for r in records]),
             types=np.array([r.types for r in records], dtype=bool),
-            embedding=found.get("embedding"),
+            embedding=outputs.get("embedding"),
         )

@@ -1,6 +1,6 @@
-"""Trains a run from its first step to its summary, on one process or as one of many.
+"""Trains a run from its first step to its summary, in one process or several.
 
-What a workdir holds at the end: see `launch.train`, the command.
+For the files of a workdir see the command `launch.train`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a run is watched, beside its config.
+class Monitoring:
+    """Monitoring of a run, which its config does not contain.
 
-    profile: first and last step of a trace; (0, 0) takes none. stall: seconds without movement after which
-    it warns; 0 never does.
+    profile: first and last step of a trace; (0, 0) for none. stall: seconds without progress until a warning;
+    0 for no warning.
     """
 
     profile: tuple[int, int] = (0, 0)
@@ -44,7 +44,7 @@ def train(
     workdir: Path,
     values: dict,
     peers: SingleProcess | None = None,
-    manner: Manner | None = None,
+    monitoring: Monitoring | None = None,
 ) -> None:
     """Trains or continues a run.
 
@@ -52,13 +52,13 @@ def train(
       run: the settings.
       data: the settings of the data.
       workdir: of the run.
-      values: the config that both were made from, to be saved.
-      peers: the other processes of the run; all of them train.
-      manner: how it is watched.
+      values: the config that both were made from; it is saved.
+      peers: the processes of the run; all of them train.
+      monitoring: of the run.
 
     Raises:
-      Stopped: it was asked to stop, and is saved.
-      UserError: the data, the checkpoint or the workdir does not fit; nothing is lost.
+      Stopped: by a signal; the run is saved.
+      UserError: the data, the checkpoint or the workdir is not valid for this run; nothing is lost.
     """
     from jax_vlffd.errors import UserError
 
@@ -91,24 +91,24 @@ def train(
     from launch.experiment import workdir as runs
     from launch.experiment.scorer import Scorer
 
-    peers, manner = peers or SingleProcess(), manner or Manner()
+    peers, monitoring = peers or SingleProcess(), monitoring or Monitoring()
     started = time.time()
     for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
         if folder.is_dir():
             check_contained(folder)
-    main_process, place = peers.index == 0, remote_workdir.origin(workdir)
-    for shared in (place, place / runs.CHECKPOINTS):  # one may be another disk
+    main_process, storage = peers.index == 0, remote_workdir.origin(workdir)
+    for shared in (storage, storage / runs.CHECKPOINTS):  # may be on another disk
         agreement.check_workdir(peers, shared)
-    described = training_data.describe(data)
+    training_sets = training_data.describe(data)
     source = run.init.clip or run.init.vit
     if runs.is_begun(workdir):
         configs.check_same(workdir, values)
-        before = training_data.check_same(workdir, described)
-        described["initial_weights"] = (before or {}).get("initial_weights")
+        saved_sets = training_data.check_same(workdir, training_sets)
+        training_sets["initial_weights"] = (saved_sets or {}).get("initial_weights")
     elif source and not run.init.resume:
-        described["initial_weights"] = training_data.initial_weights(source)
-    agreement.check_read(peers, training_data.digests(described))
-    judged = _judged(data)  # a wrong set is an error now, not after an epoch
+        training_sets["initial_weights"] = training_data.initial_weights(source)
+    agreement.check_read(peers, training_data.digests(training_sets))
+    validation_methods = _validation_methods(data)  # checked now, not after an epoch
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
     agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
     run = plans.with_tokenizer(run, tokenizer)
@@ -136,19 +136,19 @@ def train(
         steps=total, batch_size=data.batch_size,
         evaluate_every=steps(run.train.evaluate_every, total),
         checkpoint_every=steps(run.train.checkpoint_every, total),
-        log_every=run.train.log_every, profile=manner.profile,
+        log_every=run.train.log_every, profile=monitoring.profile,
         utilization_per_image=plans.utilization_per_image(run, data),
     )  # fmt: skip
     scorer = Scorer(plan, data, tokenizer)
     with contextlib.ExitStack() as stack:
         if main_process:
-            stack.enter_context(lock(place))
-            if runs.is_begun(workdir):  # by a run that ended meanwhile
+            stack.enter_context(lock(storage))
+            if runs.is_begun(workdir):  # by a run that ended just now
                 configs.check_same(workdir, values)
         peers.exchange("locked")
         iterator = stack.enter_context(contextlib.closing(iter(loader)))
         checkpoints = stack.enter_context(
-            Checkpoints(place / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
+            Checkpoints(storage / runs.CHECKPOINTS, keep=run.train.keep, peers=peers)
         )
         state, clock = initialization.first_state(run, plan, checkpoints, iterator)
         agreement.check_state(peers, state)
@@ -160,10 +160,10 @@ def train(
         if main_process:
             tokenizer.save(workdir / runs.TOKENIZER)
             runs.save_config(workdir, values)
-            training_data.save(workdir, described)
+            training_data.save(workdir, training_sets)
             stack.callback(remote_workdir.publish, workdir)
         heartbeat = stack.enter_context(
-            Heartbeat(place if main_process else None, total=total, stall=manner.stall)
+            Heartbeat(storage if main_process else None, total=total, stall=monitoring.stall)
         )
 
         def tick() -> None:
@@ -173,21 +173,21 @@ def train(
                 raise Stopped(f"stopped in the last validation, after step {total} of {total}")
 
         def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
-            return _validate(scorer, parameters, judged, tick)
+            return _validate(scorer, parameters, validation_methods, tick)
 
-        together = initialization.Gathered(iterator, peers)
+        global_iterator = initialization.GlobalIterator(iterator, peers)
         with MetricWriter(
             workdir, start=int(state.step), total=total, due=clock.due, enabled=main_process,
             tensorboard=run.train.tensorboard, publish=lambda: remote_workdir.publish(workdir),
         ) as writer:  # fmt: skip
             state = trainer.train(
-                plan, state, together, lambda parameters: validate(parameters)[0],
+                plan, state, global_iterator, lambda parameters: validate(parameters)[0],
                 checkpoints, writer, loop, clock, peers, heartbeat,
             )  # fmt: skip
-        iterator.close()  # its workers read ahead, and nothing more is trained
+        iterator.close()  # stops workers that read ahead
         parameters, best = _best(plan, checkpoints)
         metrics, scored = validate(parameters)
-        skipped = together.get_state()["bad"]
+        skipped = global_iterator.get_state()["bad"]
         sentences = explanations.embed_bank(plan, parameters, tokenizer)  # on every process
         if main_process:
             seconds = time.time() - started
@@ -195,26 +195,26 @@ def train(
             _finish(workdir, plan, clock, best, metrics, scored, explainer, skipped, seconds)
 
 
-def _judged(data: DataSettings) -> dict[str, tuple[str, ...]]:
-    """The validation sets, and of each the methods that a run is judged by: those it trains on.
+def _validation_methods(data: DataSettings) -> dict[str, tuple[str, ...]]:
+    """Validation set -> the methods that validation uses: those that are trained on, all if empty.
 
-    A method that was never trained on must not choose the checkpoint either, or a table of unseen
-    methods would be untrue.
+    An untrained method must not influence the choice of the checkpoint, or results on unseen methods would be
+    invalid.
     """
     from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.errors import UserError
 
-    judged = {}
+    methods = {}
     for folder in data.validation:
         split = PackedSplit(folder, "validation")
-        there = {split.methods[number] for number in set(split.index["method"].tolist())}
-        judged[folder] = tuple(name for name in data.methods if name in there)
-        if data.methods and not judged[folder]:
+        available = {split.methods[number] for number in set(split.index["method"].tolist())}
+        methods[folder] = tuple(name for name in data.methods if name in available)
+        if data.methods and not methods[folder]:
             raise UserError(
                 f"data.validation: {folder} has no fakes of {', '.join(data.methods)} (data.methods) "
                 "in split 'validation'; name another set"
             )
-    return judged
+    return methods
 
 
 def _validate(
@@ -223,12 +223,13 @@ def _validate(
     sets: Mapping[str, Sequence[str]],
     tick: Callable[[], None],
 ) -> tuple[dict[str, float], Scores]:
-    """Metrics of the validation split over all its sets, and the scores behind them.
+    """Scores the validation sets; returns metrics over all of them, and the scores.
 
     Args:
       scorer: of the run.
       parameters: in the plan's shardings.
       sets: packed set -> the methods whose fakes count, all when empty.
+      tick: called before each batch; may raise.
     """
     import numpy as np
 
@@ -246,7 +247,7 @@ def _validate(
     loss = float(np.logaddexp(0.0, np.where(scores.label == 1, -logits, logits)).mean())
     measured = metrics.measure(scores, resamples=0).values
     named = {"auc": "frame_auc", "video_auc": "video_auc", "eer": "eer", "accuracy": "acc"}
-    values = {ours: measured[theirs] for ours, theirs in named.items()}
+    values = {name: measured[key] for name, key in named.items()}
     known = {name: float(value) for name, value in values.items() if value is not None}
     return {"loss": loss, **known}, scores
 
@@ -268,7 +269,7 @@ def _finish(
     skipped: int,
     seconds: float,
 ) -> None:
-    """Calibrates the best checkpoint on the validation split; writes that, the bank and the summary."""
+    """Calibrates the best checkpoint on the validation scores; writes calibration, bank and summary."""
     import jax
 
     from data_pipeline.core.files import atomic_write_bytes, atomic_write_text
@@ -277,7 +278,7 @@ def _finish(
     from launch.experiment import remote_workdir
     from launch.experiment import workdir as runs
 
-    if "auc" in metrics:  # with one class only there is nothing to calibrate
+    if "auc" in metrics:  # a calibration needs both classes
         fitted = calibration.fit(scored.logits(), scored.label)
         atomic_write_text(workdir / runs.CALIBRATION, fitted.to_json())
     if explainer is not None:

@@ -1,9 +1,9 @@
 """Record of the sets that a run was trained and validated on: `training_data.json` in its workdir.
 
-Beside the sets it names the pretrained weights that the run began with, as `initial_weights`; null for none.
+It also names the pretrained weights that the run began with, as `initial_weights`; null for none.
 
-Whoever reads a workdir learns methods, data cards and digests from this file, and never opens a folder that the
-workdir's config names: a workdir may be a stranger's.
+Readers of a workdir take methods, data cards and digests from this file, and never open a folder that its
+config names: a workdir is untrusted.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from jax_vlffd.errors import UserError
 FILE: Final = geometry.FILE
 VERSION: Final = 1
 _MAX_BYTES: Final = 16 << 20
-#: Splits that a run reads, by their key in the file.
+#: Split of the sets, by their key in the file.
 _SPLITS: Final = {"train": "train", "validation": "validation"}
 
 
 def describe(data: DataSettings) -> dict[str, Any]:
-    """The sets of a run, each with its digest, its number of records, the methods used, its data card, and how
-    its faces lie in their pictures (null where that is not known).
+    """Describes a run's sets: digest, number of records, methods used, data card, and face geometry or None.
 
     Raises:
       UserError: a set is missing or damaged.
@@ -43,43 +42,45 @@ def describe(data: DataSettings) -> dict[str, Any]:
 def describe_sets(
     train: Sequence[str], validation: Sequence[str], methods: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The same of packed sets that are named; `methods` are those trained on, all of the sets' when empty."""
+    """Describes packed sets like `describe`; `methods` are those trained on, all if empty."""
     folders = {"train": train, "validation": validation}
     return {
         "version": VERSION,
         **{
-            key: [_describe(folder, _SPLITS[key], methods) for folder in found]
-            for key, found in folders.items()
+            key: [_describe(folder, _SPLITS[key], methods) for folder in paths]
+            for key, paths in folders.items()
         },
     }
 
 
 def _describe(folder: str, split: str, methods: Sequence[str]) -> dict[str, Any]:
-    opened = PackedSplit(folder, split)
-    there = {opened.methods[number] for number in set(opened.index["method"].tolist())} - {"real"}
+    packed = PackedSplit(folder, split)
+    available = {packed.methods[number] for number in set(packed.index["method"].tolist())} - {
+        "real"
+    }
     return {
         "set": folder,
-        "digest": remote.set_digest(opened.folder),
-        "records": len(opened),
-        "methods": sorted(there & set(methods) if methods else there),
-        "card": read_card(opened.folder),
-        "geometry": geometry.quantiles(face_geometry.read(opened.folder, split, len(opened))),
+        "digest": remote.set_digest(packed.folder),
+        "records": len(packed),
+        "methods": sorted(available & set(methods) if methods else available),
+        "card": read_card(packed.folder),
+        "geometry": geometry.quantiles(face_geometry.read(packed.folder, split, len(packed))),
     }
 
 
 def digests(described: Mapping[str, Any]) -> dict[str, str]:
-    """What was read -> its digest: the sets, and the files of the pretrained weights."""
-    found = {
+    """Name -> digest of the sets and of the files of the pretrained weights."""
+    by_name = {
         f"{key} set {entry['set']}": entry["digest"] for key in _SPLITS for entry in described[key]
     }
     huggingface = described.get("initial_weights") or {"files": {}}
-    return found | {
+    return by_name | {
         f"{huggingface['source']}/{name}": d for name, d in huggingface["files"].items()
     }
 
 
 def initial_weights(source: str) -> dict[str, Any]:
-    """The pretrained weights that a run begins with: their source, its revision, a digest of each file.
+    """Describes the pretrained weights of a run: source, revision, and a digest of each file.
 
     Args:
       source: a folder, or an id of the Hugging Face hub, which is downloaded first.
@@ -104,13 +105,13 @@ def initial_weights(source: str) -> dict[str, Any]:
 
 
 def check_same(workdir: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Sees that the sets are those that the workdir was begun with; a workdir of before keeps none to compare.
+    """Checks that the sets are those that the workdir began with; older workdirs have no record of them.
 
     Returns:
-      What the workdir keeps.
+      The workdir's record, or None.
 
     Raises:
-      UserError: a set was packed anew meanwhile; it is named.
+      UserError: a set has changed; names it.
     """
     before = read(workdir)
     if before is None:
@@ -131,7 +132,7 @@ def save(workdir: Path, described: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """What a workdir or an export was trained on; None where it was made before this was kept.
+    """The record of a workdir or an export; None if it was made by an older version.
 
     Raises:
       UserError: the file is damaged.
@@ -155,5 +156,5 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def methods(content: Mapping[str, Any], key: str = "train") -> tuple[str, ...]:
-    """The methods of forgery over all sets of `train` or `validation`, sorted."""
+    """The sorted methods of forgery over all sets of `train` or `validation`."""
     return tuple(sorted({method for entry in content[key] for method in entry["methods"]}))

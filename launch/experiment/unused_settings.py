@@ -1,7 +1,7 @@
-"""Settings that another setting keeps from having any effect: a change of one is refused, not ignored.
+"""Refuses a changed setting that has no effect because of another setting.
 
-Not listed, as only a run can tell: durations that fall together once they are counted in steps, and what a
-workdir with checkpoints keeps from mattering (`init.*`).
+Not covered, because only a run can tell: durations that coincide in steps, and settings that do not matter in a
+workdir with checkpoints (`init.*`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jax_vlffd.errors import UserError
 
 
 class _Rule(NamedTuple):
-    """`keys` have an effect only where `used` holds, which the settings named in `switches` decide."""
+    """`keys` have an effect only if `used` is true, which the settings in `switches` decide."""
 
     keys: tuple[str, ...]
     switches: tuple[str, ...]
@@ -91,20 +91,20 @@ def check_used(
     defaults: dict[str, Any],
     changed: Collection[str],
 ) -> None:
-    """Sees that every setting that was chosen has an effect.
+    """Checks that every chosen setting has an effect.
 
-    A setting that the recipe chose may have lost its effect by a change on the command line: that is a
-    run without a part of the method, and no mistake. The model's sizes are the recipe's to fill in.
+    A recipe's setting that loses its effect by a change on the command line is not a mistake: such a run leaves
+    out a part of the method. The sizes of the model are not checked in recipes.
 
     Args:
       run: the settings.
-      data: those of the data.
-      values: the config's, by dotted key.
-      defaults: the values that nobody chose, likewise.
+      data: the settings of the data.
+      values: the config by dotted key.
+      defaults: the default values by dotted key.
       changed: keys that the command line or a sweep sets.
 
     Raises:
-      UserError: a setting differs from its default and has no effect; it is named, with the remedy.
+      UserError: a setting differs from its default and has no effect; names it and the remedy.
     """
     for rule in _RULES:
         if rule.used(run, data):

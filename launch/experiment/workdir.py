@@ -1,4 +1,4 @@
-"""Workdirs: the names within, and a trained detector read from one or from an export to score sets."""
+"""Workdirs: file names, and loading a trained detector from a workdir or an export to score sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TOKENIZER, SUMMARY = "tokenizer", "summary.json"
 
 
 def is_begun(workdir: Path) -> bool:
-    """Whether a workdir holds a checkpoint: a run goes on from there, and before that nothing is lost."""
+    """Whether a workdir has a checkpoint, from which its run continues."""
     return pretrained.has_checkpoint(_checkpoints(workdir))
 
 
@@ -42,11 +42,11 @@ def _checkpoints(workdir: Path) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(TrainedModel):
-    """A trained detector, ready to score: all its parameters, on the devices there are.
+    """A trained detector with its parameters on all devices, ready to score.
 
-    config: as resolved when it was trained. tokenizer: whose end token is the model's. history: the lines of
-    metrics.jsonl. methods: of forgery, that it was trained on; empty where they are not known. trained: what
-    it was trained and validated on, as `training_data.read` gives it; None where that is not known.
+    config: as resolved in training. tokenizer: of the run. history: the lines of metrics.jsonl. methods: of
+    forgery, in the training sets; empty where unknown. trained: its training and validation sets as
+    `training_data.read` returns them, or None.
     """
 
     parameters: Parameters
@@ -58,13 +58,13 @@ class Run(TrainedModel):
     trained: Mapping[str, Any] | None = None
 
     def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
-        """Scores a packed set's split, with reasons where it has a bank; see `Scorer.score`."""
+        """Scores a packed set's split, with reasons if the run has a bank; see `Scorer.score`."""
         scores = self.scorer.score(self.parameters, folder, split, transform)
         return explanations.with_reasons(scores, self.explainer, self.calibration)
 
 
 def require_run(workdir: Path) -> dict[str, Any]:
-    """The config of a trained workdir or an exported folder; nothing large is read.
+    """Reads the config of a trained workdir or an export, and nothing large.
 
     Raises:
       UserError: it is neither, has no checkpoint yet, or a link leads out of it.
@@ -82,19 +82,18 @@ def load_run(
     train_data: Sequence[str] = (),
     validation: Sequence[str] = (),
 ) -> Run:
-    """Reads a workdir's `best` or `latest` checkpoint, or an exported folder, onto the devices there are.
+    """Loads a workdir's `best` or `latest` checkpoint, or an export, onto all devices.
 
-    No folder is opened that its config names: it may be a stranger's.
+    Folders that its config names are not opened: a workdir is untrusted.
 
     Args:
       workdir: or an exported folder.
       step: which checkpoint of a workdir.
-      train_data: packed sets that the user says it was trained on, where it was made by a version that did not
-        keep that.
-      validation: those that it was validated on, likewise.
+      train_data: packed sets that it was trained on, if it was made by a version that did not record them.
+      validation: packed sets that it was validated on, likewise.
 
     Raises:
-      UserError: it is neither, has no checkpoint yet, or is damaged; or a set that is named is none.
+      UserError: it is neither, has no checkpoint yet, or is damaged; or a folder is not a packed set.
     """
     import jax
 
@@ -108,8 +107,8 @@ def load_run(
     run = dataclasses.replace(
         run, mesh=MeshConfig(), train=dataclasses.replace(run.train, accumulate=1)
     )
-    ways = jax.device_count()
-    size = max(data.batch_size // ways, 1) * ways
+    batch_shards = jax.device_count()
+    size = max(data.batch_size // batch_shards, 1) * batch_shards
     data = dataclasses.replace(data, batch_size=size, paired=False)
     plan = make_plan(run, data, steps=1)
     read = pretrained.open_trained(
@@ -119,7 +118,7 @@ def load_run(
     if trained is None and (train_data or validation):
         trained = training_data.describe_sets(train_data, validation, data.methods)
     methods = (training_data.methods(trained) if trained else ()) or data.methods
-    if not methods and exported.is_export(workdir):  # of exports made before that was kept
+    if not methods and exported.is_export(workdir):  # older exports
         methods = tuple(map(str, exported.read_manifest(workdir).get("methods") or ()))
     return Run(
         **vars(read) | {"model": run.model}, config=config, tokenizer=tokenizer,

@@ -1,1 +1,1 @@
-"""Sweeps: their runs, and the running of them."""
+"""Sweeps: planning and running their variants."""

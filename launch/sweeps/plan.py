@@ -1,4 +1,4 @@
-"""The runs of a sweep, checked before any of them starts, and their state on disk.
+"""Plans and checks the runs of a sweep before any of them starts, and reads their state on disk.
 
 In the sweep's folder: `runs/ID` (a workdir, and in it `evaluation/`), `logs/ID.log`, `failures/ID.json`.
 """
@@ -25,50 +25,50 @@ from launch.experiment import results
 
 RUNS, LOGS, FAILURES, EVALUATION = "runs", "logs", "failures", "evaluation"
 
-_MAX_RUNS = 10_000  # runs; a list that long is a slip
-_MAX_WORDS = 72  # letters of an id before its digest
+_MAX_RUNS = 10_000  # a longer list is a mistake
+_MAX_ID_WORDS = 72  # letters of an id before its digest
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run of a sweep.
 
-    index: its place in the list. overrides: what `get_sweep()` changes, as the config holds it. given: what
-    the command line changes in every run. values: the whole config that follows, as `config.json` has it.
+    index: its position in the list. overrides: keys changed by `get_sweep()`, with values as in the config.
+    command_line: keys changed by the command line in every run. values: the result, as in `config.json`.
     """
 
     index: int
     overrides: Mapping[str, Any]
-    given: Mapping[str, Any]
+    command_line: Mapping[str, Any]
     values: Mapping[str, Any]
 
     @property
     def id(self) -> str:
-        """A name for a folder: of this run's own overrides alone, so that other runs may come and go."""
+        """A folder name that depends only on this run's overrides, so that other runs may change."""
         words = "_".join(
             f"{key.rpartition('.')[2]}={value}" for key, value in sorted(self.overrides.items())
         )
-        words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", words).strip("._")[:_MAX_WORDS]
+        words = re.sub(r"[^A-Za-z0-9.=+-]+", "_", words).strip("._")[:_MAX_ID_WORDS]
         exact = json.dumps(self.overrides, sort_keys=True)
         return f"{words or 'recipe'}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
     @property
     def label(self) -> str:
-        """What is changed, in words."""
+        """The overrides, in words."""
         changes = (f"{key}={value}" for key, value in self.overrides.items())
         return ", ".join(changes) or "the recipe as it is"
 
     def flags(self) -> list[str]:
         """The overrides as flags of `launch.train`."""
-        changed = {**self.given, **self.overrides}
+        changed = {**self.command_line, **self.overrides}
         return [f"--config.{key}={_text(value)}" for key, value in changed.items()]
 
 
 def read_sweep(recipe: Path) -> list[Any]:
-    """What the recipe's `get_sweep()` returns.
+    """Calls the recipe's `get_sweep()` and returns its list of overrides.
 
     Raises:
-      UserError: there is none, it fails, or it does not return a list of overrides.
+      UserError: the function is missing, fails, or returns too few or too many runs.
     """
     spec = importlib.util.spec_from_file_location("swept_recipe", recipe)
     if spec is None or spec.loader is None:
@@ -82,29 +82,27 @@ def read_sweep(recipe: Path) -> list[Any]:
             "functions of configs/sweeps.py"
         )
     try:
-        found = list(module.get_sweep())
+        sweep = list(module.get_sweep())
     except (ValueError, TypeError) as error:
         raise UserError(f"{recipe}: get_sweep(): {error}") from error
-    if not 0 < len(found) <= _MAX_RUNS:
-        raise UserError(
-            f"{recipe}: get_sweep() gives {len(found)} runs; 1 to {_MAX_RUNS} can be run"
-        )
-    return found
+    if not 0 < len(sweep) <= _MAX_RUNS:
+        raise UserError(f"{recipe}: get_sweep() returns {len(sweep)} runs; return 1 to {_MAX_RUNS}")
+    return sweep
 
 
 def plan(
-    config: config_dict.ConfigDict, sweep: Sequence[Any], given: Mapping[str, Any]
+    config: config_dict.ConfigDict, sweep: Sequence[Any], command_line: Mapping[str, Any]
 ) -> list[Run]:
-    """The runs of a sweep, every one checked.
+    """Resolves and checks every run of a sweep.
 
     Args:
-      config: the recipe with what the command line changes.
-      sweep: as `get_sweep()` returned it.
-      given: what the command line changes, by dotted key.
+      config: the recipe with the changes of the command line.
+      sweep: overrides as returned by `get_sweep()`.
+      command_line: changes of the command line, by dotted key.
 
     Raises:
-      UserError: an unknown key (the nearest is named), a value that the config refuses, two runs that are
-        the same, or a key that the command line sets too.
+      UserError: an unknown key (names the nearest), an invalid value, two equal runs, or a key that the
+        command line sets too.
     """
     runs: list[Run] = []
     base = configs.flat(config.to_dict())
@@ -115,9 +113,9 @@ def plan(
         for key in overrides:
             if key not in base:
                 raise UserError(f"{where}: the config has no key {key!r}{_nearest(key, base)}")
-            if key in given:
+            if key in command_line:
                 raise UserError(
-                    f"--config.{key} is given, yet the sweep sets it itself; leave one of the two out"
+                    f"--config.{key} is set by the command line and by the sweep; leave one of them out"
                 )
         changed = config.copy_and_resolve_references()
         try:
@@ -126,9 +124,9 @@ def plan(
             configs.settings(changed)
         except (TypeError, ValueError, UserError) as error:
             raise UserError(f"{where}: {error}") from error
-        # As the config holds them: 1 and 1.0 for the same number are the same run.
+        # With the config's own types, so that 1 and 1.0 give the same run.
         flat = configs.flat(values)
-        run = Run(index, {key: flat[key] for key in overrides}, given, values)
+        run = Run(index, {key: flat[key] for key in overrides}, command_line, values)
         if same := [other.index for other in runs if other.id == run.id]:
             raise UserError(f"{where} is the same as run {same[0]} ({run.label}); leave one out")
         if unset := [key for key, value in run.overrides.items() if value is None]:
@@ -138,7 +136,7 @@ def plan(
 
 
 def _nearest(key: str, keys: Iterable[str]) -> str:
-    """The key most like a wrong one, in its own group where that exists; else what there is."""
+    """Suggests the key most similar to a wrong one in its group; else lists the keys."""
     group, _, last = key.rpartition(".")
     names = [name for name in keys if name.rpartition(".")[0] == group] if group else []
     names = names or list(keys)
@@ -146,64 +144,64 @@ def _nearest(key: str, keys: Iterable[str]) -> str:
     if close := difflib.get_close_matches(last, by_last, 1, 0.5):
         return f"; did you mean {by_last[close[0]]!r}?"
     inner = group and len(names) < 30
-    return f"; there are {', '.join(sorted(names if inner else {n.split('.')[0] for n in names}))}"
+    return f"; valid are {', '.join(sorted(names if inner else {n.split('.')[0] for n in names}))}"
 
 
 def _text(value: Any) -> str:
-    # A tuple's JSON form is a list; the flag's own form is that of Python.
+    # JSON makes tuples lists; flags take Python's form of a tuple.
     return repr(tuple(value)) if isinstance(value, list | tuple) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A sweep's folder, and the state of its runs according to its files."""
+    """A sweep's folder; reads the state of its runs from their files."""
 
     path: Path
 
     def workdir(self, run: Run) -> Path:
-        """The run's own."""
+        """The run's workdir."""
         return self.path / RUNS / run.id
 
     def log(self, run: Run) -> Path:
-        """What the run's commands printed."""
+        """Log of the run's commands."""
         return self.path / LOGS / f"{run.id}.log"
 
     def failure(self, run: Run) -> Path:
-        """Why the run ended last, when it failed."""
+        """Record of the run's last failure."""
         return self.path / FAILURES / f"{run.id}.json"
 
     def summary(self, run: Run) -> dict[str, Any] | None:
-        """The `summary.json` of a run that is trained to its end, else None."""
+        """The `summary.json` of a completely trained run, else None."""
         return read_object(self.workdir(run) / "summary.json")
 
     def evaluation(self, run: Run, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The `metrics.json` of a run that says itself that it answers the request, else None.
+        """The run's `metrics.json` if it is of this request and the run's best checkpoint, else None.
 
         Args:
           run: a run of the sweep.
-          request: `split`, `bootstrap`, `seed`, and `sets` by name, each its `path` and `digest`; the digest is
-            None where the set is not there any more, and any is taken.
+          request: `split`, `bootstrap`, `seed`, and `sets` by name, each with `path` and `digest`; a
+            digest of None (the set no longer exists) matches any.
         """
-        found = read_object(self.workdir(run) / EVALUATION / results.METRICS)
+        metrics = read_object(self.workdir(run) / EVALUATION / results.METRICS)
         summary = self.summary(run)
-        if found is None or summary is None:
+        if metrics is None or summary is None:
             return None
         try:
-            answered = found["request"]
-            (model,) = answered["models"]
+            evaluated = metrics["request"]
+            (model,) = evaluated["models"]
             step = model["step"]
             sets = {
-                name: {**entry, "digest": entry["digest"] or answered["sets"][name]["digest"]}
+                name: {**entry, "digest": entry["digest"] or evaluated["sets"][name]["digest"]}
                 for name, entry in request["sets"].items()
             }
             wanted = {**request, "sets": sets}
-            same = {key: answered[key] for key in wanted} == wanted
+            same = {key: evaluated[key] for key in wanted} == wanted
         except (KeyError, TypeError, ValueError):
             return None
-        return found if same and step == summary.get("best_step") else None
+        return metrics if same and step == summary.get("best_step") else None
 
     def status(self, run: Run, request: Mapping[str, Any]) -> str:
-        """'done', 'failed', 'trained' (and not evaluated), 'begun' or 'new'."""
+        """'done', 'failed', 'trained' (not evaluated), 'begun' or 'new'."""
         trained = self.summary(run) is not None
         if trained and self.evaluation(run, request) is not None:
             return "done"
@@ -214,10 +212,10 @@ class Folder:
         return "begun" if self.workdir(run).exists() else "new"
 
     def check(self, runs: Iterable[Run]) -> None:
-        """Sees that what is there belongs to these runs.
+        """Checks that existing workdirs belong to these runs, and that new runs' changes have an effect.
 
         Raises:
-          UserError: a run's workdir was made with another config, or what a new run changes has no effect.
+          UserError: a workdir was made with another config, or a change has no effect.
         """
         for run in runs:
             workdir = self.workdir(run)
@@ -225,6 +223,6 @@ class Folder:
                 configs.check_same(workdir, run.values)
             else:
                 try:
-                    configs.check_effect(run.values, {*run.given, *run.overrides})
+                    configs.check_effect(run.values, {*run.command_line, *run.overrides})
                 except UserError as error:
                     raise UserError(f"get_sweep(), run {run.index}: {error}") from error

@@ -1,4 +1,4 @@
-"""Runs a sweep: each variant is trained and evaluated by the commands, and all are compared in a table."""
+"""Runs a sweep: trains and evaluates each variant by the commands, and compares all in a table."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from launch.sweeps.plan import EVALUATION, Folder, Run
 
 
 def request(sets: Mapping[str, str], split: str, bootstrap: int) -> dict[str, Any]:
-    """What every run is evaluated on and how; the same for all, or their figures could not be compared.
+    """The evaluation of every run, the same for all, so that their figures can be compared.
 
     Args:
-      sets: packed sets by name; the digest of one that is not there is None: its figures may be there still.
+      sets: packed sets by name; a missing set has the digest None, as its figures may still exist.
       split: of them.
       bootstrap: resamples for the intervals.
     """
@@ -45,7 +45,7 @@ def request(sets: Mapping[str, str], split: str, bootstrap: int) -> dict[str, An
 
 
 def validation_sets(text: str) -> dict[str, str]:
-    """The sets of a recipe's `data.validation`, by the names of their folders."""
+    """The sets of a recipe's `data.validation`, by the name of their folder."""
     sets: dict[str, str] = {}
     for path in filter(None, map(str.strip, text.split(","))):
         name = Path(path).name or path
@@ -60,9 +60,9 @@ class Sweep:
     Attributes:
       recipe: path of the config.
       folder: of the sweep.
-      runs: all of it.
+      runs: all runs.
       request: see `request`.
-      metric: that the table is sorted by.
+      metric: by which the table is sorted.
     """
 
     recipe: str
@@ -72,14 +72,14 @@ class Sweep:
     metric: str = "frame_auc"
 
     def print_runs(self, chosen: Sequence[Run]) -> None:
-        """Prints which runs there are, and what became of each."""
+        """Prints the runs and their status."""
         table.show(
             [str(run.index), self.folder.status(run, self.request), run.id, run.label]
             for run in chosen
         )
 
     def print_commands(self, chosen: Sequence[Run]) -> None:
-        """Prints the commands that are left to do, ready for a shell."""
+        """Prints the remaining commands, ready for a shell."""
         for run in chosen:
             trained = self.folder.summary(run)
             if trained is None:
@@ -88,32 +88,32 @@ class Sweep:
                 print(f"python -m {shlex.join(self._evaluate(run))}")
 
     def run(self, chosen: Sequence[Run]) -> None:
-        """Does runs one after another and prints the table of all; SIGTERM ends the command that is at work.
+        """Runs them one after another and prints the table of all; SIGTERM ends the current command.
 
         Raises:
-          UserError: a run failed, or is left to another sweep.
+          UserError: a run failed, or another sweep is running it.
         """
         signal.signal(signal.SIGTERM, _interrupt)
-        failed = left = 0
+        failed = skipped = 0
         with progress("sweep") as update:
             for done, run in enumerate(chosen):
                 update(done, len(chosen), run.id)
-                begun = time.monotonic()
-                place = f"[{run.index + 1}/{len(self.runs)}] {run.id}"
+                started = time.monotonic()
+                position = f"[{run.index + 1}/{len(self.runs)}] {run.id}"
                 with _claimed(self.folder, run) as log:
                     if log is None:
-                        note(f"{place}: another sweep is at it; left alone")
-                        left += 1
+                        note(f"{position}: another sweep is running it; skipped")
+                        skipped += 1
                         continue
                     status = self.folder.status(run, self.request)
                     if status == "done":
-                        note(f"{place}: done before")
+                        note(f"{position}: already done")
                         continue
-                    note(f"{place}: {status}; {run.label}")
+                    note(f"{position}: {status}; {run.label}")
                     message = self._do(run, log)
                 failed += bool(message)
                 end = f"failed: {message}; see {self.folder.log(run)}" if message else "done"
-                note(f"{place}: {end}, {time.monotonic() - begun:.0f} s")
+                note(f"{position}: {end}, {time.monotonic() - started:.0f} s")
                 self._summarize()
             update(len(chosen), len(chosen))
         header, *rows = sweep.cells(self._summarize(), self.metric)
@@ -124,10 +124,10 @@ class Sweep:
                 f"{failed} of {len(chosen)} runs failed; the table says why, and the same command tries "
                 "them again"
             )
-        if left:
+        if skipped:
             raise UserError(
-                f"{left} of {len(chosen)} runs were left alone, for another sweep is at them; the same command "
-                "later sees whether they are done"
+                f"{skipped} of {len(chosen)} runs were skipped because another sweep is running them; run the "
+                "same command later to check them"
             )
 
     def _train(self, run: Run) -> list[str]:
@@ -135,16 +135,16 @@ class Sweep:
         return ["launch.train", f"--config={self.recipe}", f"--workdir={workdir}", *run.flags()]
 
     def _evaluate(self, run: Run) -> list[str]:
-        workdir, asked = self.folder.workdir(run), self.request
+        workdir, request = self.folder.workdir(run), self.request
         return [
             "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / EVALUATION}",
-            f"--name={run.id}", f"--split={asked['split']}", f"--bootstrap={asked['bootstrap']}",
-            f"--seed={asked['seed']}",
-            *(f"--data={name}={entry['path']}" for name, entry in asked["sets"].items()),
+            f"--name={run.id}", f"--split={request['split']}", f"--bootstrap={request['bootstrap']}",
+            f"--seed={request['seed']}",
+            *(f"--data={name}={entry['path']}" for name, entry in request["sets"].items()),
         ]  # fmt: skip
 
     def _do(self, run: Run, log: IO[bytes]) -> str:
-        """Trains and evaluates a run as far as that is not done; returns why it failed, '' on success."""
+        """Does what is left of a run's training and evaluation; returns why it failed, '' on success."""
         folder = self.folder
         if folder.summary(run) is None and (message := self._call(run, self._train(run), log)):
             return message
@@ -152,14 +152,12 @@ class Sweep:
             if message := self._call(run, self._evaluate(run), log):
                 return message
             if folder.evaluation(run, self.request) is None:
-                return (
-                    "a set changed since the sweep began, or another evaluated the run; start again"
-                )
+                return "a set changed during the sweep, or another command evaluated the run; start again"
         folder.failure(run).unlink(missing_ok=True)
         return ""
 
     def _call(self, run: Run, arguments: Sequence[str], log: IO[bytes]) -> str:
-        """Runs one command into the log; returns what it failed of, '' on success."""
+        """Runs one command with output to the log; returns why it failed, '' on success."""
         log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
         log.flush()
         start = log.tell()
@@ -167,7 +165,7 @@ class Sweep:
             [sys.executable, "-m", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
-            # Not `wait`: a signal that another thread receives would not end it.
+            # Not `wait`: a signal that another thread receives would not interrupt it.
             while (status := process.poll()) is None:
                 time.sleep(0.2)
         except BaseException:
@@ -189,7 +187,7 @@ class Sweep:
         return message
 
     def _summarize(self) -> list[sweep.Row]:
-        """Writes summary.csv and summary.html of all runs as they are now."""
+        """Writes summary.csv and summary.html of the current state of all runs."""
         keys = list(dict.fromkeys(key for run in self.runs for key in run.overrides))
         rows = []
         for run in self.runs:
@@ -199,32 +197,32 @@ class Sweep:
             facts = {
                 key: summary.get(key) for key in ("best_step", "training_seconds", "trainable")
             }
-            found = self.folder.evaluation(run, self.request) or {}
+            evaluation = self.folder.evaluation(run, self.request) or {}
             row = sweep.Row(
                 run.id, run.index, run.label, self.folder.status(run, self.request),
-                {key: flat[key] for key in keys}, found.get("sets", {}), facts,
+                {key: flat[key] for key in keys}, evaluation.get("sets", {}), facts,
                 str(failure.get("message", "")),
             )  # fmt: skip
             rows.append(row)
-        about = {
+        page_facts = {
             "Recipe": self.recipe,
             "Runs": f"{sum(row.status == 'done' for row in rows)} of {len(rows)} done",
             "Compared on": ", ".join(self.request["sets"]) + f", split {self.request['split']}",
             "Intervals": f"{self.request['bootstrap']} resamples of videos",
         }
-        page = sweep.render(f"Sweep of {Path(self.recipe).name}", rows, self.metric, about)
+        page = sweep.render(f"Sweep of {Path(self.recipe).name}", rows, self.metric, page_facts)
         atomic_write_text(self.folder.path / "summary.csv", sweep.to_csv(rows, self.metric))
         atomic_write_text(self.folder.path / "summary.html", page)
         return rows
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt  # so that the command that is running is ended too
+    raise KeyboardInterrupt  # ends the running command too
 
 
 @contextlib.contextmanager
 def _claimed(folder: Folder, run: Run) -> Iterator[IO[bytes] | None]:
-    """The run's log, open for appending and locked; None while another process has it."""
+    """Opens and locks the run's log for appending; yields None if another process has the lock."""
     path = folder.log(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:

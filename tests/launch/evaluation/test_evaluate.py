@@ -61,10 +61,10 @@ def test_scores_of_two_detectors_side_by_side(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "metrics.json", "report.html", "scores.csv",
     ]  # fmt: skip
-    found = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert found["detector"] == "ours"
-    assert found["calibration"]["frames"] == 60
-    ours = found["sets"]["FF"]
+    metrics_json = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics_json["detector"] == "ours"
+    assert metrics_json["calibration"]["frames"] == 60
+    ours = metrics_json["sets"]["FF"]
     assert ours["counts"] == {
         "frames_real": 20, "frames_fake": 40, "videos_real": 10, "videos_fake": 20,
     }  # fmt: skip
@@ -72,7 +72,7 @@ def test_scores_of_two_detectors_side_by_side(tmp_path: Path) -> None:
         assert 0 <= ours[name] <= 1
         assert ours["intervals"][name][0] <= ours["intervals"][name][1]
     assert set(ours["methods"]) == set(METHODS)
-    other = found["others"]["x"]
+    other = metrics_json["others"]["x"]
     assert list(other["sets"]) == ["FF", "Celeb-DF-v2"]
     assert other["calibration"] is None
     difference = other["differences"]["FF"]["frame_auc"]
@@ -80,7 +80,7 @@ def test_scores_of_two_detectors_side_by_side(tmp_path: Path) -> None:
         other["sets"]["FF"]["frame_auc"] - ours["frame_auc"]
     )
     assert len(difference["interval"]) == 2
-    assert [row["name"] for row in found["matrix"]] == ["ours", "x"]
+    assert [row["name"] for row in metrics_json["matrix"]] == ["ours", "x"]
     # The written scores give the same figures again, without the held-out rows and without names.
     again = evaluate("--from_scores=out/scores.csv", "--out=again", "--bootstrap=100", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -98,25 +98,25 @@ def test_a_calibration_file_takes_the_place_of_validation_rows(tmp_path: Path) -
         "--from_scores=s.csv", "--calibration=calibration.json", "--out=o", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "o/metrics.json").read_text())
-    assert found["calibration"]["temperature"] == fitted.temperature
+    metrics_json = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert metrics_json["calibration"]["temperature"] == fitted.temperature
     expected = (fitted.probability(table().logits()) > fitted.threshold) == table().label
-    assert found["sets"]["FF"]["acc_calibrated"] == pytest.approx(np.mean(expected))
+    assert metrics_json["sets"]["FF"]["acc_calibrated"] == pytest.approx(np.mean(expected))
 
 
-def test_one_class_only_is_said(tmp_path: Path) -> None:
+def test_one_class_is_reported(tmp_path: Path) -> None:
     scores = table()
     (tmp_path / "s.csv").write_text(to_csv({"": scores.select(scores.label == 1)}))
     done = evaluate("--from_scores=s.csv", "--out=o", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "no real frames: AUC, AP and EER are undefined" in done.stdout
-    found = json.loads((tmp_path / "o/metrics.json").read_text())["sets"]["FF"]
-    assert found["frame_auc"] is None
-    assert "undefined" in found["note"]
+    metrics_json = json.loads((tmp_path / "o/metrics.json").read_text())["sets"]["FF"]
+    assert metrics_json["frame_auc"] is None
+    assert "undefined" in metrics_json["note"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "says"),
+    ("arguments", "status", "message"),
     [
         (["--out=o"], 1, "--workdir (a trained run) or --from_scores"),
         (["--from_scores=s.csv"], 2, "--out"),
@@ -124,7 +124,7 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
         (["--from_scores=s.csv", "--out=o", "--wrong=1"], 2, "wrong"),
         (["--from_scores=s.csv", "--out=o", "extra"], 2, "'extra' is not a flag"),
         (["--from_scores=none.csv", "--out=o"], 1, "none.csv cannot be read"),
-        (["--from_scores=s.csv", "--from_scores=s.csv", "--out=o"], 1, "another file holds"),
+        (["--from_scores=s.csv", "--from_scores=s.csv", "--out=o"], 1, "another file has"),
         (["--from_scores=a=s.csv", "--from_scores=a=s.csv", "--out=o"], 1, "scored twice"),
         (["--from_scores=a=t.csv", "--from_scores=a=t.csv", "--out=o"], 1, "scores of video '000'"),
         (["--from_scores=s.csv", "--out=s.csv"], 1, "s.csv/scores.csv cannot be written"),
@@ -140,14 +140,14 @@ def test_one_class_only_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, arguments: list[str], status: int, says: str
+    tmp_path: Path, arguments: list[str], status: int, message: str
 ) -> None:
     (tmp_path / "s.csv").write_text(to_csv({"": table(videos=2)}))
     lines = ["dataset,method,video,label,probability", "FF,real,000,0,0.5", "FF,F2F,000,1,0.5"]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     done = evaluate(*arguments, cwd=tmp_path)
     assert done.returncode == status, done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
@@ -178,11 +178,11 @@ def test_runs_side_by_side_with_pictures_and_a_matrix(made: Path, tmp_path: Path
         made=made,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found["detector"] == "three-branch"
-    assert list(found["sets"]) == ["drawn", "again"]
-    assert set(found["others"]) == {"image-only", "image-only (2)"}
-    three, image_only = found["matrix"]
+    metrics_json = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics_json["detector"] == "three-branch"
+    assert list(metrics_json["sets"]) == ["drawn", "again"]
+    assert set(metrics_json["others"]) == {"image-only", "image-only (2)"}
+    three, image_only = metrics_json["matrix"]
     assert (three["name"], three["runs"], image_only["runs"]) == ("three-branch", 1, 2)
     assert three["cells"]["drawn"]["Deepfakes"]["seen"] is True
     assert three["cells"]["drawn"]["FaceSwap"]["seen"] is False
@@ -194,18 +194,18 @@ def test_runs_side_by_side_with_pictures_and_a_matrix(made: Path, tmp_path: Path
     scores = written["three-branch"]
     assert set(scores.set_name) == {"drawn", "again"}
     assert scores.logit is not None
-    # What is told of the set is what its written scores and reasons give.
+    # The figures of the set are those of its written scores and reasons.
     drawn = scores.select(scores.set_name == "drawn")
-    told = found["sets"]["drawn"]
-    assert told["counts"]["frames_real"] == 8
-    assert told["counts"]["frames_fake"] == 16
+    measured = metrics_json["sets"]["drawn"]
+    assert measured["counts"]["frames_real"] == 8
+    assert measured["counts"]["frames_fake"] == 16
     fitted = calibration.Calibration.from_json(
         (made / "a/one" / workdir.CALIBRATION).read_text(), "c"
     )
     right = (fitted.probability(drawn.logits()) > fitted.threshold) == drawn.label
-    assert told["acc_calibrated"] == np.mean(right)
+    assert measured["acc_calibrated"] == np.mean(right)
     assert any(drawn.reasons)
-    assert told["region_words"] == metrics.score_reasons(drawn)
+    assert measured["region_words"] == metrics.score_reasons(drawn)
 
 
 def test_robustness_scores_every_kind_and_strength(made: Path, tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_robustness_scores_every_kind_and_strength(made: Path, tmp_path: Path) -
         "--workdir=a/one", "--data=drawn=packed", "--robustness", f"--out={tmp_path}", made=made
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "metrics.json").read_text())
-    curves = found["robustness"]["one"]["drawn"]
+    metrics_json = json.loads((tmp_path / "metrics.json").read_text())
+    curves = metrics_json["robustness"]["one"]["drawn"]
     assert tuple(curves) == KINDS
-    clean = found["sets"]["drawn"]["frame_auc"]
+    clean = metrics_json["sets"]["drawn"]["frame_auc"]
     for kind, points in curves.items():
         assert [point["strength"] for point in points] == [0, 1, 2, 3, 4, 5], kind
         assert points[0]["frame_auc"] == clean
@@ -225,22 +225,22 @@ def test_robustness_scores_every_kind_and_strength(made: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--compare=one=b/one"], "two runs are named 'one'"),
         (["--split=validation"], "no records in split 'validation'"),
         (["--data=e=gone"], "gone does not exist"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_is_scored(
-    made: Path, tmp_path: Path, arguments: list[str], says: str
+def test_errors_are_reported_before_anything_is_scored(
+    made: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     out = tmp_path / "out"
     done = evaluate_runs(
         "--workdir=a/one", "--data=d=packed", *arguments, f"--out={out}", made=made
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert says in done.stderr
+    assert message in done.stderr
     assert not out.exists()
 
 

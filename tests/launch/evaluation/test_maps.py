@@ -31,8 +31,8 @@ def half_forged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_pairs(maps: list[np.ndarray]) -> float:
     """The share of pairs of a left and a right patch in which the left is hotter; ties count half."""
     shares = []
-    for found in maps:
-        left, right = found[:, :1].reshape(-1, 1), found[:, 1:].reshape(1, -1)
+    for heat_map in maps:
+        left, right = heat_map[:, :1].reshape(-1, 1), heat_map[:, 1:].reshape(1, -1)
         shares.append(np.mean((left > right) + 0.5 * (left == right)))
     return float(np.mean(shares))
 
@@ -49,10 +49,14 @@ def test_maps_are_scored_by_their_patches(half_forged: Path, workdir: Path) -> N
     assert scored["classifier_of_another"] == pytest.approx(by_pairs(maps))  # all are forged alike
     assert scored["center"] == 0.5
     named = [
-        [found for reason, found in zip(a.reasons, a.reason_maps, strict=True) if reason.region]
+        [
+            heat_map
+            for reason, heat_map in zip(a.reasons, a.reason_maps, strict=True)
+            if reason.region
+        ]
         for a in predictions
     ]
-    with_reasons = [np.mean(found, axis=0) for found in named if found]
+    with_reasons = [np.mean(heat_map, axis=0) for heat_map in named if heat_map]
     assert scored["fakes_with_reasons"] == len(with_reasons)
     assert scored["reasons"] == (pytest.approx(by_pairs(with_reasons)) if with_reasons else None)
 

@@ -50,13 +50,13 @@ def test_regions_are_ranked_among_fakes_that_differ_in_them(tmp_path: Path) -> N
     assert rows["the same regions for all"]["auc"] == {
         "mouth": 0.5, "nose": 0.5, "eyes": None, "face": None
     }  # fmt: skip
-    found = rows["mine"]["auc"]
+    aucs = rows["mine"]["auc"]
     # Of drawn parameters: anything but a tie of all.
-    assert {found["mouth"], found["nose"]} != {0.5}
-    assert all(0 <= found[name] <= 1 for name in ("mouth", "nose"))
+    assert {aucs["mouth"], aucs["nose"]} != {0.5}
+    assert all(0 <= aucs[name] <= 1 for name in ("mouth", "nose"))
 
 
-def test_a_run_without_alignment_is_told_of(packed: Path, tmp_path: Path) -> None:
+def test_a_run_without_alignment_is_refused(packed: Path, tmp_path: Path) -> None:
     run = tiny_workdir.write_scoring(tmp_path / "plain", LossConfig(alignment=0, fusion=0))
     done = tiny.command(
         "launch.score_reasons", f"--workdir={run}", f"--data=own={packed}", f"--validation={packed}"

@@ -37,7 +37,7 @@ def bucket() -> Iterator[bucket_server.Bucket]:
 
 def test_other_addresses_are_refused() -> None:
     with (
-        pytest.raises(UserError, match=r"s3://a/b: of addresses only gs:// is known"),
+        pytest.raises(UserError, match=r"s3://a/b: not a supported address"),
         remote_workdir.local("s3://a/b"),
     ):
         raise AssertionError

@@ -164,7 +164,7 @@ def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> 
         ({"loss__targets": "hard"}, "loss.targets is 'hard': it must be 'multi_positive'"),
         ({"loss__fusion": -1}, "loss.fusion is -1: it must be greater than or equal to 0"),
         ({"loss": {"image": 0, "alignment": 0, "fusion": 0}}, "one must be above 0"),
-        ({"loss__image": 0}, "image branch's, whose head would stay as it was drawn"),
+        ({"loss__image": 0}, "whose head would stay untrained"),
         ({"tuning__text": "half"}, "tuning.text is 'half': it must be 'full', 'layernorm', 'lora' or 'frozen'"),
         ({"tuning__vision": "lora"}, "tuning 'lora' wants compute.lora_rank"),
         ({"compute__lora_rank": 4}, "lora_rank is 4, yet no tower is tuned by adapters"),

@@ -38,9 +38,9 @@ def test_a_run_and_its_export_are_read_back_from_a_folder_of_any_name(
         Detector.from_pretrained(place / source)
 
 
-def test_a_bucket_of_a_name_that_its_client_takes_for_a_pattern_is_refused() -> None:
+def test_a_bucket_name_that_is_a_pattern_to_its_client_is_refused() -> None:
     with (
-        pytest.raises(UserError, match="for patterns"),
+        pytest.raises(UserError, match="are patterns"),
         remote_workdir.local("gs://bucket/runs [1]/a"),
     ):
         pass

@@ -200,17 +200,17 @@ def test_processes_that_disagree_are_named(start: Start, folder: Path, tmp_path:
 
 def test_other_code_is_named_by_its_file() -> None:
     ours = {"config": {}, "versions": {"jax": "1"}, "code": distributed.code()}
-    assert distributed.fault(3, ours, ours) is None
+    assert distributed.difference(3, ours, ours) is None
     changed = {**ours, "code": {**ours["code"], "jax_vlffd/losses.py": "other"}}
-    assert distributed.fault(3, changed, ours) == (
+    assert distributed.difference(3, changed, ours) == (
         "process 3 has other code than process 0: jax_vlffd/losses.py"
     )
     wide = {**ours, "environment": {"JAX_ENABLE_X64": "1"}}
-    assert distributed.fault(1, wide, ours) == (
+    assert distributed.difference(1, wide, ours) == (
         "process 1 has another environment than process 0: JAX_ENABLE_X64 '1' instead of None"
     )
     older = {**ours, "versions": {"jax": "0"}}
-    assert distributed.fault(3, older, ours) == (
+    assert distributed.difference(3, older, ours) == (
         "process 3 has other versions than process 0: jax '0' instead of '1'"
     )
 

@@ -59,8 +59,8 @@ def test_every_recipe_s_sweep_is_sound(recipe: str) -> None:
 # --- checked before anything runs ---
 
 
-def plan(*overrides: Any, given: Any = None) -> list[planned.Run]:
-    return planned.plan(demo.get_config(), overrides, given or {})
+def plan(*overrides: Any, command_line: Any = None) -> list[planned.Run]:
+    return planned.plan(demo.get_config(), overrides, command_line or {})
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def plan(*overrides: Any, given: Any = None) -> list[planned.Run]:
     [
         ({"optim.lerning_rate": 1}, "no key 'optim.lerning_rate'; did you mean 'optim.learning_ra"),
         ({"learning_rate": 1}, "no key 'learning_rate'; did you mean 'optim.learning_rate'?"),
-        ({"tuning.q": 1}, "no key 'tuning.q'; there are tuning.text, tuning.vision"),
+        ({"tuning.q": 1}, "no key 'tuning.q'; valid are tuning.text, tuning.vision"),
         ({"optim": 1}, "no key 'optim'"),
         ({"train.log_every": "often"}, "run 1: "),
         ({"train.keep": 0}, "run 1: train.keep is 0: it must be greater than 0"),
@@ -76,21 +76,24 @@ def plan(*overrides: Any, given: Any = None) -> list[planned.Run]:
         ({"data.captions": "some"}, "data.captions is 'some': it must be 'all', 'raw', 'label_"),
         ({"data.balance": None}, "data.balance cannot be set to None"),
         ({"seed": 0}, "run 1 is the same as run 0 (seed=0); leave one out"),
-        ({"data.prefetch": 3}, "--config.data.prefetch is given, yet the sweep sets it itself"),
+        (
+            {"data.prefetch": 3},
+            "--config.data.prefetch is set by the command line and by the sweep",
+        ),
         ({1: 2}, "{1: 2} is not a dict of overrides by dotted key"),
         ("seed", "'seed' is not a dict of overrides"),
     ],
 )
 def test_a_wrong_override_is_named(overrides: Any, message: str) -> None:
-    with pytest.raises(UserError) as told:
-        plan({"seed": 0}, overrides, given={"data.prefetch": 3})
-    assert message in str(told.value)
-    assert "\n" not in str(told.value)
+    with pytest.raises(UserError) as caught:
+        plan({"seed": 0}, overrides, command_line={"data.prefetch": 3})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_values_are_those_of_the_config_and_go_through_the_command_line() -> None:
     values = {"optim.learning_rate": 1, "data.augment.resize_crop_side": (0.5, 1.0), "seed": 3}
-    (run,) = plan(values, given={"data.train": "a,b@0.5"})
+    (run,) = plan(values, command_line={"data.train": "a,b@0.5"})
     assert run.values["optim"]["learning_rate"] == 1.0
     assert run.flags() == [
         "--config.data.train=a,b@0.5", "--config.optim.learning_rate=1.0",
@@ -119,7 +122,7 @@ def recipe(path: Path, sweep: str) -> Path:
     ("text", "message"),
     [
         ("", "has no get_sweep(); add one"),
-        ("def get_sweep(): return []", "gives 0 runs"),
+        ("def get_sweep(): return []", "returns 0 runs"),
         ("def get_sweep(): return 3", "get_sweep(): "),
         (
             "def get_sweep(): return s.zip_(s.each('a', [1]), s.each('b', [1, 2]))",
@@ -127,11 +130,11 @@ def recipe(path: Path, sweep: str) -> Path:
         ),
     ],
 )
-def test_a_recipe_without_a_sound_sweep_is_told(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(UserError) as told:
+def test_a_recipe_without_a_valid_sweep_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
         planned.read_sweep(recipe(tmp_path / "r.py", text))
-    assert message in str(told.value)
-    assert str(tmp_path / "r.py") in str(told.value)
+    assert message in str(caught.value)
+    assert str(tmp_path / "r.py") in str(caught.value)
 
 
 # --- the table and the page ---
@@ -152,11 +155,11 @@ ROWS = [row(0, 0.7, 1e-3), row(1, None, 1e-4), row(2, 0.9, 1e-2, "raw"), row(3, 
 
 
 def test_the_table_is_sorted_with_intervals_and_failures_last() -> None:
-    found = list(csv.DictReader(io.StringIO(sweep_report.to_csv(ROWS, "frame_auc"))))
-    assert [line["run"] for line in found] == ["run2", "run3", "run0", "run1"]
-    assert found[0]["set, one:frame_auc:low"] == str(0.9 - 0.05)
-    assert found[0]["optim.learning_rate"] == "0.01"
-    assert (found[3]["set, one:frame_auc"], found[3]["message"]) == ("", "no | such set")
+    lines = list(csv.DictReader(io.StringIO(sweep_report.to_csv(ROWS, "frame_auc"))))
+    assert [line["run"] for line in lines] == ["run2", "run3", "run0", "run1"]
+    assert lines[0]["set, one:frame_auc:low"] == str(0.9 - 0.05)
+    assert lines[0]["optim.learning_rate"] == "0.01"
+    assert (lines[3]["set, one:frame_auc"], lines[3]["message"]) == ("", "no | such set")
     by_error = csv.DictReader(io.StringIO(sweep_report.to_csv(ROWS, "eer")))
     assert [line["run"] for line in by_error][:3] == ["run2", "run3", "run0"]
     header, first, *_, last = sweep_report.cells(ROWS, "frame_auc")
@@ -207,8 +210,8 @@ def tiny_recipe(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep(
     recipe: Path, workdir: Path, *flags: str, **more: Any
 ) -> subprocess.CompletedProcess[str]:
-    given = (f"--config={recipe}", f"--workdir={workdir}", "--bootstrap=50", *flags)
-    return tiny.command("launch.sweep", *given, **more)
+    arguments = (f"--config={recipe}", f"--workdir={workdir}", "--bootstrap=50", *flags)
+    return tiny.command("launch.sweep", *arguments, **more)
 
 
 def test_listing_and_a_dry_run_write_nothing(
@@ -221,7 +224,7 @@ def test_listing_and_a_dry_run_write_nothing(
     ]
     dry = sweep(tiny_recipe, tmp_path / "sweep", "--dry_run", "--index=2", "--config.seed=7")
     assert dry.returncode == 1
-    assert "--config.seed is given, yet the sweep sets it itself" in dry.stderr
+    assert "--config.seed is set by the command line and by the sweep" in dry.stderr
     dry = sweep(
         tiny_recipe, tmp_path / "sweep", "--dry_run", "--shard=1/2", "--config.optim.eps=0.1"
     )
@@ -281,7 +284,7 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     again = sweep(tiny_recipe, workdir, "--index=2")
     assert again.returncode == 0, again.stderr
-    assert f"{run.name}: done before" in again.stderr
+    assert f"{run.name}: already done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     # What was broken off after its last checkpoint goes on from there.
     history = (run / "metrics.jsonl").read_text()
@@ -291,13 +294,13 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     assert f"{run.name}: begun" in again.stderr
     assert (run / "metrics.jsonl").read_text() == history
     assert (run / "summary.json").exists()
-    # A run that another process is at is left alone; another config's runs are refused.
+    # A run that another process is running is skipped; another config's runs are refused.
     with (workdir / "logs" / f"{run.name}.log").open("ab") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         busy = sweep(tiny_recipe, workdir, "--index=2")
     assert busy.returncode == 1
-    assert "1 of 1 runs were left alone, for another sweep is at them" in busy.stderr
-    assert f"{run.name}: another sweep is at it" in busy.stderr
+    assert "1 of 1 runs were skipped because another sweep is running them" in busy.stderr
+    assert f"{run.name}: another sweep is running it" in busy.stderr
     other = sweep(tiny_recipe, workdir, "--config.optim.eps=0.5")
     assert other.returncode == 1
     assert f"{run} holds a run of another config (optim.eps 1e-06 -> 0.5)" in other.stderr
