@@ -1,1 +1,1 @@
-"""Speed against peers; `python -m launch.bench` is the door."""
+"""Speed comparisons with peers; run them with `python -m launch.bench`."""

@@ -1,8 +1,8 @@
-"""The speed of loading, against a torch DataLoader over the same JPEG files with Pillow, and against decoding.
+"""Loading speed, compared with a torch DataLoader with Pillow on the same JPEG files, and with decoding alone.
 
-Both give uint8 batches at the model's size, with and without the training augmentations; the peer's are
-written plainly with Pillow and NumPy, with the same probabilities and ranges. Ours also reads its records,
-draws a caption and makes its tokens, which the peer does not.
+Both return uint8 batches at the model's size, with and without the training augmentations; the peer's use
+Pillow and NumPy, with the same probabilities and ranges. Ours also reads records, draws a caption and
+tokenizes it, which the peer does not.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ flags.DEFINE_integer("files", 256, "data: drawn JPEG files.", lower_bound=4)
 flags.DEFINE_integer(
     "side",
     None,
-    "data: side in pixels that files are drawn at (256 unless given) or that --jpegs are stored at "
-    "(as they are unless given).",
+    "data: side in pixels of drawn files (default 256), or to which --jpegs are resized "
+    "(default: no resizing).",
     lower_bound=32,
 )
 flags.DEFINE_integer("image_size", 224, "data: side of the model's image.", lower_bound=16)
 flags.DEFINE_integer("batch", 64, "data: images of a batch.", lower_bound=2)
 flags.DEFINE_float("seconds", 3.0, "data: time of each turn of each side.", lower_bound=0.1)
 flags.DEFINE_integer(
-    "least_records",
+    "min_records",
     65_536,
-    "data: records of the packed set, by repeating the files.",
+    "data: smallest number of records of the packed set, by repeating the files.",
     lower_bound=4,
 )
 flags.DEFINE_bool("all_cores", True, "data: also measure with a worker on every core.")
 flags.DEFINE_integer("turns", 3, "data: turns of each side; the median counts.", lower_bound=1)
 
 TEXT_LENGTH: Final = 77
-#: Side of drawn files in pixels, as `launch.prepare` stores crops.
+#: Side of drawn files in pixels, that of the crops of `launch.prepare`.
 DRAWN_SIDE: Final = 256
-#: Images read before the clock starts: most shards are then open.
+#: Images read before timing starts, so that most shards are open.
 _WARM_UP: Final = 512
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one loading process does.
+    """Settings of one loading process.
 
-    folder: of the files and the packed set. kind: 'decode', 'ours', 'peer'. augmented: with the training
-    augmentations. cores: that it may run on. workers: processes that it starts; 0 loads in its own.
+    folder: of the files and the packed set. kind: 'decode', 'ours' or 'peer'. augmented: with the training
+    augmentations. cores: that it may run on. workers: processes that it starts; 0 loads in its own process.
     """
 
     folder: Path
@@ -71,8 +71,8 @@ class Load:
     workers: int = 0
 
 
-class Loading:
-    """One loading process."""
+class LoadingSide:
+    """Loads batches in one process."""
 
     def __init__(self, load: Load):
         os.sched_setaffinity(0, load.cores)
@@ -82,23 +82,23 @@ class Loading:
             next(self._batches)  # starts workers, opens shards
 
     def describe(self) -> dict[str, Any]:
-        """Nothing: the load says it all."""
+        """Nothing: the settings are known."""
         return {}
 
     def rate(self, seconds: float) -> dict[str, float]:
-        """Images per second of time, and per second of one core's work, its workers' included."""
-        images, start, worked = 0, time.perf_counter(), _cpu_seconds()
+        """Images per second, and per second of CPU time, including its workers'."""
+        images, start, cpu_seconds = 0, time.perf_counter(), _cpu_seconds()
         while time.perf_counter() < start + seconds:
             images += next(self._batches)
-        worked = _cpu_seconds() - worked
+        cpu_seconds = _cpu_seconds() - cpu_seconds
         return {
             "images_per_second": images / (time.perf_counter() - start),
-            "per_core_second": images / max(worked, 1e-9),
+            "per_core_second": images / max(cpu_seconds, 1e-9),
         }
 
 
 def _cpu_seconds() -> float:
-    """Work of this process and of its children that still run."""
+    """CPU seconds of this process and of its running children."""
     total = time.process_time()
     tick = os.sysconf("SC_CLK_TCK")
     for task in Path("/proc/self/task").iterdir():
@@ -109,7 +109,7 @@ def _cpu_seconds() -> float:
 
 
 def _decode(load: Load) -> Iterator[int]:
-    """Decodes bytes that lie in memory, and does nothing else."""
+    """Only decodes JPEG files from memory."""
     import cv2
 
     from data_pipeline.core.images import decode_image
@@ -170,10 +170,10 @@ _MAKERS: Final[dict[str, Callable[[Load], Iterator[int]]]] = {
 
 
 class PillowFiles:
-    """The peer's data set: a file, its label, and the augmentations by Pillow."""
+    """The peer's data set: files, labels, and augmentations by Pillow."""
 
     def __init__(self, files: list[Path], size: int, augment: AugmentSettings):
-        self._files = files * -(-1024 // len(files))  # an epoch that is not over at once
+        self._files = files * -(-1024 // len(files))  # for a longer epoch
         self._size, self._augment = size, augment
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class PillowFiles:
         side = min(image.size)
         if rng.random() < a.resize_crop:
             side = max(int(side * rng.uniform(*a.resize_crop_side)), 1)
-        left, top = (int(rng.random() * (whole - side + 1)) for whole in image.size)
+        left, top = (int(rng.random() * (length - side + 1)) for length in image.size)
         box = (left, top, left + side, top + side)
         image = image.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box)
         if rng.random() < a.flip:
@@ -215,20 +215,20 @@ class PillowFiles:
 
 
 def make_sets(folder: Path) -> list[Path]:
-    """The files of the flags, in `files`; packed as `packed`, and with their repetitions as `large`."""
+    """Makes `files` by the flags, packs them as `packed`, and repeated as `large`; returns the files."""
     if FLAGS.jpegs:
         files = copy_files(Path(FLAGS.jpegs), folder / "files", FLAGS.side)
     else:
         side = FLAGS.side or DRAWN_SIDE
         files = draw_files(folder / "files", FLAGS.files // 2 * 2, side)
     pack_files(folder, files)
-    # Grain's shuffle is slow in sets of a few hundred records, and real ones have more.
-    multiply(folder / "packed", folder / "large", -(-FLAGS.least_records // len(files)))
+    # Grain's shuffle is slow in sets of a few hundred records, and real sets have more.
+    multiply(folder / "packed", folder / "large", -(-FLAGS.min_records // len(files)))
     return files
 
 
 def measure() -> dict[str, Any]:
-    """Rates on one core and on all, with and without augmentation, and their ratios.
+    """Measures rates on one core and on all, with and without augmentation, and their ratios.
 
     Raises:
       UserError: torch is missing, or the folder has too few JPEG files.
@@ -266,7 +266,7 @@ def measure() -> dict[str, Any]:
 
 
 def _rates(folder: Path, cores: tuple[int, ...], workers: int) -> dict[str, dict[str, float]]:
-    """The rate of every kind of loading; all take turns."""
+    """The rate of every kind of loading, measured in turn."""
     import contextlib
 
     from benchmarks.process import SideProcess
@@ -286,9 +286,9 @@ def _rates(folder: Path, cores: tuple[int, ...], workers: int) -> dict[str, dict
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in loads}
     for _ in range(FLAGS.turns):
         for name, load in loads.items():
-            # Made anew at each turn: a loader that reads ahead would work while others are measured.
+            # A new process each turn: a loader that reads ahead would work while others are measured.
             with contextlib.ExitStack() as stack:
-                side = stack.enter_context(SideProcess(Loading, load, daemon=False))
+                side = stack.enter_context(SideProcess(LoadingSide, load, daemon=False))
                 rates[name].append(side.call("rate", FLAGS.seconds))
     return {
         name: {
@@ -299,5 +299,5 @@ def _rates(folder: Path, cores: tuple[int, ...], workers: int) -> dict[str, dict
     }
 
 
-def _ratio(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    return round(ours["per_core_second"] / theirs["per_core_second"], 3)
+def _ratio(ours: dict[str, float], peer: dict[str, float]) -> float:
+    return round(ours["per_core_second"] / peer["per_core_second"], 3)

@@ -1,8 +1,8 @@
-"""Everything that a GPU (or any one device) is measured for, in one run of at most ten minutes.
+"""All measurements on a GPU (or another single device), in one run of at most ten minutes.
 
 Correctness comes first: bf16 against fp32, and ours against the peer. Then the step against the peer; tuning
 modes; memory policies and attention; the detector; the largest batch that fits. A part that would start too
-late is left out and named; what is done is written after every part, so that a run that is cut off keeps it.
+late is left out and reported; results are written after every part, so that an interrupted run keeps them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 flags.DEFINE_float(
-    "minutes", 9.5, "device: no part starts later than this less its share.", lower_bound=0.1
+    "minutes", 9.5, "device: time limit; no part starts that would exceed it.", lower_bound=0.1
 )
 flags.DEFINE_integer(
-    "largest", 2048, "device: largest batch that is tried, by doubling.", lower_bound=1
+    "largest", 2048, "device: upper limit of the batches tried, by doubling.", lower_bound=1
 )
 
 
 class Parts:
-    """Runs parts against a clock; a part that fails is reported and does not end the others."""
+    """Runs parts within a time limit; a part that fails is reported and does not stop the others."""
 
     def __init__(self, minutes: float, save: Callable[[Mapping[str, Any]], None]):
         self._end = time.monotonic() + 60 * minutes
@@ -45,9 +45,9 @@ class Parts:
         """Runs a part that takes about `needs` seconds."""
         from jax_vlffd.errors import UserError
 
-        left = self._end - time.monotonic()
-        if left < needs:
-            self.left_out[name] = f"wants {needs:.0f} s, and {max(left, 0):.0f} s were left"
+        remaining = self._end - time.monotonic()
+        if remaining < needs:
+            self.left_out[name] = f"needs {needs:.0f} s, and {max(remaining, 0):.0f} s were left"
         else:
             start = time.monotonic()
             try:
@@ -61,20 +61,18 @@ class Parts:
 
 
 def measure() -> dict[str, Any]:
-    """All parts: what matters most first, what takes longest last."""
+    """Runs all parts: the most important first, the longest last."""
     from benchmarks import jax_side
 
     run, size = step.settings()
     parts = Parts(FLAGS.minutes, _keep)
     parts.do("bf16_against_fp32", 40, lambda: precision(run, min(size, 8)))
-    if (
-        "bf16_against_fp32" in parts.results
-        and not parts.results["bf16_against_fp32"]["value"]["ok"]
-    ):
-        parts.left_out["everything else"] = "bf16 is too far from fp32: speed means nothing"
+    checked = parts.results.get("bf16_against_fp32")
+    if checked and not checked["value"]["ok"]:
+        parts.left_out["everything else"] = "bf16 is too far from fp32: speed is meaningless"
         return {"bench": "device", "left_out": parts.left_out, **parts.results}
     steps = {"rounds": FLAGS.repeats, "steps": FLAGS.steps}
-    parts.do("step", 150, lambda: step.compare(run, size, "train", apart=True, **steps))
+    parts.do("step", 150, lambda: step.compare(run, size, "train", one_at_a_time=True, **steps))
     parts.do("tuning", 60, lambda: step.compare_tuning(run, max(size // 4, 1), **steps))
     for name, change in variants(run).items():
         part = functools.partial(one, jax_side.Ours, _with(run, **change), size)
@@ -98,7 +96,7 @@ def _keep(results: Mapping[str, Any]) -> None:
 
 
 def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
-    """Losses and gradient norms of two steps in both precisions, and whether they are near enough."""
+    """Losses and gradient norms of two steps in both precisions, and whether they agree."""
     from benchmarks import jax_side
 
     results = {}
@@ -109,29 +107,34 @@ def precision(run: RunConfig, batch_size: int) -> dict[str, Any]:
             results[dtype] = side.call("check")
     names = ("loss_1", "gradient_norm_1")  # the second step's follow from different updates
     exact = {name: results["float32"][name] for name in names}
-    apart, tolerance = step.farthest(results["bfloat16"], exact)[1], TOLERANCE["bfloat16"]
-    return {**results, "apart": apart, "tolerance": tolerance, "ok": apart <= tolerance}
+    difference, tolerance = (
+        step.max_difference(results["bfloat16"], exact)[1],
+        TOLERANCE["bfloat16"],
+    )
+    return {**results, "apart": difference, "tolerance": tolerance, "ok": difference <= tolerance}
 
 
 def variants(run: RunConfig) -> dict[str, dict[str, Any]]:
-    """Other memory policies and, where it can run, the other attention: name -> `compute` settings."""
+    """Other memory policies and, on a GPU, other attention: name -> `compute` settings."""
     changes: dict[str, dict[str, Any]] = {
         f"remat {policy}": {"remat": policy} for policy in ("none", "dots", "full")
     }
     if run.model.compute.dtype == "bfloat16" and step.has_gpu():
         changes |= {f"{name} attention": {"attention": name} for name in ("cudnn", "xla")}
-    here = dataclasses.asdict(run.model.compute)
-    return {name: change for name, change in changes.items() if not change.items() <= here.items()}
+    current = dataclasses.asdict(run.model.compute)
+    return {
+        name: change for name, change in changes.items() if not change.items() <= current.items()
+    }
 
 
 def max_batch(make: Any, run: RunConfig, batch_size: int, limit: int) -> dict[str, Any]:
-    """The rate of a side at the largest batch that fits, by doubling."""
+    """The rate of a side at the largest batch that fits, found by doubling."""
     results: dict[str, Any] = {}
     while batch_size <= limit:
-        at_this = {"batch_size": batch_size, **one(make, run, batch_size)}
-        if "failed" in at_this:
-            return {**results, "did_not_fit": at_this}
-        results = at_this
+        measured = {"batch_size": batch_size, **one(make, run, batch_size)}
+        if "failed" in measured:
+            return {**results, "did_not_fit": measured}
+        results = measured
         batch_size *= 2
     return results
 
@@ -151,5 +154,5 @@ def one(make: Any, run: RunConfig, batch_size: int) -> dict[str, Any]:
 
 
 def _with(run: RunConfig, **compute: Any) -> RunConfig:
-    changed = dataclasses.replace(run.model.compute, **compute)
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, compute=changed))
+    settings = dataclasses.replace(run.model.compute, **compute)
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, compute=settings))

@@ -1,7 +1,7 @@
-"""Whether training and evaluation on real data are as fast as on one batch that is always at hand.
+"""Whether training and evaluation on loaded batches are as fast as on one fixed batch.
 
-The steps follow each other as they do there: the host prepares the next batch while the device works. Between
-its turns the loader fills its buffer (`data.prefetch` batches of each worker): a turn should be much longer.
+Steps overlap as in training: the host prepares the next batch while the device works. Between its turns the
+loader fills its buffer (`data.prefetch` batches of each worker): a turn should be much longer than that.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
     from jax_vlffd.training.state import TrainPlan
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("in_a_row", 10, "feed: steps in a row of each turn.", lower_bound=1)
+flags.DEFINE_integer("in_a_row", 10, "feed: steps of each turn.", lower_bound=1)
 
 
 def measure() -> dict[str, Any]:
-    """The rate with the loader over that with one fixed batch; the set is that of `bench data`."""
+    """The rate with the loader over the rate with a fixed batch; the set is that of `bench data`."""
     from benchmarks import step as bench_step
     from benchmarks.data import make_sets
     from launch.experiment import config as configs
 
-    bench_step.settings()  # reports what is wrong with the config
+    bench_step.settings()  # checks the config
     run, data = configs.settings(FLAGS.config)
-    run = dataclasses.replace(run, loss=dataclasses.replace(run.loss, local=0.0))  # no masks there
+    run = dataclasses.replace(
+        run, loss=dataclasses.replace(run.loss, local=0.0)
+    )  # the set has no masks
     with tempfile.TemporaryDirectory() as name:
         make_sets(Path(name))
         figures = compare(run, data, Path(name), turns=FLAGS.turns, steps=FLAGS.in_a_row)
@@ -46,7 +48,7 @@ def measure() -> dict[str, Any]:
 def compare(
     run: RunConfig, data: DataSettings, folder: Path, *, turns: int, steps: int
 ) -> dict[str, Any]:
-    """Both in turn; `folder` as `fixtures.pack_files` and `multiply` leave it."""
+    """Measures both in turn; `folder` is as made by `make_sets`."""
     import jax
 
     from benchmarks.fixtures import tokenizer
@@ -71,20 +73,16 @@ def compare(
     real = iter(loader)
     one = {name: value.copy() for name, value in next(real).items()}
 
-    def fixed() -> Iterator[dict[str, Any]]:
-        while True:
-            yield one
-
-    sources: dict[str, Iterator[Any]] = {"real": real, "fixed": fixed()}
+    sources: dict[str, Iterator[Any]] = {"real": real, "fixed": itertools.repeat(one)}
     seconds: dict[str, list[float]] = {name: [] for name in sources}
-    waited: list[float] = []
+    waiting_shares: list[float] = []
     for turn in range(turns + 1):  # the first warms up
         for name, source in sources.items():
-            start, waits = time.perf_counter(), 0.0
+            start, waiting = time.perf_counter(), 0.0
             for _ in range(steps if turn else 2):
-                asked = time.perf_counter()
+                requested = time.perf_counter()
                 batch = next(source)
-                waits += time.perf_counter() - asked
+                waiting += time.perf_counter() - requested
                 fields = {field: batch[field] for field in batch_fields(run.loss)}
                 fields, _ = truncate_texts(fields, plan.spec, SingleProcess())
                 state, metrics = step(state, to_devices(fields, plan.mesh))
@@ -92,7 +90,7 @@ def compare(
             if turn:
                 seconds[name].append((time.perf_counter() - start) / steps)
                 if name == "real":
-                    waited.append(waits / steps / seconds[name][-1])
+                    waiting_shares.append(waiting / steps / seconds[name][-1])
     real.close()
     evaluating = _evaluation(plan, state.parameters, words, folder, data, turns, steps)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
@@ -102,7 +100,7 @@ def compare(
         "real_ms": round(1e3 * medians["real"], 2),
         "fixed_ms": round(1e3 * medians["fixed"], 2),
         "rate_over_fixed": round(medians["fixed"] / medians["real"], 4),
-        "waiting_for_data": round(statistics.median(waited), 4),
+        "waiting_for_data": round(statistics.median(waiting_shares), 4),
         **evaluating,
     }
 
@@ -116,7 +114,7 @@ def _evaluation(
     turns: int,
     steps: int,
 ) -> dict[str, float]:
-    """The same of evaluation, which reads with the same number of workers."""
+    """The same for evaluation, with the same number of workers."""
     from data_pipeline.loading.loader import EvalLoader
     from jax_vlffd.training.loop import evaluate
     from jax_vlffd.training.step import make_eval_step

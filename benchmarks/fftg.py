@@ -1,9 +1,9 @@
-"""The speed of the annotator on one core, against the same steps written plainly in scikit-image.
+"""Speed of the annotator on one core, compared with the same steps in plain scikit-image.
 
 Both read the same pairs of JPEG files with landmarks stored beside them. The peer aligns, subtracts
 a noise floor, and measures Lab, Laplacian, SSIM with Lucas-Kanade flow, GLCM and Sobel in each
-region that differs, each by the library call of that name. It writes no words and hashes no files,
-which ours does. Time is a core's own: what other programs take of it does not count.
+region that differs, each by the library function of that name. Unlike ours it writes no captions and
+hashes no files. CPU time is measured, so that other programs do not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ flags.DEFINE_integer("rounds", 5, "Rounds; the fastest of each side counts.", lo
 
 
 def measure() -> dict[str, Any]:
-    """Annotates drawn pairs with both; returns pairs a second and their ratio.
+    """Annotates drawn pairs with both; returns pairs per second and their ratio.
 
     Raises:
       UserError: scikit-image is not installed.
@@ -47,13 +47,13 @@ def measure() -> dict[str, Any]:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         pairs = _draw_pairs(Path(folder))
-        _peer(*pairs[0])  # loads the libraries that are limited next
-        # Threads of BLAS that wait for work burn time of the process, most of it on a machine at rest.
+        _peer(*pairs[0])  # loads the libraries whose threads are limited next
+        # BLAS threads that wait for work use CPU time, most of all on an idle machine.
         stack.enter_context(threadpool_limits(1))
         annotator = Annotator(root=Path(folder))
         ours, peer = [], []
         lines: list[Any] = []
-        # In turn, so that another load on the machine meets both.
+        # In turn, so that other load on the machine affects both.
         for _ in range(FLAGS.rounds):
             start = time.process_time()
             lines = [
@@ -103,7 +103,7 @@ def _draw_pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _peer(real_path: Path, fake_path: Path) -> dict[str, dict[str, float]]:
-    """What the annotator does, step by step, by scikit-image's own functions."""
+    """The steps of the annotator with scikit-image's functions."""
     import numpy as np
     from skimage import (
         color,

@@ -1,4 +1,4 @@
-"""Packed sets for the benches: small files drawn or given, tiny records, and large sets made of links."""
+"""Packed sets for the benches: of drawn or existing files, of tiny records, and large ones made of links."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_files(folder: Path, count: int, side: int) -> list[Path]:
-    """Drawn faces under a sensor's noise, as JPEG: as many bytes as a photograph has."""
+    """Draws faces with sensor noise as JPEG files of about the size of photographs."""
     import numpy as np
 
     from data_pipeline.synthetic import forgeries
@@ -33,10 +33,10 @@ def draw_files(folder: Path, count: int, side: int) -> list[Path]:
 
 
 def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
-    """An even number of JPEG files, as they are, or square and of one side at quality 95.
+    """Copies an even number of JPEG files, unchanged or as squares of one side at quality 95.
 
     Raises:
-      UserError: the source has less than four.
+      UserError: the source has fewer than four.
     """
     from jax_vlffd.errors import UserError
     from jax_vlffd.preprocessing import square_view
@@ -59,7 +59,7 @@ def copy_files(source: Path, folder: Path, side: int | None) -> list[Path]:
 
 
 def pack_files(folder: Path, jpegs: Sequence[Path]) -> None:
-    """Packs the files as pairs of real and fake, with a tokenizer of their captions."""
+    """Packs the files as pairs of real and fake, and trains a tokenizer on their captions."""
     from data_pipeline.loading.tokenizer import train_tokenizer
     from data_pipeline.packed.builder import pack
 
@@ -84,14 +84,14 @@ def pack_files(folder: Path, jpegs: Sequence[Path]) -> None:
 
 
 def tokenizer(folder: Path) -> Tokenizer:
-    """The one that was trained on the set's captions."""
+    """The tokenizer of `pack_files`."""
     from data_pipeline.loading.tokenizer import Tokenizer
 
     return Tokenizer.load(folder / "tokenizer")
 
 
 def pack_small(folder: Path, count: int) -> Path:
-    """One shard of so many records, with images of a few hundred bytes; half of them fakes of the other."""
+    """Packs one shard of `count` records with images of a few hundred bytes, half of them fakes."""
     import numpy as np
 
     from data_pipeline.packed.record import Record
@@ -104,7 +104,7 @@ def pack_small(folder: Path, count: int) -> Path:
         forgeries.encode_jpeg(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8), 80)
         for _ in range(64)
     ]
-    nothing = np.zeros(len(REGIONS), np.int64), np.zeros((len(REGIONS), len(TYPES)), np.int64)
+    no_flags = np.zeros(len(REGIONS), np.int64), np.zeros((len(REGIONS), len(TYPES)), np.int64)
 
     def shard() -> Any:
         for number in range(count):
@@ -114,7 +114,7 @@ def pack_small(folder: Path, count: int) -> Path:
             yield (
                 Record(
                     f"{number:08}", images[number % 64], fake, "small", ("real", "drawn")[fake],
-                    real, "0", real if fake else "", (caption,), caption, caption, *nothing,
+                    real, "0", real if fake else "", (caption,), caption, caption, *no_flags,
                 ),
                 number - 1 if fake else -1,
             )  # fmt: skip
@@ -125,32 +125,32 @@ def pack_small(folder: Path, count: int) -> Path:
     return folder
 
 
-def multiply(one: Path, folder: Path, copies: int) -> Path:
-    """A packed set whose shards are all the same file; a link costs no disk."""
+def multiply(source: Path, folder: Path, copies: int) -> Path:
+    """Makes a packed set of `copies` hard links to one shard, which need no disk space."""
     import numpy as np
 
     folder.mkdir()
-    (shard,) = one.glob("*.array_record*")
+    (shard,) = source.glob("*.array_record*")
     for number in range(copies):
         name = shard.name.replace("00000-of-00001", f"{number:05}-of-{copies:05}")
         os.link(shard, folder / name)
-    info = json.loads((one / "dataset_info.json").read_text("utf-8"))
+    info = json.loads((source / "dataset_info.json").read_text("utf-8"))
     (split,) = info["splits"]
     split["shardLengths"] *= copies
     split["numBytes"] = str(int(split["numBytes"]) * copies)
     (folder / "dataset_info.json").write_text(json.dumps(info), "utf-8")
-    shutil.copy(one / "features.json", folder)
+    shutil.copy(source / "features.json", folder)
     (folder / "index").mkdir()
-    index = json.loads((one / "index" / "index.json").read_text("utf-8"))
-    rows = np.load(one / "index" / "train.npy")
-    every = np.lib.format.open_memmap(
+    index = json.loads((source / "index" / "index.json").read_text("utf-8"))
+    rows = np.load(source / "index" / "train.npy")
+    all_rows = np.lib.format.open_memmap(
         folder / "index" / "train.npy", "w+", rows.dtype, (len(rows) * copies,)
     )
     for number in range(copies):
-        part = every[number * len(rows) : (number + 1) * len(rows)]
+        part = all_rows[number * len(rows) : (number + 1) * len(rows)]
         part[:] = rows
         part["pair"][rows["pair"] >= 0] += number * len(rows)
-    every.flush()
-    index["records"]["train"] = len(every)
+    all_rows.flush()
+    index["records"]["train"] = len(all_rows)
     (folder / "index" / "index.json").write_text(json.dumps(index), "utf-8")
     return folder

@@ -1,7 +1,7 @@
-"""How the cost of an image grows with batch, image size and depth; that of a set with its records.
+"""Growth of the cost of an image with batch, image size and depth, and of a packed set with its records.
 
-`growth` changes one of the three at a time, from the config's own; the step is our training step. `records`
-opens packed sets of sizes up to what is asked for, and reads from one.
+`growth` varies one of the three at a time from the config's value, in our training step. `records` opens packed
+sets up to a given size, and reads from one.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("batches", ["1", "4", "16", "64"], "growth: images of a batch.")
-flags.DEFINE_list("sizes", ["112", "224", "336"], "growth: sides of the image, by the patch.")
+flags.DEFINE_list(
+    "sizes", ["112", "224", "336"], "growth: sides of the image, multiples of the patch."
+)
 flags.DEFINE_list("depths", ["3", "6", "12"], "growth: layers of the image tower.")
 flags.DEFINE_integer(
     "records", 10_000_000, "records: upper limit of the records.", lower_bound=1000
 )
-flags.DEFINE_integer("read", 200_000, "records: records read in a row.", lower_bound=200)
+flags.DEFINE_integer("read", 200_000, "records: records that are read.", lower_bound=200)
 flags.DEFINE_string("plots", None, "growth, records: folder for the plots, growth_*.svg.")
 
-#: Records of the one shard that larger sets hold many times over.
-SHARD: Final = 50_000
-#: Records between two looks at the memory.
-LOOKS: Final = 10
+#: Records of the shard that larger sets repeat.
+SHARD_RECORDS: Final = 50_000
+#: Number of memory measurements.
+MEASUREMENTS: Final = 10
 
 
 def measure() -> dict[str, Any]:
-    """All three tables, and their plots where a folder is given."""
+    """Measures all three tables; writes plots if --plots is set."""
     from benchmarks import step as bench_step
 
     run, size = bench_step.settings()
     curves = step_growth(
         run, size,
-        batches=_whole(FLAGS.batches), sizes=_whole(FLAGS.sizes), depths=_whole(FLAGS.depths),
-        repeats=FLAGS.repeats,
+        batches=_positive_integers(FLAGS.batches), sizes=_positive_integers(FLAGS.sizes),
+        depths=_positive_integers(FLAGS.depths), repeats=FLAGS.repeats,
     )  # fmt: skip
     if FLAGS.plots:
         plot_steps(curves, Path(FLAGS.plots))
@@ -62,7 +64,7 @@ def step_growth(
     depths: Sequence[int],
     repeats: int,
 ) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds an image of a training step: by batch, by image size, by depth.
+    """Milliseconds per image of a training step by batch, by image size, and by depth.
 
     Raises:
       UserError: a size is not a multiple of the patch.
@@ -100,35 +102,35 @@ def _cost(run: RunConfig, batch_size: int, value: int, repeats: int) -> dict[str
 
 
 def records_growth(folder: Path, limit: int) -> list[dict[str, float]]:
-    """Seconds to open a set and to its first batch, and bytes held, for sets of growing size."""
-    shard = pack_small(folder / "one", min(SHARD, limit))
+    """Seconds to open a set and until its first batch, and memory, for sets of growing size."""
+    shard = pack_small(folder / "one", min(SHARD_RECORDS, limit))
     points = []
-    for copies in sorted({max(limit // SHARD // step, 1) for step in (1000, 100, 10, 1)}):
+    for copies in sorted({max(limit // SHARD_RECORDS // step, 1) for step in (1000, 100, 10, 1)}):
         large = multiply(shard, folder / f"of_{copies}", copies)
-        with SideProcess(Reading, large) as side:
+        with SideProcess(ReadingSide, large) as side:
             points.append(side.call("open"))
     return points
 
 
 def measure_records() -> dict[str, Any]:
-    """Whether memory stays flat over many records, read in order of training; opening large sets."""
+    """Measures opening large sets, and memory while records are read in training order."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         opened = records_growth(folder, FLAGS.records)
         shard = folder / "one"
-        large = multiply(shard, folder / "read", max(FLAGS.read // SHARD, 1))
-        with SideProcess(Reading, large) as side:
+        large = multiply(shard, folder / "read", max(FLAGS.read // SHARD_RECORDS, 1))
+        with SideProcess(ReadingSide, large) as side:
             read = side.call("read", FLAGS.read)
     if FLAGS.plots:
         plot_records(opened, Path(FLAGS.plots))
     return {"bench": "records", "opening": opened, "reading": read}
 
 
-class Reading:
+class ReadingSide:
     """Opens a packed set and reads from it, in a process of its own."""
 
     def __init__(self, folder: Path):
-        from data_pipeline.loading.loader import TrainLoader  # noqa: F401 - what is imported is no opening
+        from data_pipeline.loading.loader import TrainLoader  # noqa: F401 - so that opening does not include the import
         from data_pipeline.loading.tokenizer import train_tokenizer
 
         self._folder = folder
@@ -150,7 +152,7 @@ class Reading:
         return TrainLoader(settings, image_size=16, tokenizer=self._tokenizer, text_length=16)
 
     def open(self) -> dict[str, float]:
-        """Seconds and bytes."""
+        """Opens the set: seconds, and resident memory in MB."""
         before, start = _resident(), time.perf_counter()
         loader = self._loader()
         opened = time.perf_counter() - start
@@ -168,22 +170,22 @@ class Reading:
         return figures
 
     def read(self, records: int) -> dict[str, Any]:
-        """Resident memory at equal distances over so many records."""
+        """Reads records; returns resident memory in MB at regular intervals."""
         iterator, start = iter(self._loader()), time.perf_counter()
-        looks = []
+        memory = []
         for number in range(records // 200):
             next(iterator)
-            if (number + 1) % max(records // 200 // LOOKS, 1) == 0:
-                looks.append(round(_resident() / 1e6, 1))
+            if (number + 1) % max(records // 200 // MEASUREMENTS, 1) == 0:
+                memory.append(round(_resident() / 1e6, 1))
         return {
             "records": records,
             "records_per_second": round(records / (time.perf_counter() - start), 1),
-            "resident_mb": looks,
+            "resident_mb": memory,
         }
 
 
 def _resident() -> float:
-    """Bytes of the process's own memory; pages of files that are mapped can be dropped at any time."""
+    """Bytes of the process's anonymous memory, without mapped files, whose pages can be dropped."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(float(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 
@@ -200,13 +202,13 @@ def plot_steps(curves: dict[str, list[dict[str, float]]], folder: Path) -> None:
     ):
         points = curves[name]
         x, y = ([point[key] for point in points] for key in ("value", "ms_per_image"))
-        # What it would cost at the rate of the largest point, by FLOPs alone.
+        # The cost by FLOPs alone, at the rate of the largest point.
         last = points[-1]["ms_per_image"] / points[-1]["gflops_per_image"]
-        even = [point["gflops_per_image"] * last for point in points]
+        by_flops = [point["gflops_per_image"] * last for point in points]
         chart = line_chart(
             f"Cost of an image by {label}",
-            [Series("measured", x, y, marks=True), Series("by FLOPs alone", x, even)],
-            Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *even))),
+            [Series("measured", x, y, marks=True), Series("by FLOPs alone", x, by_flops)],
+            Axis(label), Axis("ms per image", (0.0, 1.1 * max(*y, *by_flops))),
         )  # fmt: skip
         atomic_write_text(folder / f"growth_{name}.svg", standalone(chart))
 
@@ -230,13 +232,13 @@ def plot_records(points: list[dict[str, float]], folder: Path) -> None:
     atomic_write_text(folder / "growth_records.svg", standalone(chart))
 
 
-def _whole(values: Sequence[str]) -> list[int]:
+def _positive_integers(values: Sequence[str]) -> list[int]:
     from jax_vlffd.errors import UserError
 
     try:
         numbers = [int(value) for value in values]
     except ValueError:
-        raise UserError(f"{','.join(values)}: whole numbers are wanted") from None
+        raise UserError(f"{','.join(values)}: give integers") from None
     if not numbers or min(numbers) < 1:
-        raise UserError(f"{','.join(values)}: numbers of at least 1 are wanted")
+        raise UserError(f"{','.join(values)}: give integers of at least 1")
     return numbers

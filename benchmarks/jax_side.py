@@ -15,8 +15,8 @@ from benchmarks.process import (
     best_rate,
     draw_batch,
     draw_parameters,
-    forget_peak,
     process_peak,
+    reset_peak,
 )
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.model import bind, normalize
@@ -57,14 +57,14 @@ class Ours:
         start = time.perf_counter()
         self._step = step.lower(self._state, to_devices(self._batch, self._plan.mesh)).compile()
         self._compile_s = time.perf_counter() - start
-        forget_peak()
+        reset_peak()
 
     def describe(self) -> dict[str, Any]:
         """See `process.Side`."""
         memory = self._step.memory_analysis()
-        asked = None
+        program_bytes = None
         if memory is not None:
-            asked = sum(
+            program_bytes = sum(
                 getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
             ) - getattr(memory, "alias_size_in_bytes", 0)
         return {
@@ -72,12 +72,12 @@ class Ours:
             "device": jax.devices()[0].device_kind,
             "platform": jax.default_backend(),
             "compile_s": round(self._compile_s, 2),
-            "program_bytes": asked,
+            "program_bytes": program_bytes,
             "trainable": sum(self._plan.shapes[path].size for path in self._plan.trainable),
         }
 
     def check(self) -> dict[str, float]:
-        """Losses and gradient norms of two steps, or a sum over the outputs."""
+        """See `process.Side`: losses and gradient norms of two steps, or a sum over the outputs."""
         if self._job.task == "detect":
             return {"output": float(np.abs(np.asarray(self._once()["logits"])).sum())}
         if self._job.task == "tower":

@@ -1,7 +1,7 @@
-"""A side of a comparison: a model that does one kind of step, in a process of its own.
+"""A side of a comparison: a model that runs one kind of step, in its own process.
 
-Processes keep memory, threads and compiled programs apart; the two sides take turns, so that another
-load on the machine meets both. Both draw the same parameters and the same batch from the same seed.
+Processes separate memory, threads and compiled programs; the two sides take turns, so that other load
+on the machine affects both. Both draw the same parameters and the same batch from the same seed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from jax_vlffd.config import ModelConfig, RunConfig
 
-#: What can be measured: a whole training step, the image tower forward and backward, the detector.
+#: Measured steps: training, the image tower forward and backward, the detector.
 TASKS = ("train", "tower", "detect")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a side does in a step.
+    """The step of a side.
 
     run: model, losses, tuning, optimizer. batch_size: images. task: one of TASKS. peer_compile: whether
-    the peer goes through torch.compile.
+    the peer uses torch.compile.
     """
 
     run: RunConfig
@@ -39,34 +39,34 @@ class Job:
 
 
 class Side(Protocol):
-    """What a process of a comparison answers to; every value is plain, so that it goes through a pipe."""
+    """Methods of a side; all values can be pickled."""
 
     def describe(self) -> dict[str, Any]:
-        """Device, versions, seconds of compilation, and bytes that the program itself asks for."""
+        """Device, versions, seconds of compilation, and bytes requested by the program."""
 
     def check(self) -> dict[str, float]:
-        """What the first steps give, to be held against the other side; the state moves on."""
+        """Results of the first steps, to compare with the other side; advances the state."""
 
     def run(self, steps: int) -> list[float]:
-        """Seconds of each of so many steps, from a batch on the host to a finished result."""
+        """Seconds of each step, from a batch on the host to a finished result."""
 
     def peak(self) -> dict[str, float]:
-        """Peak of the bytes held so far, on the device or, on the CPU, by the process."""
+        """Peak memory in bytes so far, of the device or, on the CPU, of the process."""
 
     def matmul(self) -> float:
-        """FLOP/s of the best plain product of two matrices in the job's dtype."""
+        """Best FLOP/s of a plain matrix product in the job's dtype."""
 
 
 class SideProcess(AbstractContextManager["SideProcess"]):
-    """A side in a process of its own, made there by `make(job)`; use it as a context.
+    """A context manager for a side in its own process, made there by `make(job)`.
 
     Args:
-      make: a class, or a function, at the top of a module.
-      job: what it is to do; picklable.
-      daemon: False where the child starts processes of its own.
+      make: a class or function at module level.
+      job: its argument; can be pickled.
+      daemon: False if the side starts processes.
 
     Raises:
-      UserError: the side could not be made or failed; the message is its own last line.
+      UserError: the side could not be made, or failed; with its error.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class SideProcess(AbstractContextManager["SideProcess"]):
         import multiprocessing
 
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, job), daemon=daemon)
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_end, make, job), daemon=daemon)
         self._process.start()
-        theirs.close()
-        self.about: dict[str, Any] = self._answer()
+        child_end.close()
+        self.about: dict[str, Any] = self._receive()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a method of the side."""
         self._pipe.send((name, arguments))
-        return self._answer()
+        return self._receive()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         from jax_vlffd.errors import UserError
 
         try:
             fault, value = self._pipe.recv()
         except EOFError:
-            fault, value = "its process ended, killed for memory perhaps", None
+            fault, value = "its process ended; it may have run out of memory", None
         if fault:
             raise UserError(f"one side of the bench failed: {fault}")
         return value
@@ -120,14 +120,14 @@ def _serve(pipe: Any, make: Callable[[Any], Any], job: Any) -> None:
         return
     except Exception as error:
         text = " ".join(str(error).split())[:500] or type(error).__name__
-        if type(error).__name__ != "UserError":  # a fault of ours, or no memory: say where
+        if type(error).__name__ != "UserError":  # a bug or out of memory: add the position
             last = traceback.extract_tb(error.__traceback__)[-1]
             text += f" ({os.path.basename(last.filename)}:{last.lineno})"
         pipe.send((text, None))
 
 
 def alternate(sides: Mapping[str, SideProcess], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of every step of each side, taken in turn; the first turn warms up and is left out."""
+    """Seconds of every step of each side, measured in turn; the first turn warms up and does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
@@ -150,7 +150,7 @@ def summary(seconds: Sequence[float], images: int) -> dict[str, Any]:
 
 
 def draw_parameters(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    """Parameters of our model, drawn by NumPy, so that both sides have the same: path -> fp32."""
+    """Draws parameters of our model with NumPy, the same for both sides: path -> fp32."""
     import numpy as np
 
     from jax_vlffd.model import graph_and_shapes
@@ -170,7 +170,7 @@ def draw_parameters(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]
 
 
 def draw_batch(config: ModelConfig, size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """A training batch on the host: noise over blots, texts of many lengths, few caption keys."""
+    """A training batch on the host: noise over blocks of color, texts of many lengths, few caption keys."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -178,11 +178,11 @@ def draw_batch(config: ModelConfig, size: int, seed: int = 0) -> dict[str, np.nd
     tokens = np.full((size, text.context_length), text.eos_id, np.int32)
     for row, end in zip(tokens, rng.integers(2, text.context_length, size), strict=True):
         row[:end] = rng.integers(0, text.eos_id, end)
-    blots = rng.integers(0, 256, (size, 4, 4, 3)).repeat(side // 4 + 1, 1).repeat(side // 4 + 1, 2)
+    blocks = rng.integers(0, 256, (size, 4, 4, 3)).repeat(side // 4 + 1, 1).repeat(side // 4 + 1, 2)
     noise = rng.integers(-40, 40, (size, side, side, 3))
     label = np.arange(size, dtype=np.int32) % 2
     return {
-        "image": np.clip(blots[:, :side, :side] + noise, 0, 255).astype(np.uint8),
+        "image": np.clip(blocks[:, :side, :side] + noise, 0, 255).astype(np.uint8),
         "label": label,
         "tokens": tokens,
         "fused_tokens": tokens.copy(),
@@ -193,7 +193,7 @@ def draw_batch(config: ModelConfig, size: int, seed: int = 0) -> dict[str, np.nd
 
 
 def best_rate(once: Callable[[], Any], flops: float, seconds: float = 1.0) -> float:
-    """The best FLOP/s of a call within about so many seconds."""
+    """The best FLOP/s of a call, measured for about `seconds`."""
     once()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -203,8 +203,8 @@ def best_rate(once: Callable[[], Any], flops: float, seconds: float = 1.0) -> fl
     return flops / best
 
 
-def forget_peak() -> None:
-    """Sets the process's peak of resident memory back to what it holds now, where Linux allows it."""
+def reset_peak() -> None:
+    """Resets the process's peak of resident memory, where Linux allows it."""
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
@@ -213,7 +213,7 @@ def forget_peak() -> None:
 
 
 def process_peak() -> float:
-    """The peak of the bytes that the process has held in memory since `forget_peak`."""
+    """Peak resident memory of the process in bytes since `reset_peak`."""
     import resource
 
     try:

@@ -1,4 +1,4 @@
-"""What a user waits for besides the steps: help, the first step, a checkpoint."""
+"""Waiting times of a user besides the steps: help, the first step, a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ flags.DEFINE_integer("people", 60, "start: people drawn for the demo's set.", lo
 
 
 def measure() -> dict[str, Any]:
-    """Seconds of every command's help, of two starts of the demo, and of a save."""
+    """Measures seconds of every command's help, of two starts of the demo, and of a save."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         packed = _packed(folder)
@@ -33,7 +33,7 @@ def measure() -> dict[str, Any]:
             "bench": "start",
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
-            **save_held(*_demo(folder, packed), folder / "checkpoints"),
+            **save_times(*_demo(folder, packed), folder / "checkpoints"),
         }
     figures["help_max_s"] = max(figures["help_s"].values())
     return figures
@@ -41,10 +41,10 @@ def measure() -> dict[str, Any]:
 
 def commands() -> list[str]:
     """The modules of `launch` that are commands."""
-    here = Path(__file__).parents[1] / "launch"
+    folder = Path(__file__).parents[1] / "launch"
     return sorted(
         f"launch.{file.stem}"
-        for file in here.glob("*.py")
+        for file in folder.glob("*.py")
         if re.search("^if __name__ == .__main__.:", file.read_text("utf-8"), re.MULTILINE)
     )
 
@@ -65,7 +65,7 @@ def help_seconds(names: Sequence[str], repeats: int = 3) -> dict[str, float]:
 
 
 def first_steps(folder: Path, packed: Path) -> dict[str, float]:
-    """Seconds from the command to the first logged step of the demo, without and with a cache."""
+    """Seconds from the command to the demo's first logged step, without and with a compilation cache."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     figures = {}
     for name in ("first_start_s", "second_start_s"):
@@ -92,17 +92,17 @@ def first_steps(folder: Path, packed: Path) -> dict[str, float]:
     return figures
 
 
-def save_held(
-    run: RunConfig, data: DataSettings, words: Tokenizer, folder: Path, saves: int = 7
+def save_times(
+    run: RunConfig, data: DataSettings, tokenizer: Tokenizer, folder: Path, saves: int = 7
 ) -> dict[str, float]:
-    """How long a save holds the loop, in milliseconds and in steps.
+    """Measures how long a save blocks the training loop, in milliseconds and in steps.
 
     Args:
-      run: of the model.
-      data: of its batches; names a set with a split `train`.
-      words: the tokenizer.
-      folder: where checkpoints go.
-      saves: how many; the median counts.
+      run: the settings.
+      data: the settings of the data, with a training set.
+      tokenizer: of the set.
+      folder: for the checkpoints.
+      saves: number of saves; the median counts.
     """
     import jax
 
@@ -114,13 +114,13 @@ def save_held(
     from jax_vlffd.training.step import batch_fields, make_train_step, truncate_texts
     from launch.experiment import plan as plans
 
-    run = plans.with_tokenizer(run, words)
+    run = plans.with_tokenizer(run, tokenizer)
     clip = run.model.clip
     plan = plans.make_plan(run, data, steps=1000)
     state = initial_state(plan, run.seed)
     iterator = iter(
         TrainLoader(
-            data, image_size=clip.vision.image_size, tokenizer=words,
+            data, image_size=clip.vision.image_size, tokenizer=tokenizer,
             text_length=clip.text.context_length, mask_grid=plans.mask_grid(run),
         )
     )  # fmt: skip
@@ -138,21 +138,21 @@ def save_held(
             if number:
                 stepping.append(time.perf_counter() - start)
             if number % 4 == 3:
-                checkpoints.wait()  # as in training, where the one before is long written
+                checkpoints.wait()  # as in training, where the previous save is complete by then
                 start = time.perf_counter()
                 checkpoints.save(state, {"data": iterator.get_state(), "clock": {}}, None)
                 saving.append(time.perf_counter() - start)
     iterator.close()
-    held, median = statistics.median(saving), statistics.median(stepping)
+    blocked, median = statistics.median(saving), statistics.median(stepping)
     return {
         "step_ms": round(1e3 * median, 2),
-        "save_holds_ms": round(1e3 * held, 2),
-        "save_holds_steps": round(held / median, 2),
+        "save_holds_ms": round(1e3 * blocked, 2),
+        "save_holds_steps": round(blocked / median, 2),
     }
 
 
 def _demo(folder: Path, packed: Path) -> tuple[RunConfig, DataSettings, Tokenizer]:
-    """The demo's settings, and the tokenizer of the run that `first_steps` left."""
+    """The demo's settings, and the tokenizer of the run of `first_steps`."""
     from configs.demo import get_config
     from data_pipeline.loading.tokenizer import Tokenizer
     from launch.experiment import config as configs
@@ -165,20 +165,12 @@ def _demo(folder: Path, packed: Path) -> tuple[RunConfig, DataSettings, Tokenize
 
 
 def _packed(folder: Path) -> Path:
-    """The demo's own drawn set, packed, small."""
+    """Draws and packs a small set of the demo."""
     quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL}
     drawn, packed = folder / "drawn", folder / "packed"
-    command = [
-        sys.executable,
-        "-m",
-        "launch.forge",
-        f"--out={drawn}",
-        f"--identities={FLAGS.people}",
-    ]
-    subprocess.run(command, **quiet)
-    command = [
-        sys.executable, "-m", "launch.pack", f"--annotations={drawn / 'annotations.jsonl'}",
-        f"--out={packed}",
-    ]  # fmt: skip
-    subprocess.run(command, **quiet)
+    for arguments in (
+        ("launch.forge", f"--out={drawn}", f"--identities={FLAGS.people}"),
+        ("launch.pack", f"--annotations={drawn / 'annotations.jsonl'}", f"--out={packed}"),
+    ):
+        subprocess.run([sys.executable, "-m", *arguments], **quiet)
     return packed

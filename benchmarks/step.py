@@ -1,7 +1,7 @@
-"""The speed of a step of ours against the same step in torch, and of the tuning modes against full tuning.
+"""Speed of our steps compared with the same steps in torch, and of the tuning modes compared with full tuning.
 
-The model, the losses, the precision and the batch size are the config's. The two sides must give the same
-losses and gradient norms before anything is timed.
+Model, losses, precision and batch size are the config's. The two sides must give the same losses and gradient
+norms before anything is timed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "step, tuning: the recipe, with batch and dtype.")
 flags.DEFINE_enum(
-    "task", "train", TASKS, "step: a training step, the image tower there and back, the detector."
+    "task",
+    "train",
+    TASKS,
+    "step: a training step, the image tower forward and backward, or the detector.",
 )
 flags.DEFINE_integer("repeats", 5, "step, tuning: rounds; each side in turn.", lower_bound=1)
 flags.DEFINE_integer("steps", 1, "step, tuning: steps of a round.", lower_bound=1)
 flags.DEFINE_bool("peer_compile", None, "step: torch.compile for the peer; by default on a GPU.")
 
-#: How far the sides' first losses and gradient norms may lie apart, relative to their size.
+#: Largest relative difference of the sides' first losses and gradient norms.
 TOLERANCE: Final = {"float32": 2e-4, "bfloat16": 3e-2}
 
 
@@ -48,7 +51,7 @@ def settings() -> tuple[RunConfig, int]:
 
 
 def measure() -> dict[str, Any]:
-    """Ours and the peer's step, in turn.
+    """Measures our step and the peer's, in turn.
 
     Raises:
       UserError: torch is missing, or the sides do not agree.
@@ -68,21 +71,21 @@ def compare(
     rounds: int,
     steps: int = 1,
     peer_compile: bool | None = None,
-    apart: bool = False,
+    one_at_a_time: bool = False,
 ) -> dict[str, Any]:
-    """One comparison.
+    """Compares a step of ours with the peer's.
 
     Args:
       run: model, losses, tuning, precision.
       batch_size: images of a step.
       task: one of TASKS.
-      rounds: how often the sides take turns.
+      rounds: turns of each side.
       steps: of a side in its turn.
-      peer_compile: torch.compile for the peer; None: on a GPU.
-      apart: one side at a time holds the device, for batches of which only one fits.
+      peer_compile: torch.compile for the peer; None means on a GPU.
+      one_at_a_time: only one side uses the device at a time, for batches of which only one fits.
 
     Raises:
-      UserError: torch is missing, the model is no CLIP, or the sides do not agree.
+      UserError: torch is missing, the model is not a CLIP, or the sides do not agree.
     """
     from benchmarks import jax_side
     from jax_vlffd.errors import UserError
@@ -95,7 +98,7 @@ def compare(
         raise UserError("the peer is a CLIP; this recipe's image tower is a plain ViT")
     job = Job(run, batch_size, task, peer_compile)
     makers: dict[str, Any] = {"ours": jax_side.Ours, "peer": peer()}
-    groups = [["ours"], ["peer"]] if apart else [["ours", "peer"]]
+    groups = [["ours"], ["peer"]] if one_at_a_time else [["ours", "peer"]]
     for names in groups:
         with contextlib.ExitStack() as stack:
             sides = {}
@@ -115,28 +118,28 @@ def compare(
 
 
 def check_agreement(
-    ours: Mapping[str, float], theirs: Mapping[str, float], tolerance: float
+    ours: Mapping[str, float], peer: Mapping[str, float], tolerance: float
 ) -> float:
-    """The largest relative difference of what two sides gave first.
+    """The largest relative difference between the first results of two sides.
 
     Raises:
-      UserError: it is above the tolerance: the sides do not compute the same.
+      UserError: it is above the tolerance.
     """
     from jax_vlffd.errors import UserError
 
-    worst, apart = farthest(ours, theirs)
-    if not apart <= tolerance:
+    worst, difference = max_difference(ours, peer)
+    if not difference <= tolerance:
         raise UserError(
-            f"the sides differ: {worst} is {ours[worst]:.6g} with us and {theirs[worst]:.6g} with the "
+            f"the sides differ: {worst} is {ours[worst]:.6g} in ours and {peer[worst]:.6g} in the "
             "peer, so their times cannot be compared"
         )
-    return apart
+    return difference
 
 
-def farthest(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[str, float]:
-    """The value of theirs from which ours lies farthest, and how far, relative to its size."""
-    apart = {k: abs(ours[k] - theirs[k]) / max(abs(theirs[k]), 1e-9) for k in theirs}
-    return max(apart.items(), key=lambda item: item[1])
+def max_difference(ours: Mapping[str, float], peer: Mapping[str, float]) -> tuple[str, float]:
+    """Name and size of the largest difference, relative to the peer's value."""
+    relative = {k: abs(ours[k] - peer[k]) / max(abs(peer[k]), 1e-9) for k in peer}
+    return max(relative.items(), key=lambda item: item[1])
 
 
 def peer() -> Any:
@@ -157,7 +160,7 @@ def peer() -> Any:
 
 
 def flops_per_image(job: Job) -> float:
-    """The model's FLOPs for an image of a job's step."""
+    """The model's FLOPs per image of a job's step."""
     from jax_vlffd.compilation.flops import model_flops
     from jax_vlffd.config import TuningConfig
 
@@ -190,7 +193,7 @@ def _report(job: Job, results: dict[str, dict[str, Any]], agreement: float) -> d
 
 
 def describe(run: RunConfig) -> dict[str, Any]:
-    """What tells one model's step from another's."""
+    """The settings that identify a step."""
     vision = run.model.clip.vision
     return {
         "image_tower": f"{vision.layers} layers of {vision.width}, patch {vision.patch_size}",
@@ -202,7 +205,7 @@ def describe(run: RunConfig) -> dict[str, Any]:
 
 
 def measure_tuning() -> dict[str, Any]:
-    """Full, LayerNorm-only and adapter tuning of both towers, in turn, ours alone."""
+    """Measures full, LayerNorm-only and adapter tuning of both towers, in turn, of ours alone."""
     run, size = settings()
     return compare_tuning(run, size, rounds=FLAGS.repeats, steps=FLAGS.steps)
 
@@ -210,7 +213,7 @@ def measure_tuning() -> dict[str, Any]:
 def compare_tuning(
     run: RunConfig, batch_size: int, *, rounds: int, steps: int = 1, rank: int = 8
 ) -> dict[str, Any]:
-    """Rates of the tuning modes over that of full tuning; see `measure_tuning`."""
+    """Compares the rates of the tuning modes with full tuning; see `measure_tuning`."""
     from benchmarks import jax_side
     from jax_vlffd.config import TuningConfig
 
@@ -250,7 +253,7 @@ def compare_tuning(
 
 
 def has_gpu() -> bool:
-    """Whether the machine has an NVIDIA GPU; asks no framework, since asking would take memory there."""
+    """Whether there is an NVIDIA GPU; a framework's check would allocate memory on it."""
     from pathlib import Path
 
     return Path("/proc/driver/nvidia").exists()

@@ -1,8 +1,8 @@
-"""The peer: the same three-branch model in torch, from transformers' CLIPModel, as one would write it there.
+"""The peer: the same three-branch model in idiomatic torch, with transformers' CLIPModel.
 
-SDPA attention, fused AdamW, autocast to bf16, torch.compile where it is asked for; the same fusion block,
-heads, losses, clipping, learning rates and decay as ours, and the same parameters. It leaves out what ours
-computes only to report: branch 3 without the image, the accuracies.
+SDPA attention, fused AdamW, autocast to bf16, optional torch.compile; the same fusion block, heads, losses,
+clipping, learning rates, decay and parameters as ours. It leaves out what ours computes only to report: branch
+3 without the image, the accuracies.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from benchmarks.process import (
     best_rate,
     draw_batch,
     draw_parameters,
-    forget_peak,
     process_peak,
+    reset_peak,
 )
 from jax_vlffd.config import LossConfig, ModelConfig
 from jax_vlffd.losses import MAX_LOGIT_SCALE
 
 
 class Attention(nn.Module):
-    """Image tokens over text tokens."""
+    """Attention of image tokens over text tokens."""
 
     def __init__(self, width: int, context: int, heads: int):
         super().__init__()
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Branch 3's block, with our names."""
+    """Branch 3's block, with our parameter names."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -127,8 +127,8 @@ class Model(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The sum of the three losses, multi-positive targets."""
         weights, labels, ids = self.weights, batch["label"].long(), batch["tokens"].long()
-        seen = self.image(batch["image"])
-        pooled = seen[:, 0].float()
+        image_tokens = self.image(batch["image"])
+        pooled = image_tokens[:, 0].float()
         total = weights.image * F.cross_entropy(self.image_head(pooled), labels)
         if not weights.uses_text:
             return total
@@ -136,9 +136,9 @@ class Model(nn.Module):
             words = self.clip.text_model(input_ids=ids).last_hidden_state
         end = (ids == self.eos).int().argmax(dim=1)
         if weights.alignment > 0:
-            last = words[torch.arange(len(ids), device=ids.device), end].float()
+            pooled_text = words[torch.arange(len(ids), device=ids.device), end].float()
             image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
-            text = F.normalize(self.clip.text_projection(last), dim=-1)
+            text = F.normalize(self.clip.text_projection(pooled_text), dim=-1)
             keys = batch["caption_key"]
             positive = (keys[:, None] == keys[None, :]).float()
             share = positive / positive.sum(dim=1, keepdim=True)
@@ -148,7 +148,7 @@ class Model(nn.Module):
         if weights.fusion > 0:
             mask = torch.arange(ids.shape[1], device=ids.device)[None, :] <= end[:, None]
             with self._autocast():
-                fused = self.fusion(seen, words, mask)
+                fused = self.fusion(image_tokens, words, mask)
             total = total + weights.fusion * F.cross_entropy(
                 self.fusion_head(fused.float()), labels
             )
@@ -156,7 +156,7 @@ class Model(nn.Module):
 
 
 def _load(model: Model, values: dict[str, np.ndarray], config: ModelConfig) -> None:
-    """Puts our parameters into the peer; every one of its own must be filled."""
+    """Loads our parameters into the peer; checks that all of its parameters are set."""
     from jax_vlffd.clip.huggingface import to_hf
 
     named = {f"clip.{key}": value for key, value in to_hf(values, config.clip).items()}
@@ -165,14 +165,14 @@ def _load(model: Model, values: dict[str, np.ndarray], config: ModelConfig) -> N
             named[path.replace("/", ".").replace(".scale", ".weight")] = value
     state = {key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in named.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    wanted = {name for name, _ in model.named_parameters()}
-    unfilled = wanted & set(missing)
+    required = {name for name, _ in model.named_parameters()}
+    unfilled = required & set(missing)
     assert not unexpected, unexpected
     assert not unfilled, unfilled
 
 
 def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
-    """Parameter groups with the learning rate and the decay of our rules; the others are frozen."""
+    """Parameter groups with learning rate and decay by our rules; freezes the others."""
     from jax_vlffd.clip.huggingface import CLIP_TABLE
     from jax_vlffd.model import graph_and_shapes
     from jax_vlffd.training import sharding
@@ -181,19 +181,19 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
     trainable = sharding.trainable_paths(
         matched, vision=job.run.tuning.vision, text=job.run.tuning.text
     )
-    theirs = {ours: f"clip.{key}" for ours, key in CLIP_TABLE}
+    peer_names = {ours: f"clip.{key}" for ours, key in CLIP_TABLE}
     layers = max(job.run.model.clip.vision.layers, job.run.model.clip.text.layers)
-    place: dict[str, str] = {}
+    path_of: dict[str, str] = {}
     for path in matched:
-        key = theirs.get(path, path.replace("/", ".").replace(".scale", ".weight"))
-        place |= {key.format(n): path for n in range(layers)} if "{}" in key else {key: path}
+        key = peer_names.get(path, path.replace("/", ".").replace(".scale", ".weight"))
+        path_of |= {key.format(n): path for n in range(layers)} if "{}" in key else {key: path}
     optim = job.run.optim
     scales = {
         "vision": optim.vision_scale, "text": optim.text_scale, "head": optim.head_scale,
     }  # fmt: skip
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        path = place[name]
+        path = path_of[name]
         parameter.requires_grad_(path in trainable)
         rule = matched[path]
         group = (optim.learning_rate * scales[rule.part], optim.weight_decay if rule.decay else 0.0)
@@ -206,7 +206,7 @@ class Peer:
     """Runs one of the peer's steps; a `process.Side`."""
 
     def __init__(self, job: Job):
-        # The device is torch's; of JAX only names and shapes are asked.
+        # Torch has the device; JAX only gives names and shapes.
         jax.config.update("jax_platforms", "cpu")
         config = job.run.model
         self._job = job
@@ -239,7 +239,7 @@ class Peer:
         if job.peer_compile:  # the first call compiles; it takes no optimizer step
             self._forward_backward()
         self._compile_s = time.perf_counter() - start
-        forget_peak()
+        reset_peak()
 
     def describe(self) -> dict[str, Any]:
         """See `process.Side`."""

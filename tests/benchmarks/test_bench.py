@@ -101,7 +101,7 @@ def test_frozen_weights_get_no_gradient() -> None:
     assert lora < 0.95 * full
 
 
-def test_what_a_side_cannot_do_is_told_in_one_line() -> None:
+def test_the_error_of_a_side_is_one_line() -> None:
     work = dataclasses.replace(job(), task="nothing", batch_size=0)
     with (
         pytest.raises(UserError, match="one side of the bench failed"),
@@ -111,9 +111,9 @@ def test_what_a_side_cannot_do_is_told_in_one_line() -> None:
 
 
 def test_the_summary_is_of_the_median() -> None:
-    found = summary([0.1, 0.4, 0.2], 8)
-    assert (found["ms"], found["ms_min"], found["ms_max"]) == (200.0, 100.0, 400.0)
-    assert found["images_per_second"] == 40.0
+    figures = summary([0.1, 0.4, 0.2], 8)
+    assert (figures["ms"], figures["ms_min"], figures["ms_max"]) == (200.0, 100.0, 400.0)
+    assert figures["images_per_second"] == 40.0
 
 
 @pytest.mark.slow
@@ -125,24 +125,24 @@ def test_the_step_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
         "launch.bench", "step", f"--config={recipe}", "--repeats=2", f"--out={out}"
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert json.loads(done.stdout) == found
+    figures = json.loads(out.read_text())
+    assert json.loads(done.stdout) == figures
     for side in ("ours", "peer"):
-        assert {"ms", "images_per_second", "peak", "compile_s", "first"} <= found[side].keys()
-        assert 0 < found[side]["share_of_matmul_peak"] < 1
-    assert found["agreement"] < 1e-4
-    ours, theirs = found["ours"]["ms"], found["peer"]["ms"]
-    assert found["time_over_peer"] == round(ours / theirs, 3)
-    assert found["rate_over_peer"] == round(theirs / ours, 3)
+        assert {"ms", "images_per_second", "peak", "compile_s", "first"} <= figures[side].keys()
+        assert 0 < figures[side]["share_of_matmul_peak"] < 1
+    assert figures["agreement"] < 1e-4
+    ours, theirs = figures["ours"]["ms"], figures["peer"]["ms"]
+    assert figures["time_over_peer"] == round(ours / theirs, 3)
+    assert figures["rate_over_peer"] == round(theirs / ours, 3)
     # As it was started: with what `tiny.command` sets for processes of tests.
-    assert found["made_by"]["command"] == (
+    assert figures["made_by"]["command"] == (
         "OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0 "
         f"python -m launch.bench step --config={recipe} --repeats=2"
     )
-    assert "torch" in found["made_by"]["versions"]
+    assert "torch" in figures["made_by"]["versions"]
 
 
-def test_a_bench_without_a_recipe_is_told(tmp_path: Path) -> None:
+def test_a_bench_without_a_recipe_is_refused(tmp_path: Path) -> None:
     done = tiny.command("launch.bench", "step", cwd=tiny.ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "--config=configs/" in done.stderr
@@ -156,7 +156,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_given_files_are_taken_as_they_are_or_at_a_side(files: Path, tmp_path: Path) -> None:
+def test_existing_files_are_copied_or_resized(files: Path, tmp_path: Path) -> None:
     source = files / "files"
     (tmp_path / "odd").mkdir()
     for file in sorted(source.glob("*.jpg"))[:5]:
@@ -177,7 +177,7 @@ def test_loading_counts_images(
 ) -> None:
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)  # this process is the tests'
     load = bench_data.Load(files, kind, True, 32, 4, (0,))
-    rates = bench_data.Loading(load).rate(0.05)
+    rates = bench_data.LoadingSide(load).rate(0.05)
     assert rates.keys() == {"images_per_second", "per_core_second"}
     assert min(rates.values()) > 0
 
@@ -203,51 +203,53 @@ def test_the_data_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
     out = tmp_path / "data.json"
     done = tiny.command(
         "launch.bench", "data", "--files=8", "--side=64", "--image_size=32", "--batch=4",
-        "--least_records=16", "--seconds=0.1", "--turns=1", "--noall_cores", f"--out={out}",
+        "--min_records=16", "--seconds=0.1", "--turns=1", "--noall_cores", f"--out={out}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["one_core"].keys() == {
+    figures = json.loads(out.read_text())
+    assert figures["one_core"].keys() == {
         "decode", "ours_plain", "peer_plain", "ours_augmented", "peer_augmented",
     }  # fmt: skip
-    assert found["share_of_decoding"] > 0
+    assert figures["share_of_decoding"] > 0
 
 
 @pytest.mark.slow
-def test_training_on_real_data_is_held_against_a_fixed_batch(files: Path) -> None:
+def test_training_on_real_data_is_compared_with_a_fixed_batch(files: Path) -> None:
     run, data = tiny.settings(files, batch_size=4)
     run = dataclasses.replace(run, loss=IMAGE_ONLY)
-    found = feed.compare(run, data, files, turns=2, steps=2)
-    assert found["rate_over_fixed"] == pytest.approx(found["fixed_ms"] / found["real_ms"], rel=0.02)
-    assert 0 <= found["waiting_for_data"] < 1
-    ratio = found["evaluation_fixed_ms"] / found["evaluation_real_ms"]
-    assert found["evaluation_rate_over_fixed"] == pytest.approx(ratio, rel=0.02)
+    figures = feed.compare(run, data, files, turns=2, steps=2)
+    assert figures["rate_over_fixed"] == pytest.approx(
+        figures["fixed_ms"] / figures["real_ms"], rel=0.02
+    )
+    assert 0 <= figures["waiting_for_data"] < 1
+    ratio = figures["evaluation_fixed_ms"] / figures["evaluation_real_ms"]
+    assert figures["evaluation_rate_over_fixed"] == pytest.approx(ratio, rel=0.02)
     assert ratio > 0
 
 
 def test_a_set_of_links_reads_like_any_other(tmp_path: Path) -> None:
     one = fixtures.pack_small(tmp_path / "one", 400)
     large = fixtures.multiply(one, tmp_path / "large", 3)
-    reading = growth.Reading(large)
+    reading = growth.ReadingSide(large)
     opened = reading.open()
     assert (opened["records"], opened["shards"]) == (1200, 3)
     read = reading.read(4000)
     assert read["records"] == 4000
-    assert len(read["resident_mb"]) == growth.LOOKS
+    assert len(read["resident_mb"]) == growth.MEASUREMENTS
 
 
 @pytest.mark.slow
 def test_growth_has_a_point_for_each_size_and_a_plot(tmp_path: Path) -> None:
     run = dataclasses.replace(tiny.settings(tmp_path)[0], loss=IMAGE_ONLY)
-    found = growth.step_growth(
+    figures = growth.step_growth(
         run, 2, batches=(1,), sizes=(24,), depths=(1,), repeats=1
     )  # fmt: skip
-    assert {name: [point["value"] for point in points] for name, points in found.items()} == {
+    assert {name: [point["value"] for point in points] for name, points in figures.items()} == {
         "batch": [1], "image_size": [24], "depth": [1],
     }  # fmt: skip
-    assert all(point["ms_per_image"] > 0 for points in found.values() for point in points)
+    assert all(point["ms_per_image"] > 0 for points in figures.values() for point in points)
     records = [{"records": n, "open_s": 0.1, "first_batch_s": 0.2} for n in (1000, 100000)]
-    growth.plot_steps(found, tmp_path / "plots")
+    growth.plot_steps(figures, tmp_path / "plots")
     growth.plot_records(records, tmp_path / "plots")
     plots = sorted((tmp_path / "plots").iterdir())
     # Without the name space no program takes a file for a picture.
@@ -260,8 +262,8 @@ def test_growth_has_a_point_for_each_size_and_a_plot(tmp_path: Path) -> None:
 
 def test_help_is_timed_for_every_command() -> None:
     assert {"launch.bench", "launch.train"} <= set(start.commands())
-    found = start.help_seconds(["launch.pack"], repeats=1)
-    assert found["launch.pack"] > 0
+    figures = start.help_seconds(["launch.pack"], repeats=1)
+    assert figures["launch.pack"] > 0
 
 
 @pytest.mark.slow
@@ -270,17 +272,17 @@ def test_a_save_is_timed_in_steps(tmp_path: Path) -> None:
     packed = tiny.pack_set(tmp_path / "set", masks=True)
     run, data = tiny.settings(packed, loss=LossConfig(alignment=0.0, fusion=0.0, local=1.0))
     words = make_tokenizer(packed, tmp_path / "words")
-    found = start.save_held(run, data, words, tmp_path / "checkpoints", saves=2)
-    steps = found["save_holds_ms"] / found["step_ms"]
-    assert found["save_holds_steps"] == pytest.approx(steps, rel=0.05, abs=0.01)
-    assert min(found.values()) > 0
+    figures = start.save_times(run, data, words, tmp_path / "checkpoints", saves=2)
+    steps = figures["save_holds_ms"] / figures["step_ms"]
+    assert figures["save_holds_steps"] == pytest.approx(steps, rel=0.05, abs=0.01)
+    assert min(figures.values()) > 0
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest == 8  # the second save is of the eighth step
 
 
-def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:
+def test_parts_of_a_device_run_are_saved_left_out_and_may_fail() -> None:
     saved: list[dict[str, Any]] = []
-    parts = device.Parts(1.0, lambda found: saved.append(json.loads(json.dumps(found))))
+    parts = device.Parts(1.0, lambda figures: saved.append(json.loads(json.dumps(figures))))
 
     def fails() -> None:
         raise UserError("no memory")
@@ -296,8 +298,8 @@ def test_parts_of_a_device_run_are_kept_left_out_and_survived() -> None:
 
 
 @pytest.mark.slow
-def test_bf16_is_held_against_fp32() -> None:
-    found = device.precision(job().run, 4)
-    assert found["ok"]
-    assert 0 < found["apart"] <= found["tolerance"]
-    assert found["float32"].keys() == found["bfloat16"].keys()
+def test_bf16_is_compared_with_fp32() -> None:
+    figures = device.precision(job().run, 4)
+    assert figures["ok"]
+    assert 0 < figures["apart"] <= figures["tolerance"]
+    assert figures["float32"].keys() == figures["bfloat16"].keys()
