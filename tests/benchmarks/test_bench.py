@@ -80,7 +80,7 @@ def test_the_peer_computes_the_same_in_bf16(peer: Any) -> None:
 
 def test_sides_that_differ_are_refused() -> None:
     assert step.check_agreement({"loss": 1.0001}, {"loss": 1.0}, 1e-3) == pytest.approx(1e-4)
-    with pytest.raises(UserError, match=r"loss is 1\.1 with us and 1 with the peer"):
+    with pytest.raises(UserError, match=r"loss is 1\.1 in ours and 1 in the peer"):
         step.check_agreement({"loss": 1.1}, {"loss": 1.0}, 1e-3)
     with pytest.raises(UserError, match="the sides differ"):
         step.check_agreement({"loss": float("nan")}, {"loss": 1.0}, 1e-3)

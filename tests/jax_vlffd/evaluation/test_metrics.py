@@ -269,24 +269,6 @@ def test_region_scores_by_hand() -> None:
     assert measured["regions"]["eyes"] == {"precision": None, "recall": 0.0, "f1": 0.0}
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(*[st.booleans()] * 8), min_size=1, max_size=20))
-def test_region_scores_agree_with_scikit_learn(rows: list[tuple[bool, ...]]) -> None:
-    flags = np.array(rows)
-    named, truth = flags[:, :4], flags[:, 4:]
-    measured = metrics.region_scores(named, truth)
-    micro = sk.precision_recall_fscore_support(truth, named, average="micro", zero_division=np.nan)
-    for name, value in zip(("precision", "recall"), micro, strict=False):
-        assert measured["micro"][name] == pytest.approx(None if np.isnan(value) else value)
-    some = named.any(1) | truth.any(1)  # the images on which no convention is needed
-    if some.any():
-        want = sk.precision_recall_fscore_support(
-            truth[some], named[some], average="samples", zero_division=0.0
-        )
-        mean = metrics.region_scores(named[some], truth[some])["mean_per_image"]
-        assert list(mean.values()) == pytest.approx(list(want[:3]))
-
-
 def test_reasons_are_scored_on_the_fakes_only() -> None:
     scores = table(videos=2)
     regions = np.zeros((len(scores), 4), bool)
