@@ -1,6 +1,6 @@
-"""The losses in fp32: the method's (paper, section 3.2), and local ones of the mask (ours).
+"""The losses in fp32: the method's (paper, section 3.2), and local losses by the mask (ours).
 
-Captions repeat: all real faces say nearly the same. One-to-one targets would push an image away from a
+Captions repeat: those of real faces are nearly all alike. One-to-one targets would push an image away from a
 caption that is true of it, so by default every pair with the same caption key is a positive.
 """
 
@@ -10,49 +10,51 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float32, Int
 from optax import losses
 
-Array = jax.Array
-
-#: The axes of the mesh over which a batch is split.
+#: The mesh axes over which a batch is split.
 BATCH_AXES = ("data", "fsdp")
 
-#: CLIP keeps its learned scale at or below 100 (Radford et al. 2021, section 2.5): the parameter, after each
-#: step. A limit within the loss would leave a parameter above it without a gradient for ever.
+#: CLIP limits its learned scale to 100 (Radford et al. 2021, section 2.5): ln 100, applied to the parameter
+#: after each step. A limit within the loss would leave a parameter above it without a gradient forever.
 MAX_LOGIT_SCALE = 4.605170185988092
 
 
-def classification_loss(logits: Array, labels: Array) -> Array:
-    """Mean cross-entropy of fp32 logits [B, 2] and int32 labels [B] (0 real, 1 fake)."""
+def classification_loss(
+    logits: Float[Array, "B 2"], labels: Int[Array, " B"]
+) -> Float32[Array, ""]:
+    """Mean cross-entropy of logits of (real, fake) against labels (0 real, 1 fake)."""
     return losses.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     ).mean()
 
 
-def patch_loss(logits: Array, forged: Array) -> Array:
-    """Mean cross-entropy of patches against how much of each is forged (ours).
+def patch_loss(logits: Float[Array, "B P 2"], forged: Float[Array, "B P"]) -> Float[Array, ""]:
+    """Mean cross-entropy of patches against the forged share of each (ours).
 
     Args:
-      logits: fp32 [B, N, 2] of (real, fake).
-      forged: fp32 [B, N], shares from 0 to 1; below 0 where they are not known, and nothing is learned.
+      logits: of (real, fake).
+      forged: shares from 0 to 1; below 0 where unknown: such a patch does not count.
     """
     known = forged >= 0
     each = losses.sigmoid_binary_cross_entropy(logits[..., 1] - logits[..., 0], forged)
     return each.sum(where=known) / jnp.maximum(known.sum(), 1)
 
 
-def pool_forged(patches: Array, forged: Array, labels: Array) -> Array:
-    """The mean of a fake's forged patches; of a real, or where none is known to be forged, of all (ours).
+def pool_forged(
+    patches: Float[Array, "B P D"],
+    forged: Float[Array, "B P"],
+    labels: Int[Array, " B"],
+) -> Float[Array, "B D"]:
+    """Mean of a fake's forged patches; of all patches for a real, or where none is known to be forged (ours).
 
     Args:
-      patches: [B, N, D].
-      forged: fp32 [B, N], as of `patch_loss`.
-      labels: int32 [B].
-
-    Returns:
-      fp32 [B, D].
+      patches: the image tower's tokens without the class token.
+      forged: as in `patch_loss`, the weights of the mean.
+      labels: 0 real, 1 fake.
     """
     weights = jnp.where(labels[:, None] == 1, jnp.maximum(forged, 0.0), 0.0)
     sums = weights.sum(axis=1, keepdims=True)
@@ -61,31 +63,31 @@ def pool_forged(patches: Array, forged: Array, labels: Array) -> Array:
 
 
 def contrastive_loss(
-    image: Array,
-    text: Array,
-    keys: Array,
-    logit_scale: Array,
-    logit_bias: Array,
+    image: Float32[Array, "B E"],
+    text: Float32[Array, "B E"],
+    keys: Int[Array, " B"],
+    logit_scale: Float32[Array, ""],
+    logit_bias: Float32[Array, ""],
     *,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     targets: str = "multi_positive",
-) -> Array:
+) -> Float32[Array, ""]:
     """The alignment loss over the global batch.
 
-    Each device computes its own rows against all gathered columns, in both directions, so that none holds
-    the B x B matrix: memory is B x B / devices.
+    Each device computes its own rows against all gathered columns, in both directions, so that no device holds
+    the B x B matrix: memory per device is B x B / devices.
 
     Args:
-      image: fp32 unit vectors [B, E], split over the mesh's batch axes.
+      image: unit vectors, split over the mesh's batch axes.
       text: likewise.
-      keys: int32 caption keys [B]; equal keys mean the same.
-      logit_scale: learned log of the scale; the training step keeps it at or below ln 100.
-      logit_bias: learned bias; used by 'sigmoid' alone.
+      keys: caption keys; equal keys mean equal captions.
+      logit_scale: learned log of the scale; the training step limits it to ln 100.
+      logit_bias: learned bias; used by 'sigmoid' only.
       mesh: with the axes of BATCH_AXES.
       targets: one of `config.AlignmentTargets`.
 
     Returns:
-      The scalar fp32 mean over the batch.
+      The mean over the batch.
     """
     rows = P(BATCH_AXES)
 
@@ -113,9 +115,13 @@ def contrastive_loss(
     return loss(image, text, keys, logit_scale, logit_bias)
 
 
-def _similarities(rows: Array, columns: Array) -> Array:
+def _similarities(
+    rows: Float32[Array, "rows E"], columns: Float32[Array, "columns E"]
+) -> Float32[Array, "rows columns"]:
     return jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _cross_entropy(logits: Array, share: Array) -> Array:
+def _cross_entropy(
+    logits: Float[Array, "rows columns"], share: Float[Array, "rows columns"]
+) -> Float[Array, ""]:
     return -(share * jax.nn.log_softmax(logits, axis=1)).sum()

@@ -15,7 +15,17 @@ os.environ.setdefault("NPROC", "64")
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Annotated shapes and types are checked in these modules, which nothing may have imported before.
+jaxtyping.install_import_hook(
+    [
+        "jax_vlffd.clip.layers", "jax_vlffd.clip.towers", "jax_vlffd.inference.heatmaps", "jax_vlffd.losses",
+        "jax_vlffd.model", "jax_vlffd.training.step",
+    ],
+    "beartype.beartype",
+)  # fmt: skip
 
 from tests.support import campaigns, compiling  # noqa: E402
 

@@ -192,7 +192,7 @@ def test_a_plain_vit_equals_torch(torch: Any, tmp_path: Path, kind: str) -> None
     images, _ = parity_table.batch(config.clip, 2)
 
     def run(parameters: model.Parameters) -> Any:
-        return model.bind(graph, parameters).vision(images, hidden_states=True)
+        return model.bind(graph, parameters).vision(jnp.asarray(images), hidden_states=True)
 
     with jax.default_matmul_precision("highest"):
         ours = jax.jit(run)(parameters)
@@ -220,7 +220,7 @@ def test_gradients_of_a_plain_vit_equal_torch(torch: Any, tmp_path: Path) -> Non
     direction = np.random.default_rng(1).standard_normal(192).astype(np.float32)
 
     def score(parameters: model.Parameters) -> jax.Array:
-        return (model.bind(graph, parameters).vision(images).pooled @ direction).sum()
+        return (model.bind(graph, parameters).vision(jnp.asarray(images)).pooled @ direction).sum()
 
     with jax.default_matmul_precision("highest"):
         gradient = jax.jit(jax.grad(score))(parameters)
@@ -292,7 +292,7 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
     _, graph, parameters = load_vit(vit_tiny)
 
     def run(parameters: model.Parameters) -> Any:
-        return model.bind(graph, parameters).vision(images, hidden_states=True)
+        return model.bind(graph, parameters).vision(jnp.asarray(images), hidden_states=True)
 
     with jax.default_matmul_precision("highest"):
         ours = jax.jit(run)(parameters)

@@ -1,8 +1,4 @@
-"""The shapes of CLIP's two towers, as frozen settings with named constructors.
-
-Letters used throughout: B batch, H W image, N image tokens (with the class token), T text tokens,
-D tower width, E joint embedding, L layers.
-"""
+"""The shapes of CLIP's two towers, as frozen settings with named constructors."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from jax_vlffd.settings import settings
 Activation = Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh"]
 Remat = Literal["none", "dots", "full"]
 
-# No tower comes near these bounds: a stranger's config cannot ask for more memory than machines have.
+# Far above any real tower: an untrusted config cannot ask for more memory than machines have.
 _Size = Annotated[int, Field(ge=1, le=2**20)]
 _Pixels = Annotated[int, Field(ge=1, le=2**13)]
 _MAX_TOKENS = 2**16
@@ -26,7 +22,7 @@ _MAX_PARAMETERS = 2**35
 
 @settings("tower.")
 class TowerConfig:
-    """What the image and the text transformer share."""
+    """Settings of both the image and the text transformer."""
 
     width: _Size
     layers: _Size
@@ -36,20 +32,20 @@ class TowerConfig:
     layernorm_eps: PositiveFloat = 1e-5
 
     def _check(self, group: str, tokens: int, rows: int) -> None:
-        """Checks what several fields decide: `tokens` of an input and `rows` of the embedding tables."""
+        """Checks the fields together, with the `tokens` of an input and the `rows` of the embedding tables."""
         if self.width % self.heads:
             raise UserError(f"{group}.width {self.width} does not divide into {self.heads} heads")
         parameters = self.width * (self.layers * (4 * self.width + 2 * self.mlp_width) + rows)
         if tokens > _MAX_TOKENS or parameters > _MAX_PARAMETERS:
             raise UserError(
-                f"{group} describes a tower of {parameters:,} parameters and {tokens:,} tokens; at most "
-                f"{_MAX_PARAMETERS:,} and {_MAX_TOKENS:,} are built"
+                f"{group} describes a tower of {parameters:,} parameters and {tokens:,} tokens; the "
+                f"maximum is {_MAX_PARAMETERS:,} and {_MAX_TOKENS:,}"
             )
 
 
 @settings("model.vision.")
 class VisionConfig(TowerConfig):
-    """The image tower. `patch_bias` and `pre_layernorm` tell a plain ViT from CLIP's."""
+    """The image tower. A plain ViT has `patch_bias` and no `pre_layernorm`, CLIP's the reverse."""
 
     image_size: _Pixels = 224
     patch_size: _Pixels = 16
@@ -133,7 +129,7 @@ class CLIPConfig:
 
     @classmethod
     def vit_tiny(cls) -> CLIPConfig:
-        """A plain ViT-Tiny/16 at 224 px beside a small text tower that is trained from scratch."""
+        """A plain ViT-Tiny/16 at 224 px, and a small text tower to train from scratch."""
         vision = VisionConfig(
             192, 12, 3, 768, "gelu", 1e-6,
             image_size=224, patch_size=16, patch_bias=True, pre_layernorm=False,
@@ -154,16 +150,15 @@ def _openai(
 
 @settings("compute.")
 class Compute:
-    """How the same model is computed: none of these changes what it says, beyond rounding.
+    """How the model is computed; apart from the adapters, results change by rounding only.
 
-    dtype: of the matrix products, 'float32' (in full, also where a device would round the factors) or
-    'bfloat16'. remat: 'none', 'dots' (keep the outputs of matrix products) or 'full' (keep nothing
-    within a layer). unroll: layers per turn of the scan. attention: 'xla', or 'cudnn' for NVIDIA's flash
-    attention within the towers, which wants bfloat16 and an NVIDIA GPU. pad_to_multiple_of: in training,
-    texts are cut to the longest of their batch, rounded up to a multiple of this; 0 leaves them as long as
-    the context.
-    lora_rank: rank of the adapters on the attention's projections; 0 makes none. lora_alpha: the adapter
-    is scaled by lora_alpha / lora_rank (Hu et al. 2021).
+    dtype: of the matrix products, 'float32' (at full precision on every device) or 'bfloat16'. remat: 'none',
+    'dots' (save the outputs of matrix products) or 'full' (save nothing within a layer). unroll: layers per
+    iteration of the scan. attention: 'xla', or 'cudnn' for NVIDIA's flash attention within the towers, which
+    needs bfloat16 and an NVIDIA GPU. pad_to_multiple_of: in training, texts are truncated to the longest of
+    their batch, rounded up to a multiple of this; 0 leaves them as long as the context. lora_rank: rank of the
+    adapters on the attention's projections; 0 for none. lora_alpha: the adapter is scaled by
+    lora_alpha / lora_rank (Hu et al. 2021).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -182,7 +177,7 @@ class Compute:
 def difference(ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfig) -> list[str]:
     """The fields in which two towers differ, as 'field ours != theirs'; empty when weights fit.
 
-    The image size is left out: position embeddings interpolate to another one.
+    Except the image size: position embeddings are interpolated to another one.
     """
     return [
         f"{field.name} {getattr(ours, field.name)} != {getattr(theirs, field.name)}"

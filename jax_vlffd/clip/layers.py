@@ -1,8 +1,8 @@
-"""The transformer blocks of both towers, stacked over layers and run under one scan.
+"""The transformer blocks of both towers, stacked over layers and run by one scan.
 
-Weights keep the layout of their Hugging Face files, `weight` [out, in], so that a checkpoint is mapped by
-renaming and stacking alone. Parameters are fp32; `dtype` is that of the matrix products. LayerNorm's
-statistics and the softmax are always fp32.
+Weights have the layout of Hugging Face files, `weight` [out, in], so that a checkpoint is only renamed and
+stacked. Parameters are fp32; `dtype` is that of the matrix products. LayerNorm's statistics and the softmax are
+always fp32.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float
 
 from jax_vlffd.clip.config import Compute, TowerConfig
 
-Array = jax.Array
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 REMAT_POLICIES: dict[str, Any] = {
     "none": None,
@@ -27,26 +27,25 @@ REMAT_POLICIES: dict[str, Any] = {
 }
 
 
-def recomputed(function: Callable[..., _Made], *arguments: Any) -> _Made:
-    """`function(*arguments)`, of which only the arguments are kept for the backward pass.
+def recomputed(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Returns `function(*arguments)`, saving only the arguments for the backward pass.
 
-    For what is cheap to compute and dear to keep: a LayerNorm and what it gives, and the fp32 intermediates
-    of an activation and of the softmax, are most of what a layer would keep otherwise. Of the matrix
-    products only the scores of the attention are computed twice, which is under 1 % of a step.
+    For operations that are cheap to compute but large to save: a LayerNorm's output and the fp32 intermediates
+    of the activation and the softmax are most of a layer's residuals. Of the matrix products only the
+    attention's scores are computed twice, which is under 1 % of a step.
     """
-    # Layers run within a scan, whose loop keeps the two computations apart without a barrier.
+    # Layers run within a scan, across whose loop XLA merges no computations: no barrier is needed.
     again = jax.checkpoint(
         function, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False
     )
-    result: _Made = again(*arguments)
-    return result
+    return again(*arguments)
 
 
 @jax.custom_vjp
-def gradient_once(x: Array) -> Array:
-    """`x`, whose gradient is written to memory before it is used.
+def gradient_once(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns `x`; its gradient is written to memory before it is used.
 
-    XLA would fuse the product that it comes from into each of its uses, and so compute it twice.
+    XLA would fuse the matrix product of the gradient into each of its uses, and so compute it twice.
     """
     return x
 
@@ -54,7 +53,7 @@ def gradient_once(x: Array) -> Array:
 gradient_once.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
 
 
-def gelu_quick(x: Array) -> Array:
+def gelu_quick(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """OpenAI CLIP's activation, x * sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
@@ -92,12 +91,12 @@ class Linear(nnx.Module):
         self.dtype = compute.dtype
         self.lora_scale = compute.lora_alpha / max(compute.lora_rank, 1)
 
-    def __call__(self, x: Array) -> Array:
-        """Maps [..., in] to [..., out] in the compute dtype."""
+    def __call__(self, x: Float[Array, "*rest inputs"]) -> Float[Array, "*rest outputs"]:
+        """Applies the map in the compute dtype."""
         x = x.astype(self.dtype)
         y = _contract(x, self.weight[...].astype(self.dtype))
         if hasattr(self, "lora_a"):
-            # Merged into a bf16 weight, a change of a hundredth of it would lose a fifth to rounding.
+            # Not merged into the weight: in bf16, a change of a hundredth would lose a fifth to rounding.
             low = _contract(x, self.lora_a[...].astype(self.dtype))
             y = y + self.lora_scale * _contract(low, self.lora_b[...].astype(self.dtype))
         if not hasattr(self, "bias"):
@@ -106,25 +105,27 @@ class Linear(nnx.Module):
 
 
 def _precision(dtype: Any) -> str | None:
-    """TPUs and GPUs round fp32 factors to bf16 or TF32 unless told not to; fp32 is to mean fp32."""
+    """Full precision for fp32, whose factors TPUs and GPUs round to bf16 or TF32 by default."""
     return "highest" if dtype == jnp.float32 else None
 
 
-def _contract(x: Array, weight: Array) -> Array:
+def _contract(
+    x: Float[Array, "*rest inputs"], weight: Float[Array, "outputs inputs"]
+) -> Float[Array, "*rest outputs"]:
     axes = (((x.ndim - 1,), (1,)), ((), ()))
     return jax.lax.dot_general(x, weight, axes, precision=_precision(x.dtype))
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm over the last axis in fp32, given back in the dtype of its input."""
+    """LayerNorm over the last axis, computed in fp32 and returned in the dtype of its input."""
 
     def __init__(self, width: int, eps: float):
         self.scale = nnx.Param(jnp.ones((width,)))
         self.bias = nnx.Param(jnp.zeros((width,)))
         self.eps = eps
 
-    def __call__(self, x: Array) -> Array:
-        """Normalizes [..., D]."""
+    def __call__(self, x: Float[Array, "*rest D"]) -> Float[Array, "*rest D"]:
+        """Normalizes the last axis."""
 
         def normalized(x: Array, scale: Array, bias: Array) -> Array:
             y = x.astype(jnp.float32)
@@ -138,7 +139,7 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of `x` over `context` (over itself when none is given)."""
+    """Multi-head attention of `x` over `context`, or over itself."""
 
     def __init__(
         self,
@@ -159,16 +160,16 @@ class Attention(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
-        context: Array | None = None,
+        x: Float[Array, "B N D"],
+        context: Float[Array, "B T C"] | None = None,
         *,
         norm: LayerNorm,
         causal: bool = False,
-        context_mask: Array | None = None,
-    ) -> Array:
-        """Maps `x` [B, N, D], through `norm` first, and `context` [B, T, C] to [B, N, D].
+        context_mask: Bool[Array, "B T"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Normalizes `x` by `norm`, then attends from it to `context`.
 
-        `context_mask` [B, T] is True where to look.
+        `context_mask` is True for the tokens to attend to.
         """
 
         def project(x: Array, context: Array | None) -> tuple[Array, Array, Array]:
@@ -182,7 +183,7 @@ class Attention(nnx.Module):
         mask = None if context_mask is None else context_mask[:, None, None, :]
         query, key, value = recomputed(project, x, context)
 
-        # cuDNN would turn a mask that differs by example into a bias of the scores' full size.
+        # cuDNN would expand a mask that differs by example to a bias of the scores' full size.
         implementation: Any = self.implementation if context_mask is None else "xla"
 
         def mix(query: Array, key: Array, value: Array) -> Array:
@@ -193,14 +194,13 @@ class Attention(nnx.Module):
                 )  # fmt: skip
             return mixed.reshape(query.shape)
 
-        # cuDNN's keeps no scores by itself.
-        keeps_little = implementation == "cudnn"
-        mixed = mix(query, key, value) if keeps_little else recomputed(mix, query, key, value)
-        return self.out(mixed)
+        if implementation == "cudnn":  # its kernel saves no scores
+            return self.out(mix(query, key, value))
+        return self.out(recomputed(mix, query, key, value))
 
 
 class MLP(nnx.Module):
-    """Two linear maps with the tower's activation between."""
+    """Two linear maps with the tower's activation between them."""
 
     def __init__(
         self, width: int, hidden: int, activation: str, *, rngs: nnx.Rngs, compute: Compute
@@ -209,13 +209,13 @@ class MLP(nnx.Module):
         self.fc2 = Linear(hidden, width, rngs=rngs, compute=compute)
         self.activation = activation
 
-    def __call__(self, x: Array, *, norm: LayerNorm) -> Array:
-        """Maps [..., D] to [..., D], through `norm` first."""
+    def __call__(self, x: Float[Array, "*rest D"], *, norm: LayerNorm) -> Float[Array, "*rest D"]:
+        """Normalizes `x` by `norm`, then applies both maps."""
 
         def first(x: Array) -> Array:
             return self.fc1(norm(x))
 
-        def second(hidden: Array) -> Array:  # its product is not needed again, only what goes in
+        def second(hidden: Array) -> Array:  # the backward pass needs its input only
             return self.fc2(_ACTIVATIONS[self.activation](hidden))
 
         return recomputed(second, gradient_once(recomputed(first, x)))
@@ -232,14 +232,14 @@ class Block(nnx.Module):
             config.width, config.mlp_width, config.activation, rngs=rngs, compute=compute
         )
 
-    def __call__(self, x: Array, *, causal: bool) -> Array:
-        """Maps [B, N, D] to [B, N, D]."""
+    def __call__(self, x: Float[Array, "B N D"], *, causal: bool) -> Float[Array, "B N D"]:
+        """Attention and MLP, each with its residual connection."""
         x = x + self.attention(x, norm=self.layernorm1, causal=causal)
         return x + self.mlp(x, norm=self.layernorm2)
 
 
 def stacked_blocks(config: TowerConfig, *, rngs: nnx.Rngs, compute: Compute) -> Block:
-    """A Block whose every parameter has a leading axis of L layers."""
+    """A Block whose parameters all have a leading axis of L layers."""
 
     @nnx.split_rngs(splits=config.layers)
     @nnx.vmap
@@ -250,19 +250,24 @@ def stacked_blocks(config: TowerConfig, *, rngs: nnx.Rngs, compute: Compute) -> 
 
 
 def run_blocks(
-    blocks: Block, x: Array, *, causal: bool, compute: Compute, hidden_states: bool = False
-) -> tuple[Array, Array | None]:
+    blocks: Block,
+    x: Float[Array, "B N D"],
+    *,
+    causal: bool,
+    compute: Compute,
+    hidden_states: bool = False,
+) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None]:
     """Runs stacked blocks by one scan.
 
     Args:
-      blocks: as `stacked_blocks` makes them.
-      x: [B, N, D].
+      blocks: of `stacked_blocks`.
+      x: embedded tokens.
       causal: whether a token sees only those before it.
       compute: remat policy and unrolling.
       hidden_states: also return every layer's output.
 
     Returns:
-      The last output [B, N, D] and, when asked for, all outputs [L, B, N, D].
+      The last layer's output and, if `hidden_states`, every layer's.
     """
     graph, parameters = nnx.split(blocks)
 

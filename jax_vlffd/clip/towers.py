@@ -8,21 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray
 
 from jax_vlffd.clip.config import Compute, TextConfig, VisionConfig
-from jax_vlffd.clip.layers import Array, LayerNorm, Linear, run_blocks, stacked_blocks
+from jax_vlffd.clip.layers import LayerNorm, Linear, run_blocks, stacked_blocks
 
 
 class Features(NamedTuple):
-    """What a tower gives.
+    """A tower's outputs.
 
-    pooled: [B, D], after the tower's last LayerNorm. tokens: [B, N or T, D], likewise.
-    hidden_states: [L + 1, B, N or T, D] when asked for: the embeddings, then each layer's output.
+    pooled, tokens: after the tower's last LayerNorm (T in place of N for text). hidden_states: on request, the
+    embeddings, then each layer's output.
     """
 
-    pooled: Array
-    tokens: Array
-    hidden_states: Array | None = None
+    pooled: Float[Array, "B D"]
+    tokens: Float[Array, "B N D"]
+    hidden_states: Float[Array, "L+1 B N D"] | None = None
 
 
 class ImageTower(nnx.Module):
@@ -44,8 +45,10 @@ class ImageTower(nnx.Module):
         self.config = config
         self.compute = compute
 
-    def __call__(self, images: Array, *, hidden_states: bool = False) -> Features:
-        """Embeds normalized images [B, H, W, 3] (fp32); H = W = config.image_size."""
+    def __call__(
+        self, images: Float32[Array, "B H W 3"], *, hidden_states: bool = False
+    ) -> Features:
+        """Embeds normalized images; H = W = config.image_size."""
         # A convolution whose stride is its size is a matrix product over patches; the order within a
         # patch (channel, row, column) is that of the convolution's weight in Hugging Face files.
         batch, grid, patch = images.shape[0], self.config.grid, self.config.patch_size
@@ -74,8 +77,8 @@ class TextTower(nnx.Module):
         self.config = config
         self.compute = compute
 
-    def __call__(self, tokens: Array, *, hidden_states: bool = False) -> Features:
-        """Embeds int32 tokens [B, T], T <= config.context_length; pools at the first EOS."""
+    def __call__(self, tokens: Int[Array, "B T"], *, hidden_states: bool = False) -> Features:
+        """Embeds token ids, T <= config.context_length; pools at the first EOS."""
         positions = jnp.expand_dims(self.position_embedding[: tokens.shape[1]], 0)
         x = self.token_embedding[...][tokens] + positions
         pool_at = self.end(tokens)
@@ -87,45 +90,45 @@ class TextTower(nnx.Module):
             pool_at=pool_at,
         )
 
-    def end(self, tokens: Array) -> Array:
-        """The position of the first EOS in each row of int32 tokens [B, T]: int32 [B]."""
+    def end(self, tokens: Int[Array, "B T"]) -> Int[Array, " B"]:
+        """The position of the first EOS in each row of token ids."""
         return jnp.argmax(tokens == self.config.eos_id, axis=-1)
 
 
 def _finish(
     tower: ImageTower | TextTower,
-    x: Array,
+    x: Float[Array, "B N D"],
     *,
     causal: bool,
     hidden_states: bool,
-    pool_at: Array | None,
+    pool_at: Int[Array, " B"] | None,
 ) -> Features:
     y, layers = run_blocks(
         tower.blocks, x, causal=causal, compute=tower.compute, hidden_states=hidden_states
     )
-    every = None if layers is None else jnp.concatenate([x[None], layers])
+    states = None if layers is None else jnp.concatenate([x[None], layers])
     tokens = tower.post_layernorm(y)
     pooled = tokens[:, 0] if pool_at is None else tokens[jnp.arange(x.shape[0]), pool_at]
-    return Features(pooled, tokens, every)
+    return Features(pooled, tokens, states)
 
 
 # --- initialization of an image tower without pretrained weights (ours) ---
 #
 # With white random filters a token starts as little more than the mean color of its patch, since the spectrum
-# of pictures falls with frequency, and a small tower needs thousands of steps to see beyond it. Forgeries lie
-# in the fine detail, so here detail starts nearly as loud as tone.
+# of pictures falls with frequency, and a small tower needs thousands of steps to learn more. Forgeries show in
+# fine detail, so the initial filters amplify it.
 
-#: Amplitudes grow by this power of the frequency: 1 would make pictures white, and their noise loud.
+#: Amplitudes grow by this power of the frequency: 1 would whiten pictures, and amplify their noise.
 _WHITENING = 0.7
-#: Opponent colors, as rows over (R, G, B), and how much more than in brightness they count in.
+#: Opponent colors as rows over (R, G, B), and their gains; the first is brightness.
 _COLORS = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
 _COLOR_GAINS = (1.0, 2.0, 2.0)
-#: Spread of the positions beside the patches' of about 1.
+#: Amplitude of the position embeddings; that of embedded patches is about 1.
 _POSITION_SCALE = 0.5
 
 
-def patch_filters(key: jax.Array, width: int, patch: int) -> jax.Array:
-    """Random filters fp32 [width, 3 * patch * patch], flattened by channel, row, column.
+def patch_filters(key: PRNGKeyArray, width: int, patch: int) -> Float[Array, "D 3*{patch}*{patch}"]:
+    """Random filters, flattened by channel, row, column.
 
     White noise over the discrete cosine transform of the patch in opponent colors, amplified by frequency.
     """
@@ -141,9 +144,9 @@ def patch_filters(key: jax.Array, width: int, patch: int) -> jax.Array:
     return filters.reshape(width, -1)
 
 
-def position_embeddings(width: int, grid: int) -> jax.Array:
-    """Position embeddings fp32 [1 + grid * grid, width]: sines and cosines of both coordinates (as Beyer et
-    al. 2022, "Better plain ViT baselines"), learned from there; none for the class token.
+def position_embeddings(width: int, grid: int) -> Float32[Array, "N D"]:
+    """Position embeddings to learn from: sines and cosines of both coordinates (as Beyer et al. 2022, "Better
+    plain ViT baselines"); zeros for the class token.
     """
     waves = -(-width // 4)
     frequencies = np.pi / 2 * 10 ** (-1.5 * np.arange(waves) / waves)

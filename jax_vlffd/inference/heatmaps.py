@@ -1,7 +1,7 @@
-"""Heat maps: the face as the model saw it, and maps of a prediction laid over it.
+"""Heat maps: the face as the model saw it, and a prediction's maps drawn over it.
 
-A map is drawn relative to itself: its coldest patch shows the face alone, its hottest is drawn strongest. So
-it says where, never how sure.
+Each map is scaled to its own range: its lowest patch shows the face alone, its highest the strongest color. So
+it shows where, never how sure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+from jaxtyping import Float, UInt8
 
 from jax_vlffd.inference.detector import Prediction
 from jax_vlffd.preprocessing import square_view
@@ -28,48 +29,44 @@ _STRENGTH: Final = 0.65
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, uint8 [SIDE, SIDE, 3], RGB, and what it shows."""
+    """An RGB picture and its title."""
 
     title: str
-    image: np.ndarray
+    image: UInt8[np.ndarray, "{SIDE} {SIDE} 3"]
 
 
-def panels(crop: np.ndarray, prediction: Prediction, maps: bool = True) -> list[Panel]:
+def panels(
+    crop: UInt8[np.ndarray, "H W 3"], prediction: Prediction, maps: bool = True
+) -> list[Panel]:
     """The face, the classifier's map, and a map for each reason.
 
     Args:
-      crop: uint8 [H, W, 3], RGB, that the prediction is about.
+      crop: RGB, of which the prediction was made.
       prediction: with its maps.
       maps: False gives the face alone.
     """
     face = square_view(crop, SIDE)
-    found = [Panel(f"The face as judged: {prediction.verdict}", face)]
+    shown = [Panel(f"The face as judged: {prediction.verdict}", face)]
     if not maps:
-        return found
+        return shown
     if prediction.classifier_map is not None:
-        found.append(
+        shown.append(
             Panel("Where the classifier finds it fake", heat(face, prediction.classifier_map))
         )
     for reason, values in zip(prediction.reasons, prediction.reason_maps, strict=True):
         against = " (contradicts the verdict)" if reason.contradiction else ""
-        found.append(Panel(f"“{reason.text}”{against}", heat(face, values)))
-    return found
+        shown.append(Panel(f"“{reason.text}”{against}", heat(face, values)))
+    return shown
 
 
-def heat(face: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Lays a map over a face.
-
-    Args:
-      face: uint8 [S, S, 3], RGB.
-      values: float [G, G], higher is hotter.
-
-    Returns:
-      uint8 [S, S, 3].
-    """
+def heat(
+    face: UInt8[np.ndarray, "H H 3"], values: Float[np.ndarray, "G G"]
+) -> UInt8[np.ndarray, "H H 3"]:
+    """Draws a map over an RGB face; higher values are hotter."""
     low, high = float(values.min()), float(values.max())
-    even = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    relative = (values - low) / (high - low) if high > low else np.zeros_like(values)
     side = face.shape[0]
-    smooth = cv2.resize(even.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.resize(relative.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     smooth = np.clip(smooth, 0.0, 1.0)
     colors = cv2.applyColorMap((smooth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = (_STRENGTH * smooth)[..., None]
@@ -77,7 +74,7 @@ def heat(face: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def sheet(shown: list[Panel]) -> bytes:
-    """The panels side by side with their titles, as a PNG."""
+    """Panels side by side with their titles, as a PNG."""
     width = _MARGIN + len(shown) * (SIDE + _MARGIN)
     page = PIL.Image.new("RGB", (width, SIDE + 2 * _MARGIN + _LINES * _LINE + _MARGIN), "white")
     draw, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(13)
@@ -92,14 +89,14 @@ def sheet(shown: list[Panel]) -> bytes:
 
 
 def numbered(
-    picture: np.ndarray, boxes: Sequence[Sequence[float] | None], scale: float
-) -> np.ndarray:
-    """A picture with a numbered frame around each face.
+    picture: UInt8[np.ndarray, "H W 3"], boxes: Sequence[Sequence[float] | None], scale: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A copy of a picture with a numbered frame around each face.
 
     Args:
-      picture: uint8 [H, W, 3], RGB; left as it is.
+      picture: RGB.
       boxes: left, top, right, bottom of each face; None draws nothing.
-      scale: of the picture over that which the boxes are of.
+      scale: factor from the boxes' pixels to the picture's.
     """
     page = PIL.Image.fromarray(picture)
     draw, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(15)
@@ -108,13 +105,13 @@ def numbered(
             corners = [scale * float(value) for value in box]
             draw.rectangle(corners, outline="black", width=4)
             draw.rectangle(corners, outline="white", width=2)
-            place = (corners[0] + 5, corners[1] + 3)
-            draw.text(place, str(number), "white", font, stroke_width=2, stroke_fill="black")
+            corner = (corners[0] + 5, corners[1] + 3)
+            draw.text(corner, str(number), "white", font, stroke_width=2, stroke_fill="black")
     return np.asarray(page)
 
 
-def jpeg(image: np.ndarray) -> bytes:
-    """A JPEG of uint8 [H, W, 3], RGB."""
+def jpeg(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """An RGB image as a JPEG."""
     ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert ok
     return bytes(data)

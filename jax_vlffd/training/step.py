@@ -1,4 +1,4 @@
-"""The train and the eval step: pure functions of pytrees, jitted over the mesh, and what goes into them."""
+"""The train step and the eval step: pure functions of pytrees, jitted over the mesh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from jax_vlffd.config import LossConfig
 from jax_vlffd.losses import (
@@ -24,13 +25,12 @@ from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.sharding import batch_sharding, replicated
 from jax_vlffd.training.state import StepSpec, TrainPlan, TrainState
 
-Array = jax.Array
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
 #: The fields of a batch that hold texts.
 TEXT_FIELDS = ("tokens", "fused_tokens")
-#: What the work of the alignment loss is named in a compiled program.
+#: Name of the alignment loss's operations in a compiled program.
 ALIGNMENT_SCOPE = "alignment_loss"
 
 
@@ -41,7 +41,7 @@ def batch_fields(loss: LossConfig) -> tuple[str, ...]:
 
 
 def text_length(batch: Mapping[str, np.ndarray], spec: StepSpec) -> int:
-    """Tokens of a text that a step has to compute for this process's share of a batch, rounded up.
+    """Length of the longest text in this process's share of a batch, rounded up to the multiple.
 
     Args:
       batch: int32 [B, T] `tokens` and `fused_tokens` with the end token at least once in a row.
@@ -59,17 +59,17 @@ def truncate_texts(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Truncates captions to the longest of the batch, over all processes, and returns that length too (ours).
 
-    What follows a text's end changes nothing: the text tower is causal and pools at the end, and branch 3 masks
-    the rest. Yet it is computed, and captions of a third of the context are usual. Each length that comes up is
-    a compiled program of its own. Texts stay as they are where the multiple is 0 or no loss reads them.
+    The tokens after a text's end change nothing: the text tower is causal and pools at the end, and branch 3
+    masks the rest. But they cost computation, and captions usually take a third of the context. Each length
+    compiles a program. Texts are not truncated if the multiple is 0 or no loss reads them.
     """
     if not spec.model.compute.pad_to_multiple_of or not spec.loss.uses_text:
         return dict(batch), spec.model.clip.text.context_length
     length = max(peers.exchange(text_length(batch, spec)))
-    cut = {
+    truncated = {
         name: value[:, :length] if name in TEXT_FIELDS else value for name, value in batch.items()
     }
-    return cut, length
+    return truncated, length
 
 
 def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
@@ -105,9 +105,8 @@ def forward(model: VLFFD, batch: Batch, spec: StepSpec) -> dict[str, Array]:
         shared = spec.loss.alignment > 0 and not spec.separate_captions
         words = text.tokens if shared else model.encode_text(tokens).tokens
         out["fused_logits"] = model.classify_fused(image.tokens, words, tokens)
-        # What branch 3 knows from the words alone: when this is as good as with the image, the caption
-        # gives the label away (verdict leakage).
-        # One token stands for all: zeroed, they are alike, and so is what they look up and their mean.
+        # Branch 3 without the image: if this is as accurate as with it, the caption reveals the label (verdict
+        # leakage). One zeroed token replaces all of them, which would attend alike.
         out["blind_logits"] = jax.lax.stop_gradient(
             model.classify_fused(jnp.zeros_like(image.tokens[:, :1]), words, tokens)
         )
@@ -151,12 +150,12 @@ def make_train_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[Trai
         updates, optimizer_state = plan.optimizer.update(gradient, state.optimizer, trainable)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
-        moved = optax.apply_updates(trainable, updates)
-        if "logit_scale" in moved:
-            moved["logit_scale"] = jnp.minimum(moved["logit_scale"], MAX_LOGIT_SCALE)
-        # A loss and a gradient can still be finite when the parameters that they lead to are not.
-        metrics["parameter_norm"] = optax.tree.norm(moved)
-        return TrainState(state.step + 1, {**frozen, **moved}, optimizer_state), metrics
+        updated = optax.apply_updates(trainable, updates)
+        if "logit_scale" in updated:
+            updated["logit_scale"] = jnp.minimum(updated["logit_scale"], MAX_LOGIT_SCALE)
+        # Finite losses and gradients can lead to parameters that are not.
+        metrics["parameter_norm"] = optax.tree.norm(updated)
+        return TrainState(state.step + 1, {**frozen, **updated}, optimizer_state), metrics
 
     return jax.jit(
         step,
@@ -195,7 +194,7 @@ def _losses(
     parameters: Parameters,
     batch: Batch,
     weights: LossConfig,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
 ) -> tuple[Array, Metrics]:
     labels = batch["label"]
     metrics = {
@@ -231,15 +230,14 @@ def _losses(
     return total, {"loss": total, **metrics}
 
 
-def _accuracy(logits: Array, labels: Array) -> Array:
+def _accuracy(logits: Float[Array, "B 2"], labels: Int[Array, " B"]) -> Float32[Array, ""]:
     return jnp.mean((logits.argmax(-1) == labels).astype(jnp.float32))
 
 
-def _auc(logits: Array, labels: Array) -> Array:
-    """The area under the ROC curve of one batch, by ranks with ties halved; nan with one class only.
+def _auc(logits: Float[Array, "B 2"], labels: Int[Array, " B"]) -> Float[Array, ""]:
+    """The area under the ROC curve of one batch, by ranks with ties halved; NaN if it has one class only.
 
-    A zeroed image moves all logits alike, so a leak that the accuracy hides behind its fixed threshold
-    still shows in the order.
+    A zeroed image shifts all logits alike: a leak that the accuracy's fixed threshold hides still shows here.
     """
     margin = logits[:, 1] - logits[:, 0]
     ordered = jnp.sort(margin)
@@ -251,11 +249,13 @@ def _auc(logits: Array, labels: Array) -> Array:
     return above / (fakes * (labels.size - fakes))
 
 
-def _parts(batch: Batch, count: int) -> dict[str, Array]:
-    """[B, ...] -> [count, B / count, ...], each part taking its share from every device's rows."""
+def _parts(
+    batch: Mapping[str, Shaped[Array, "B ..."]], count: int
+) -> dict[str, Shaped[Array, "{count} part ..."]]:
+    """Splits a batch into parts, each taking its share from every device's rows."""
     return {k: v.reshape(-1, count, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
 
 
-def _join(parts: dict[str, Array]) -> dict[str, Array]:
+def _join(parts: dict[str, Shaped[Array, "count part ..."]]) -> dict[str, Shaped[Array, "B ..."]]:
     """Undoes `_parts`."""
     return {k: v.swapaxes(0, 1).reshape(-1, *v.shape[2:]) for k, v in parts.items()}

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -83,7 +84,7 @@ def test_a_faint_difference_is_a_forgery_and_a_fainter_one_none(masked_record: o
         )
 
 
-def test_a_mask_that_is_not_known_is_told_from_nothing_forged(masked_record: object) -> None:
+def test_an_unknown_mask_differs_from_an_empty_one(masked_record: object) -> None:
     image = draw(0)
     fake = dataclasses.replace(masked_record, label=1)  # type: ignore[type-var]
     assert forged_patches(fake, image, SIDE, GRID).max() == 1
@@ -94,7 +95,7 @@ def test_a_mask_that_is_not_known_is_told_from_nothing_forged(masked_record: obj
     np.testing.assert_array_equal(forged_patches(real, image, SIDE, GRID), np.zeros(GRID**2))
 
 
-def test_a_set_without_masks_is_told(folder: Path, tokenizer: Tokenizer) -> None:
+def test_a_set_without_masks_is_an_error(folder: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match=r"has no forgery masks.*--masks=DIR.*loss\.local to 0"):
         make_loader(tokenizer, data_settings(folder), mask_grid=GRID)
 
@@ -119,11 +120,12 @@ def test_patches_are_classified_where_their_mask_is_known() -> None:
     known = logits[[0, 1, 4, 5]].astype(np.float64), forged[[0, 1, 4, 5]].astype(np.float64)
     fake = 1 / (1 + np.exp(known[0][..., 0] - known[0][..., 1]))
     expected = -(known[1] * np.log(fake) + (1 - known[1]) * np.log(1 - fake)).mean()
+    logits, forged = jnp.asarray(logits), jnp.asarray(forged)
     assert float(patch_loss(logits, forged)) == pytest.approx(expected, rel=1e-6)
     gradient = np.asarray(jax.grad(patch_loss)(logits, forged))
     assert not gradient[2:4].any()
     assert gradient[[0, 1, 4, 5]].all()
-    assert float(patch_loss(logits, np.full_like(forged, -1))) == 0
+    assert float(patch_loss(logits, jnp.full_like(forged, -1))) == 0
 
 
 def test_what_is_pooled_is_what_is_forged() -> None:
@@ -132,11 +134,14 @@ def test_what_is_pooled_is_what_is_forged() -> None:
     forged = np.zeros((4, 9), np.float32)
     forged[0, [2, 7]] = 1, 0.5
     forged[1] = -1
-    found = np.asarray(pool_forged(patches, forged, np.array([1, 1, 1, 0])))
+    labels = jnp.array([1, 1, 1, 0])
+    pooled = np.asarray(pool_forged(jnp.asarray(patches), jnp.asarray(forged), labels))
     weighted = (patches[0, 2] + 0.5 * patches[0, 7]) / 1.5
-    np.testing.assert_allclose(found[0], weighted, atol=1e-6)
-    np.testing.assert_allclose(found[1:], patches[1:].mean(1), atol=1e-6)
-    gradient = jax.grad(lambda p: pool_forged(p, forged, np.array([1, 1, 1, 0])).sum())(patches)
+    np.testing.assert_allclose(pooled[0], weighted, atol=1e-6)
+    np.testing.assert_allclose(pooled[1:], patches[1:].mean(1), atol=1e-6)
+    gradient = jax.grad(lambda p: pool_forged(p, jnp.asarray(forged), labels).sum())(
+        jnp.asarray(patches)
+    )
     assert np.isfinite(np.asarray(gradient)).all()
 
 

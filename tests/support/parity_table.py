@@ -82,7 +82,7 @@ def batch(config: CLIPConfig, size: int, seed: int = SEED) -> tuple[np.ndarray, 
     blots = rng.integers(0, 256, (size, 4, 4, 3)).repeat(side // 4 + 1, 1).repeat(side // 4 + 1, 2)
     noise = rng.integers(-40, 40, (size, side, side, 3))
     pixels = np.clip(blots[:, :side, :side] + noise, 0, 255).astype(np.uint8)
-    images = np.asarray(model.normalize(pixels, CLIP_MEAN, CLIP_STD))
+    images = np.asarray(model.normalize(jnp.asarray(pixels), CLIP_MEAN, CLIP_STD))
     tokens = rng.integers(2, min(eos, VOCABULARY - 1), (size, length)).astype(np.int32)
     for row, end in zip(tokens, (1, length - 1, length // 2, length // 3), strict=False):
         row[end:] = eos
@@ -116,8 +116,8 @@ def ours(
     def run(parameters: model.Parameters) -> tuple[dict[str, Array], model.Parameters]:
         def loss(parameters: model.Parameters) -> tuple[Array, dict[str, Array]]:
             clip = model.bind(graph, parameters)
-            vision = clip.vision(images, hidden_states=True)
-            text = clip.text(tokens, hidden_states=True)
+            vision = clip.vision(jnp.asarray(images), hidden_states=True)
+            text = clip.text(jnp.asarray(tokens), hidden_states=True)
             image_embedding = clip.embed_image(vision.pooled)
             text_embedding = clip.embed_text(text.pooled)
             scale, bias = clip.logit_scale[...], clip.logit_bias[...]

@@ -57,13 +57,13 @@ def parameters_of(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return result
 
 
-def inputs(batch: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def inputs(batch: int = 3, seed: int = 0) -> tuple[jax.Array, jax.Array]:
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((batch, 32, 32, 3)).astype(np.float32)
     tokens = rng.integers(1, EOS, (batch, 12)).astype(np.int32)
     for row, end in zip(tokens, (4, 11, 1, 8), strict=False):
         row[end:] = EOS
-    return images, tokens
+    return jnp.asarray(images), jnp.asarray(tokens)
 
 
 def forward(config: ModelConfig, parameters: Any, images: Any, tokens: Any) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def test_bf16_stays_near_fp32() -> None:
         assert 1e-4 < difference < 0.03, name
 
 
-def test_initial_parameters_have_the_shapes_that_were_told() -> None:
+def test_initial_parameters_have_the_announced_shapes() -> None:
     config = config_of(lora_rank=2)
     parameters = jax.eval_shape(
         functools.partial(model.initial_parameters, config), jax.random.key(0)
@@ -287,7 +287,7 @@ def test_a_shorter_row_says_the_same() -> None:
 def test_text_is_pooled_at_the_first_end() -> None:
     config = config_of()
     vlffd = model.bind(graph_of(config)[0], parameters_of(config))
-    tokens = np.asarray([[1, 2, EOS, 3, EOS, EOS], [EOS, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, EOS]])
+    tokens = jnp.asarray([[1, 2, EOS, 3, EOS, EOS], [EOS, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, EOS]])
     np.testing.assert_array_equal(vlffd.text.end(tokens), [2, 0, 5])
 
 

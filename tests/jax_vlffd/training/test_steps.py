@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
@@ -204,21 +205,21 @@ def outputs() -> Callable[..., dict[str, np.ndarray]]:
     return compute
 
 
-def test_the_logged_losses_are_those_of_the_whole_batch_and_weigh_as_told(
+def test_the_logged_losses_are_those_of_the_global_batch_with_the_configured_weights(
     single: Stepped, outputs: Callable[..., dict[str, np.ndarray]]
 ) -> None:
-    metrics, batch = single.metrics[0], tiny.batch(0)
-    out = outputs(batch)
+    metrics, batch = single.metrics[0], jax.tree.map(jnp.asarray, tiny.batch(0))
+    out = jax.tree.map(jnp.asarray, outputs(batch))
     whole = contrastive_loss(
         out["image_embedding"], out["text_embedding"], batch["caption_key"],
-        np.float32(tiny.CLIP.logit_scale_init), np.float32(0), mesh=tiny.plan().mesh,
+        jnp.float32(tiny.CLIP.logit_scale_init), jnp.float32(0), mesh=tiny.plan().mesh,
     )  # fmt: skip
     assert metrics["loss_alignment"] == pytest.approx(float(whole), rel=1e-5)
     for name, logits in (("image", "image_logits"), ("fusion", "fused_logits")):
         expected = classification_loss(out[logits], batch["label"])
         assert metrics[f"loss_{name}"] == pytest.approx(float(expected), rel=1e-5)
         right = out[logits].argmax(-1) == batch["label"]
-        assert metrics[f"accuracy_{name}"] == pytest.approx(right.mean())
+        assert metrics[f"accuracy_{name}"] == pytest.approx(float(right.mean()))
     weighed = [getattr(LOSS, n) * metrics[f"loss_{n}"] for n in ("image", "alignment", "fusion")]
     assert metrics["loss"] == pytest.approx(sum(weighed), rel=1e-6)
 
@@ -226,14 +227,14 @@ def test_the_logged_losses_are_those_of_the_whole_batch_and_weigh_as_told(
 def test_the_local_losses_are_of_patches_and_weigh_on_top_of_their_branches(
     outputs: Callable[..., dict[str, np.ndarray]],
 ) -> None:
-    batch, plan = tiny.batch(0), tiny.plan(loss=LOCAL)
-    out = outputs(batch)
+    batch, plan = jax.tree.map(jnp.asarray, tiny.batch(0)), tiny.plan(loss=LOCAL)
+    out = jax.tree.map(jnp.asarray, outputs(batch))
     (total, metrics), _ = gradients(plan, batch)
     patches = patch_loss(out["patch_logits"], batch["forged_patches"])
     assert metrics["loss_local_image"] == pytest.approx(float(patches), rel=1e-5)
     local = contrastive_loss(
         out["local_embedding"], out["text_embedding"], batch["caption_key"],
-        np.float32(tiny.CLIP.logit_scale_init), np.float32(0), mesh=plan.mesh,
+        jnp.float32(tiny.CLIP.logit_scale_init), jnp.float32(0), mesh=plan.mesh,
     )  # fmt: skip
     assert metrics["loss_local_alignment"] == pytest.approx(float(local), rel=1e-5)
     (without, _), _ = gradients(tiny.plan(loss=LOSS), batch)
@@ -306,7 +307,7 @@ def test_the_eval_step_is_the_image_branch(
 # --- what does not divide ---
 
 
-def test_a_batch_that_does_not_divide_is_told_which_sizes_would() -> None:
+def test_the_error_for_an_indivisible_batch_names_the_nearest_sizes() -> None:
     mesh = make_mesh(MeshConfig(2, 2, 2))
     check_batch(16, mesh)
     check_batch(16, mesh, accumulate=4)
