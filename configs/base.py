@@ -1,7 +1,7 @@
 """A recipe as an ml_collections config, made from the settings' own dataclasses.
 
 Every key, its default and its meaning stand in `jax_vlffd.config`, `jax_vlffd.clip.config` and
-`data_pipeline.loading.settings`; nothing is said twice. A recipe names what it changes.
+`data_pipeline.loading.settings`. A recipe sets only what it changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LISTS = ("train", "validation", "methods")
 
 
 def recipe(run: RunConfig, data: DataSettings) -> config_dict.ConfigDict:
-    """The config of these settings: groups of plain values, locked against unknown keys.
+    """Converts settings to a config: groups of plain values, locked against unknown keys.
 
     Groups: model (with vision and text), compute, init, tuning, loss, optim, mesh, train, data (with
     augment), and the single key `seed`, which is that of the parameters and of the data.
@@ -43,7 +43,7 @@ def recipe(run: RunConfig, data: DataSettings) -> config_dict.ConfigDict:
 
 
 def _with_placeholders(values: dict[str, Any]) -> dict[str, Any]:
-    """None would fix a key's type to None; a placeholder lets a number be given later."""
+    """None would fix a key's type to None; a placeholder accepts a number later."""
     return {
         key: _with_placeholders(value) if isinstance(value, dict)
         else config_dict.placeholder(float) if value is None

@@ -1,4 +1,4 @@
-"""What the recipes on pretrained CLIP share; our choices, since the paper's settings are not published."""
+"""The shared recipe on pretrained CLIP; the values are ours, since the paper's are not published."""
 
 from __future__ import annotations
 

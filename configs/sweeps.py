@@ -36,21 +36,21 @@ def zip_(*sweeps: Iterable[Overrides]) -> Sweep:
 
 
 def chain(*sweeps: Iterable[Overrides]) -> Sweep:
-    """One sweep after the other; what was there before is not repeated."""
-    found: Sweep = []
+    """One sweep after the other, without repeating a run."""
+    sweep: Sweep = []
     for overrides in itertools.chain(*sweeps):
-        if overrides not in found:
-            found.append(dict(overrides))
-    return found
+        if overrides not in sweep:
+            sweep.append(dict(overrides))
+    return sweep
 
 
 def ablation(lora_rank: int = 8, local: float = 1.0) -> Sweep:
     """The method's parts, one changed at a time: branches, local losses, captions, tuning modes.
 
-    The recipe as it is comes first. Branches (the paper's three): image and alignment, image and fusion,
+    The unchanged recipe comes first. Branches (the paper's three): image and alignment, image and fusion,
     image alone. Captions: as annotated before refinement, and the verdict's sentence alone, where the recipe
     itself reads the refined ones. Tuning modes of both towers; they mean something from pretrained weights
-    only. Which runs make up the list is ours.
+    only. The choice of runs is ours.
 
     Args:
       lora_rank: of the adapters in the 'lora' run.

@@ -1,7 +1,7 @@
-"""Every setting of the model and of training: frozen, checked when made, each key explained where it stands.
+"""Every setting of the model and of training, checked when it is built; each class documents its keys.
 
-Imports no JAX, so that a command reads and checks a config before anything heavy is loaded. The settings of
-the data are the data pipeline's own.
+Imports no JAX, so that a command checks a config before anything heavy is loaded. The settings of the data are
+in `data_pipeline.loading.settings`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AlignmentTargets = Literal["multi_positive", "one_to_one", "sigmoid"]
 TuningMode = Literal["full", "layernorm", "lora", "frozen"]
 
 #: Tuning mode of a tower -> the kinds of its parameters that train. 'layernorm' as GenD (Yermakov et al.
-#: 2025), 'lora' as Hu et al. 2021, 'frozen' trains the projections and heads alone.
+#: 2025), 'lora' as Hu et al. 2021, 'frozen' trains the projections and heads only.
 TUNING: dict[str, frozenset[str]] = {
     "full": frozenset({"weight", "layernorm"}),
     "layernorm": frozenset({"layernorm"}),
@@ -40,7 +40,7 @@ _MeshAxis = Annotated[int, Field(ge=-1)]
 
 @settings("model.")
 class ModelConfig:
-    """The whole model: the towers' shapes, the fusion block's, the images' normalization, the compute.
+    """The model: shapes of the towers and of the fusion block, normalization of the images, compute.
 
     fusion_heads, fusion_mlp_width: of the cross-attention block. image_mean, image_std: of RGB in 0..1.
     """
@@ -61,7 +61,7 @@ class ModelConfig:
 
 
 def model_config(model: Any, compute: Any) -> ModelConfig:
-    """The model that the groups `model` (with `vision` and `text`) and `compute` of a config describe.
+    """Builds the model's settings from the groups `model` (with `vision` and `text`) and `compute` of a config.
 
     Raises:
       UserError: an unknown key, or a value of another type or out of range.
@@ -77,7 +77,7 @@ def model_config(model: Any, compute: Any) -> ModelConfig:
 
 @settings("loss.")
 class LossConfig:
-    """Weights of the three branches (0 leaves a branch out, and its computation), and the targets.
+    """Weights of the three branches (a branch of weight 0 is not computed), and the targets.
 
     image, alignment, fusion: weights of L_img, L_itc, L_fus (paper). local: weight of the first two's local
     counterparts, on top of their own: every patch is classified by the forgery mask, and the forged patches'
@@ -97,7 +97,7 @@ class LossConfig:
             raise UserError("loss.image, loss.alignment and loss.fusion: one must be above 0")
         if self.local > 0 and not self.image and not self.alignment:
             raise UserError(
-                "loss.local is of the image and the alignment branch: set one of them above 0"
+                "loss.local needs the image or the alignment branch: set one of them above 0"
             )
 
     @property
@@ -113,7 +113,7 @@ class OptimConfig:
     learning_rate: peak. vision_scale, text_scale, head_scale: factors on it for each part of the model.
     warmup: duration of the linear rise from 0 (resolved to steps by the caller). schedule: 'cosine' falls
     to final_share of the peak at the last step, 'constant' does not. weight_decay: decoupled, on the
-    parameters whose rule says so. b1, b2, eps: Adam's. clip: largest global norm of the gradient; 0 does
+    parameters whose rule has `decay`. b1, b2, eps: Adam's. clip: maximum global norm of the gradient; 0 does
     not clip.
     """
 
@@ -133,7 +133,7 @@ class OptimConfig:
 
 @settings("mesh.")
 class MeshConfig:
-    """Devices along each axis: data parallel, parameters split, matrix products split.
+    """Devices along each axis: data parallelism, sharded parameters, tensor parallelism.
 
     One of them may be -1: as many as the devices allow.
     """
@@ -145,7 +145,7 @@ class MeshConfig:
 
 @settings("tuning.")
 class TuningConfig:
-    """Tuning mode of each tower, 'full', 'layernorm', 'lora', 'frozen'."""
+    """Tuning mode of each tower: a key of TUNING."""
 
     vision: TuningMode = "full"
     text: TuningMode = "full"
@@ -153,10 +153,10 @@ class TuningConfig:
 
 @settings("init.")
 class InitConfig:
-    """Where the first parameters come from; own run > resume > pretrained > random.
+    """Source of the initial parameters: own checkpoint > resume > pretrained > random.
 
-    A workdir that holds checkpoints of the same config always continues from the newest. resume: another
-    run's workdir, whose whole state (parameters, optimizer, step, place in the data) is continued here.
+    A workdir with checkpoints of the same config always continues from the newest. resume: another run's
+    workdir, whose state (parameters, optimizer, step, position in the data) is continued here.
     clip: a Hugging Face CLIP, folder or hub id. vit: a plain Hugging Face ViT for the image tower alone.
     """
 
@@ -166,16 +166,16 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         if self.clip and self.vit:
-            raise UserError("init.clip and init.vit are both set; an image tower has one origin")
+            raise UserError("init.clip and init.vit are both set; set one of them")
 
 
 @settings("train.")
 class TrainConfig:
-    """How long, and when to do what. Durations: see `in_steps`.
+    """Duration and schedule of a run. Durations: see `in_steps`.
 
     duration: of the whole run. evaluate_every: between validations, each followed by a checkpoint.
     checkpoint_every: between further checkpoints; '' makes none. log_every: steps between logged lines.
-    keep: newest checkpoints that stay; the best always does. accumulate: parts in which a batch goes
+    keep: newest checkpoints that are kept; the best always is. accumulate: parts in which a batch goes
     through the towers; the contrastive loss still sees the whole batch. tensorboard: also write events.
     """
 
@@ -190,7 +190,7 @@ class TrainConfig:
 
 @settings("")
 class RunConfig:
-    """All settings of a training run but the data's. seed: of the random parameters."""
+    """All settings of a training run except the data's. seed: of the random parameters."""
 
     model: ModelConfig
     seed: NonNegativeInt = 0
@@ -218,32 +218,32 @@ _DURATION = re.compile(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|epochs?|examples?|%)
 def in_steps(
     duration: str, *, batch_size: int, examples_per_epoch: int, total: int | None = None
 ) -> int:
-    """A duration in steps, rounded, at least 1; '' and 0 are 0.
+    """Converts a duration to steps, rounded, at least 1; '' and 0 are 0.
 
     Args:
       duration: '300 steps', '2.5 epochs', '1e6 examples', or '5%' of `total` steps.
       batch_size: global.
       examples_per_epoch: of the training mixture.
-      total: the run's steps, where a share of them is allowed.
+      total: the run's steps; None if '%' is not allowed.
 
     Raises:
-      UserError: it is none of these.
+      UserError: `duration` has another form.
     """
     if not duration.strip():
         return 0
-    found = _DURATION.fullmatch(duration)
+    match = _DURATION.fullmatch(duration)
     try:
-        count, unit = (float(found[1]), found[2][0]) if found else (-1.0, "")
+        count, unit = (float(match[1]), match[2][0]) if match else (-1.0, "")
     except ValueError:
         count, unit = -1.0, ""
     if count < 0 or (unit == "%" and total is None):
         raise UserError(
-            f"duration {duration!r} is none of '300 steps', '2.5 epochs', '1e6 examples'"
+            f"duration {duration!r} must be like '300 steps', '2.5 epochs', '1e6 examples'"
             + (" or '5%'" if total is not None else "")
         )
     scale = {
         "s": 1.0,
-        "e": examples_per_epoch / batch_size if found and "epoch" in found[2] else 1 / batch_size,
+        "e": examples_per_epoch / batch_size if match and "epoch" in match[2] else 1 / batch_size,
         "%": (total or 0) / 100,
     }[unit]
     return max(round(count * scale), 1) if count else 0

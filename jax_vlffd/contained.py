@@ -1,4 +1,4 @@
-"""Containment: what is read or written in a folder that may be a stranger's lies in it."""
+"""Containment of workdirs and exports, which may come from strangers: no link leads out of them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def check_contained(folder: Path) -> None:
-    """Sees that no link leads out of a folder, and that it holds only files and folders.
+    """Checks that no link leads out of a folder, and that it holds only files and folders.
 
-    Every command that opens a workdir or an export asks for this first: a link would have other files read,
-    published or written over, and a pipe would be waited for. The folder itself may be a link. In the Hugging
-    Face cache every file is a link to one in the `blobs` beside the snapshots, called by its digest; those are
-    let be.
+    Every command that opens a workdir or an export calls this first: by a link other files would be read,
+    published or overwritten, and reading a pipe would block. The folder itself may be a link. In the Hugging
+    Face cache every file is a link to one in the `blobs` beside the snapshots, named by its digest; those are
+    allowed.
 
     Raises:
-      UserError: a part of it leads out, or is a pipe, a socket or a device; it is named.
+      UserError: an entry, which is named, leads out or is a pipe, a socket or a device.
     """
     home = folder.resolve()
     hub = home.parents[1] / "blobs" if _HUB.search(home.as_posix()) else None
-    waiting = [folder]
-    while waiting:
-        # What vanishes (a run goes on) or cannot be listed cannot be opened either.
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+    pending = [folder]
+    while pending:
+        # A folder that vanishes (a run is active) or cannot be listed cannot be opened either.
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_symlink():
                     real = _target(Path(entry.path))
@@ -41,17 +41,17 @@ def check_contained(folder: Path) -> None:
                             f"{entry.path} is a link out of {folder}; put there what it points to, or remove it"
                         )
                 elif entry.is_dir():
-                    waiting.append(Path(entry.path))
+                    pending.append(Path(entry.path))
                 elif not entry.is_file():
                     raise UserError(f"{entry.path} is neither file nor folder; remove it")
 
 
 def read_small(path: Path) -> str:
-    """The text of a file of a run that is small by nature: at most 16 MiB.
+    """Reads a text file of at most 16 MiB.
 
     Raises:
-      OSError: it is missing or cannot be read.
-      ValueError: it is larger, or is not UTF-8.
+      OSError: the file is missing or cannot be read.
+      ValueError: the file is larger, or is not UTF-8.
     """
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)
@@ -61,7 +61,7 @@ def read_small(path: Path) -> str:
 
 
 def _target(link: Path) -> Path | None:
-    """Where a link leads, None for one that leads round in a circle."""
+    """The target of a link, None for a circular one."""
     try:
         return link.resolve()
     except (OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes, and text that is safe to show."""
+"""The exception for users' mistakes, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ class UserError(Exception):
 
 
 def fault(error: BaseException) -> str:
-    """One line on an error that nobody foresaw."""
+    """One line about an unexpected error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def printable(text: str) -> str:
-    """Text of others' making without what could command a terminal."""
+    """Untrusted text without the control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""Reasons in words: a bank of sentences, an image's similarity to them, what is said and what is shown.
+"""Explanations in words: a bank of sentences, its calibration, and an image's similarity to it.
 
 The idea is the paper's (CLIP aligned with captions that name forged regions and types); the bank, its
 calibration and the choice of reasons are ours. The sentences are embedded once, by the tuned text tower,
@@ -6,11 +6,11 @@ and fitted on a validation split; from then on an image's embedding is enough, a
 
 An *entry* is a (region, type), or the real face; each has several paraphrases, whose mean is its direction.
 The raw score of (region, type) is the image's similarity to that direction less that to the real face.
-Logistic regression on the validation split (Platt 1999) makes a probability of it; its slope cannot be
-negative, so that an image speaks for a sentence only by being more like it. A score never changes the
-verdict: the classifier decides, the text explains, and where the two disagree that is said.
+Logistic regression on the validation split (Platt 1999) converts it to a probability; its slope cannot be
+negative, so that more similarity never lowers a sentence's probability. Scores never change the verdict: the
+classifier decides, the text explains, and a reason that disagrees is marked as a contradiction.
 
-NumPy and SciPy only. Letters: S sentences, E joint embedding, K = 21 entries, n images.
+NumPy and SciPy only. Letters in shapes: S sentences, E joint embedding, K = 21 entries, n images, P patches.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ VERSION: Final = 1
 ENTRIES: Final = (*((region, kind) for region in REGIONS for kind in TYPES), ("", "real"))
 _FORGED: Final = len(ENTRIES) - 1
 #: A threshold is that of the best F1 on the validation split, but at least 0.5, and never so low that more
-#: than this share of its reals would be named (of the fakes, for the real face's sentences): a reason has to
-#: be defended.
+#: than this share of its reals would get the reason (of its fakes, for the real face's sentences).
 NAMED_ON_REALS: Final = 0.1
-#: Types named for one region, the surest first.
-_TYPES_NAMED: Final = 2
+#: Maximum number of types named for one region, by descending score.
+_MAX_TYPES: Final = 2
 _MAX_BYTES: Final = 1 << 28
 
 
@@ -52,8 +51,8 @@ _MAX_BYTES: Final = 1 << 28
 class Sentence:
     """One sentence of the bank.
 
-    text: as a reason is worded. prompt: as it is embedded, with the verdict before it, because every
-    caption of the training states one. entry: its place in ENTRIES.
+    text: the wording of a reason. prompt: the text that is embedded, with the verdict before it, because
+    every caption of the training states one. entry: its index in ENTRIES.
     """
 
     text: str
@@ -62,18 +61,18 @@ class Sentence:
 
 
 def bank() -> tuple[Sentence, ...]:
-    """The sentences, of the vocabulary's nouns and phrases: four an entry, more for the real face."""
-    found = []
+    """The sentences, from the vocabulary's nouns and phrases: four for each entry, more for the real face."""
+    sentences = []
     for entry, (region, kind) in enumerate(ENTRIES[:_FORGED]):
         nouns = REGION_NOUNS[region]
-        if region == "face":  # skin has a color or a texture, and it is the face that has a shape
+        if region == "face":  # skin has color and texture, but no shape
             nouns = tuple(n for n in nouns if ("skin" in n[0]) != (kind == "structure"))
         for number, phrase in enumerate(PHRASES[kind]):
             text = _clause(nouns[number % len(nouns)], phrase)
-            found.append(Sentence(text, f"{VERDICTS[1]} {text}", entry))
+            sentences.append(Sentence(text, f"{VERDICTS[1]} {text}", entry))
     for text in UNSUSPICIOUS:
-        found.append(Sentence(text, f"{VERDICTS[0]} {text}", _FORGED))
-    return tuple(found)
+        sentences.append(Sentence(text, f"{VERDICTS[0]} {text}", _FORGED))
+    return tuple(sentences)
 
 
 def _clause(noun: tuple[str, bool], phrase: Any) -> str:
@@ -82,10 +81,10 @@ def _clause(noun: tuple[str, bool], phrase: Any) -> str:
 
 @dataclass(frozen=True)
 class Reason:
-    """A sentence that is said of an image.
+    """A sentence that explains an image.
 
-    text: the sentence. region, type: what it is about; '' where it is about none. score: its calibrated
-    probability. contradiction: it speaks against the verdict.
+    text: the sentence. region, type: its subject; '' where it has none. score: its calibrated probability,
+    0 to 1. contradiction: whether it contradicts the verdict.
     """
 
     text: str
@@ -97,11 +96,11 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the text says of one image.
+    """The scores and reasons of one image.
 
     regions: calibrated probability by region, None where it could not be calibrated. types: the same by
-    region and type. real: of the real face's sentences. reasons: the surest first. entries: for each
-    reason, the entries it rests on, for its heat map.
+    region and type. real: the same of the real face's sentences. reasons: those that agree with the verdict
+    first, then by score. entries: for each reason, the entries of its heat map.
     """
 
     regions: Mapping[str, float | None]
@@ -117,11 +116,12 @@ class Explainer:
 
     Attributes:
       sentences: S of them.
-      embeddings: fp32 unit vectors [S, E], of the tuned text tower.
+      embeddings: fp32 unit vectors [S, E], by the tuned text tower.
       types: the scaling of each (region, type), in the order of ENTRIES.
-      regions: of each region.
-      real: of the real face.
-      images: of the validation split that the scalings were fitted on.
+      regions: the scaling of each region.
+      real: the scaling of the real face.
+      images: number of validation images that the scalings were fitted on.
+      directions: float64 [K, E], the mean embedding of each entry's sentences; not unit vectors.
     """
 
     sentences: tuple[Sentence, ...]
@@ -133,15 +133,15 @@ class Explainer:
     directions: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Makes the entries' directions [K, E]: the mean of their sentences, no unit vectors."""
+        """Computes the entries' directions."""
         object.__setattr__(self, "directions", directions(self.sentences, self.embeddings))
 
     def explain(self, embedding: np.ndarray, verdict: Verdict) -> Explanation:
-        """What the text says of an image.
+        """Scores an image and chooses its reasons.
 
         Args:
           embedding: fp32 unit vector [E] of the image.
-          verdict: the classifier's, which the reasons are held against.
+          verdict: the classifier's, with which reasons agree or not.
         """
         raw = raw_scores(self.directions, np.asarray(embedding)[None])
         types = [
@@ -155,26 +155,26 @@ class Explainer:
         real = float(self.real.score(raw.real[0])) if self.real.fitted else None
         width = len(TYPES)
         reasons: list[tuple[Reason, tuple[int, ...]]] = []
-        for place, region in enumerate(REGIONS):
-            score = regions[place]
-            if score is None or score < self.regions[place].threshold:
+        for index, region in enumerate(REGIONS):
+            score = regions[index]
+            if score is None or score < self.regions[index].threshold:
                 continue
-            rows = range(place * width, (place + 1) * width)
-            named = [(types[row], row) for row in rows]
-            sure = sorted(
-                (-s, row) for s, row in named if s is not None and s >= self.types[row].threshold
-            )[:_TYPES_NAMED]
-            for minus, row in sure:
-                text = self._wording(row, embedding)
-                reason = Reason(text, region, TYPES[row - rows[0]], -minus, verdict == "real")
-                reasons.append((reason, (row,)))
-            if not sure:
+            entries = range(index * width, (index + 1) * width)
+            named = sorted(
+                (-s, entry)
+                for entry in entries
+                if (s := types[entry]) is not None and s >= self.types[entry].threshold
+            )[:_MAX_TYPES]
+            for negative, entry in named:
+                text = self._wording(entry, embedding)
+                reason = Reason(text, region, TYPES[entry % width], -negative, verdict == "real")
+                reasons.append((reason, (entry,)))
+            if not named:
                 text = _clause(REGION_NOUNS[region][0], UNTYPED_PHRASES[0])
-                reasons.append((Reason(text, region, "", score, verdict == "real"), tuple(rows)))
+                reasons.append((Reason(text, region, "", score, verdict == "real"), tuple(entries)))
         if real is not None and real >= self.real.threshold:
             text = self._wording(_FORGED, embedding)
             reasons.append((Reason(text, "", "", real, verdict == "fake"), (_FORGED,)))
-        # What agrees with the verdict first, then the surest.
         reasons.sort(key=lambda pair: (pair[0].contradiction, -pair[0].score))
         return Explanation(
             dict(zip(REGIONS, regions, strict=True)),
@@ -185,28 +185,28 @@ class Explainer:
         )
 
     def _wording(self, entry: int, embedding: np.ndarray) -> str:
-        """The entry's sentence that is nearest to the image."""
+        """The entry's sentence that is most similar to the image."""
         rows = [i for i, sentence in enumerate(self.sentences) if sentence.entry == entry]
         return self.sentences[rows[int(np.argmax(self.embeddings[rows] @ embedding))]].text
 
     def patch_map(self, similarities: np.ndarray, entries: Sequence[int]) -> np.ndarray:
-        """How much each patch is like some entries.
+        """Similarity of each patch to some entries.
 
         Args:
-          similarities: [N - 1, K] of the patches to every entry.
-          entries: places in ENTRIES.
+          similarities: [P, K] of the patches to every entry.
+          entries: indices in ENTRIES.
 
         Returns:
-          float32 [N - 1]: the mean over the entries, less the similarity to the real face where they are
-          of forged regions.
+          float32 [P]: the mean over the entries, less the similarity to the real face for entries of forged
+          regions.
         """
-        found = similarities[:, list(entries)].mean(1)
+        values = similarities[:, list(entries)].mean(1)
         if _FORGED not in entries:
-            found = found - similarities[:, _FORGED]
-        return np.asarray(found, np.float32)
+            values = values - similarities[:, _FORGED]
+        return np.asarray(values, np.float32)
 
     def to_bytes(self) -> bytes:
-        """One safetensors file with the table of sentences and scalings in its header; `load` reads it."""
+        """A safetensors file with the sentences and scalings in its header, which `load` reads."""
         from safetensors.numpy import save
 
         table = {
@@ -218,15 +218,14 @@ class Explainer:
             "images": self.images,
         }
         content = {"embeddings": np.ascontiguousarray(self.embeddings, np.float32)}
-        written: bytes = save(content, {"explanation": json.dumps(table)})
-        return written
+        return save(content, {"explanation": json.dumps(table)})
 
     @classmethod
     def load(cls, path: Path) -> Explainer:
         """Reads a file of `to_bytes`.
 
         Raises:
-          UserError: it cannot be read, or is of another version.
+          UserError: the file cannot be read, or is of another version.
         """
         import safetensors
 
@@ -238,7 +237,7 @@ class Explainer:
                 embeddings = file.get_tensor("embeddings")
             if table["version"] != VERSION:
                 raise ValueError(f"version {table['version']}, not {VERSION}")
-            found = cls(
+            explainer = cls(
                 tuple(Sentence(**line) for line in table["sentences"]),
                 embeddings,
                 tuple(PlattScaling(**line) for line in table["types"]),
@@ -248,16 +247,16 @@ class Explainer:
             )
         except Exception as error:  # safetensors has errors of its own
             raise UserError(
-                f"{path}: no bank of sentences ({error}); train or export the model again"
+                f"{path}: not a bank of sentences ({error}); train or export the model again"
             ) from error
-        if len(found.types) != _FORGED or len(found.regions) != len(REGIONS):
+        if len(explainer.types) != _FORGED or len(explainer.regions) != len(REGIONS):
             raise UserError(f"{path}: its regions and types are not those of this version")
-        return found
+        return explainer
 
 
 @dataclass(frozen=True)
 class RawScores:
-    """types [n, 20], regions [n, 4], real [n]: similarities before any calibration."""
+    """Scores before calibration: types [n, 20], regions [n, 4], real [n]."""
 
     types: np.ndarray
     regions: np.ndarray
@@ -276,8 +275,8 @@ def directions(sentences: Sequence[Sentence], embeddings: np.ndarray) -> np.ndar
 def raw_scores(directions: np.ndarray, images: np.ndarray) -> RawScores:
     """Scores of images [n, E] by the entries' directions [K, E].
 
-    A (region, type): similarity less that to the real face. A region: the largest of its types'. The real
-    face: its similarity less the mean of all others.
+    Of a (region, type): its similarity less that to the real face. Of a region: the maximum over its types. Of
+    the real face: its similarity less the mean of all others.
     """
     similarity = np.asarray(images, np.float64) @ directions.T
     forged, real = similarity[:, :_FORGED], similarity[:, _FORGED]
@@ -294,13 +293,13 @@ def fit(
     regions: np.ndarray,
     types: np.ndarray,
 ) -> Explainer:
-    """Calibrates a bank on a validation split, never on data that is tested on.
+    """Calibrates a bank on a validation split, which must not be the test data.
 
     Args:
-      sentences: S of them, as `bank` gives.
+      sentences: S of them, those of `bank`.
       embeddings: [S, E].
-      images: [n, E], of the same model.
-      labels: int [n].
+      images: embeddings [n, E] by the same model.
+      labels: int [n], 0 real, 1 fake.
       regions: 0/1 [n, 4], the annotated regions.
       types: 0/1 [n, 4, 5].
     """
@@ -314,7 +313,12 @@ def fit(
         fit_platt(raw.regions[:, i], regions[:, i], real, NAMED_ON_REALS)
         for i in range(len(REGIONS))
     )
-    sound = fit_platt(raw.real, real, ~real, NAMED_ON_REALS)
+    by_real = fit_platt(raw.real, real, ~real, NAMED_ON_REALS)
     return Explainer(
-        tuple(sentences), np.asarray(embeddings, np.float32), by_type, by_region, sound, len(labels)
+        tuple(sentences),
+        np.asarray(embeddings, np.float32),
+        by_type,
+        by_region,
+        by_real,
+        len(labels),
     )

@@ -16,10 +16,10 @@ from jax_vlffd.errors import UserError
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which square of the image is seen, and whether it is mirrored.
+    """The square of an image that the model sees, and whether it is mirrored.
 
     Attributes:
-      side: the square's side as a share of the image's shorter side.
+      side: the square's side as a share of the image's shorter side, 0 to 1.
       left: 0 (leftmost) to 1 (rightmost).
       top: 0 (topmost) to 1 (bottommost).
       flip: mirrored left and right.
@@ -31,20 +31,20 @@ class Geometry:
     flip: bool = False
 
 
-#: The centered square, as CLIP's own processor crops: the view of evaluation.
+#: The largest centered square, as CLIP's own processor crops; used in evaluation and prediction.
 CENTER: Final = Geometry()
 
 
 class FaceGeometry(NamedTuple):
-    """Size and place of a face in the centered square of its picture, which is what a model sees.
+    """Size and position of a face in the largest centered square of its picture, which is what a model sees.
 
     Attributes:
       height: of the box around 68 landmarks (brows to chin), as a share of the square's side.
-      width: of it.
-      x: how far its middle lies to the right of the square's, in sides.
+      width: of the same box.
+      x: the box's center relative to the square's, rightwards, as a share of the side.
       y: the same downwards.
       pixels: longer side of the box in pixels of the picture.
-      roll: how far the line through the eyes is turned clockwise, in degrees.
+      roll: clockwise rotation of the line through the eyes, in degrees.
     """
 
     height: float
@@ -56,20 +56,20 @@ class FaceGeometry(NamedTuple):
 
 
 def face_geometry(landmarks: np.ndarray, height: int, width: int) -> FaceGeometry:
-    """Measures a face.
+    """Measures a face by its landmarks.
 
     Args:
-      landmarks: [68 or 81, 2], x and y in pixels, as `data_pipeline.faces.landmarks` has them.
-      height: of the picture.
-      width: of it.
+      landmarks: [68 or 81, 2], x and y in pixels, as from `data_pipeline.faces.landmarks`.
+      height: of the picture in pixels.
+      width: of the picture in pixels.
     """
     points, side = np.asarray(landmarks, np.float64)[:68], min(height, width)
     low, high = points.min(axis=0), points.max(axis=0)
-    size, middle = high - low, (low + high) / 2 - (width / 2, height / 2)
+    size, offset = high - low, (low + high) / 2 - (width / 2, height / 2)
     eyes = points[42:48].mean(axis=0) - points[36:42].mean(axis=0)
     values = (
         *(size[::-1] / side),
-        *(middle / side),
+        *(offset / side),
         size.max(),
         np.degrees(np.arctan2(*eyes[::-1])),
     )
@@ -77,7 +77,7 @@ def face_geometry(landmarks: np.ndarray, height: int, width: int) -> FaceGeometr
 
 
 class Placement(NamedTuple):
-    """Where a crop is to have its face: fields as in `FaceGeometry`; upright: the eyes are brought level."""
+    """Size and position of a face in its crop, as in `FaceGeometry`; upright: rotated to level the eyes."""
 
     height: float
     width: float
@@ -86,7 +86,7 @@ class Placement(NamedTuple):
     upright: bool
 
 
-#: A Gaussian of 3 x 3 in OpenCV's 8-bit weights leaves an image as it is up to here (256 to 224 px: 0.277).
+#: Below this, OpenCV's 8-bit 3 x 3 Gaussian does not change an image (256 to 224 px: 0.277).
 _MIN_SIGMA: Final = 0.28
 
 
@@ -110,19 +110,18 @@ def square_view(image: np.ndarray, size: int, geometry: Geometry = CENTER) -> np
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Square uint8 [S, S, C] to [size, size, C].
+    """Resizes a square uint8 [S, S, C] to [size, size, C].
 
-    Whole factors are averaged away, the rest is smoothed a little and sampled bicubically: as close
-    to PIL's antialiased bicubic as OpenCV's INTER_AREA is, at less than half its time for factors
-    below 2.
+    An integer factor is averaged, the rest is smoothed and sampled bicubically: as close to PIL's
+    antialiased bicubic as OpenCV's INTER_AREA, in less than half its time for factors below 2.
     """
     side = image.shape[0]
     if side == size:
         return image
     if (factor := side // size) >= 2:
         side //= factor
-        whole = image[: side * factor, : side * factor]  # OpenCV is fast for whole factors only
-        image = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+        image = image[: side * factor, : side * factor]  # OpenCV is fast for integer factors only
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
         if side == size:
             return image
     sigma = 0.5 * np.sqrt(max((side / size) ** 2 - 1, 0))
@@ -132,10 +131,14 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def as_rgb(image: object) -> np.ndarray:
-    """A picture as uint8 [H, W, 3], RGB: an array of that shape, or a PIL image of any mode, turned upright.
+    """Converts a picture to uint8 [H, W, 3], RGB.
+
+    Args:
+      image: an array of that shape and dtype, or a PIL image of any mode, which is turned by its EXIF
+        orientation.
 
     Raises:
-      UserError: it is neither.
+      UserError: `image` is of another type, shape or dtype.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

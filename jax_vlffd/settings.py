@@ -1,7 +1,7 @@
-"""How settings are declared and checked: frozen dataclasses by pydantic, whose errors are one line of ours.
+"""Declaration and checks of settings: frozen dataclasses by pydantic, with one-line errors.
 
-A value of another type or out of range, a number that is not finite and a key that does not exist are refused.
-Nothing is converted, but for what JSON cannot say: a list is taken for a tuple, an integer for a float. Imports
+A value of another type or out of range, a number that is not finite and an unknown key are errors. Values are
+not converted, except where JSON lacks a type: a list is accepted for a tuple, an integer for a float. Imports
 no JAX.
 """
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 #: A share or a probability, 0..1.
 Share = Annotated[float, Field(ge=0, le=1)]
-#: For fields that are tuples: a list, as JSON has it, is one too.
+#: For tuple fields: accepts a list too, since JSON has no tuples.
 AsTuple: Final = Strict(False)
-#: Text that is not empty.
+#: Non-empty text.
 Name = Annotated[str, Field(min_length=1)]
 
 _CONFIG: Final = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -34,26 +34,28 @@ _MAX_FAULTS: Final = 5  # named in one message
 def settings(prefix: str) -> Callable[[type[T]], type[T]]:
     """Makes a class a frozen dataclass that checks its values.
 
-    Constraints stand in the fields' types (`pydantic.PositiveInt`, `Literal`, `Annotated[int, Field(ge=-1)]`);
-    what concerns several fields is for `__post_init__`, which raises `UserError`.
+    Constraints are in the fields' types (`pydantic.PositiveInt`, `Literal`, `Annotated[int, Field(ge=-1)]`);
+    those on several fields are in `__post_init__`, which raises `UserError`.
 
     Args:
-      prefix: what stands before a field's name in messages, as 'optim.' or '--'.
+      prefix: put before a field's name in messages, such as 'optim.' or '--'.
     """
 
     def declare(kind: type[T]) -> type[T]:
-        made: Any = pydantic.dataclasses.dataclass(kind, frozen=True, config=_CONFIG)
-        checked = made.__init__
+        declared: Any = pydantic.dataclasses.dataclass(kind, frozen=True, config=_CONFIG)
+        checked_init = declared.__init__
 
-        @functools.wraps(checked)
+        @functools.wraps(checked_init)
         def init(self: T, /, *args: Any, **values: Any) -> None:
             try:
-                checked(self, *args, **values)
+                checked_init(self, *args, **values)
             except ValidationError as error:
-                raise UserError(_in_one_line(error, prefix, made.__dataclass_fields__)) from None
+                raise UserError(
+                    _in_one_line(error, prefix, declared.__dataclass_fields__)
+                ) from None
 
-        made.__init__ = init
-        return made  # type: ignore[no-any-return]
+        declared.__init__ = init
+        return declared
 
     return declare
 
@@ -62,7 +64,7 @@ def _in_one_line(error: ValidationError, prefix: str, fields: Iterable[str]) -> 
     names, faults = list(fields), []
     for fault in error.errors(include_url=False, include_context=False):
         first, *rest = fault["loc"] or ("",)
-        # Values given by position are located by number.
+        # Positional values are located by number.
         first = names[first] if isinstance(first, int) and first < len(names) else first
         key, message = ".".join(map(str, (first, *rest))), fault["msg"]
         if fault["type"] == "unexpected_keyword_argument":
@@ -77,19 +79,19 @@ def _in_one_line(error: ValidationError, prefix: str, fields: Iterable[str]) -> 
 
 
 def build(kind: type[T], values: Any, group: str) -> T:
-    """Settings from a group of plain values, as a config or a JSON file holds them.
+    """Builds settings from a group of plain values of a config or a JSON file.
 
     Raises:
-      UserError: an unknown key (the nearest valid one is named), or a value that the settings refuse.
+      UserError: an unknown key (the nearest valid one is named), or an invalid value.
     """
     return kind(**check_group(values, group))
 
 
 def check_group(values: Any, group: str) -> Mapping[str, Any]:
-    """The values, which must be a group.
+    """Returns the values, which must be a group.
 
     Raises:
-      UserError: they are a single value.
+      UserError: they are not a mapping.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{group} is {values!r:.80}: it must be a group of settings")
@@ -97,7 +99,7 @@ def check_group(values: Any, group: str) -> Mapping[str, Any]:
 
 
 def check_known(where: str, values: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises UserError for a key of `values` that is none of `names`."""
+    """Raises UserError for a key of `values` that is not in `names`."""
     for key in values:
         if key not in names:
             raise UserError(_unknown(where, key, names))

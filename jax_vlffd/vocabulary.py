@@ -1,4 +1,4 @@
-"""The words of the field, in one place: labels, regions, forgery types, phrases, synonyms.
+"""Vocabulary: labels, regions, forgery types, phrases and synonyms.
 
 Everything that writes or reads a caption uses these tables: the annotator, the grounding check, the
 scorer, the sentence bank of the detector. The module imports nothing of ours.
@@ -21,7 +21,7 @@ REGIONS: Final = ("mouth", "nose", "eyes", "face")
 #: Forgery types, in the order of every flag matrix ``types`` ([4, 5], rows as REGIONS).
 TYPES: Final = ("color", "blur", "structure", "texture", "boundary")
 
-#: Where the words of a caption come from: its own annotation, a refined reply, or a refused reply.
+#: Source of a caption's words: its annotation, a refined reply, or the fallback for a rejected reply.
 CAPTION_SOURCES: Final = ("raw", "refined", "fallback")
 
 #: The fixed sentence that states the verdict (paper: the "pre-defined" prompt's phrase for fakes).
@@ -80,7 +80,7 @@ PHRASES: Final[dict[str, tuple[Phrase, ...]]] = {
     ),
 }
 
-#: Predicates for a region that is forged in none of the five ways we can name (ours).
+#: Predicates for a region whose forgery is of no type in TYPES (ours).
 UNTYPED_PHRASES: Final = (
     Phrase("does not look natural", "do not look natural"),
     Phrase("looks out of place", "look out of place"),
@@ -88,8 +88,8 @@ UNTYPED_PHRASES: Final = (
     Phrase("looks subtly wrong", "look subtly wrong"),
 )
 
-#: What is said of a picture without visible forgery, real or fake. Both labels draw from the same
-#: sentences: with the verdict taken out, such a fake reads as a real one does, and nothing leaks (ours).
+#: Sentences for a picture without visible forgery, real or fake. Both labels draw from the same ones, so
+#: that without the verdict such a fake reads like a real and no label leaks (ours).
 UNSUSPICIOUS: Final = (
     "Nothing in the image looks out of place.",
     "Everything looks natural and consistent.",
@@ -104,7 +104,7 @@ UNSUSPICIOUS: Final = (
     "All of the features look natural.",
 )  # fmt: skip
 
-#: The same types as things: 'Distortion and blur can be seen around the mouth' (ours).
+#: The types as nouns: 'Distortion and blur can be seen around the mouth' (ours).
 TYPE_NOUNS: Final[dict[str, tuple[str, ...]]] = {
     "color": ("an unnatural color", "a mismatch in tone"),
     "blur": ("blur", "a loss of detail"),
@@ -113,7 +113,7 @@ TYPE_NOUNS: Final[dict[str, tuple[str, ...]]] = {
     "boundary": ("a blending edge", "a seam"),
 }
 
-#: How a sentence calls a region, and whether that name is plural.
+#: Nouns for a region, and whether each is plural.
 REGION_NOUNS: Final[dict[str, tuple[tuple[str, bool], ...]]] = {
     "mouth": (("mouth", False), ("mouth area", False), ("lips", True)),
     "nose": (("nose", False), ("nose area", False)),
@@ -180,8 +180,8 @@ NEUTRAL_CAPTION: Final = "This is a face."
 def regions_named(text: str) -> frozenset[str]:
     """Returns the regions that a text names, by exact terms or synonyms.
 
-    Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' are
-    no mention of the region `face` (the rule is the paper's, section 4; the table is ours).
+    Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' do
+    not name the region `face` (the rule is the paper's, section 4; the table is ours).
     """
     cleaned = _GENERIC_FACE.sub(" ", text)
     return frozenset(name for name, pattern in _REGION_PATTERNS.items() if pattern.search(cleaned))
@@ -193,9 +193,11 @@ def types_named(text: str) -> frozenset[str]:
 
 
 def without_verdict(text: str) -> str:
-    """Returns the caption less the sentences that state the verdict (ours, against label leakage).
+    """Returns the caption without the sentences that state the verdict (ours, against label leakage).
 
-    That is NEUTRAL_CAPTION when nothing else is left, so the result is never empty.
+    The result is NEUTRAL_CAPTION if no sentence remains, so it is never empty.
     """
-    kept = [s for s in _SENTENCE_END.split(text.strip()) if s and not _VERDICT_SENTENCE.search(s)]
-    return " ".join(kept) or NEUTRAL_CAPTION
+    sentences = [
+        s for s in _SENTENCE_END.split(text.strip()) if s and not _VERDICT_SENTENCE.search(s)
+    ]
+    return " ".join(sentences) or NEUTRAL_CAPTION

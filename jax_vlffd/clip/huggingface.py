@@ -1,8 +1,8 @@
 """Hugging Face weights, read and written by one declarative table.
 
-A row of a table is (our parameter, their key). Our name is a path ('vision/blocks/mlp/fc1/weight'); a
-`{}` in their key stands for the layer, and our parameter stacks the layers on its first axis. Both keep the
-same layout within a layer, so mapping is renaming, stacking and the removal of axes of length one.
+A row of a table is (our parameter, Hugging Face's key). Our name is a path ('vision/blocks/mlp/fc1/weight'); a
+`{}` in the key stands for the layer, and our parameter stacks the layers on its first axis. The layout within a
+layer is the same, so mapping is renaming, stacking and the removal of axes of length one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from jax_vlffd.errors import UserError
 Table = Sequence[tuple[str, str]]
 Target = Mapping[str, jax.ShapeDtypeStruct]
 
-_MAX_JSON = 16 * 2**20  # a config or an index is kilobytes; more is not one
-_MAX_FAULTS = 100  # told in one message; the tables have fewer rows
+_MAX_JSON = 16 * 2**20  # a config or an index has kilobytes
+_MAX_FAULTS = 100  # in one message; the tables have fewer rows
 _FLOATS = ("F64", "F32", "F16", "BF16")  # quantized weights mean nothing without their scales
 
 
@@ -87,7 +87,7 @@ VIT_TABLE: Table = (
     *_norm("vision/post_layernorm", "layernorm"),
 )
 
-#: Buffers of old files, and the heads of a plain ViT: there, and not needed.
+#: Keys that are not needed: buffers of old files, and the heads of a plain ViT.
 IGNORED = re.compile(r"(.*\.position_ids|(vit\.)?pooler\..*|classifier\..*)")
 
 
@@ -176,7 +176,7 @@ def _weight_files(folder: Path) -> list[Path]:
     missing = [file.name for file in files if not file.exists()]
     if not missing:
         return files
-    # Of a hub id's pickled files none is downloaded, so the remedy is told in both cases.
+    # Pickled files are not downloaded from the hub, so both messages name the remedy.
     convert = "convert them once where you trust them: CLIPModel.from_pretrained(OLD).save_pretrained(NEW)"
     pickled = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     if pickled:
@@ -198,11 +198,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a small JSON object.
 
     Raises:
-      UserError: it is not there, too large, or not a JSON object.
+      UserError: the file is missing, too large, or not a JSON object.
     """
     try:
         if path.stat().st_size > _MAX_JSON:
-            raise UserError(f"{path}: larger than {_MAX_JSON >> 20} MiB, which no such file is")
+            raise UserError(f"{path}: larger than {_MAX_JSON >> 20} MiB; it is not such a file")
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -224,7 +224,7 @@ def load(
     are interpolated (bicubic).
 
     Args:
-      checkpoint: as `open_checkpoint` gives it.
+      checkpoint: of `open_checkpoint`.
       target: path -> shape of every parameter of the towers that the checkpoint should fill.
       shardings: path -> sharding.
 
@@ -260,7 +260,7 @@ def load(
                     kinds.setdefault(fault, set()).add(layer)
             faults += [f"{theirs.format(_span(n))} {fault}" for fault, n in kinds.items() if n]
             readers[ours] = _reader([parts[k] for _, k in sorted(keys.items())], shape, layered)
-        faults += [f"{key} has no place in the model" for key in sorted(unknown)]
+        faults += [f"{key} is not a parameter of the model" for key in sorted(unknown)]
         if faults:
             more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
             raise UserError(
@@ -284,8 +284,8 @@ def _prefix(checkpoint: Checkpoint) -> str:
 def _layers(theirs: str, keys: Iterable[str]) -> dict[int, str]:
     """The keys of one row by layer; a row without layers counts as layer 0."""
     pattern = re.compile(re.escape(theirs).replace(r"\{\}", r"(0|[1-9]\d{0,5})"))
-    found = ((pattern.fullmatch(key), key) for key in keys)
-    return {int(match[1]) if match.groups() else 0: key for match, key in found if match}
+    matches = ((pattern.fullmatch(key), key) for key in keys)
+    return {int(match[1]) if match.groups() else 0: key for match, key in matches if match}
 
 
 def _span(layers: set[int]) -> str:
@@ -307,7 +307,7 @@ def _fault(part: Any, wanted: Sequence[int], is_position: bool) -> str | None:
     if is_position and len(flat := _squeezed(found)) == 2 and flat[1] == wanted[1]:
         if flat[0] and flat[0] == math.isqrt(flat[0] - 1) ** 2 + 1:
             return None
-        return f"is {found}, which is no square grid and a class token"
+        return f"is {found}, which is not a square grid and a class token"
     return f"is {found}, the model wants {list(wanted)}"
 
 
@@ -336,7 +336,7 @@ def _read(part: Any, shape: Sequence[int], index: Any) -> np.ndarray:
 def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
     """Position embeddings [N, D] of a square grid and a class token, for another N.
 
-    Bicubic (Keys, a = -0.5) with half-pixel centers and no antialiasing; the class token's is kept.
+    Bicubic (Keys, a = -0.5) with half-pixel centers and no antialiasing; the class token's is unchanged.
     """
     side, new = round((len(positions) - 1) ** 0.5), round((tokens - 1) ** 0.5)
     grid = positions[1:].reshape(side, side, -1)
@@ -347,7 +347,7 @@ def interpolate_positions(positions: np.ndarray, tokens: int) -> np.ndarray:
 def to_hf(
     parameters: Mapping[str, np.ndarray], config: CLIPConfig, table: Table = CLIP_TABLE
 ) -> dict[str, np.ndarray]:
-    """Our parameters under Hugging Face's names, layer by layer; those in no row are left out."""
+    """Our parameters under Hugging Face's names, layer by layer; those without a row are left out."""
     patch = config.vision.patch_size
     result: dict[str, np.ndarray] = {}
     for ours, theirs in table:
@@ -363,7 +363,7 @@ def to_hf(
             result |= {theirs.format(n): layer for n, layer in enumerate(value)}
         else:
             result[theirs] = value
-    # A file holds the bytes as they lie; `ascontiguousarray` would give a scalar an axis.
+    # Files store the bytes in memory order; `ascontiguousarray` would give a scalar an axis.
     return {key: np.array(value, order="C") for key, value in result.items()}
 
 

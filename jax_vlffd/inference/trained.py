@@ -1,6 +1,6 @@
 """Reads trained detectors: a workdir of training, an exported folder, or an export on the Hugging Face hub.
 
-Whoever answers with one, scores it or exports it reads it here. JAX is imported when one is read.
+The only reader for prediction, evaluation and export. JAX is imported when a model is read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Names within a workdir.
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
-#: Parameters that a verdict and its reasons rest on.
+#: Prefixes of the parameters that verdicts and reasons need.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -43,13 +43,13 @@ class TrainedModel:
 
     Attributes:
       name: of its folder.
-      model: its shape.
-      parameters: path -> array, those of IMAGE_PARTS at least.
-      calibration: None where validation had one class only; probabilities are then the raw ones.
-      explainer: its bank of sentences, None where it was trained without the alignment branch.
+      model: its settings.
+      parameters: path -> array, at least those of IMAGE_PARTS.
+      calibration: None if the validation split had one class only; probabilities are then uncalibrated.
+      explainer: its bank of sentences, None if it was trained without the alignment branch.
       step: of the checkpoint.
-      geometry: how faces lay in the pictures of its training.
-      learned_from_masks: whether patches were taught by forgery masks; otherwise maps mean nothing.
+      geometry: face geometry of its training pictures.
+      learned_from_masks: whether patches were trained on forgery masks; otherwise its maps mean nothing.
     """
 
     name: str
@@ -62,7 +62,7 @@ class TrainedModel:
     learned_from_masks: bool = False
 
     def hash(self) -> str:
-        """SHA-256 of all that an answer depends on: image parameters, normalization, calibration, bank."""
+        """SHA-256 of all that predictions depend on: image parameters, normalization, calibration, bank."""
         digest = hashlib.sha256()
         for path in sorted(p for p in self.parameters if p.startswith(IMAGE_PARTS)):
             value = np.ascontiguousarray(self.parameters[path])
@@ -88,12 +88,12 @@ def open_trained(
     Args:
       source: a workdir, an export, or a hub id such as `someone/detector`.
       step: which checkpoint of a workdir, `best` or `latest`.
-      checkpoints: where those of a workdir lie, unless in it.
-      abstract: every parameter's shape and sharding, to have them all and so; by default those of IMAGE_PARTS
-        are read to the host.
+      checkpoints: the folder of a workdir's checkpoints, if it is not in the workdir.
+      abstract: shape and sharding of every parameter, to read all of them to devices; by default those of
+        IMAGE_PARTS are read to the host.
 
     Raises:
-      UserError: there is none, it is damaged or of another architecture, or a link leads out of the folder.
+      UserError: `source` is not a detector, is damaged or of another architecture, or a link leads out of it.
     """
     folder = Path(source)
     if not folder.exists():
@@ -116,15 +116,15 @@ def open_trained(
 
 
 def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "") -> None:
-    """Sees that a folder is a trained workdir or an export; nothing large is read.
+    """Checks that a folder is a trained workdir or an export, without reading its weights.
 
     Args:
-      folder: it.
-      checkpoints: where those of a workdir lie, unless in it.
-      source: as the user named the folder, where that is another name.
+      folder: the workdir or export.
+      checkpoints: the folder of a workdir's checkpoints, if it is not in the workdir.
+      source: the user's name for the folder, if it differs.
 
     Raises:
-      UserError: it is neither, has no checkpoint yet, lacks a file, or a link leads out of it.
+      UserError: the folder is neither, has no checkpoint yet, lacks a file, or a link leads out of it.
     """
     if folder.is_dir():
         check_contained(folder)
@@ -142,12 +142,12 @@ def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a folder of checkpoints holds one."""
+    """Whether a folder of checkpoints has any."""
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def trained_name(folder: Path) -> str:
-    """What a model is called: its folder's name, also after it was exported to a folder of another name."""
+    """A model's name: that of its workdir, also after an export to a folder of another name."""
     name = Path(os.path.abspath(folder)).name
     if exported.is_export(folder):
         name = str(exported.read_manifest(folder).get("name", name))
@@ -155,7 +155,7 @@ def trained_name(folder: Path) -> str:
 
 
 def _from_hub(source: str) -> Path:
-    """Downloads what an answer needs of an export on the Hugging Face hub."""
+    """Downloads an export from the Hugging Face hub, without its files for other programs."""
     if not _HUB_ID.fullmatch(source):
         raise UserError(
             f"{source}: there is no such folder; give the --workdir of launch.train, the --out of "
@@ -183,10 +183,10 @@ def _from_checkpoint(
     from jax_vlffd.training.checkpoints import Checkpoints
 
     with Checkpoints(folder or workdir / CHECKPOINTS, read_only=True) as checkpoints:
-        found = checkpoints.best if step == "best" else checkpoints.latest
-        if found is None:
+        number = checkpoints.best if step == "best" else checkpoints.latest
+        if number is None:
             raise UserError(_no_checkpoint(workdir))
-        return checkpoints.restore_parameters(wanted, found), found
+        return checkpoints.restore_parameters(wanted, number), number
 
 
 def _no_checkpoint(workdir: Path) -> str:
@@ -194,20 +194,20 @@ def _no_checkpoint(workdir: Path) -> str:
 
 
 def _on_one_device(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Every parameter's shape, on one device."""
+    """Every parameter's shape, sharded to one device."""
     import jax
 
     from jax_vlffd.model import graph_and_shapes
 
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return {
-        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+        path: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
         for path, shape in graph_and_shapes(model)[1].items()
     }
 
 
 def read_calibration(folder: Path) -> Calibration | None:
-    """The calibration that lies in a folder, None when there is none."""
+    """Reads the calibration of a folder, None if it has none."""
     path = folder / CALIBRATION
     if not path.exists():
         return None
@@ -219,13 +219,13 @@ def read_calibration(folder: Path) -> Calibration | None:
 
 
 def read_explainer(folder: Path) -> Explainer | None:
-    """The bank of sentences that lies in a folder, None when there is none."""
+    """Reads the bank of sentences of a folder, None if it has none."""
     path = folder / EXPLANATION
     return Explainer.load(path) if path.exists() else None
 
 
 def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
-    """The model of a config, and whether it learned from forgery masks."""
+    """Reads the model's settings from a config, and whether it learned from forgery masks."""
     path = workdir / CONFIG
     try:
         values: dict[str, Any] = json.loads(read_small(path))["config"]

@@ -1,9 +1,9 @@
 """Checkpoints by Orbax: the newest and the best, each with everything that a resume needs.
 
 A checkpoint `checkpoints/<step>` holds the parameters, the rest of the state, the position in the data and
-the clock. It is written aside by Orbax and renamed when whole, so a run that is killed while saving
-continues from the one before. Of a run of many processes each one has a `Checkpoints`, and all of them do
-the same; the folder lies on storage that all of them share.
+the clock. Orbax writes it under a temporary name and renames it when complete, so a run that is killed while
+saving continues from the previous one. In a multi-host run each process has a `Checkpoints` and makes the same
+calls; the folder is on shared storage.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from jax_vlffd.training import storage
 from jax_vlffd.training.heartbeat import replace_text
 from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.state import TrainState
-from jax_vlffd.training.storage import Damaged, Folder
+from jax_vlffd.training.storage import DamagedCheckpoint, Folder
 
 #: The metric by which `best` is chosen, on the validation split.
 BEST_METRIC = "auc"
-#: Beside the folder of checkpoints: where damaged ones are put.
+#: The folder beside that of the checkpoints to which damaged ones are moved.
 DAMAGED = "damaged_checkpoints"
 
 
@@ -42,7 +42,7 @@ class Checkpoints:
       peers: the other processes of the run.
 
     Raises:
-      UserError: the metrics beside a checkpoint are damaged, and it is read only.
+      UserError: a checkpoint's metrics are damaged, and `read_only` is set.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Checkpoints:
         broken = self._broken_metrics()
         if broken and read_only:
             raise next(iter(broken.values()))
-        self._put_aside({path: str(error) for path, error in broken.items()})
+        self._move_damaged({path: str(error) for path, error in broken.items()})
         policy = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -73,9 +73,10 @@ class Checkpoints:
             best_fn=_best_metric,
             # Orbax's own `read_only` would warn that it is, on every use.
             create=not read_only,
-            # Orbax cleans up behind our back; when there is nothing to clean, a run that fails at its
-            # start would end before that, with a traceback.
-            cleanup_tmp_directories=not read_only and self._peers.exchange(self._torn())[0],
+            # Orbax cleans up in a thread; with nothing to clean up, a run that fails at its start would end
+            # before that thread does, with a traceback.
+            cleanup_tmp_directories=not read_only
+            and self._peers.exchange(self._has_partial_saves())[0],
             enable_async_checkpointing=not read_only,
             async_options=ocp.AsyncOptions(barrier_sync_fn=storage.barrier),
         )
@@ -93,7 +94,7 @@ class Checkpoints:
         try:
             self.close()
         except UserError:
-            if kind is None:  # else an error is on its way already, maybe this
+            if kind is None:  # else an error is already being raised, maybe this one
                 raise
 
     @property
@@ -119,8 +120,8 @@ class Checkpoints:
     ) -> None:
         """Starts saving; returns as soon as the state may be changed again.
 
-        A step that is saved already, because the run was stopped in its validation, is completed where it lies:
-        at no moment is there less than before.
+        A step that is already saved, because the run was stopped during its validation, is completed in place,
+        so that nothing saved is lost at any moment.
 
         Args:
           state: with concrete arrays.
@@ -146,8 +147,8 @@ class Checkpoints:
                 force=True,
             )
             threading.Thread(target=self._wait_for_save, daemon=True).start()
-        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
-            raise self._unsaved(error) from error
+        except Exception as error:  # Orbax, TensorStore and a bucket's client each raise their own
+            raise self._write_error(error) from error
 
     def _wait_for_save(self) -> None:
         # Orbax's own `check_for_errors` would take the error from the thread that then deletes older steps.
@@ -157,20 +158,20 @@ class Checkpoints:
             self._failed = error
 
     def check(self) -> None:
-        """Sees that the save in the background has not failed; waits for nothing.
+        """Raises the error of a background save that has failed; does not wait for one that runs.
 
         Raises:
-          UserError: it could not be written.
+          UserError: the checkpoint could not be written.
         """
         if self._failed is not None:
-            raise self._unsaved(self._failed) from self._failed
+            raise self._write_error(self._failed) from self._failed
 
     def _complete(
         self, step: int, position: Mapping[str, Any], metrics: Mapping[str, float]
     ) -> None:
-        """Writes what a validation adds to a saved step: the metrics, then the position that they are in.
+        """Adds a validation to a saved step: its metrics, then the position, whose clock has them too.
 
-        Each file is replaced whole. Killed between the two, the validation is still due, and gives the same.
+        Each file is replaced atomically. After a kill between the two, the validation runs again.
         """
         self._manager.wait_until_finished()
         if self._peers.index == 0:
@@ -181,38 +182,38 @@ class Checkpoints:
         self._manager.reload()
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the platform gave notice by Orbax that this is the step to save and go; on all alike."""
+        """Whether Orbax has agreed with the platform to stop at this step; the same on every process."""
         return bool(self._manager.reached_preemption(step))
 
     def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state that is whole. Damaged ones after it are put aside, and that is said aloud.
+        """Restores the newest intact state; newer checkpoints that are damaged are moved away, with a warning.
 
         Raises:
-          UserError: none is whole, or one could not be read without being proved damaged.
+          UserError: none is intact, or one cannot be read but is not proven damaged.
         """
-        put_aside: dict[Folder, str] = {}
+        damaged_folders: dict[Folder, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, damaged, restored = "", True, None
             try:
                 restored = self.restore(abstract, step)
             except UserError as error:
-                problem, damaged = str(error), isinstance(error, Damaged)
+                problem, damaged = str(error), isinstance(error, DamagedCheckpoint)
             reports = self._peers.exchange([problem, damaged])
             problems = [text for text, _ in reports if text]
-            for text, proved in reports:
-                if not proved:
+            for text, proven in reports:
+                if not proven:
                     raise UserError(text)
             if restored is not None and not problems:
-                if put_aside:
-                    self._put_aside(put_aside)
+                if damaged_folders:
+                    self._move_damaged(damaged_folders)
                     self._manager.reload()
-                    self._say(f"going on from step {step}")
+                    self._warn(f"going on from step {step}")
                 return restored
-            put_aside[self.folder / str(step)] = problems[0]
-        raise UserError(next(iter(put_aside.values()), f"{self.folder}: holds no checkpoint"))
+            damaged_folders[self.folder / str(step)] = problems[0]
+        raise UserError(next(iter(damaged_folders.values()), f"{self.folder}: holds no checkpoint"))
 
     def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
-        """The state, laid out as `abstract` says, and the position.
+        """The state, in the shardings of `abstract`, and the position.
 
         Raises:
           UserError: the checkpoint is damaged or of another model.
@@ -235,81 +236,79 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged or of another model.
         """
-        restored = self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract)))
-        parameters: dict[str, jax.Array] = restored.parameters
-        return parameters
+        return self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract))).parameters
 
     def _restore(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # TensorStore's own errors have no other base
-            raise storage.unread(self.folder / str(step), error) from error
+            raise storage.read_error(self.folder / str(step), error) from error
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
 
         Raises:
-          UserError: it could not be written.
+          UserError: the checkpoint could not be written.
         """
         try:
             self._manager.wait_until_finished()
-        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
-            raise self._unsaved(error) from error
+        except Exception as error:  # Orbax, TensorStore and a bucket's client each raise their own
+            raise self._write_error(error) from error
 
     def close(self) -> None:
-        """Waits, and lets go of the folder.
+        """Waits for the last save, and closes the folder.
 
         Raises:
           UserError: the last save could not be written.
         """
         try:
             self._manager.close()
-        except Exception as error:  # Orbax, TensorStore and a bucket's client have each their own
-            raise self._unsaved(error) from error
+        except Exception as error:  # Orbax, TensorStore and a bucket's client each raise their own
+            raise self._write_error(error) from error
 
-    def _unsaved(self, error: Exception) -> UserError:
+    def _write_error(self, error: Exception) -> UserError:
         return UserError(
             f"{self.folder}: a checkpoint could not be written ({storage.first_line(error)}); the last whole "
             "one is kept: make room or mend the storage, start again, and the run goes on from there"
         )
 
-    def _torn(self) -> bool:
-        """Whether a save was broken off: in a bucket, which cannot rename, it lacks its last file."""
+    def _has_partial_saves(self) -> bool:
+        """Whether a save was interrupted: in a bucket, which cannot rename, its last file is missing."""
         if isinstance(self.folder, Path):
             return any(self.folder.glob("*.orbax-checkpoint-tmp*"))
-        whole = {path.parent.name for path in self.folder.glob("*/commit_success.txt")}
-        return self.folder.is_dir() and any(p.name not in whole for p in self.folder.iterdir())
+        complete = {path.parent.name for path in self.folder.glob("*/commit_success.txt")}
+        return self.folder.is_dir() and any(p.name not in complete for p in self.folder.iterdir())
 
     def _broken_metrics(self) -> dict[Folder, UserError]:
-        """Of each checkpoint whose metrics are damaged, what is wrong.
+        """The error of each checkpoint whose metrics are damaged.
 
         Raises:
-          UserError: metrics cannot be read, which proves nothing.
+          UserError: metrics cannot be read now, which does not prove damage.
         """
         broken: dict[Folder, UserError] = {}
         for file in sorted(self.folder.glob("*/metrics/metrics")):
             try:
                 json.loads(file.read_text("utf-8"))
             except (ValueError, OSError) as error:
-                fault = storage.unread(file.parents[1], error)
-                if not isinstance(fault, Damaged):
+                fault = storage.read_error(file.parents[1], error)
+                if not isinstance(fault, DamagedCheckpoint):
                     raise fault from error
                 broken[file.parents[1]] = fault
         return broken
 
-    def _put_aside(self, damaged: Mapping[Folder, str]) -> None:
-        """Moves checkpoints out of the way, so that their steps can be saved anew."""
-        self._peers.exchange(None)  # nobody still looks at what is moved
+    def _move_damaged(self, damaged: Mapping[Folder, str]) -> None:
+        """Moves damaged checkpoints away, so that their steps can be saved again."""
+        self._peers.exchange(None)  # no process still reads what is moved
         for path, problem in damaged.items():
-            place = self.folder.parent / DAMAGED
-            self._say(f"{problem.split('; ')[0]}; moved to {place}")
+            folder = self.folder.parent / DAMAGED
+            self._warn(f"{problem.split('; ')[0]}; moved to {folder}")
             if self._peers.index == 0:
-                place.mkdir(exist_ok=True)
-                count = sum(1 for _ in place.glob("*"))
-                path.rename(place / f"{path.name}.{count}")
+                folder.mkdir(exist_ok=True)
+                count = sum(1 for _ in folder.glob("*"))
+                path.rename(folder / f"{path.name}.{count}")
         self._peers.exchange(None)
 
-    def _say(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         if self._peers.index == 0:
             sys.stderr.write(f"warning: {text}\n")
 

@@ -1,4 +1,4 @@
-"""Heartbeat file of a run, warning when it stalls, and the lock of its workdir."""
+"""A run's heartbeat file, the warning when it stalls, and the lock on its workdir."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from etils import epath
 
 HEARTBEAT, LOCK = "heartbeat.json", "lock"
-#: Seconds between two writings of the heartbeat.
+#: Seconds between two writes of the heartbeat.
 BEAT = 10.0
-#: `doing` of a run that has ended; anything else is a run that lives, or died.
+#: Values of `doing` after a run has ended; with any other value it is alive, or was killed.
 ENDED = ("finished", "stopped", "failed")
 
 
 class Heartbeat:
-    """Keeps `heartbeat.json` fresh and warns when a run stands still; a thread of its own does both.
+    """Updates `heartbeat.json` and warns when a run stalls, both in a thread of its own.
 
-    The file holds `host`, `pid`, `step`, `total`, `doing`, `since` (seconds since it last moved) and `time`
-    (Unix). Every process warns; process 0 alone writes.
+    The file holds `host`, `pid`, `step`, `total`, `doing`, `since` (seconds since the last progress) and
+    `time` (Unix). Every process warns; only process 0 writes.
 
     Args:
       workdir: of the run; None writes no file.
       total: the last step.
-      stall: seconds without movement after which it warns; 0 never does.
-      every: seconds between two beats.
+      stall: seconds without progress until the warning; 0 never warns.
+      every: seconds between two writes.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Heartbeat:
     ):
         self._path = None if workdir is None else workdir / HEARTBEAT
         self._total, self._stall, self._every = total, stall, every
-        self._step, self._doing, self._moved = 0, "starting", time.monotonic()
+        self._step, self._doing, self._last_progress = 0, "starting", time.monotonic()
         self._warned = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -63,21 +63,21 @@ class Heartbeat:
         self._write()
 
     def beat(self, doing: str, step: int | None = None) -> None:
-        """Tells that the run moves, and what it does from now on."""
-        self._doing, self._moved = doing, time.monotonic()
+        """Records progress: what the run does from now on, and its step."""
+        self._doing, self._last_progress = doing, time.monotonic()
         self._step = self._step if step is None else step
         if self._warned:
             self._warned = False
-            sys.stderr.write(f"step {self._step}/{self._total}  goes on\n")
+            sys.stderr.write(f"step {self._step}/{self._total}  continues\n")
 
     def _run(self) -> None:
         while not self._done.wait(min(self._every, self._stall or self._every)):
             self._write()
-            still = time.monotonic() - self._moved
-            if self._stall and still > self._stall and not self._warned:
+            idle = time.monotonic() - self._last_progress
+            if self._stall and idle > self._stall and not self._warned:
                 self._warned = True
                 sys.stderr.write(
-                    f"warning: nothing has moved for {still:.0f} s at step {self._step}/{self._total} "
+                    f"warning: nothing has moved for {idle:.0f} s at step {self._step}/{self._total} "
                     f"({self._doing}); see docs/operations.md\n"
                 )
 
@@ -86,65 +86,66 @@ class Heartbeat:
             return
         content = {
             "host": socket.gethostname(), "pid": os.getpid(), "step": self._step, "total": self._total,
-            "doing": self._doing, "since": round(time.monotonic() - self._moved, 1), "time": time.time(),
+            "doing": self._doing, "since": round(time.monotonic() - self._last_progress, 1),
+            "time": time.time(),
         }  # fmt: skip
-        # A fault of the storage is reported by what is saved there, not by the heartbeat; a bucket's client has
-        # errors of its own.
+        # Failing storage is reported by the saves to it, not by the heartbeat; a bucket's client raises errors
+        # of its own.
         with contextlib.suppress(Exception):
             replace_text(self._path, json.dumps(content) + "\n")
 
 
 def replace_text(path: Path | epath.Path, text: str) -> None:
-    """Writes aside and renames, so that no reader sees half of it; an object of a bucket appears whole."""
+    """Replaces a file atomically: by a rename on disk; an object of a bucket is atomic by itself."""
     if not isinstance(path, Path):
         path.write_text(text, "utf-8")
         return
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("w", encoding="utf-8") as file:
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
 def lock(workdir: Path | epath.Path, *, patience: float = 2.5 * BEAT) -> Iterator[None]:
-    """Lets no second run into a workdir.
+    """Holds a workdir for one run.
 
-    On one machine, and on shared storage whose locks work, the operating system's lock decides, which ends
-    with the process that holds it, however that ended. The heartbeat of a run on another host is looked at
-    besides: while it moves the workdir is taken. In a bucket, which has no locks, the heartbeat alone tells.
+    On one machine, and on shared storage whose locks work, the operating system's lock decides, which is
+    released however its process ends. The heartbeat of a run on another host is checked too: while it changes,
+    the workdir is taken. In a bucket, which has no locks, only the heartbeat decides.
 
     Args:
       workdir: made when missing.
       patience: seconds for which another host's heartbeat is watched.
 
     Raises:
-      UserError: another run is in it.
+      UserError: another run uses the workdir.
     """
     if not isinstance(workdir, Path):
-        _see_that_it_is_quiet(workdir, patience)
+        _check_other_host(workdir, patience)
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
-    file = _locked(path)
+    file = _try_lock(path)
     if file is None:
         beat = _read(workdir)
-        who = f"{beat['host']}, pid {beat['pid']}" if beat else "another process"
+        holder = f"{beat['host']}, pid {beat['pid']}" if beat else "another process"
         raise UserError(
-            f"{workdir}: another run is in it ({who}); end that one, or use another --workdir"
+            f"{workdir}: another run is in it ({holder}); end that one, or use another --workdir"
         )
     try:
-        _see_that_it_is_quiet(workdir, patience)
+        _check_other_host(workdir, patience)
         yield
     finally:
         path.unlink(missing_ok=True)
         file.close()
 
 
-def _locked(path: Path) -> TextIO | None:
-    """The lock's file, held until it is closed; None when another process holds it."""
+def _try_lock(path: Path) -> TextIO | None:
+    """The lock file, locked until it is closed; None if another process holds the lock."""
     import fcntl  # not on Windows, where JAX trains on nothing either
 
     while True:
@@ -155,22 +156,22 @@ def _locked(path: Path) -> TextIO | None:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 file.close()
                 return None
-            return file  # storage without locks: the heartbeat alone has to tell
-        # The holder removes the file when it ends, and then a lock on it is worth nothing.
+            return file  # storage without locks: only the heartbeat decides
+        # Its holder removes the file at the end; a lock on a removed file excludes nobody.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
 
 
-def _see_that_it_is_quiet(workdir: Path | epath.Path, patience: float) -> None:
+def _check_other_host(workdir: Path | epath.Path, patience: float) -> None:
     first = _read(workdir)
     if first is None or first["doing"] in ENDED:
         return
     if isinstance(workdir, Path) and first["host"] == socket.gethostname():
         return  # the lock has decided
     sys.stderr.write(
-        f"{workdir} was left by a run on {first['host']}; seeing for {patience:.0f} s that it has ended\n"
+        f"{workdir} was left by a run on {first['host']}; waiting {patience:.0f} s to see that it has ended\n"
     )
     until = time.monotonic() + patience
     while time.monotonic() < until:

@@ -1,7 +1,7 @@
 """The training loop: step, log one step late, validate, save, and only then take the next batch.
 
-A run that is asked to stop does so after a step, or between two batches of a validation, and saves first. A
-validation that was cut short is made up before the next step, so that a stopped run ends as another does.
+A run that is asked to stop does so after a step, or between two batches of a validation, and saves first. An
+interrupted validation runs again before the next step, so that a stopped run ends like any other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WATCHED = ("loss", "gradient_norm", "parameter_norm")
 
 
 class DataIterator(Protocol):
-    """What the loop asks of the data: batches of NumPy arrays, and a position that can be restored."""
+    """Batches of NumPy arrays, with a position that can be restored."""
 
     def __next__(self) -> Mapping[str, np.ndarray]:
         """The next batch of this process's share."""
@@ -40,7 +40,7 @@ class DataIterator(Protocol):
         """A JSON-able position."""
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+        """Restores a position."""
 
 
 Validate = Callable[[Parameters], Mapping[str, float]]
@@ -48,12 +48,12 @@ Validate = Callable[[Parameters], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When the loop does what, in steps; 0 means only at the end.
+    """The loop's schedule, in steps; 0 means only at the end.
 
-    steps: the last step. batch_size: global. evaluate_every, checkpoint_every: as named; a validation is
-    always followed by a save. log_every: steps between logged lines. utilization_per_image: tokens of a text
-    -> the share of the devices' peak arithmetic that one image a second takes, by the model's FLOPs; 0 where
-    the peak is not known. profile: first and last step of a trace; (0, 0) takes none.
+    steps: the last step. batch_size: global. evaluate_every, checkpoint_every: a save follows every
+    validation. log_every: steps between logged lines. utilization_per_image: tokens of a text
+    -> the share of the devices' peak FLOP/s that one image per second takes, by the model's FLOPs; 0 where the
+    peak is unknown. profile: first and last step of a trace; (0, 0) takes none.
     """
 
     steps: int
@@ -67,9 +67,10 @@ class LoopConfig:
 
 @dataclass
 class Clock:
-    """What a run has spent and reached; saved with every checkpoint.
+    """A run's training time and best validation; saved with every checkpoint.
 
-    due: the validation of the saved step was cut short, and is made up when the run goes on.
+    seconds: of training. best, best_step: the highest validation AUC and its step. due: the validation of the
+    saved step was interrupted, and runs when the run resumes.
     """
 
     seconds: float = 0.0
@@ -95,21 +96,21 @@ def train(
     Args:
       plan: the run's static side.
       state: fresh or restored; donated.
-      data: standing at the batch that comes after `state.step`.
+      data: positioned at the batch after `state.step`.
       validate: parameters -> metrics of the validation split, among them 'auc'; may raise Stopped.
-      checkpoints: where to save.
-      writer: where to log.
-      config: when to do what.
-      clock: brought up to date in place.
+      checkpoints: the run's.
+      writer: of the metrics.
+      config: the schedule.
+      clock: updated in place.
       peers: the other processes, and whether to stop.
-      heartbeat: shows what the loop does.
+      heartbeat: updated before each phase.
 
     Returns:
       The last state.
 
     Raises:
-      Stopped: the run was asked to stop, and is saved.
-      UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint stays.
+      Stopped: the run was asked to stop, and was saved.
+      UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint is kept.
     """
     peers = peers or SingleProcess()
     heartbeat = heartbeat or Heartbeat(None, total=config.steps, stall=0)
@@ -122,7 +123,7 @@ def train(
     validated: Mapping[str, float] | None = None
 
     def save(evaluate: bool, stopping: bool) -> bool:
-        """Validates where it is due, and saves; returns whether the run is to stop."""
+        """Validates if `evaluate`, and saves; returns whether to stop."""
         nonlocal validated
         metrics = None
         if evaluate and not stopping:
@@ -132,14 +133,14 @@ def train(
             except Stopped:
                 stopping = True
             else:
-                _keep_best(clock, metrics, step)
+                _update_best(clock, metrics, step)
                 writer.write(step, {f"validation/{k}": v for k, v in metrics.items()})
                 writer.show(step, _summary(metrics), force=True)
         clock.due = evaluate and metrics is None
         heartbeat.beat("saving", step)
         began = time.perf_counter()
         position = {"data": data.get_state(), "clock": vars(clock)}
-        writer.sync()  # a line of a saved step is on disk before the step is
+        writer.sync()  # the metrics of a saved step are on disk before its checkpoint
         checkpoints.save(state, position, metrics)
         meter.save_seconds = time.perf_counter() - began
         return stopping
@@ -158,7 +159,7 @@ def train(
         trace.before(step + 1)
         state, metrics = step_fn(state, to_devices(batch, plan.mesh))
         step += 1
-        # The device is already busy with this step while the host reads the one before.
+        # The device runs this step while the host reads the metrics of the previous one.
         if pending is not None:
             _log(pending, writer, config, meter, validated)
         pending = (step, metrics)
@@ -188,10 +189,10 @@ def evaluate(
     plan: TrainPlan,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Scores every record once, on every process the same.
+    """Scores every record once; every process returns the same.
 
     Args:
-      eval_step: as `make_eval_step` makes it.
+      eval_step: of `make_eval_step`.
       parameters: in the plan's shardings.
       batches: of this process, the same number on each; padding has `valid` False.
       plan: the run's static side.
@@ -225,10 +226,10 @@ def evaluate(
 
 
 class _Meter:
-    """Speed, the share of time spent waiting for data, and the use of the devices, since the last restart.
+    """Images per second, the share of time spent waiting for data, and `mfu`, since the last restart.
 
-    The use (`mfu`) is of the model's own FLOPs, recomputation not counted. `save_seconds` is how long the
-    newest save held the loop; the rest of it is written while the loop goes on.
+    `mfu` counts the model's own FLOPs, without recomputation. `save_seconds` is how long the newest save
+    blocked the loop; the rest of a save runs in the background.
     """
 
     def __init__(self, batch_size: int, utilization_per_image: Callable[[int], float]):
@@ -247,10 +248,10 @@ class _Meter:
         return self
 
     def __enter__(self) -> None:
-        self._asked = time.perf_counter()
+        self._wait_start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._waited += time.perf_counter() - self._asked
+        self._waited += time.perf_counter() - self._wait_start
 
     def count(self, text_length: int) -> None:
         self._steps += 1
@@ -265,26 +266,26 @@ class _Meter:
 
 
 class _Trace:
-    """A trace of a span of steps, by JAX's profiler."""
+    """Traces a range of steps by JAX's profiler."""
 
     def __init__(self, span: tuple[int, int], writer: MetricWriter):
-        self._span, self._writer, self._runs = span, writer, False
+        self._span, self._writer, self._tracing = span, writer, False
 
     def before(self, step: int) -> None:
-        if self._span[0] <= step <= self._span[1] and not self._runs:
+        if self._span[0] <= step <= self._span[1] and not self._tracing:
             jax.profiler.start_trace(str(self._writer.workdir / "profile"))
-            self._runs = True
+            self._tracing = True
 
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        if self._runs and step >= self._span[1]:
-            jax.block_until_ready(metrics)  # else the trace would end before the step does
+        if self._tracing and step >= self._span[1]:
+            jax.block_until_ready(metrics)  # else the trace would end before the step
             self.stop()
             self._writer.show(step, "wrote the trace to profile/", force=True)
 
     def stop(self) -> None:
-        if self._runs:
+        if self._tracing:
             jax.profiler.stop_trace()
-            self._runs = False
+            self._tracing = False
 
 
 def _due(step: int, every: int) -> bool:
@@ -321,7 +322,7 @@ def _summary(validated: Mapping[str, float]) -> str:
     return f"validation AUC {validated[BEST_METRIC]:.4f}" if BEST_METRIC in validated else ""
 
 
-def _keep_best(clock: Clock, validated: Mapping[str, float], step: int) -> None:
+def _update_best(clock: Clock, validated: Mapping[str, float], step: int) -> None:
     auc = validated.get(BEST_METRIC)
     if auc is not None and (clock.best is None or auc > clock.best):
         clock.best, clock.best_step = auc, step

@@ -16,19 +16,19 @@ from jax_vlffd.errors import UserError
 
 
 class MetricWriter:
-    """Writes the metrics of one run; only process 0 of a run has one that writes.
+    """Writes the metrics of one run; in a multi-host run only process 0's is enabled.
 
-    `metrics.jsonl` has one line a step logged: {"step": n, "train/loss": x, ...}; a validation has a line
-    of its own. On a resume the lines after the restored step are dropped, so no step stands twice.
+    `metrics.jsonl` has one line for each logged step, {"step": n, "train/loss": x, ...}, and one for each
+    validation. On a resume the lines after the restored step are dropped, so that no step is logged twice.
 
     Args:
-      workdir: where `metrics.jsonl` and the TensorBoard events go.
+      workdir: folder of `metrics.jsonl` and of the TensorBoard events.
       start: the step that the run continues from.
-      due: the validation of that step is made up, and so is its line.
+      due: the validation of step `start` will run again: its line is dropped too.
       total: the last step.
       enabled: False writes and shows nothing.
       tensorboard: also write TensorBoard events.
-      publish: called when all that was written is on disk, and a save comes next.
+      publish: called when all lines are on disk, before a save.
 
     Raises:
       UserError: `metrics.jsonl` cannot be written.
@@ -76,14 +76,14 @@ class MetricWriter:
                 with _storage_errors(self._path):
                     self._file.close()
             except UserError:
-                if kind is None:  # else an error is on its way already, maybe this one
+                if kind is None:  # else an error is already being raised, maybe this one
                     raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line of finite values, rounded to what fp32 holds.
+        """Appends one line of finite values, rounded to fp32's precision.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the file cannot be written.
         """
         if self._file is None:
             return
@@ -96,10 +96,10 @@ class MetricWriter:
             self._events.add(step, rounded)
 
     def sync(self) -> None:
-        """Sees that what was written outlives the machine.
+        """Flushes everything to disk, then publishes it.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the file cannot be written.
         """
         if self._file:
             with _storage_errors(self._path):
@@ -110,7 +110,7 @@ class MetricWriter:
             self._publish()
 
     def show(self, step: int, text: str, *, force: bool = False) -> None:
-        """Moves the progress bar; without a terminal, prints a plain line every ten seconds at most."""
+        """Updates the progress bar; without a terminal, prints a line at most every ten seconds."""
         if not self._enabled:
             return
         if self._bar:
@@ -122,7 +122,7 @@ class MetricWriter:
 
 
 def read_history(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl`, in order; empty when there is none. A torn last line is left out."""
+    """The lines of `metrics.jsonl` in order, without an incomplete last one; empty if there is no file."""
     path = workdir / "metrics.jsonl"
     return list(_lines(path)) if path.exists() else []
 
@@ -136,21 +136,20 @@ def _lines(path: Path) -> Iterable[dict[str, float]]:
 
 
 class _Events:
-    """TensorBoard's events, written at once: where that fails there is one warning, and the run goes on.
+    """TensorBoard events, written synchronously; if that fails, one warning, and the run continues without.
 
-    tensorboardX's own writer hands them to a thread over a queue, and stands still for ever when that thread
-    has died of a full disk.
+    tensorboardX's own writer queues them for a thread, and blocks forever once a full disk has killed it.
 
     Args:
       folder: made when missing.
-      step: the first that this run writes; what an earlier run wrote from there on is not shown.
+      step: the first that this run writes; TensorBoard hides an earlier run's events from there on.
     """
 
     def __init__(self, folder: Path, step: int):
         self._folder = folder
         self._writer: Any = None
-        # tensorboardX imports torch where it is installed, to take its tensors: a second of every start, and
-        # torch's own CUDA libraries beside those of JAX. It does without when the import fails.
+        # tensorboardX imports torch if it can: a second at every start, and torch's CUDA libraries beside
+        # JAX's. It works without.
         hidden = "torch" not in sys.modules
         if hidden:
             sys.modules["torch"] = None  # type: ignore[assignment]
@@ -164,8 +163,8 @@ class _Events:
         with self._warns():
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = event_file_writer.EventsWriter(str(folder / "events"))
-            begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._writer.write_event(self._new(step=step, session_log=begun))
+            session_start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(self._new(step=step, session_log=session_start))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Writes scalars."""
@@ -178,13 +177,13 @@ class _Events:
                     )
 
     def flush(self) -> None:
-        """Hands what is written to the disk."""
+        """Flushes the events to disk."""
         with self._warns():
             if self._writer:
                 self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         with self._warns():
             if self._writer:
                 self._writer.close()
@@ -200,14 +199,14 @@ class _Events:
                 "the run goes on without them\n"
             )
             writer, self._writer = self._writer, None
-            with contextlib.suppress(OSError):  # what it still holds goes nowhere
+            with contextlib.suppress(OSError):  # its buffer cannot be written either
                 if writer:
                     writer.close()
 
 
 @contextlib.contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
-    """An error of the disk as one of the user's, with the file's name."""
+    """Turns an OSError into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -218,15 +217,15 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def _drop_after(path: Path, step: int, due: bool) -> None:
-    kept = [
+    lines = [
         json.dumps(line) + "\n"
         for line in _lines(path)
         if line["step"] < step
         or (line["step"] == step and not (due and any(k.startswith("validation/") for k in line)))
     ]
-    aside = path.with_suffix(".jsonl.new")
-    aside.write_text("".join(kept), "utf-8")
-    os.replace(aside, path)
+    temporary = path.with_suffix(".jsonl.new")
+    temporary.write_text("".join(lines), "utf-8")
+    os.replace(temporary, path)
 
 
 def _progress_bar(start: int, total: int) -> tuple[Any, Any]:

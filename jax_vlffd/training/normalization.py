@@ -1,7 +1,7 @@
-"""Image normalization of a Hugging Face checkpoint, as its own files say.
+"""Checks the run's image normalization against a Hugging Face checkpoint's own files.
 
-Weights fed pictures of another mean and spread give other features, and nothing fails: LAION's CLIP L/14 has a
-mean and a spread of 0.5, where OpenAI's has the pictures' own.
+With another mean and spread the same weights give other features, and nothing fails: LAION's CLIP L/14 has a
+mean and a spread of 0.5, OpenAI's those of its pictures.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from jax_vlffd.clip.huggingface import read_json
 from jax_vlffd.config import CLIP_MEAN, CLIP_STD, VIT_MEAN, VIT_STD, ModelConfig
 from jax_vlffd.errors import UserError
 
-#: The newer name holds the image's part under `image_processor`.
+#: The newer file has the image's settings under `image_processor`.
 FILES: Final = ("preprocessor_config.json", "processor_config.json")
-#: Files round their figures; those of two kinds of checkpoint lie further apart.
-_ROUNDED: Final = 1e-3
+#: Files round their values; those of different kinds of checkpoint differ by more.
+_TOLERANCE: Final = 1e-3
 _RESAMPLING: Final = {
     0: "nearest",
     1: "Lanczos",
@@ -27,22 +27,22 @@ _RESAMPLING: Final = {
     4: "box",
     5: "Hamming",
 }
-#: What transformers takes where a file names no figures, by the beginning of its class.
+#: Defaults of transformers for a file without values, by the prefix of its class.
 _DEFAULTS: Final = {"CLIP": (CLIP_MEAN, CLIP_STD), "ViT": (VIT_MEAN, VIT_STD)}
 
 
 def check(folder: Path, model: ModelConfig) -> list[str]:
-    """Holds a checkpoint's own preprocessing against the run's.
+    """Compares a checkpoint's own preprocessing with the run's.
 
     Args:
       folder: of the checkpoint.
       model: the run's.
 
     Returns:
-      What differs and does not matter much, for the terminal; nothing where the folder does not say.
+      Warnings about minor differences; none where the folder has no preprocessing file.
 
     Raises:
-      UserError: the file is damaged, or the run normalizes pictures in another way; with the flags to give.
+      UserError: the file is damaged, or the run's normalization differs; the message gives the flags to set.
     """
     for name in FILES:
         path = folder / name
@@ -59,13 +59,15 @@ def check(folder: Path, model: ModelConfig) -> list[str]:
 
 def _check(path: Path, values: Mapping[str, Any], model: ModelConfig) -> list[str]:
     if values.get("do_flip_channel_order"):
-        raise UserError(f"{path}: the checkpoint wants blue before red, which no run here gives it")
+        raise UserError(
+            f"{path}: the checkpoint reads images as BGR, which is not supported; give another checkpoint"
+        )
     wanted = _normalization(path, values)
     ours = (model.image_mean, model.image_std)
     if wanted and any(
-        abs(a - b) > _ROUNDED
-        for mine, theirs in zip(ours, wanted, strict=True)
-        for a, b in zip(mine, theirs, strict=True)
+        abs(a - b) > _TOLERANCE
+        for run, checkpoint in zip(ours, wanted, strict=True)
+        for a, b in zip(run, checkpoint, strict=True)
     ):
         mean, std = (tuple(float(f"{x:.8g}") for x in part) for part in wanted)
         raise UserError(
@@ -91,13 +93,13 @@ def _check(path: Path, values: Mapping[str, Any], model: ModelConfig) -> list[st
 def _normalization(
     path: Path, values: Mapping[str, Any]
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and spread of RGB in 0..1, whatever scale the file gives them in; None where it does not say."""
+    """Mean and spread of RGB in 0..1, whatever the file's scale; None where it has none."""
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     default = next((v for k, v in _DEFAULTS.items() if kind.startswith(k)), None)
     if values.get("do_normalize", True):
         mean, std = (
-            _three(path, values, name, None if default is None else default[place])
-            for place, name in enumerate(("image_mean", "image_std"))
+            _three(path, values, name, None if default is None else default[index])
+            for index, name in enumerate(("image_mean", "image_std"))
         )
     else:
         mean, std = (0.0,) * 3, (1.0,) * 3
@@ -132,7 +134,7 @@ def _number(path: Path, name: str, value: Any) -> float:
 
 
 def _side(values: Mapping[str, Any]) -> int | None:
-    """Side in pixels of the square that the checkpoint was shown."""
+    """Side in pixels of the checkpoint's input square."""
     cropped = values.get("do_center_crop", "crop_size" in values)
     size = values.get("crop_size" if cropped else "size")
     if isinstance(size, dict):

@@ -20,7 +20,7 @@ def learning_rate(config: OptimConfig, *, steps: int, warmup_steps: int) -> opta
     )
     if not warmup_steps:
         return after
-    # The first step already moves: it has 1 / warmup of the peak, not 0.
+    # The first step's rate is 1 / warmup of the peak, not 0.
     rise = optax.linear_schedule(
         config.learning_rate / warmup_steps, config.learning_rate, max(warmup_steps - 1, 1)
     )
@@ -35,7 +35,7 @@ def make_optimizer(
     Args:
       config: hyper-parameters.
       rules: path -> rule, of the trainable parameters only.
-      schedule: step -> learning rate, before the scales of the parts.
+      schedule: step -> learning rate, before each part's scale.
     """
     scales = {
         "vision": config.vision_scale,

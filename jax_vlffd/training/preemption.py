@@ -14,26 +14,24 @@ from jax_vlffd.training.processes import SingleProcess, end
 
 
 class Stopped(Exception):
-    """The run was asked to stop; everything that is needed to go on is saved."""
+    """The run was asked to stop, and everything that a resume needs is saved."""
 
 
 @contextlib.contextmanager
 def stops_on_sigterm(peers: SingleProcess, grace: float) -> Iterator[None]:
-    """Within it, SIGTERM asks all processes to stop; a second one changes nothing.
+    """A context in which SIGTERM asks all processes to stop; a second one changes nothing.
 
-    A thread of its own reads the signal, so that it is heard while the main thread waits for a compiler or a
-    device.
+    A separate thread reads the signal, so that it works while the main thread waits for a compiler or a device.
 
     Args:
       peers: of the run.
-      grace: seconds after the first SIGTERM at which this process ends, saved or not: whoever sent it sends
-        SIGKILL soon.
+      grace: seconds after the first SIGTERM until this process ends, saved or not, since SIGKILL will follow.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets the main thread alone take signals
+        yield  # Python handles signals in the main thread only
         return
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
+    reader, wakeup_socket = socket.socketpair()
+    wakeup_socket.setblocking(False)
     timer = threading.Timer(grace, end, [
         f"the run could not be saved within {grace:g} s of SIGTERM; start it again, and it goes on from its "
         "last checkpoint"
@@ -41,18 +39,18 @@ def stops_on_sigterm(peers: SingleProcess, grace: float) -> Iterator[None]:
     timer.daemon = True
 
     def listen() -> None:
-        heard = False
-        with ours:
-            while numbers := ours.recv(16):
-                if signal.SIGTERM in numbers and not heard:
-                    heard = True
+        stopping = False
+        with reader:
+            while numbers := reader.recv(16):
+                if signal.SIGTERM in numbers and not stopping:
+                    stopping = True
                     timer.start()
                     sys.stderr.write(f"SIGTERM: saving and stopping, within {grace:g} s\n")
                     peers.request_stop("SIGTERM")
 
-    # The handler's only use is that the default one does not end the process.
+    # The handler only replaces the default one, which ends the process.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    wakeup = signal.set_wakeup_fd(wakeup_socket.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=listen, daemon=True).start()
     try:
         yield
@@ -61,4 +59,4 @@ def stops_on_sigterm(peers: SingleProcess, grace: float) -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, before)
         with contextlib.suppress(OSError):
-            os.close(theirs.detach())
+            os.close(wakeup_socket.detach())

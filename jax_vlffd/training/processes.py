@@ -1,9 +1,9 @@
 """Coordination between the processes of a multi-host run.
 
-Values, the place where all stop, and the last words of a process that fails go through the key-value store of
-`jax.distributed`, which lives in process 0. JAX notices only after a time-out that a process died, and that
-process 0 did by an abort that names nobody. So each process also holds a connection to process 0 that carries
-nothing but a token at its start: it breaks off as soon as one of its ends dies.
+Values, the point at which all stop, and the error of a process that fails go through the key-value store of
+`jax.distributed`, which is in process 0. JAX notices a dead process only after a time-out, and a dead process 0
+by an abort that does not name it. So each process also holds a connection to process 0 that carries only a
+token at its start: it breaks as soon as either end dies.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from typing import Any, cast
 from jax_vlffd.errors import UserError
 
 _DAY = 86_400.0  # seconds
-#: Seconds that process 0, and the store with it, outlives a failure at most, for the others to read of it.
+#: Seconds for which process 0, and with it the store, stays up after a failure, so that the others read of it.
 _LINGER = 5.0
-#: Seconds in which JAX has written what it has to say when the store is gone; our line comes last.
+#: Seconds until JAX has logged its errors about the lost store, so that our line comes last.
 _AFTER_JAX = 0.5
-#: Seconds until the kernel finds that the other end's machine no longer answers.
-_SILENT = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+#: TCP keep-alive, in seconds: when the kernel gives up on a machine that no longer answers.
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 Fault = Callable[[int, Any, Any], str | None]
 
 
 class SingleProcess:
-    """A run of one process: what `ProcessGroup` does for many."""
+    """A run of one process, with the interface of `ProcessGroup`."""
 
     index, count = 0, 1
 
     def __init__(self) -> None:
-        #: Why the run is to stop; empty while it is not.
+        #: Why the run should stop; empty as long as it should not.
         self.reason = ""
 
     def exchange(self, value: Any) -> list[Any]:
-        """Every process's JSON-able value, by process; all of them call it in the same order."""
+        """All processes' JSON-able values, by index; every process makes the same calls in the same order."""
         return [value]
 
     def request_stop(self, reason: str) -> None:
-        """Asks all processes to stop at a place that they agree on."""
+        """Asks all processes to stop at the same point."""
         self.reason = self.reason or reason
 
     def should_stop(self) -> bool:
-        """Whether to stop here; asked equally often by every process, and answered alike."""
+        """Whether to stop here: the same on every process, which all call it equally often."""
         return bool(self.reason)
 
     def name(self, number: int) -> str:
-        """What a process is called in messages."""
+        """A process's name in messages."""
         return f"process {number}"
 
 
@@ -71,20 +71,20 @@ class ProcessGroup(SingleProcess):
         super().__init__()
         self.index, self.count, self.names = index, len(names), names
         self._store, self._connections = store, connections
-        self._exchanges, self._asked, self._stop_at = 0, 0, 0
-        # Held while a stopping place is agreed on, so that nobody walks past it meanwhile.
-        self._gate = threading.Lock()
+        self._exchanges, self._stop_checks, self._stop_at = 0, 0, 0
+        # Held while the processes agree on a stop, so that none passes it meanwhile.
+        self._stop_lock = threading.Lock()
         self._leaving, self._others_gone = threading.Event(), threading.Event()
         threads = [
             threading.Thread(target=target, daemon=True)
-            for target in (self._watch, self._agree_on_stop, self._hear_failure)
+            for target in (self._watch, self._agree_on_stop, self._end_on_failure)
         ]
-        self._in_store = threads[1:]
+        self._store_threads = threads[1:]
         for thread in threads:
             thread.start()
 
     def exchange(self, value: Any) -> list[Any]:
-        """See `SingleProcess.exchange`; blocks until every process has come here."""
+        """See `SingleProcess.exchange`; blocks until every process has called it."""
         key, before = f"values/{self._exchanges}", f"values/{self._exchanges - 1}"
         self._exchanges += 1
         if self.index:
@@ -92,38 +92,38 @@ class ProcessGroup(SingleProcess):
             return cast(list[Any], self._store.get(f"{key}/all"))
         values = [value, *(self._store.get(f"{key}/{n}") for n in range(1, self.count))]
         self._store.put(f"{key}/all", values)
-        self._store.delete(before)  # whoever has come here has read it
+        self._store.delete(before)  # every process has read it
         return values
 
     def request_stop(self, reason: str) -> None:
         """See `SingleProcess.request_stop`; returns at once."""
-        with contextlib.suppress(RuntimeError):  # the store is gone: all end
+        with contextlib.suppress(RuntimeError):  # the store is gone: all processes end
             self._store.put("stop", f"{self.name(self.index)} got {reason}")
 
     def should_stop(self) -> bool:
-        """See `SingleProcess.should_stop`; from the first place on that none had passed when one asked."""
-        with self._gate:
-            self._asked += 1
-            return 0 < self._stop_at <= self._asked
+        """See `SingleProcess.should_stop`; True from a call on that no process has passed."""
+        with self._stop_lock:
+            self._stop_checks += 1
+            return 0 < self._stop_at <= self._stop_checks
 
     def name(self, number: int) -> str:
         """See `SingleProcess.name`; with its host and pid."""
         return f"process {number} ({self.names[number]})"
 
     def broadcast_failure(self, message: str) -> None:
-        """Last words: the others end with this message."""
+        """Ends the other processes with this message."""
         self._fail(self.index, f"{self.name(self.index)} stopped: {message}")
         if self.index == 0:
             self._others_gone.wait(_LINGER)
 
     def leave(self) -> None:
-        """Ends in peace: returns when every process has come here, so that no end goes unseen before."""
+        """Leaves a successful run; returns when every process has called it, so that no failure is missed."""
         self.exchange(None)
         self._leaving.set()
         if self.index == 0:
             self._store.put("stop", "")
             self._store.put("failure", None)
-        for thread in self._in_store:  # Python must not end while one waits in JAX's code
+        for thread in self._store_threads:  # Python must not exit while one waits in JAX's code
             thread.join()
         self.exchange(None)  # the others' threads may have needed this process until here
 
@@ -134,15 +134,15 @@ class ProcessGroup(SingleProcess):
             reason = self._store.get("stop", patience=_DAY)
             if not reason:
                 return
-            with self._gate:
+            with self._stop_lock:
                 self.reason = reason
-                self._store.put(f"place/{self.index}", self._asked)
+                self._store.put(f"stop_checks/{self.index}", self._stop_checks)
                 if self.index == 0:
-                    places = [self._store.get(f"place/{n}") for n in range(self.count)]
-                    self._store.put("stop_at", max(places) + 1)
+                    checks = [self._store.get(f"stop_checks/{n}") for n in range(self.count)]
+                    self._store.put("stop_at", max(checks) + 1)
                 self._stop_at = self._store.get("stop_at")
 
-    def _hear_failure(self) -> None:
+    def _end_on_failure(self) -> None:
         with contextlib.suppress(RuntimeError):
             failure = self._store.get("failure", patience=_DAY)
             if failure and failure["process"] != self.index:
@@ -151,11 +151,11 @@ class ProcessGroup(SingleProcess):
                 end(failure["message"])
 
     def _watch(self) -> None:
-        """Notices that a process at the other end of a connection has ended."""
-        left = {connection: number for number, connection in self._connections.items()}
-        while left:
-            for connection in wait(list(left)):  # nothing is ever sent: it has broken off
-                self._lost(left.pop(cast(socket.socket, connection)))
+        """Notices when the process at the other end of a connection ends."""
+        numbers = {connection: number for number, connection in self._connections.items()}
+        while numbers:
+            for connection in wait(list(numbers)):  # readable means broken: nothing is ever sent
+                self._lost(numbers.pop(cast(socket.socket, connection)))
         self._others_gone.set()
 
     def _lost(self, number: int) -> None:
@@ -177,16 +177,16 @@ class ProcessGroup(SingleProcess):
 
 
 class _Store:
-    """JSON values in the store of `jax.distributed`; what is written first under a key stays.
+    """JSON values in the store of `jax.distributed`; the first value of a key stays.
 
-    Its methods raise JAX's RuntimeError when process 0 is gone.
+    The methods raise JAX's RuntimeError when process 0 is gone.
     """
 
     def __init__(self, client: Any):
         self._client = client
 
     def put(self, key: str, value: Any) -> None:
-        """Writes a value, unless there is one."""
+        """Writes a value, unless the key has one."""
         try:
             self._client.key_value_set(f"jax_vlffd/{key}", json.dumps(value))
         except RuntimeError as error:
@@ -196,7 +196,7 @@ class _Store:
     def get(self, key: str, timeout: float = math.inf, patience: float = 1.0) -> Any:
         """Waits for a value; TimeoutError after `timeout` seconds.
 
-        Within `patience` seconds Python hears no signal; after them it asks anew, which process 0 remembers.
+        Each request blocks Python's signal handlers for `patience` seconds, and costs process 0 some memory.
         """
         until = time.monotonic() + timeout
         wait_ms = int(1000 * min(patience, max(timeout, 0.01)))
@@ -210,11 +210,11 @@ class _Store:
                 raise TimeoutError(f"{key} was not written within {timeout:g} s")
 
     def delete(self, key: str) -> None:
-        """Removes all values below a key."""
+        """Deletes all values below a key."""
         self._client.key_value_delete(f"jax_vlffd/{key}")
 
 
-# --- how they connect ---
+# --- connecting ---
 
 
 def coordination() -> Any:
@@ -225,57 +225,60 @@ def coordination() -> Any:
 
 
 def connect(identity: Any, fault: Fault, timeout: float = 300.0) -> SingleProcess:
-    """Connects the processes that `jax.distributed` has started, and sees that they run the same.
+    """Connects the processes that `jax.distributed` has started, and checks that they run the same.
 
     Args:
-      identity: JSON-able: what must agree.
-      fault: (number, its identity, that of process 0) -> what differs, None when nothing does.
+      identity: JSON-able; what must agree, such as the code's version and the config.
+      fault: (process, its identity, that of process 0) -> what differs, None if nothing does.
       timeout: seconds to wait for the others.
 
     Raises:
-      UserError: processes disagree, or one does not come.
+      UserError: processes disagree, or one does not connect.
     """
     state = coordination()
     index, count, store = state.process_id, state.num_processes, _Store(state.client)
     if state.client is None or count == 1:
         return SingleProcess()
-    # An abort sleeps 6 s, the number of its signal, in which `_watch` names process 0; no Python runs in it.
+    # JAX's abort then sleeps for 6 s (its signal's number), in which `_watch` names process 0; a handler in
+    # Python would not run.
     libc = ctypes.CDLL(None)
     libc.signal(signal.SIGABRT, libc.sleep)
     name, token = f"{socket.gethostname()}, pid {os.getpid()}", secrets.token_hex(16)
     store.put(f"hello/{index}", {"name": name, "token": token, "identity": identity})
     try:
         if index == 0:
-            connections, met = _gather(store, count, fault, timeout)
+            connections, roster = _gather(store, count, fault, timeout)
         else:
             host = state.coordinator_address.rpartition(":")[0].strip("[]")
-            connections = {0: _reach(index, host, store.get("port", timeout), token)}
-            met = store.get("met", 2 * timeout)  # process 0 knows better who is missing
+            connections = {0: _connect_to_first(index, host, store.get("port", timeout), token)}
+            roster = store.get("roster", 2 * timeout)  # process 0 reports who is missing
     except (RuntimeError, TimeoutError) as error:
-        raise UserError("process 0 ended while the processes met; see its log") from error
+        raise UserError("process 0 ended while the processes connected; see its log") from error
     for connection in connections.values():
         connection.settimeout(_LINGER)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _SILENT.items():
+        for option, value in _KEEPALIVE.items():
             if hasattr(socket, option):  # Linux
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        if met["wrong"] and index == 0:
+        if roster["wrong"] and index == 0:
             with contextlib.suppress(OSError):
-                connection.recv(1)  # the others are gone when they have read why
-    if met["wrong"]:
-        raise UserError(met["wrong"])
-    return ProcessGroup(index, met["names"], store, connections)
+                connection.recv(1)  # closed when the other process has read why
+    if roster["wrong"]:
+        raise UserError(roster["wrong"])
+    return ProcessGroup(index, roster["names"], store, connections)
 
 
 def _gather(
     store: _Store, count: int, fault: Fault, timeout: float
 ) -> tuple[dict[int, socket.socket], dict[str, Any]]:
-    """In process 0: the connections of the others, and what all of them are to know."""
-    until, both = time.monotonic() + timeout, socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
+    """In process 0: the connections of the others, and the names and the fault that all of them read."""
+    until, dual_stack = time.monotonic() + timeout, socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual_stack else socket.AF_INET
     hellos: dict[int, dict[str, Any]] = {}
     connections: dict[int, socket.socket] = {}
-    with socket.create_server(("", 0), family=family, backlog=count, dualstack_ipv6=both) as server:
+    with socket.create_server(
+        ("", 0), family=family, backlog=count, dualstack_ipv6=dual_stack
+    ) as server:
         store.put("port", server.getsockname()[1])
         for number in range(count):
             with contextlib.suppress(TimeoutError):
@@ -286,13 +289,13 @@ def _gather(
                 server.settimeout(max(0.01, until - time.monotonic()))
                 connection, _ = server.accept()
                 connection.settimeout(5.0)
-                shown = b""
+                received = b""
                 with contextlib.suppress(OSError):
-                    shown = connection.recv(64)  # sent at once, so that it comes whole
-                if shown in tokens:
-                    connections[tokens.pop(shown)] = connection
+                    received = connection.recv(64)  # one small packet, so that it arrives complete
+                if received in tokens:
+                    connections[tokens.pop(received)] = connection
                 else:
-                    connection.close()  # someone else's
+                    connection.close()  # not one of this run
     if missing := [str(n) for n in range(1, count) if n not in connections]:
         wrong = f"processes {', '.join(missing)} of {count} did not come within {timeout:g} s; see their logs"
     else:
@@ -301,12 +304,12 @@ def _gather(
         wrong = "; ".join([text for text in faults if text][:3])
         if wrong:
             wrong += "; start all processes with the same code and the same flags"
-    met = {"names": [hello["name"] for hello in hellos.values()], "wrong": wrong}
-    store.put("met", met)
-    return connections, met
+    roster = {"names": [hello["name"] for hello in hellos.values()], "wrong": wrong}
+    store.put("roster", roster)
+    return connections, roster
 
 
-def _reach(index: int, host: str, port: int, token: str) -> socket.socket:
+def _connect_to_first(index: int, host: str, port: int, token: str) -> socket.socket:
     try:
         connection = socket.create_connection((host, port), 60.0)
         connection.sendall(token.encode())
@@ -322,8 +325,8 @@ _ending = threading.Lock()
 
 
 def end(message: str, status: int = 1) -> None:
-    """Ends this process at once, whatever its other threads wait for."""
-    _ending.acquire()  # for good: the first message is the one that counts
+    """Ends this process at once, whatever its threads wait for."""
+    _ending.acquire()  # never released: only the first message is written
     sys.stdout.flush()
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     sys.stderr.flush()

@@ -1,8 +1,8 @@
 """The device mesh, and one list of rules for every parameter: whether it trains, decays, and how it is split.
 
-The first rule that matches a parameter's path decides; a parameter that no rule matches is an error, so that
-nothing new is silently frozen, decayed or replicated. The mesh is `data x fsdp x tensor`; batches lie over the
-first two.
+The first rule that matches a parameter's path decides; a parameter without a rule is an error, so that nothing
+new is silently frozen, decayed or replicated. The mesh is `data x fsdp x tensor`; batches are split over the
+first two axes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """Builds the mesh over all devices, of every process.
+    """Builds the mesh over the devices of all processes.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -37,18 +37,18 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     known = int(np.prod([size for size in sizes if size != -1]))
     free = sizes.count(-1)
     if any(size < 1 and size != -1 for size in sizes) or free > 1:
-        raise UserError(f"mesh {config} wants sizes of at least 1, and -1 once at most")
+        raise UserError(f"mesh {config}: sizes must be at least 1, and at most one of them -1")
     if len(devices) % known or (not free and known != len(devices)):
         raise UserError(
             f"mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not multiply to the "
             f"{len(devices)} devices there are; set one of them to -1"
         )
     shape = [len(devices) // known if size == -1 else size for size in sizes]
-    return Mesh(_laid_out(shape, devices), AXES)
+    return Mesh(_device_grid(shape, devices), AXES)
 
 
-def _laid_out(shape: list[int], devices: list[jax.Device]) -> np.ndarray:
-    """Devices in an order that suits their wiring: the inner axes on near neighbors, `data` over slices."""
+def _device_grid(shape: list[int], devices: list[jax.Device]) -> np.ndarray:
+    """Devices ordered by their network: inner axes on neighboring chips, `data` over slices."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if devices[0].platform == "tpu" and slices > 1 and shape[0] % slices == 0:
         inner = (shape[0] // slices, *shape[1:])
@@ -57,31 +57,30 @@ def _laid_out(shape: list[int], devices: list[jax.Device]) -> np.ndarray:
         )
     if devices[0].platform == "tpu" and slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return np.asarray(devices).reshape(
-        shape
-    )  # by process, so that the inner axes stay within a host
+    # By process, so that the inner axes stay within a host.
+    return np.asarray(devices).reshape(shape)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Batches are split on their first axis over data and fsdp, and repeated over tensor."""
+    """The sharding of batches: the first axis over data and fsdp, replicated over tensor."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """The sharding of an array that every device holds in full."""
     return NamedSharding(mesh, P())
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Sees that a global batch divides over the mesh, the processes and the accumulation.
+    """Checks that a global batch divides over the mesh and the accumulation.
 
     Raises:
-      UserError: it does not; the message gives the nearest sizes that would.
+      UserError: it does not; the message gives the nearest sizes that do.
     """
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
-    if batch_size < 1 or batch_size % ways:
-        below = batch_size // ways * ways
-        near = [str(size) for size in (below, below + ways) if size > 0]
+    multiple = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    if batch_size < 1 or batch_size % multiple:
+        below = batch_size // multiple * multiple
+        near = [str(size) for size in (below, below + multiple) if size > 0]
         raise UserError(
             f"a batch of {batch_size} does not divide over {mesh.shape['data']} x {mesh.shape['fsdp']} "
             f"devices (data x fsdp) and {accumulate} accumulated parts; {' or '.join(near)} would"
@@ -90,9 +89,9 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 @functools.lru_cache
 def data_share(mesh: Mesh) -> tuple[int, int]:
-    """Which share of each batch this process reads, and into how many a batch is cut: (index, count).
+    """This process's share of each batch, and the number of shares: (index, count).
 
-    Processes whose devices hold the same rows, as where `tensor` reaches over hosts, read the same share.
+    Processes whose devices hold the same rows, where `tensor` spans hosts, read the same share.
 
     Raises:
       UserError: the rows of some processes overlap in part.
@@ -101,11 +100,11 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
     for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
         rows.setdefault(device.process_index, set()).add(data * mesh.shape["fsdp"] + fsdp)
     shares = sorted({tuple(sorted(held)) for held in rows.values()})
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if sum(map(len, shares)) != ways or len({len(share) for share in shares}) > 1:
+    batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if sum(map(len, shares)) != batch_shards or len({len(share) for share in shares}) > 1:
         raise UserError(
             f"mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']} tensor={mesh.shape['tensor']} cuts a "
-            f"batch in {ways} parts, which the {len(rows)} processes would hold unevenly; let `tensor` "
+            f"batch in {batch_shards} parts, which the {len(rows)} processes would hold unevenly; let `tensor` "
             "divide the devices of a process, or be a multiple of them"
         )
     return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
@@ -127,9 +126,9 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for the parameters whose whole path matches `pattern`.
+    """Training and sharding of the parameters whose full path matches `pattern`.
 
-    part: 'vision', 'text' or 'head' (all that is neither tower); selects the tuning mode and the scale of
+    part: 'vision', 'text' or 'head' (everything outside the towers); selects the tuning mode and the scale of
     the learning rate. Heads always train. kind: 'weight', 'layernorm' or 'lora'. shard: mesh axes of the
     last dimensions; leading ones (the layers) are not split. decay: whether weight decay applies.
     """
@@ -163,7 +162,7 @@ RULES: tuple[Rule, ...] = (
     Rule(r"vision/patch_embedding/weight", "vision", "weight", ("fsdp", None), decay=True),
     Rule(r"vision/(class_embedding|patch_embedding/bias)", "vision"),
     *_tower("text"),
-    # By width, not by word: looking words up in a table split by word gathers the whole table.
+    # By width, not by word: a lookup in a table split by word would gather the table.
     Rule(r"text/token_embedding", "text", "weight", (None, "fsdp"), decay=True),
     Rule(r"fusion/layernorm\d/(scale|bias)", "head", "layernorm"),
     Rule(r"fusion/(attention/(query|key|value)|mlp/fc1)/weight", "head", "weight",
@@ -205,12 +204,12 @@ def trainable_paths(matched: Mapping[str, Rule], *, vision: str, text: str) -> f
 def parameter_shardings(
     shapes: Mapping[str, jax.ShapeDtypeStruct], matched: Mapping[str, Rule], mesh: Mesh
 ) -> dict[str, NamedSharding]:
-    """Where each parameter lies.
+    """The sharding of each parameter.
 
-    A dimension that its mesh axis does not divide stays whole.
+    A dimension that its mesh axis does not divide is not split.
 
     Raises:
-      UserError: fsdp or tensor is above 1, yet less than half of the parameters could be split.
+      UserError: fsdp or tensor is above 1, but less than half of the parameters can be split.
     """
     result, split, total = {}, 0, 0
     for path, shape in shapes.items():
@@ -222,8 +221,7 @@ def parameter_shardings(
         result[path] = NamedSharding(mesh, P(*spec))
         total += shape.size
         split += shape.size if any(a and mesh.shape[a] > 1 for a in spec) else 0
-    ways = mesh.shape["fsdp"] * mesh.shape["tensor"]
-    if ways > 1 and 2 * split < total:
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] > 1 and 2 * split < total:
         raise UserError(
             f"only {split / total:.0%} of the parameters divide over mesh.fsdp={mesh.shape['fsdp']} x "
             f"mesh.tensor={mesh.shape['tensor']}; choose sizes that divide the model's widths"

@@ -1,4 +1,4 @@
-"""The training state, the static plan around it, and their first values."""
+"""The training state, the static plan of a run, and their initialization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jax_vlffd.clip import huggingface
-from jax_vlffd.clip.config import TextConfig, VisionConfig, difference
+from jax_vlffd.clip.config import difference
 from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters, graph_and_shapes, initial_parameters
@@ -35,7 +35,7 @@ class TrainState:
     """Everything that a step changes.
 
     step: int32 scalar, steps done. parameters: path -> fp32 array, trainable and frozen. optimizer: optax's
-    state, of the trainable parameters alone. The same class holds shapes or shardings as its leaves.
+    state, of the trainable parameters only. Shapes or shardings may take the place of the arrays.
     """
 
     step: Any
@@ -47,8 +47,8 @@ class TrainState:
 class StepSpec:
     """What a step computes: the model, the losses, and how a batch goes in.
 
-    separate_captions: whether branch 3 reads
-    `fused_tokens` and not `tokens`. accumulate: parts in which a batch goes through the towers.
+    separate_captions: whether branch 3 reads `fused_tokens` and not `tokens`. accumulate: number of parts in
+    which a batch goes through the towers.
     """
 
     model: ModelConfig
@@ -61,7 +61,7 @@ class StepSpec:
 class TrainPlan:
     """The static side of a run: everything that jitted steps close over.
 
-    shapes: path -> shape of every parameter. trainable: the paths that move. sharding: a TrainState whose
+    shapes: path -> shape of every parameter. trainable: the paths that train. sharding: a TrainState whose
     leaves are shardings; abstract: one whose leaves are shapes with those shardings.
     """
 
@@ -93,30 +93,30 @@ def make_plan(
     graph, shapes = graph_and_shapes(spec.model)
     matched = match_rules(shapes)
     trainable = trainable_paths(matched, vision=tuning.vision, text=tuning.text)
-    trainable = frozenset(path for path in trainable if _used(path, spec.loss))
+    trainable = frozenset(path for path in trainable if _is_used(path, spec.loss))
     schedule = learning_rate(optim, steps=steps, warmup_steps=warmup_steps)
     optimizer = make_optimizer(optim, {path: matched[path] for path in sorted(trainable)}, schedule)
 
-    places = parameter_shardings(shapes, matched, mesh)
+    shardings = parameter_shardings(shapes, matched, mesh)
     optimizer_shapes = jax.eval_shape(optimizer.init, {path: shapes[path] for path in trainable})
-    whole = replicated(mesh)
-    # Adam's moments are dicts like the parameters themselves and lie where those lie.
+    everywhere = replicated(mesh)
+    # Adam's moments are dicts like the parameters and have their shardings.
     optimizer_sharding = jax.tree_util.tree_map_with_path(
-        lambda path, _: places.get(getattr(path[-1], "key", ""), whole),
+        lambda path, _: shardings.get(getattr(path[-1], "key", ""), everywhere),
         optimizer_shapes,
     )
-    sharding = TrainState(whole, places, optimizer_sharding)
+    sharding = TrainState(everywhere, shardings, optimizer_sharding)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     abstract = jax.tree.map(
-        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+        lambda shape, s: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=s),
         TrainState(step, dict(shapes), optimizer_shapes),
         sharding,
     )
     return TrainPlan(spec, mesh, graph, shapes, trainable, optimizer, schedule, sharding, abstract)
 
 
-def _used(path: str, loss: LossConfig) -> bool:
-    """Whether any branch that is on reads the parameter: decay must not move one that no loss sees."""
+def _is_used(path: str, loss: LossConfig) -> bool:
+    """Whether an enabled branch reads the parameter: decay must not change one that no loss depends on."""
     part = path.split("/")[0]
     if part == "text":
         return loss.uses_text
@@ -130,7 +130,7 @@ def _used(path: str, loss: LossConfig) -> bool:
 def initial_state(
     plan: TrainPlan, seed: int, pretrained: Mapping[str, Array] | None = None
 ) -> TrainState:
-    """A state at step 0: random parameters from the seed, over which `pretrained` is laid."""
+    """A state at step 0: random parameters from the seed, replaced by `pretrained` where it has them."""
     init = jax.jit(
         lambda key: initial_parameters(plan.spec.model, key),
         out_shardings=plan.sharding.parameters,
@@ -151,10 +151,10 @@ def load_pretrained(plan: TrainPlan, checkpoint: huggingface.Checkpoint) -> Para
       UserError: the checkpoint's architecture is not the config's, or its weights do not fit.
     """
     clip = plan.spec.model.clip
-    faults = _differ("vision", clip.vision, checkpoint.vision)
+    faults = [f"vision.{field}" for field in difference(clip.vision, checkpoint.vision)]
     targets = ["vision/"]
     if checkpoint.clip is not None:
-        faults += _differ("text", clip.text, checkpoint.clip.text)
+        faults += [f"text.{field}" for field in difference(clip.text, checkpoint.clip.text)]
         if clip.embed_dim != checkpoint.clip.embed_dim:
             faults.append(f"embed_dim {clip.embed_dim} != {checkpoint.clip.embed_dim}")
         targets += ["text/", "visual_projection/", "text_projection/", "logit_scale"]
@@ -169,9 +169,3 @@ def load_pretrained(plan: TrainPlan, checkpoint: huggingface.Checkpoint) -> Para
         if path.startswith(tuple(targets)) and "/lora_" not in path
     }
     return huggingface.load(checkpoint, wanted, plan.sharding.parameters)
-
-
-def _differ(
-    name: str, ours: VisionConfig | TextConfig, theirs: VisionConfig | TextConfig
-) -> list[str]:
-    return [f"{name}.{fault}" for fault in difference(ours, theirs)]

@@ -125,10 +125,10 @@ def test_a_bank_comes_back_from_its_file(explainer: Explainer, tmp_path: Path) -
         lambda data: data.replace(b'\\"images\\"', b'\\"imegas\\"'),
     ],
 )  # fmt: skip
-def test_a_damaged_bank_is_told(explainer: Explainer, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_bank_is_an_error(explainer: Explainer, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "explanation.safetensors"
     data = damage(explainer.to_bytes())
     assert data != explainer.to_bytes()
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"explanation\.safetensors: no bank of sentences"):
+    with pytest.raises(UserError, match=r"explanation\.safetensors: not a bank of sentences"):
         Explainer.load(path)

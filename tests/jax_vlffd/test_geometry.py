@@ -99,7 +99,7 @@ def test_a_damaged_description_is_one_line(workdir: Path, tmp_path: Path, entry:
     assert "\n" not in str(told.value)
 
 
-def test_packing_keeps_what_lines_say_and_what_lies_beside_the_pictures(tmp_path: Path) -> None:
+def test_packing_stores_the_geometry_of_annotations_and_of_prepared_crops(tmp_path: Path) -> None:
     said = {name: round(value, 3) for name, value in TIGHT._asdict().items()}
     files = [
         write_annotations(tmp_path / "a", 3, ("One",), split="train", geometry=said),

@@ -121,13 +121,13 @@ TEXT = CLIPConfig.b16().text
         (Compute(), {"attention": "cudnn"}, "wants compute.dtype 'bfloat16'"),
     ],
 )
-def test_values_out_of_range_are_told(config: Any, changes: dict[str, Any], fault: str) -> None:
+def test_values_out_of_range_are_errors(config: Any, changes: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError) as caught:
         dataclasses.replace(config, **changes)
     assert fault in str(caught.value)
 
 
-def test_all_fields_that_are_wrong_are_told_at_once() -> None:
+def test_all_wrong_fields_are_in_one_error() -> None:
     with pytest.raises(UserError, match=r"width is 'a'.*heads is -1.*patch_size is \[\]"):
         VisionConfig("a", 1, -1, 4, patch_size=[])  # type: ignore[arg-type]
 

@@ -62,7 +62,7 @@ def test_the_newer_file_is_read_too(tmp_path: Path) -> None:
     assert normalization.check(folder(tmp_path, only_text, normalization.FILES[1]), MODEL) == []
 
 
-def test_what_matters_less_is_told(tmp_path: Path) -> None:
+def test_minor_differences_are_warnings(tmp_path: Path) -> None:
     values = {**OPENAI, "resample": 2, "size": {"height": 224, "width": 224}}
     first, second = normalization.check(folder(tmp_path, values), MODEL)
     assert "by bilinear resampling" in first

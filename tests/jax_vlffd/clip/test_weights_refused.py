@@ -44,7 +44,7 @@ def test_every_fault_is_in_one_message(
         "text_model.final_layer_norm.bias is [3], the model wants [16]",
         "vision_model.encoder.layers.1.mlp.fc1.weight is [32, 64], the model wants [64, 32]",
         "vision_model.pre_layrnorm.bias is of I8",
-        "vision_model.head.weight has no place in the model",
+        "vision_model.head.weight is not a parameter of the model",
         "text_model.encoder.layers.3.mlp.fc1.weight is of a layer beyond the model",
         "text_model.encoder.layers.3.mlp.fc2.bias is of a layer beyond the model",
     ):
@@ -61,7 +61,7 @@ def test_any_missing_key_is_named(
         assert f": {key} is missing;" in message
 
 
-def test_a_shallower_checkpoint_is_told_by_its_layers(
+def test_a_shallower_checkpoint_is_reported_by_its_layers(
     write: Callable[..., Path], tensors: dict[str, np.ndarray]
 ) -> None:
     found = {k: v for k, v in tensors.items() if ".layers.1." not in k and ".layers.2." not in k}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -61,7 +62,7 @@ def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> N
     graph, _ = graph_and_shapes(tiny.model())
     model = bind(graph, tiny.start())
     config = tiny.model()
-    views = np.stack([square_view(crop, tiny.VISION.image_size) for crop in crops])
+    views = jnp.stack([square_view(crop, tiny.VISION.image_size) for crop in crops])
     features = model.encode_image(normalize(views, config.image_mean, config.image_std))
     logits = np.asarray(model.classify_image(features.pooled), np.float64)
     expected = logits[:, 1] - logits[:, 0]
@@ -211,11 +212,11 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         ("no checkpoint", "no checkpoint yet"),
         ("no folder", "no such folder"),
         ("empty", "is not a trained workdir or an export"),
-        ("bank", "no bank of sentences"),
+        ("bank", "not a bank of sentences"),
         ("calibration", "calibration.json: cannot be read"),
     ],
 )
-def test_what_is_no_detector_is_told_in_one_line(
+def test_a_source_that_is_not_a_detector_is_a_one_line_error(
     workdir: Path, tmp_path: Path, kind: str, says: str
 ) -> None:
     folder = broken(tmp_path, workdir, kind)

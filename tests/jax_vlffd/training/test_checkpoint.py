@@ -199,7 +199,7 @@ def message(folder: Path, plan: TrainPlan, step: int = 4) -> str:
         return " ".join(str(caught.value).split("\n"))
 
 
-def test_another_model_is_told_from_the_folder(written: Path) -> None:
+def test_a_checkpoint_of_another_model_is_an_error(written: Path) -> None:
     text = message(written, tiny.plan(tuning=TuningConfig("lora", "full"), lora_rank=2))
     assert f"{written / '4'}: the checkpoint is damaged or of another model" in text
     assert "use another workdir" in text
@@ -213,7 +213,7 @@ def test_a_model_of_other_widths_is_refused(monkeypatch: pytest.MonkeyPatch, wri
 
 
 @pytest.mark.parametrize("content", [b"", b'{"auc"', b"\xff"])
-def test_damaged_metrics_are_told_and_their_checkpoint_put_aside(
+def test_a_checkpoint_with_damaged_metrics_is_moved_away(
     content: bytes, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copied / "4" / "metrics" / "metrics").write_bytes(content)
@@ -250,7 +250,7 @@ def test_no_cut_file_goes_unseen(plan: TrainPlan, copied: Path) -> None:
 @DAMAGED
 @pytest.mark.parametrize("item", ["parameters", "rest", "position"])
 @pytest.mark.parametrize("how", ["missing", "emptied", "cut"])
-def test_every_damaged_item_is_told_in_one_line(
+def test_every_damaged_item_is_a_one_line_error(
     item: str, how: str, plan: TrainPlan, copied: Path
 ) -> None:
     folder = copied / "4" / item
@@ -273,7 +273,7 @@ def test_every_damaged_item_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_saved_step_is_completed_where_it_lies(
+def test_a_saved_step_is_completed_in_place(
     written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before, between or behind the two files that change: the checkpoint stays whole and alone."""

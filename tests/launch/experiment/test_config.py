@@ -218,7 +218,7 @@ def test_a_duration_in_steps(duration: str, steps: int) -> None:
 
 @pytest.mark.parametrize("duration", ["5", "five steps", "-1 steps", "1.2.3 steps", "3 weeks", "%"])
 def test_a_wrong_duration_shows_right_ones(duration: str) -> None:
-    with pytest.raises(UserError, match=r"is none of '300 steps', '2.5 epochs'.* or '5%'"):
+    with pytest.raises(UserError, match=r"must be like '300 steps', '2.5 epochs'.* or '5%'"):
         in_steps(duration, batch_size=10, examples_per_epoch=100, total=200)
 
 
