@@ -68,10 +68,10 @@ def _shares(texts: Sequence[str]) -> tuple[float, ...]:
 
 def _faces(pictures: list[Path]) -> Sequence[int]:
     """Groups the reals by face and says what came of it."""
-    from data_pipeline.faces.identity import same_face
+    from data_pipeline.faces.identity import group_by_face
 
     with progress("comparing faces") as update:
-        groups, unknown = same_face(pictures, update)
+        groups, unknown = group_by_face(pictures, update)
     rest = f"; no face was found in {unknown}, which stay together" if unknown else ""
     note(f"{len(pictures)} reals show {len(set(groups))} faces{rest}")
     return groups

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     names = [*argv[1:], *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
     if not names:
         raise UserError("no inputs: give images, videos or folders, or a file of paths with --list")
-    paths = discovery.find(names)
+    paths = discovery.find_files(names)
     command.use_compilation_cache()
     from jax_vlffd.inference.detector import Detector
     from launch.prediction import run

@@ -64,14 +64,14 @@ def main(argv: Sequence[str]) -> None:
 
     own = shard(FLAGS.shard)
     started = time.monotonic()
-    collection = _find()
+    collection = _collection()
     for text in collection.notes:
         note(f"note: {text}")
     for reason, count in collection.left_out.items():
         note(f"left out: {count} ({reason})")
     out = Path(FLAGS.out)
-    given = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
-    store.check_out(out, given, collection.videos)
+    inputs = [Path(name) for name in (FLAGS.root, FLAGS.json) if name]
+    store.check_out(out, inputs, collection.videos)
     compression = collection.videos[0].compression if collection.videos else ""
     store.check_settings(
         out,
@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"wrote {rows} rows to {out / 'pairs.csv'} in {time.monotonic() - started:.0f} s")
 
 
-def _find() -> Collection:
+def _collection() -> Collection:
     """The videos that the flags ask for."""
     from dataclasses import replace
     from pathlib import Path
@@ -117,27 +117,27 @@ def _find() -> Collection:
     if FLAGS.json and FLAGS.dataset != "deepfakebench":
         raise UserError("--json goes with --dataset=deepfakebench only")
     if FLAGS.json:
-        found = deepfakebench.read(Path(FLAGS.json), root, compression)
+        collection = deepfakebench.read(Path(FLAGS.json), root, compression)
     elif FLAGS.dataset in datasets.COMPRESSED:
-        found = datasets.COMPRESSED[FLAGS.dataset](root, compression)
+        collection = datasets.COMPRESSED[FLAGS.dataset](root, compression)
     elif FLAGS.compression:
         raise UserError(f"--compression means nothing for --dataset={FLAGS.dataset}; leave it out")
     else:
-        found = datasets.PLAIN[FLAGS.dataset](root)
+        collection = datasets.PLAIN[FLAGS.dataset](root)
     if FLAGS.methods is None:
-        return found
-    methods = {video.method for video in found.videos if video.label}
+        return collection
+    methods = {video.method for video in collection.videos if video.label}
     unknown = [name for name in FLAGS.methods if name not in methods]
     if unknown:
         raise UserError(
             f"--methods: '{unknown[0]}' is not there; found: {', '.join(sorted(methods))}"
         )
-    fakes = [video for video in found.videos if video.label and video.method in FLAGS.methods]
+    fakes = [video for video in collection.videos if video.label and video.method in FLAGS.methods]
     sets = {video.dataset for video in fakes}
-    reals = [video for video in found.videos if not video.label and video.dataset in sets]
+    reals = [video for video in collection.videos if not video.label and video.dataset in sets]
     wanted = {(name, method) for name in sets for method in (*FLAGS.methods, "real")}
-    expected = {key: count for key, count in found.expected.items() if key in wanted}
-    return replace(found, videos=(*reals, *fakes), expected=expected)
+    expected = {key: count for key, count in collection.expected.items() if key in wanted}
+    return replace(collection, videos=(*reals, *fakes), expected=expected)
 
 
 if __name__ == "__main__":

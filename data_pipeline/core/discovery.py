@@ -1,4 +1,4 @@
-"""Pictures and videos that a user hands in: found by paths, folders, globs and lists."""
+"""Finds the input pictures and videos by paths, folders, globs and lists."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from jax_vlffd.errors import UserError
 PICTURE_SUFFIXES: Final = (*IMAGE_SUFFIXES, ".gif", ".avif")
 
 
-def find(given: Iterable[str]) -> list[Path]:
-    """The files that paths, folders and globs name, each once, in the order given.
+def find_files(patterns: Iterable[str]) -> list[Path]:
+    """Returns the files that paths, folders and globs name, each once, in their order.
 
     Folders are searched to any depth for files with the suffix of a picture or a video; links to folders
-    are not followed. A file that is named itself is taken whatever its suffix, also when it is missing.
+    are not followed. A file that is paths itself is taken whatever its suffix, also when it is missing.
 
     Raises:
       UserError: a folder or a glob holds none.
     """
     files: dict[Path, None] = {}
-    for text in given:
+    for text in patterns:
         path = Path(text)
         if path.is_dir():
             inside = list(_inside(path))
             if not inside:
-                raise UserError(f"{path} holds no picture and no video")
+                raise UserError(f"{path} holds no pictures or videos")
             files.update(dict.fromkeys(inside))
         elif not path.exists() and glob.has_magic(text):
             matched = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
@@ -56,10 +56,10 @@ def read_list(path: Path) -> list[str]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a list of paths ({error})") from error
-    named = [str(path.parent / line.strip()) for line in lines if line.strip()]
-    if not named:
+    paths = [str(path.parent / line.strip()) for line in lines if line.strip()]
+    if not paths:
         raise UserError(f"{path}: names no file")
-    return named
+    return paths
 
 
 def _inside(folder: Path) -> Iterator[Path]:
@@ -85,6 +85,6 @@ def sha256(path: Path) -> str:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video: by its suffix, or because it does not start as a picture does."""
+    """Whether a file is a video, by its suffix, else because its header is not a picture's."""
     suffix = path.suffix.lower()
     return suffix in VIDEO_SUFFIXES or (suffix not in PICTURE_SUFFIXES and not is_picture(path))

@@ -146,7 +146,7 @@ def safe_path(name: str, record: str, max_bytes: int = _MAX_NAME) -> str:
 
 
 def inside(folder: Path, name: str, record: str = "") -> Path:
-    """Where to write what a name from a file stands for: below `folder`, whatever the name is.
+    """The path below `folder` for a name that comes from a file.
 
     Args:
       folder: of the output.
@@ -169,7 +169,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
       UserError: it is missing, another kind of file, or cannot be opened.
     """
     try:
-        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait for ever.
+        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait forever.
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else None

@@ -13,27 +13,27 @@ _NUMBER: Final = re.compile(r"\d{1,18}")
 _FACE: Final = re.compile(r"(\d{1,18})(?:_(0|[1-9]\d?))?")
 
 
-class Place(NamedTuple):
-    """Where a picture belongs in its video: frame number, and the rank of its face."""
+class FaceKey(NamedTuple):
+    """Identifies a face crop within its video: frame number, and the rank of its face."""
 
     number: int
     rank: int = 0
 
 
-class Places(NamedTuple):
-    """The places of some pictures.
+class FaceKeys(NamedTuple):
+    """The face keys of some pictures.
 
     Attributes:
-      places: one a picture, in their order.
+      keys: one a picture, in their order.
       by_name: False where the names hold no frame numbers and the order stands in.
     """
 
-    places: list[Place]
+    keys: list[FaceKey]
     by_name: bool = True
 
 
-def places(names: Sequence[str]) -> Places:
-    """The places of the pictures of one video.
+def face_keys(names: Sequence[str]) -> FaceKeys:
+    """Returns the face keys of the pictures of one video.
 
     The frame number is the number that differs from picture to picture, the last of several. Behind
     it, `_1` is a further face of the frame. Where the names hold neither, the positions are taken.
@@ -44,21 +44,21 @@ def places(names: Sequence[str]) -> Places:
     stems = [PurePath(name).stem for name in names]
     numbers = [_NUMBER.findall(stem) for stem in stems]
     widths = {len(parts) for parts in numbers}
-    faces = [Place(int(m[1]), int(m[2] or 0)) for stem in stems if (m := _FACE.fullmatch(stem))]
+    faces = [FaceKey(int(m[1]), int(m[2] or 0)) for stem in stems if (m := _FACE.fullmatch(stem))]
     if len(faces) < len(stems) or len(set(faces)) < len(faces):
         faces = []
-    if faces and len({place.number for place in faces}) == len(faces):
-        return Places([Place(place.number) for place in faces])
+    if faces and len({key.number for key in faces}) == len(faces):
+        return FaceKeys([FaceKey(key.number) for key in faces])
     if faces and len(widths) > 1:  # some names have a frame number alone, so it comes first
-        return Places(faces)
+        return FaceKeys(faces)
     columns = min(widths, default=0)
     for column in range(1, (columns if len(widths) == 1 else min(columns, 1)) + 1):
         own = [int(parts[-column]) for parts in numbers]
         if len(set(own)) == len(own):
-            return Places([Place(number) for number in own])
+            return FaceKeys([FaceKey(number) for number in own])
     if faces:
-        return Places(faces)
-    return Places([Place(i) for i in range(len(stems))], by_name=False)
+        return FaceKeys(faces)
+    return FaceKeys([FaceKey(i) for i in range(len(stems))], by_name=False)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -81,7 +81,7 @@ class Faces(NamedTuple):
       by_name: False where the names hold no frame numbers, so that positions stand in.
     """
 
-    files: Mapping[Place, Path]
+    files: Mapping[FaceKey, Path]
     by_name: bool = True
 
 
@@ -103,24 +103,24 @@ def pictures(folder: Path) -> dict[int, Path]:
 
 
 def faces_in(folder: Path) -> Faces:
-    """The pictures of a folder by their places."""
+    """The pictures of a folder by face key."""
     files = [path for path in entries(folder) if is_picture(path)]
-    return by_place({path.name: path for path in files})
+    return faces_by_key({path.name: path for path in files})
 
 
-def by_place(files: Mapping[str, Path | None]) -> Faces:
-    """Pictures of one video by their places; those without a path count for the places alone."""
+def faces_by_key(files: Mapping[str, Path | None]) -> Faces:
+    """Pictures of one video by face key; those without a path only help to read the names."""
     names = sorted(files, key=natural)
-    placed = places(names)
-    pairs = zip(placed.places, (files[name] for name in names), strict=True)
-    return Faces({place: path for place, path in pairs if path is not None}, placed.by_name)
+    placed = face_keys(names)
+    pairs = zip(placed.keys, (files[name] for name in names), strict=True)
+    return Faces({key: path for key, path in pairs if path is not None}, placed.by_name)
 
 
 def first_faces(faces: Faces) -> dict[int, Path]:
     """Of each frame the picture of its first face."""
     first: dict[int, Path] = {}
-    for place in sorted(faces.files):
-        first.setdefault(place.number, faces.files[place])
+    for key in sorted(faces.files):
+        first.setdefault(key.number, faces.files[key])
     return first
 
 

@@ -258,19 +258,19 @@ def _exif(header: PIL.Image.Image, data: bytes) -> dict[str, str]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    place = 2
+    offset = 2
     while True:
-        (marker,) = struct.unpack(">H", data[place : place + 2])
+        (marker,) = struct.unpack(">H", data[offset : offset + 2])
         if marker == 0xFFFF:  # fill bytes may precede a marker
-            place += 1
+            offset += 1
             continue
         if marker >> 8 != 0xFF or marker in (0xFFD9, 0xFFDA):
             raise InputError("unreadable", "the JPEG states no size")
         if marker & 0xFF in _FRAMES:
-            height, width = struct.unpack(">HH", data[place + 5 : place + 9])
+            height, width = struct.unpack(">HH", data[offset + 5 : offset + 9])
             return width, height
         alone = marker & 0xFF == 0x01 or 0xD0 <= marker & 0xFF <= 0xD8
-        place += 2 if alone else 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+        offset += 2 if alone else 2 + struct.unpack(">H", data[offset + 2 : offset + 4])[0]
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Reading JSON that a stranger may have written: whatever is wrong with it is one kind of error.
+"""Reads untrusted JSON: any fault is a ValueError.
 
 Python's own reader ends in RecursionError where values are nested deeply, gives integers that no float
 holds, infinity for 1e400, and strings with half a surrogate pair, which no file takes.

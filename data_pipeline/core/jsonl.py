@@ -45,7 +45,7 @@ def read_lines(path: Path, names: Sequence[str] = ("id",)) -> list[Line]:
     fault = f"not a JSON object with {' or '.join(names)}; remove the line"
     try:
         with path.open("rb") as file:
-            entries = [entry for _, entry in _whole_lines(file, path, parse, fault)]
+            entries = [entry for _, entry in _complete_lines(file, path, parse, fault)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     return list(dict(entry for entry in entries if entry is not None).values())
@@ -170,12 +170,12 @@ class JsonLog(Generic[Key, Value]):
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o666)
-        place = 0
+        offset = 0
         with open(self._file, "rb", closefd=False) as file:
-            for text, entry in _whole_lines(file, self.path, self._parse, self._fault):
-                place += len(text)
+            for text, entry in _complete_lines(file, self.path, self._parse, self._fault):
+                offset += len(text)
                 if entry is not None:
-                    self._end = place
+                    self._end = offset
                     self._note(entry)
             self.repaired = file.seek(0, os.SEEK_END) - self._end
         if self.repaired:
@@ -194,14 +194,14 @@ class JsonLog(Generic[Key, Value]):
             self.index[key] = value
 
     def _drop_repeated(self) -> None:
-        kept: dict[Key, bytes] = {}
-        begun = b""
+        last_entries: dict[Key, bytes] = {}
+        entry_text = b""
         with self.path.open("rb") as file:
-            for text, entry in _whole_lines(file, self.path, self._parse, self._fault):
-                begun += text
+            for text, entry in _complete_lines(file, self.path, self._parse, self._fault):
+                entry_text += text
                 if entry is not None:
-                    kept[entry[0]], begun = begun, b""
-        atomic_write_bytes(self.path, b"".join(kept.values()))
+                    last_entries[entry[0]], entry_text = entry_text, b""
+        atomic_write_bytes(self.path, b"".join(last_entries.values()))
 
     def _close(self) -> None:
         if self._file >= 0:
@@ -215,7 +215,7 @@ class JsonLog(Generic[Key, Value]):
         os.close(self._lock)
 
 
-def _whole_lines(
+def _complete_lines(
     file: BinaryIO, path: Path, parse: Parse[Key, Value], fault: str
 ) -> Iterator[tuple[bytes, tuple[Key, Value] | None]]:
     """Every line with its entry, blank ones with None; of the last without its newline only what is whole."""
@@ -236,7 +236,7 @@ def _whole_lines(
 
 
 def _is_torn(text: bytes) -> bool:
-    """Whether text is what a kill leaves of a line, or a power cut: zeros. Another file's text is let be."""
+    """Whether text is the start of a line that was cut off: by a kill, or by a power cut (zeros)."""
     if text.endswith(b"\n") or text.lstrip(b"\0")[:1] not in (b"", b"{"):
         return False
     try:

@@ -46,7 +46,7 @@ def ordered_map(
     Raises:
       UserError: a worker process was killed. Errors of `work` come as they are.
     """
-    _tame_opencv()
+    _limit_opencv()
     if workers == 1:
         yield from map(work, items)
         return
@@ -83,7 +83,7 @@ def _start(work: Callable[[Any], Any]) -> None:
     global _work
     _work = work
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tame_opencv()
+    _limit_opencv()
 
 
 def _work_on(part: list[Any]) -> list[Any]:
@@ -108,6 +108,6 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _tame_opencv() -> None:
+def _limit_opencv() -> None:
     cv2.setNumThreads(1)  # the processes are the parallelism
     cv2.utils.logging.setLogLevel(0)  # it would tell of a damaged file on its own

@@ -26,7 +26,7 @@ MAX_PIXELS: Final = 8192 * 4608
 #: play list to other files and hosts.
 _CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
 #: Packets in a row that may fail to decode before the rest of a video is given up.
-_PATIENCE: Final = 300
+_MAX_FAILURES: Final = 300
 
 
 class VideoError(Exception):
@@ -62,7 +62,7 @@ class Frames(Protocol):
         """
         ...
 
-    def second(self) -> float:
+    def timestamp(self) -> float:
         """The time stamp of the frame that was read last, in seconds; 0 where there is none."""
         ...
 
@@ -75,10 +75,10 @@ def open_frames(path: Path) -> Frames:
     """Opens a video file, a folder of pictures or one picture.
 
     Raises:
-      VideoError: it is not there, is not a video, has no frame that can be decoded, or is too large.
+      VideoError: it does not exist, is not a video, has no frame that can be decoded, or is too large.
     """
     if not path.exists():
-        raise VideoError("missing_file", f"{path} is not there")
+        raise VideoError("missing_file", f"{path} does not exist")
     if path.is_dir() or is_picture(path):
         files = list(pictures(path).values()) if path.is_dir() else [path]
         if not files:
@@ -100,8 +100,8 @@ class PictureFrames:
         """See `Frames.read`."""
         return read_image(self._files[index]) if index < self.count else None
 
-    def second(self) -> float:
-        """See `Frames.second`."""
+    def timestamp(self) -> float:
+        """See `Frames.timestamp`."""
         return 0.0
 
     def close(self) -> None:
@@ -164,13 +164,13 @@ class FileFrames:
                 if failures:  # only the clock tells how many frames were lost
                     self._at = max(self._at, self._clock())
                 return True
-            if failures + 1 == _PATIENCE:
+            if failures + 1 == _MAX_FAILURES:
                 break
         return False
 
     def _clock(self) -> int:
         """The number of the frame by its time, for a constant frame rate; at least 0."""
-        return max(round(self.second() * self.rate) - self.lost_start, 0)
+        return max(round(self.timestamp() * self.rate) - self.lost_start, 0)
 
     def read(self, index: int) -> Image | None:
         """See `Frames.read`."""
@@ -188,8 +188,8 @@ class FileFrames:
         turned = np.rot90(pixels, round(self._frame.rotation / 90))
         return np.ascontiguousarray(turned, np.uint8)
 
-    def second(self) -> float:
-        """See `Frames.second`."""
+    def timestamp(self) -> float:
+        """See `Frames.timestamp`."""
         stamp = self._frame.dts if self._frame.pts is None else self._frame.pts
         if stamp is None:
             return 0.0
@@ -238,7 +238,7 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:  # nothing behind this place can be found
+        except av.FFmpegError:  # nothing after this can be read
             packet = None
         try:
             # Without a packet, the decoder gives what it still holds.

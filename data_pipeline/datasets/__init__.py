@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk: one adapter each, all giving the same `Video` records."""
+"""Data set adapters: each reads one official layout and returns `Video` records."""
 
 from __future__ import annotations
 

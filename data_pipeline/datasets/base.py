@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from data_pipeline.core.files import safe_path
 from data_pipeline.core.frame_numbers import (
     VIDEO_SUFFIXES,
+    FaceKey,
     Faces,
-    Place,
     entries,
     faces_in,
     first_faces,
@@ -116,12 +116,12 @@ def collect(
         paths = " and ".join(str(video.path) for video in twice[:2])
         raise UserError(f"{paths} would both be '{twice[0].key}'; rename or remove one of them")
     splits = {video.key: video.split for video in ordered if video.label == REAL}
-    apart = [v for v in ordered if v.real in splits and splits[v.real] != v.split]
-    kept = (v if splits.get(v.real) == v.split else replace(v, real="") for v in ordered)
-    if apart:
-        crossing = f"{len(apart)} fakes are in another split than their real; they stand alone"
-        notes = (*notes, crossing)
-    return Collection(tuple(kept), expected or {}, left_out or {}, tuple(notes))
+    crossing = [v for v in ordered if v.real in splits and splits[v.real] != v.split]
+    checked = (v if splits.get(v.real) == v.split else replace(v, real="") for v in ordered)
+    if crossing:
+        note = f"{len(crossing)} fakes are in another split than their real; they stand alone"
+        notes = (*notes, note)
+    return Collection(tuple(checked), expected or {}, left_out or {}, tuple(notes))
 
 
 def _named(video: Video) -> Video:
@@ -157,15 +157,15 @@ def media(folder: Path) -> list[Item]:
     Raises:
       UserError: two video files have one name.
     """
-    for place in (folder / "videos", folder):
-        files = [path for path in entries(place) if path.suffix.lower() in VIDEO_SUFFIXES]
+    for directory in (folder / "videos", folder):
+        files = [path for path in entries(directory) if path.suffix.lower() in VIDEO_SUFFIXES]
         if files:
             name, count = Counter(path.stem for path in files).most_common(1)[0]
             if count > 1:
-                raise UserError(f"{place} has two videos called '{name}'; remove one of them")
+                raise UserError(f"{directory} has two videos called '{name}'; remove one of them")
             return [Item(path.stem, path, False) for path in files]
-    for place, cropped in ((folder / "images", False), (folder / "frames", True)):
-        folders = [path for path in entries(place) if path.is_dir()]
+    for directory, cropped in ((folder / "images", False), (folder / "frames", True)):
+        folders = [path for path in entries(directory) if path.is_dir()]
         if folders:
             return [Item(path.name, path, cropped) for path in folders]
     return []
@@ -173,8 +173,8 @@ def media(folder: Path) -> list[Item]:
 
 def picture_folders(folder: Path) -> Iterator[Item]:
     """Every folder at or under `folder` that holds pictures itself: sequences of face crops."""
-    for place in _with_pictures(folder):
-        yield Item("_".join(place.relative_to(folder).parts) or folder.name, place, True)
+    for directory in _with_pictures(folder):
+        yield Item("_".join(directory.relative_to(folder).parts) or folder.name, directory, True)
 
 
 def _with_pictures(folder: Path) -> Iterator[Path]:
@@ -269,9 +269,9 @@ def faces_of(video: Video) -> tuple[Faces, Mapping[int, Path]]:
     if video.faces:
         return video.faces, video.masks
     if video.frames:
-        return Faces({Place(n): path for n, path in video.frames.items()}), video.masks
+        return Faces({FaceKey(n): path for n, path in video.frames.items()}), video.masks
     if is_picture(video.path):
-        return Faces({Place(0): video.path}), {}
+        return Faces({FaceKey(0): video.path}), {}
     masks = swap_folder(video.path, "masks")
     has_masks = video.label == FAKE and masks != video.path
     return faces_in(video.path), pictures(masks) if has_masks else {}

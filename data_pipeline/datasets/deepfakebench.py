@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.frame_numbers import Faces, by_place, entries, first_faces, swap_folder
+from data_pipeline.core.frame_numbers import Faces, entries, faces_by_key, first_faces, swap_folder
 from data_pipeline.core.tables import read_json, split_name
 from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
 from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect
@@ -215,7 +215,7 @@ class _Locator:
         self._dropped = 0
 
     def all(self, names: Iterable[str], left_out: Counter[str]) -> Faces:
-        """The files by their places; counts those that are outside the root or not there."""
+        """The files by face key; counts those that are outside the root or not there."""
         files: dict[str, Path | None] = {}
         for name in sorted(names, key=_slashes):
             parts = [part for part in _slashes(name).split("/") if part not in ("", ".")]
@@ -223,7 +223,7 @@ class _Locator:
             if path is None:
                 left_out["frame outside the root" if ".." in parts else "frame not there"] += 1
             files[parts[-1] if parts else ""] = path
-        return by_place(files)
+        return faces_by_key(files)
 
     def _path(self, parts: list[str]) -> Path | None:
         # What was dropped from one path is most likely what has to be dropped from the next.

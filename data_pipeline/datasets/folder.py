@@ -54,7 +54,7 @@ def scan(root: Path) -> Collection:
         method = place.parts[0] if len(place.parts) > 1 else _FAKE
         videos.append(_video(root, dataset, path, FAKE, method, real.key if real else ""))
     if not videos:
-        raise UserError(f"--root={root}: real/ and fake/ hold no picture and no video")
+        raise UserError(f"--root={root}: real/ and fake/ hold no pictures or videos")
     return collect(videos)
 
 
@@ -90,7 +90,7 @@ def _listed(root: Path, dataset: str) -> Collection:
         stated = row.get("split", "")
         split = split_name(stated) if stated else ""
         if split is None:
-            raise UserError(f"{where}: split '{stated}' is none of train, validation, test")
+            raise UserError(f"{where}: split '{stated}' is not one of train, validation, test")
         real = ""
         for label, column in ((REAL, "real"), (FAKE, "fake")):
             if not row[column]:
@@ -100,7 +100,7 @@ def _listed(root: Path, dataset: str) -> Collection:
             name = row.get("dataset", "") or dataset
             video = _video(root, name, path, label, method, real, split)
             if videos.setdefault(path, video) != video:
-                raise UserError(f"{where}: {row[column]} has another row that says otherwise of it")
+                raise UserError(f"{where}: {row[column]} is described differently by another row")
             real = video.key
     if not videos:
         raise UserError(f"{table} has no rows")

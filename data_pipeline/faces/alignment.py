@@ -76,9 +76,9 @@ def placed_matrix(
     """
     upright = place.upright if align is None else align
     matrix = crop_matrix(landmarks, CropSettings(size, align=upright))
-    lies = face_geometry(move(landmarks, matrix), size, size)
-    grow = (place.height / lies.height + place.width / lies.width) / 2
-    middle = np.array([lies.x + 0.5, lies.y + 0.5]) * size
+    geometry = face_geometry(move(landmarks, matrix), size, size)
+    grow = (place.height / geometry.height + place.width / geometry.width) / 2
+    middle = np.array([geometry.x + 0.5, geometry.y + 0.5]) * size
     wanted = np.array([place.x + 0.5, place.y + 0.5]) * size
     return np.column_stack([grow * matrix[:, :2], grow * (matrix[:, 2] - middle) + wanted])
 

@@ -27,6 +27,8 @@ from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
 _SEARCH_SIDE: Final = 1920
 #: Landmarks found again may be this far off those that were expected, as a share of the crop.
 _SAME_FACE: Final = 0.1
+#: Faces of one image that are cropped, the largest.
+_MAX_FACES: Final = 32
 
 
 def detect_faces(face_detector: FaceDetector, frame: Image) -> list[Face]:
@@ -64,14 +66,14 @@ def landmarks_on_crop(
     faces = face_detector.detect(image)
     if not faces:
         return expected, False
-    apart = [_apart(face.landmarks, expected) for face in faces]
-    nearest = int(np.argmin(apart))
-    if apart[nearest] > _SAME_FACE * max(image.shape[:2]):
+    distances = [_mean_distance(face.landmarks, expected) for face in faces]
+    nearest = int(np.argmin(distances))
+    if distances[nearest] > _SAME_FACE * max(image.shape[:2]):
         return expected, False
     return faces[nearest].landmarks, True
 
 
-def _apart(a: Points, b: Points) -> float:
+def _mean_distance(a: Points, b: Points) -> float:
     shared = min(len(a), len(b))
     return float(np.linalg.norm(a[:shared] - b[:shared], axis=1).mean())
 
@@ -106,7 +108,6 @@ class FaceCropper:
       align: turned upright; False crops the same square without rotation. By default as in training.
       smallest: a face whose longer side has fewer pixels is not cropped: enlarged, it would show the
         resampling and nothing else.
-      most: faces of one image that are cropped, the largest.
 
     Raises:
       UserError: the detector is not installed.
@@ -119,11 +120,10 @@ class FaceCropper:
         margin: float | None = None,
         align: bool | None = None,
         smallest: int = 40,
-        most: int = 32,
     ):
         self._face_detector = open_detector(detector) if isinstance(detector, str) else detector
         self._size, self._margin, self._align = size, margin, align
-        self._smallest, self._most = smallest, most
+        self._smallest = smallest
         self.placement: Placement | None = None
 
     def fitted(self, placement: Placement | None) -> FaceCropper:
@@ -135,7 +135,7 @@ class FaceCropper:
     def crops(self, image: Image) -> Sequence[FaceCrop]:
         """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
         size, crops = self._size, []
-        for face in detect_faces(self._face_detector, image)[: self._most]:
+        for face in detect_faces(self._face_detector, image)[:_MAX_FACES]:
             if self.placement is None:
                 settings = CropSettings(size, self._margin or 1.3, self._align is not False)
                 matrix = crop_matrix(face.landmarks, settings)
@@ -145,6 +145,8 @@ class FaceCropper:
             large = face.size >= self._smallest
             cut = crop(image, matrix, size, cv2.BORDER_REPLICATE) if large else None
             native = face_geometry(face.landmarks, *image.shape[:2]).pixels
-            lies = face_geometry(move(face.landmarks, matrix), size, size)._replace(pixels=native)
-            crops.append(FaceCrop(cut, face.box, matrix, face.confidence, lies))
+            geometry = face_geometry(move(face.landmarks, matrix), size, size)._replace(
+                pixels=native
+            )
+            crops.append(FaceCrop(cut, face.box, matrix, face.confidence, geometry))
         return crops

@@ -1,4 +1,4 @@
-"""Groups pictures by the face that they show, where no name tells: for identity-disjoint splits.
+"""Groups pictures by face identity, for identity-disjoint splits where names do not give it.
 
 dlib's face recognition network (King 2017) gives each face 128 numbers; faces of one person lie
 near each other. Pictures are joined in chains, so that a face that is near to any of a group belongs
@@ -22,14 +22,14 @@ from jax_vlffd.errors import UserError
 #: Faces nearer than this are taken for one person. King takes 0.6, which chains of strangers reach: on
 #: 224 crops of FaceForensics++ it makes 46 groups, one of 52 crops; 0.5 makes 84, the largest of 6, and
 #: 0.3 makes 88.
-NEAR: Final = 0.5
+MAX_DISTANCE: Final = 0.5
 #: Pictures above which all distances would take too long.
 MAX_PICTURES: Final = 50_000
-_NUMBERS: Final = 128
+_DIMENSIONS: Final = 128
 _BLOCK: Final = 256  # rows of distances at once
 
 
-class FaceNumbers:
+class FaceEmbedder:
     """Describes the largest face of a picture by dlib's network."""
 
     def __init__(self) -> None:
@@ -45,30 +45,30 @@ class FaceNumbers:
             str(folder / "models" / "dlib_face_recognition_resnet_model_v1.dat")
         )
 
-    def of(self, image: Image) -> NDArray[np.float32] | None:
-        """The numbers [128] of the largest face of uint8 [H, W, 3]; None where there is none."""
+    def embed(self, image: Image) -> NDArray[np.float32] | None:
+        """The embedding float32 [128] of the largest face of uint8 [H, W, 3]; None where there is none."""
         faces = self._faces.detect(image)
         if not faces:
             return None
         points = [self._dlib.point(round(float(x)), round(float(y))) for x, y in faces[0].landmarks]
         box = self._dlib.rectangle(*(round(side) for side in faces[0].box))
         shape = self._dlib.full_object_detection(box, points)
-        found = self._net.compute_face_descriptor(np.ascontiguousarray(image), shape)
-        return np.array(found, np.float32)
+        descriptor = self._net.compute_face_descriptor(np.ascontiguousarray(image), shape)
+        return np.array(descriptor, np.float32)
 
 
-def same_face(
+def group_by_face(
     pictures: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[int], int]:
     """Groups pictures by the face that they show.
 
     Args:
       pictures: paths.
-      progress: called with (pictures looked at, all).
+      progress: called with (pictures read, total).
 
     Returns:
-      The group of each picture, and in how many pictures no face was found. Those are one group, for
-      nothing tells whom they show.
+      The group of each picture, and in how many pictures no face was found. Those are one group, because
+      nothing tells who they show.
 
     Raises:
       UserError: no detector is installed, there are too many pictures, or one cannot be read.
@@ -78,20 +78,20 @@ def same_face(
             f"{len(pictures)} pictures are too many to compare by their faces (at most {MAX_PICTURES}); "
             "state a `video` or a `split` in the lines"
         )
-    net = FaceNumbers()
-    numbers = np.full((len(pictures), _NUMBERS), np.nan, np.float32)
+    net = FaceEmbedder()
+    embeddings = np.full((len(pictures), _DIMENSIONS), np.nan, np.float32)
     for row, path in enumerate(pictures):
         image = read_image(path)
         if image is None:
             raise UserError(f"{path} is not a picture that can be read")
-        found = net.of(image)
-        if found is not None:
-            numbers[row] = found
+        embedding = net.embed(image)
+        if embedding is not None:
+            embeddings[row] = embedding
         progress(row + 1, len(pictures))
-    return chains(numbers, NEAR), int(np.isnan(numbers[:, 0]).sum())
+    return connected_groups(embeddings, MAX_DISTANCE), int(np.isnan(embeddings[:, 0]).sum())
 
 
-def chains(numbers: NDArray[np.float32], near: float) -> list[int]:
+def connected_groups(numbers: NDArray[np.float32], near: float) -> list[int]:
     """The group of each row [N, D]: rows nearer than `near`, directly or by others between them.
 
     Rows that are not numbers are one group. A group is called by its first row.
@@ -107,11 +107,11 @@ def chains(numbers: NDArray[np.float32], near: float) -> list[int]:
     for start in range(0, count, _BLOCK):
         block = numbers[start : start + _BLOCK]
         distances = squares[start : start + _BLOCK, None] + squares - 2 * block @ numbers.T
-        one, other = np.nonzero(
+        rows, columns = np.nonzero(
             distances < near**2
         )  # comparisons with what is not a number are false
         # All pairs at once may not fit into memory, so a block is joined with what was found before it.
-        edges = np.append(one + start, np.arange(count)), np.append(other, group)
+        edges = np.append(rows + start, np.arange(count)), np.append(columns, group)
         graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(count, count))
         _, first, part = np.unique(
             connected_components(graph, directed=False)[1], return_index=True, return_inverse=True

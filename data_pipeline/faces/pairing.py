@@ -1,4 +1,4 @@
-"""How the frames of a fake lie on those of its real, and which of several faces was forged (ours)."""
+"""Registers the frames of a fake to those of its real, and finds the forged face (ours)."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class PackPlan:
         split_rule: how the splits were made, for the data card.
         counts: what has been written so far.
         geometry: of the faces written so far, by split, their rows one after the other.
-        told_by_content: reals that only their content tells apart, so that one person may be in
+        reals_without_video: reals that only their content tells apart, so that one person may be in
             several splits.
 
     Raises:
@@ -71,12 +71,12 @@ class PackPlan:
         self.counts = Counts()
         self.geometry: dict[str, array[float]] = {}
         faults: list[str] = []
-        seen: dict[str, int] = {}
+        line_of_id: dict[str, int] = {}
         stated = 0
-        for place, file in enumerate(self.files):
+        for file_index, file in enumerate(self.files):
             for number, offset, line in _lines(file):
                 try:
-                    stated += self._add(place, number, offset, line, split, seen)
+                    stated += self._add(file_index, number, offset, line, split, line_of_id)
                 except UserError as error:
                     faults.append(f"{file}:{number}: {error}")
         if faults:
@@ -102,30 +102,30 @@ class PackPlan:
             raise UserError(
                 "the splits are stated, so --by_face would change nothing: leave it out"
             )
-        self.told_by_content = 0 if stated or faces else self._groups.nameless
+        self.reals_without_video = 0 if stated or faces else self._groups.unnamed_reals
         if not stated:
             if faces:
-                self._groups.join_alike(faces(self._pictures()))
+                self._groups.join_faces(faces(self._pictures()))
             self._splits = self._groups.splits(len(self._reals), shares)
         self.total = sum(1 for size in (*self._real_bytes, *self._bytes) if size >= 0)
 
     def _add(
         self,
-        place: int,
+        file_index: int,
         number: int,
         offset: int,
         line: bytes,
         split: str | None,
-        seen: dict[str, int],
+        line_of_id: dict[str, int],
     ) -> int:
         """Adds a line; returns 1 when its split is stated."""
-        pair = parse_line(line, self.files[place])
+        pair = parse_line(line, self.files[file_index])
         if isinstance(pair, str):
             self.skipped[pair] += 1
             return 0
-        if pair.id in seen:
+        if pair.id in line_of_id:
             raise UserError(
-                f"id {pair.id!r} was taken at {self.where(seen[pair.id])}; pack files whose ids "
+                f"id {pair.id!r} was taken at {self.where(line_of_id[pair.id])}; pack files whose ids "
                 "clash into sets of their own, training mixes sets"
             )
         sizes = [_size(path) for path in (pair.fake, pair.mask) if path is not None]
@@ -134,8 +134,8 @@ class PackPlan:
         real = self._reals.setdefault(name, len(self._reals))
         if real == len(self._real_bytes):
             self._real_bytes.append(_size(pair.real) if pair.real else -1)
-        seen[pair.id] = len(self._line)
-        self._file.append(place)
+        line_of_id[pair.id] = len(self._line)
+        self._file.append(file_index)
         self._offset.append(offset)
         self._line.append(number)
         self._real.append(real)
@@ -154,15 +154,15 @@ class PackPlan:
 
     def _pictures(self) -> list[Path]:
         """The picture that stands for each real: itself, or the fake where it is not known."""
-        found = [Path(name) for name in self._reals]
+        pictures = [Path(name) for name in self._reals]
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(file.open("rb")) for file in self.files]
             for line, real in enumerate(self._real):
                 if self._real_bytes[real] < 0:
                     pair = self.annotation(line, streams)[0]
                     assert pair.fake is not None
-                    found[real] = pair.fake
-        return found
+                    pictures[real] = pair.fake
+        return pictures
 
     def shards(self, progress: Callable[[], None]) -> dict[str, list[Shard]]:
         """The shards of each split that has records; `progress` is called after each record."""
@@ -293,7 +293,7 @@ def pack(
         overwrite: replaces a packed set that is already there.
         progress: called with (records written, records in all).
         shares: of train, validation and test in per cent, where no line states a split.
-        faces: groups pictures by the face that they show, as `faces.identity.same_face`; without it
+        faces: groups pictures by the face that they show, as `faces.identity.group_by_face`; without it
             pictures whose video is not named are told apart by their content alone.
 
     Raises:
@@ -319,7 +319,7 @@ def pack(
         face_geometry.write(built, plan.geometry)
         card = write_card(
             built, plan.counts, files=files, skipped=plan.skipped,
-            split_rule=plan.split_rule, told_by_content=plan.told_by_content,
+            split_rule=plan.split_rule, reals_without_video=plan.reals_without_video,
         )  # fmt: skip
         if out.exists():
             out.rename(aside / "old")

@@ -48,7 +48,7 @@ def write_card(
     files: Sequence[Path],
     skipped: Mapping[str, int],
     split_rule: str,
-    told_by_content: int,
+    reals_without_video: int,
 ) -> dict[str, Any]:
     """Writes the card, the README and the checksums into a finished set; returns the card.
 
@@ -58,7 +58,7 @@ def write_card(
         files: the annotation files, of which the card keeps name and digest.
         skipped: pairs left out, by the code of their error.
         split_rule: how the splits were made, in words.
-        told_by_content: reals whose video no line names, which only their content keeps apart.
+        reals_without_video: reals whose video no line names, which only their content keeps apart.
     """
     splits = {}
     for split in SPLITS:
@@ -81,7 +81,7 @@ def write_card(
         "shards": len(shards),
         "splits": splits,
         "split_rule": split_rule,
-        "reals_told_by_content": told_by_content,
+        "reals_told_by_content": reals_without_video,
         "fakes_by_caption_source": dict(sorted(counts.sources.items())),
         "skipped": dict(sorted(skipped.items())),
         "annotations": [{"file": file.name, "sha256": _digest(file)} for file in files],
@@ -95,7 +95,7 @@ def write_card(
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The card of a packed set; None where there is none that can be read. Its texts may be a stranger's."""
+    """The card of a packed set; None where there is none that can be read. Its texts are untrusted."""
     try:
         card = json.loads(read_regular(regular(folder, CARD), _MAX_BYTES))
     except (UserError, ValueError, RecursionError):

@@ -26,7 +26,7 @@ class Groups:
         self._names = DisjointSet()
         self._name_of_real: dict[int, str] = {}
         #: Reals of which no line names a video: their content alone tells them apart.
-        self.nameless = 0
+        self.unnamed_reals = 0
 
     def join(self, real: int, pair: Annotation) -> None:
         """Joins a pair's real with the people its videos show, or with its own content."""
@@ -35,13 +35,13 @@ class Groups:
             image = pair.real or pair.fake
             assert image is not None
             names = {hashlib.sha256(image.read_bytes()).hexdigest()}
-            self.nameless += 1
+            self.unnamed_reals += 1
         first = self._name_of_real.setdefault(real, min(names, default=""))
         for name in (first, *names):
             self._names.add(name)
             self._names.merge(name, first)
 
-    def join_alike(self, groups: Sequence[int]) -> None:
+    def join_faces(self, groups: Sequence[int]) -> None:
         """Joins reals that are in one group: `groups` has the group of each real."""
         first: dict[int, int] = {}
         for real, group in enumerate(groups):
@@ -69,15 +69,15 @@ def people(dataset: str, video: str) -> set[str]:
     FaceForensics++ `183_253` shows 183 and 253, DeepFakeDetection `01_02__talking__ABC` 01 and 02,
     Celeb-DF `id0_id1_0000` id0 and id1.
     """
-    if found := re.findall(r"(?<![A-Za-z0-9])id\d+", video):
-        return {f"{dataset}/{name}" for name in found}
+    if names := re.findall(r"(?<![A-Za-z0-9])id\d+", video):
+        return {f"{dataset}/{name}" for name in names}
     if match := re.fullmatch(r"(\d+)(?:_(\d+))?(?:__.*)?", video):
         return {f"{dataset}/{name}" for name in match.groups() if name}
     return {f"{dataset}/{video}"} if video else set()
 
 
 def _hash_split(name: str, shares: Sequence[float]) -> int:
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 * 100
-    if place < shares[0]:
+    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 * 100
+    if position < shares[0]:
         return SPLITS.index("train")
-    return SPLITS.index("validation" if place < shares[0] + shares[1] else "test")
+    return SPLITS.index("validation" if position < shares[0] + shares[1] else "test")

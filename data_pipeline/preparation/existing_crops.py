@@ -1,4 +1,4 @@
-"""Crops that lie on disk already, taken into a prepared set as they are."""
+"""Imports existing face crops into a prepared set, unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.files import inside
-from data_pipeline.core.frame_numbers import Place, first_faces
+from data_pipeline.core.frame_numbers import FaceKey, first_faces
 from data_pipeline.core.images import read_image
 from data_pipeline.core.video import evenly_spaced
 from data_pipeline.datasets.base import Video, faces_of
@@ -41,57 +41,61 @@ def take(
       fakes: the fakes and their outcomes.
     """
     video, outcome = reference
-    own, masks = faces_of(video)
-    numbers = {place.number for place in own.files}
-    wanted: set[Place] = set()
-    for fake, its_outcome in fakes:
-        theirs, their_masks = faces_of(fake)
-        their_numbers = {place.number for place in theirs.files}
-        shared = sorted(numbers & their_numbers)
+    real_faces, masks = faces_of(video)
+    numbers = {key.number for key in real_faces.files}
+    paired_keys: set[FaceKey] = set()
+    for fake, fake_outcome in fakes:
+        fake_faces, fake_masks = faces_of(fake)
+        fake_numbers = {key.number for key in fake_faces.files}
+        shared = sorted(numbers & fake_numbers)
         # Positions say what belongs together only where no picture is missing.
-        numbered = (own.by_name and theirs.by_name) or len(own.files) == len(theirs.files)
-        paired = numbered and bool(shared) and _alike(own.files, first_faces(theirs), shared)
-        chosen = set(_spaced(shared if paired else their_numbers, frames))
+        numbered = (real_faces.by_name and fake_faces.by_name) or len(real_faces.files) == len(
+            fake_faces.files
+        )
+        paired = (
+            numbered and bool(shared) and _alike(real_faces.files, first_faces(fake_faces), shared)
+        )
+        chosen = set(_spaced(shared if paired else fake_numbers, frames))
         if paired:
-            its_outcome.skipped += Counter(no_such_frame_in_real=len(their_numbers) - len(shared))
+            fake_outcome.skipped += Counter(no_such_frame_in_real=len(fake_numbers) - len(shared))
         else:
-            its_outcome.remarks[
+            fake_outcome.remarks[
                 "unpaired_unlike_real" if numbered else "unpaired_no_frame_numbers"
             ] += 1
-        for place in sorted(place for place in theirs.files if place.number in chosen):
+        for key in sorted(key for key in fake_faces.files if key.number in chosen):
             real = ""
             if paired:
-                at = _same_face(own.files, theirs.files[place], place)
-                wanted.add(at)
-                real = crop_path(video, at.number, own.files[at].suffix, at.rank)
-            _add(out, fake, its_outcome, place, theirs.files[place], their_masks, real)
-        _failed_if_empty(fake, its_outcome)
+                at = _same_face(real_faces.files, fake_faces.files[key], key)
+                paired_keys.add(at)
+                real = crop_path(video, at.number, real_faces.files[at].suffix, at.rank)
+            _add(out, fake, fake_outcome, key, fake_faces.files[key], fake_masks, real)
+        _failed_if_empty(fake, fake_outcome)
     have = {frame.image for frame in outcome.frames}
-    alone = set() if wanted else set(_spaced(numbers, frames))
-    for place in sorted(wanted | {place for place in own.files if place.number in alone}):
-        if crop_path(video, place.number, own.files[place].suffix, place.rank) not in have:
-            _add(out, video, outcome, place, own.files[place], masks, "")
+    alone = set() if paired_keys else set(_spaced(numbers, frames))
+    for key in sorted(paired_keys | {key for key in real_faces.files if key.number in alone}):
+        if crop_path(video, key.number, real_faces.files[key].suffix, key.rank) not in have:
+            _add(out, video, outcome, key, real_faces.files[key], masks, "")
     outcome.frames.sort()
     _failed_if_empty(video, outcome)
 
 
-def _same_face(real: Mapping[Place, Path], fake: Path, place: Place) -> Place:
+def _same_face(real: Mapping[FaceKey, Path], fake: Path, key: FaceKey) -> FaceKey:
     """Which crop of a real's frame shows the face of a fake's crop: the one that is most alike."""
-    ranked = sorted(at for at in real if at.number == place.number)
+    ranked = sorted(at for at in real if at.number == key.number)
     if len(ranked) == 1:
         return ranked[0]
     picture = read_image(fake)
     if picture is None:
-        return place if place in real else ranked[0]
+        return key if key in real else ranked[0]
     read = {at: read_image(real[at]) for at in ranked}
     return max(ranked, key=lambda at: -1.0 if (p := read[at]) is None else likeness(picture, p))
 
 
-def _alike(real: Mapping[Place, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
+def _alike(real: Mapping[FaceKey, Path], fake: Mapping[int, Path], shared: Sequence[int]) -> bool:
     compared = [shared[i] for i in evenly_spaced(len(shared), _COMPARED)]
     alike = 0
     for number in compared:
-        at = _same_face(real, fake[number], Place(number))
+        at = _same_face(real, fake[number], FaceKey(number))
         a, b = read_image(real[at]), read_image(fake[number])
         alike += a is not None and b is not None and onto_real(b, a) is not None
     return 2 * alike > len(compared)
@@ -106,19 +110,19 @@ def _add(
     out: Path,
     video: Video,
     outcome: Outcome,
-    place: Place,
+    key: FaceKey,
     source: Path,
     masks: Mapping[int, Path],
     real: str,
 ) -> None:
-    number = place.number
-    path = crop_path(video, number, source.suffix, place.rank)
+    number = key.number
+    path = crop_path(video, number, source.suffix, key.rank)
     _link(source, inside(out, path))
     points = next((at for at in landmark_paths(source) if at.is_file()), None)
     if points:
         _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{Path(path).stem}.npy"))
     mask = ""
-    if number in masks and not place.rank:
+    if number in masks and not key.rank:
         mask = f"{folder_of(video, 'masks')}/{number:03d}{masks[number].suffix}"
         _link(masks[number], inside(out, mask))
     outcome.frames.append(Frame(number, path, real, mask))

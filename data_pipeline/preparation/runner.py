@@ -111,7 +111,7 @@ class Preparer:
     def _work(
         self, group: VideoGroup, lead: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
     ) -> None:
-        """Takes or crops a group; what nobody foresaw is the outcome of its videos, and others go on."""
+        """Takes or crops a group; an unexpected error fails its videos, and the others go on."""
         try:
             if group.reference.cropped:
                 existing_crops.take(self._out, self._frames, (group.reference, lead), fakes)

@@ -1,6 +1,6 @@
-"""What has been prepared: one marker a video, and the tables that are made of them.
+"""The prepared set on disk: one marker file a video, and the tables made from the markers.
 
-Everything lies under one folder:
+Layout of the folder:
 
     <dataset>/<group>/{frames,landmarks,masks}/<video>/<frame>.{png,npy}   DeepfakeBench's layout
     .prepared/<dataset>/<group>/<video>.json                               the markers
@@ -126,14 +126,14 @@ def _marker(out: Path, video: Video) -> Path:
     return inside(out, f".prepared/{video.key}.json", str(video.path))
 
 
-def check_out(out: Path, given: Iterable[Path], videos: Iterable[Video]) -> None:
-    """Sees to it that what is read is not written over.
+def check_out(out: Path, inputs: Iterable[Path], videos: Iterable[Video]) -> None:
+    """Checks that no input would be overwritten.
 
     Raises:
-      UserError: `out` is or holds what is `given` by the user, or a picture or video of the set.
+      UserError: `out` is or holds one of the `inputs`, or a picture or video of the set.
     """
     whole = os.path.realpath(out)
-    read = set(given)
+    read = set(inputs)
     for video in videos:
         read.add(video.path)
         for path in (*video.frames.values(), *video.masks.values()):
@@ -176,7 +176,7 @@ def write_all(out: Path, videos: Sequence[Video]) -> tuple[dict[str, Outcome], i
     before = None
     rows = 0
     while True:
-        outcomes = {v.key: found for v in videos if (found := load(out, v)) is not None}
+        outcomes = {v.key: outcome for v in videos if (outcome := load(out, v)) is not None}
         if outcomes.keys() == before:
             return outcomes, rows
         rows = write_tables(out, videos, outcomes)
@@ -222,9 +222,13 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
             rows += 1
     atomic_write_text(out / "pairs.csv", text.getvalue())
     listed = (
-        (video, [frame.image for frame in found.frames], [f.mask for f in found.frames if f.mask])
-        for video, found in done
-        if found.frames
+        (
+            video,
+            [frame.image for frame in outcome.frames],
+            [f.mask for f in outcome.frames if f.mask],
+        )
+        for video, outcome in done
+        if outcome.frames
     )
     for dataset, content in deepfakebench.document(listed).items():
         atomic_write_text(inside(out, f"{dataset}.json"), json.dumps({dataset: content}))

@@ -1,4 +1,4 @@
-"""Which frames of a fake and of its real show the same moment.
+"""Aligns the frames of a fake with those of its real in time.
 
 Some fakes drop, repeat or resample frames of their real (DeepFakeDetection, sets at another frame rate),
 so equal frame numbers may show different moments. Both videos are read once as gray thumbnails and
@@ -118,7 +118,7 @@ def read_thumbnails(
                 covered &= part
             thumbnails.append(thumbnail.astype(np.uint8))
             numbers.append(number)
-            seconds.append(frames.second())
+            seconds.append(frames.timestamp())
             if detect and number in searched:
                 _paint(faces, detect(frame), frame.shape)
     finally:
@@ -253,24 +253,30 @@ class _Path:
             at = int(pointers[row, at - self._band(row)[0]])
             path.append(at)
         self._path = np.array(path[::-1])
-        self._apart = self._differences(np.arange(rows), self._path)
+        self._path_differences = self._differences(np.arange(rows), self._path)
 
     def _distances(self, start: int, stop: int, first: int, end: int) -> Floats:
         """Root mean square differences in gray levels, [stop - start, end - first]."""
-        ours = self._flat(self._fake.pictures[start:stop])
-        theirs = self._flat(self._real.pictures[first:end])
-        middle = theirs.mean(axis=0)  # taken off, so that float32 is exact enough
-        ours, theirs = ours - middle, theirs - middle
-        squares = (ours**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1) - 2 * ours @ theirs.T
-        return np.sqrt(np.maximum(squares, 0.0) / ours.shape[1]).astype(np.float64)
+        fake_pixels = self._flat(self._fake.pictures[start:stop])
+        real_pixels = self._flat(self._real.pictures[first:end])
+        middle = real_pixels.mean(axis=0)  # taken off, so that float32 is exact enough
+        fake_pixels, real_pixels = fake_pixels - middle, real_pixels - middle
+        squares = (
+            (fake_pixels**2).sum(axis=1)[:, None]
+            + (real_pixels**2).sum(axis=1)
+            - 2 * fake_pixels @ real_pixels.T
+        )
+        return np.sqrt(np.maximum(squares, 0.0) / fake_pixels.shape[1]).astype(np.float64)
 
     def _differences(self, fake: NDArray[np.int64], real: NDArray[np.int64]) -> Floats:
         """The same of pairs of positions, [N]."""
         blocks = [np.zeros(0)]
         for i in range(0, len(fake), _BLOCK):
-            ours = self._flat(self._fake.pictures[fake[i : i + _BLOCK]])
-            theirs = self._flat(self._real.pictures[real[i : i + _BLOCK]])
-            blocks.append(np.sqrt(((ours - theirs) ** 2).mean(axis=1)).astype(np.float64))
+            fake_pixels = self._flat(self._fake.pictures[fake[i : i + _BLOCK]])
+            real_pixels = self._flat(self._real.pictures[real[i : i + _BLOCK]])
+            blocks.append(
+                np.sqrt(((fake_pixels - real_pixels) ** 2).mean(axis=1)).astype(np.float64)
+            )
         return np.concatenate(blocks)
 
     def _flat(self, thumbnails: Image) -> NDArray[np.float32]:
@@ -278,20 +284,27 @@ class _Path:
 
     def equal_numbers_stand(self) -> bool:
         """Whether frames of equal numbers are alike, and hardly any other frame is more so."""
-        _, ours, theirs = np.intersect1d(
+        _, fake_rows, real_rows = np.intersect1d(
             self._fake.numbers, self._real.numbers, assume_unique=True, return_indices=True
         )
-        apart = self._differences(ours, theirs)
-        return bool(np.all(apart <= np.minimum(self._limit, self._apart[ours] + _EQUAL)))
+        differences = self._differences(fake_rows, real_rows)
+        return bool(
+            np.all(
+                differences <= np.minimum(self._limit, self._path_differences[fake_rows] + _EQUAL)
+            )
+        )
 
     def moments(self) -> dict[int, int]:
         """Frame number of the real -> that of the fake, of those that are alike."""
         best: dict[int, int] = {}  # position in the real -> position in the fake
         for row, at in enumerate(self._path.tolist()):
             # Of frames that repeat a moment the first, unless a later one is clearly nearer.
-            if self._apart[row] > self._limit:
+            if self._path_differences[row] > self._limit:
                 continue
-            if at not in best or self._apart[row] < self._apart[best[at]] - _GAP:
+            if (
+                at not in best
+                or self._path_differences[row] < self._path_differences[best[at]] - _GAP
+            ):
                 best[at] = row
         return {
             int(self._real.numbers[at]): int(self._fake.numbers[row]) for at, row in best.items()

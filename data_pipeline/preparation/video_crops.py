@@ -1,4 +1,4 @@
-"""Crops of a group of videos, read side by side.
+"""Crops a real video and its fakes, read in parallel.
 
 A real and its fakes are read at the same moments, faces are found on the real alone, and every fake
 is cropped by the real's matrix, so that a pair differs by the forgery and nothing else. A moment is a

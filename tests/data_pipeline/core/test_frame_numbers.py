@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipeline.core.frame_numbers import natural, places
+from data_pipeline.core.frame_numbers import face_keys, natural
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,19 @@ def test_the_number_that_differs_is_the_frame(
     names: list[str], expected: list[tuple[int, int]]
 ) -> None:
     assert sorted(names, key=natural) == names
-    found = places(names)
-    assert found.by_name
-    assert found.places == expected
+    result = face_keys(names)
+    assert result.by_name
+    assert result.keys == expected
 
 
 @pytest.mark.parametrize(
     "names", [["a.png", "b.png"], ["7.png", "cover.png"], ["a1.png", "b1.png"]]
 )
 def test_positions_where_names_tell_nothing(names: list[str]) -> None:
-    found = places(names)
-    assert not found.by_name
-    assert found.places == [(i, 0) for i in range(len(names))]
+    result = face_keys(names)
+    assert not result.by_name
+    assert result.keys == [(i, 0) for i in range(len(names))]
 
 
 def test_long_and_odd_digits_are_no_error() -> None:
-    assert places(["9" * 200, "²", "٣"]).places
+    assert face_keys(["9" * 200, "²", "٣"]).keys

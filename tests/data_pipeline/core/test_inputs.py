@@ -37,14 +37,14 @@ def test_folders_globs_and_files_are_found_once_and_in_order(tmp_path: Path) -> 
         (tmp_path / name).touch()
     (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     given = [str(tmp_path / text) for text in ("strange.bin", "b", "*.jpg", "b/1.JPG", "gone.png")]
-    found = [str(path.relative_to(tmp_path)) for path in discovery.find(given)]
+    found = [str(path.relative_to(tmp_path)) for path in discovery.find_files(given)]
     assert found == ["strange.bin", "b/1.JPG", "b/2.png", "b/deep/3.mp4", "a.jpg", "gone.png"]
 
 
 def test_a_name_with_the_signs_of_a_glob_is_a_name(tmp_path: Path) -> None:
     (tmp_path / "a[1].png").touch()
     (tmp_path / "a1.png").touch()
-    assert discovery.find([str(tmp_path / "a[1].png")]) == [tmp_path / "a[1].png"]
+    assert discovery.find_files([str(tmp_path / "a[1].png")]) == [tmp_path / "a[1].png"]
 
 
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
@@ -53,13 +53,13 @@ def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
     assert found == [str(tmp_path / "one.png"), str(tmp_path / "two/b.mp4"), "/abs.png"]
 
 
-def test_empty_folders_globs_and_lists_are_told(tmp_path: Path) -> None:
+def test_empty_folders_globs_and_lists_are_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("\n")
-    with pytest.raises(UserError, match="no picture and no video"):
-        discovery.find([str(tmp_path / "empty")])
+    with pytest.raises(UserError, match="no pictures or videos"):
+        discovery.find_files([str(tmp_path / "empty")])
     with pytest.raises(UserError, match="nothing matches"):
-        discovery.find([str(tmp_path / "*.png")])
+        discovery.find_files([str(tmp_path / "*.png")])
     with pytest.raises(UserError, match="names no file"):
         discovery.read_list(tmp_path / "list.txt")
     with pytest.raises(UserError, match="cannot be read as a list"):
@@ -206,7 +206,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
             discovery.sha256(path)
 
 
-def test_a_video_is_told_by_its_suffix_or_its_content(tmp_path: Path) -> None:
+def test_a_video_is_reported_by_its_suffix_or_its_content(tmp_path: Path) -> None:
     save(tmp_path / "photo.bin", picture(), format="PNG")
     (tmp_path / "clip.bin").write_bytes(b"\x00\x00\x00\x18ftypmp42")
     assert not discovery.is_video(tmp_path / "photo.bin")

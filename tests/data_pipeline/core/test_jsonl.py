@@ -203,7 +203,7 @@ def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
     assert entries(path) == [{"id": "a", "key": "new"}, {"id": "b"}]
 
 
-def test_a_damaged_line_inside_the_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_line_inside_the_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_text('{"id": "a"}\nnonsense\n{"id": "b"}\n')
     with pytest.raises(UserError, match="line 2"):

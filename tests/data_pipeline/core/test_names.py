@@ -48,7 +48,7 @@ def test_a_link_that_leads_out_is_not_written_through(tmp_path: Path) -> None:
     assert inside(tmp_path / "linked", "a/b") == tmp_path / "linked/a/b"
 
 
-def test_long_and_strange_names_are_cut_by_bytes_and_told_apart(tmp_path: Path) -> None:
+def test_long_and_strange_names_are_cut_by_bytes_and_separated(tmp_path: Path) -> None:
     for name in ("面" * 200, "x" * 300, os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff" * 250)):
         short, other = file_name(name), file_name(name + "y")
         assert short != other

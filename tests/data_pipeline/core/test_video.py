@@ -157,7 +157,7 @@ def test_rotated_metadata_turns_the_frames_upright(tmp_path: Path) -> None:
     assert frame[:40].mean() > 150 > 50 > frame[56:].mean()  # left has become the top
 
 
-def test_a_start_that_cannot_be_decoded_is_told(tmp_path: Path) -> None:
+def test_a_start_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.avi", gray_steps(30))
     blank_frames(path, {0, 1, 2})
     frames = open_frames(path)

@@ -76,7 +76,7 @@ def test_celeb_df_says_that_the_list_is_missing(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("line", ["0 Celeb-real/id0_0000.mp4", "real id0_0000.mp4", "1"])
-def test_a_wrong_test_list_is_told(tree: Tree, line: str) -> None:
+def test_a_wrong_test_list_is_reported(tree: Tree, line: str) -> None:
     tree.videos("Celeb-real/id0_0000.mp4")
     tree.text("List_of_testing_videos.txt", f"1 Celeb-real/id0_0000.mp4\n{line}\n")
     with pytest.raises(UserError, match="line 2"):

@@ -11,7 +11,7 @@ from jax_vlffd.errors import UserError
 
 
 @pytest.mark.parametrize("name", [*COMPRESSED, *PLAIN])
-def test_a_wrong_root_is_told(tmp_path: Path, name: str) -> None:
+def test_a_wrong_root_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "absent", tmp_path / "empty"):
         with pytest.raises(UserError, match=r"--root=|cannot be read"):

@@ -51,7 +51,7 @@ def test_folder_with_a_table(tree: Tree) -> None:
         ("x/1.png,x/2.png,dev", "'dev'"),
     ],
 )
-def test_wrong_rows_are_told(tree: Tree, row: str, told: str) -> None:
+def test_wrong_rows_are_reported(tree: Tree, row: str, told: str) -> None:
     tree.pictures("x/1.png", "x/2.png")
     tree.text("pairs.csv", f"real,fake,split\n{row}\n")
     with pytest.raises(UserError, match=told) as caught:

@@ -71,7 +71,7 @@ def test_json_may_lie_elsewhere(tree: Tree, tmp_path_factory: pytest.TempPathFac
         deepfakebench.scan(file, "c23")
 
 
-def test_a_root_that_lies_too_deep_is_told(tree: Tree) -> None:
+def test_a_root_that_lies_too_deep_is_reported(tree: Tree) -> None:
     swap = bench("FF-FS", "183_253")
     lay(tree, FAKE, swap)
     labels = {"FF-DF": {"test": {"183_253": FAKE}}, "FF-FS": {"test": {"183_253": swap}}}
@@ -142,14 +142,14 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
         ({"X": {"FF-DF": {"c40": {"test": {"183_253": FAKE}}}}}, "compression c23; it has c40"),
     ],
 )
-def test_wrong_json_is_told(tree: Tree, content: Any, told: str) -> None:
+def test_wrong_json_is_reported(tree: Tree, content: Any, told: str) -> None:
     lay(tree, REAL)
     tree.text("a.json", content)
     with pytest.raises(UserError, match=told):
         COMPRESSED["deepfakebench"](tree.root, "c23")
 
 
-def test_several_json_files_must_be_told_apart(tree: Tree) -> None:
+def test_several_json_files_must_be_separated(tree: Tree) -> None:
     tree.text("a.json", {})
     tree.text("b.json", {})
     with pytest.raises(UserError, match=r"a\.json, b\.json.*--json"):

@@ -42,14 +42,14 @@ def test_dfdc_parts_may_lie_at_the_root(tree: Tree) -> None:
     assert PLAIN["dfdc"](tree.root).videos[0].split == "train"
 
 
-def test_a_label_of_dfdc_that_is_none_is_told(tree: Tree) -> None:
+def test_a_label_of_dfdc_that_is_none_is_reported(tree: Tree) -> None:
     tree.videos("test/ccc.mp4")
     tree.text("test/labels.csv", "filename,label\nccc.mp4,maybe\n")
     with pytest.raises(UserError, match=r"labels\.csv, 'ccc\.mp4'.*'maybe'"):
         PLAIN["dfdc"](tree.root)
 
 
-def test_dfdc_without_labels_is_told(tree: Tree) -> None:
+def test_dfdc_without_labels_is_reported(tree: Tree) -> None:
     tree.videos("test/ccc.mp4")
     with pytest.raises(UserError, match="no labeled videos"):
         PLAIN["dfdc"](tree.root)
@@ -81,7 +81,7 @@ def test_dfdc_preview(tree: Tree) -> None:
 @pytest.mark.parametrize(
     "record", [{"label": "real", "set": "test"}, {"label": "fake", "set": "x"}, "fake"]
 )
-def test_a_wrong_record_of_the_preview_is_told(tree: Tree, record: Any) -> None:
+def test_a_wrong_record_of_the_preview_is_reported(tree: Tree, record: Any) -> None:
     tree.videos("method_A/a.mp4")
     tree.text("dataset.json", {"method_A/a.mp4": record})
     with pytest.raises(UserError, match=r"dataset\.json, 'method_A/a\.mp4'"):

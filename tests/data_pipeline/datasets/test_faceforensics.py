@@ -106,21 +106,21 @@ def test_a_fake_across_splits_and_an_unlisted_real_are_left_out(tree: Tree) -> N
         ("test.json", "[[", "is not JSON"),
     ],
 )
-def test_wrong_split_lists_are_told(tree: Tree, name: str, content: Any, told: str) -> None:
+def test_wrong_split_lists_are_reported(tree: Tree, name: str, content: Any, told: str) -> None:
     ffpp(tree)
     tree.text(f"splits/{name}", content)
     with pytest.raises(UserError, match=told):
         COMPRESSED["faceforensics"](tree.root, "c23")
 
 
-def test_a_missing_split_list_is_told(tree: Tree) -> None:
+def test_a_missing_split_list_is_reported(tree: Tree) -> None:
     ffpp(tree)
     (tree.root / "splits/val.json").unlink()
     with pytest.raises(UserError, match=r"val\.json is missing"):
         COMPRESSED["faceforensics"](tree.root, "c23")
 
 
-def test_another_compression_is_told(tree: Tree) -> None:
+def test_another_compression_is_reported(tree: Tree) -> None:
     ffpp(tree, "c40")
     with pytest.raises(UserError, match="no videos of compression c23"):
         COMPRESSED["faceforensics"](tree.root, "c23")

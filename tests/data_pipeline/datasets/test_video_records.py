@@ -41,7 +41,7 @@ def test_frame_numbers_are_the_last_in_a_name(tmp_path: Path) -> None:
     assert list(pictures(tmp_path)) == [0, 1, 2]  # one has no number: the positions count
 
 
-def test_two_videos_of_one_name_are_told(tree: Tree) -> None:
+def test_two_videos_of_one_name_are_reported(tree: Tree) -> None:
     tree.videos("real/a.mp4", "real/a.avi", "fake/b.mp4")
     with pytest.raises(UserError, match="rename or remove"):
         PLAIN["folder"](tree.root)

@@ -30,7 +30,7 @@ def test_wild_deepfake(tree: Tree) -> None:
     assert sum(collection.expected.values()) == 7314
 
 
-def test_packed_archives_of_wild_deepfake_are_told(tree: Tree) -> None:
+def test_packed_archives_of_wild_deepfake_are_reported(tree: Tree) -> None:
     tree.text("real_train/0.tar.gz", "")
     with pytest.raises(UserError, match="unpack"):
         PLAIN["wild_deepfake"](tree.root)

@@ -31,7 +31,7 @@ def test_unlike_scenes_have_no_place_on_each_other() -> None:
     np.testing.assert_array_equal(onto_real(scene(1, []), scene(1, [])), [[1, 0, 0], [0, 1, 0]])
 
 
-def test_a_cut_of_22_columns_is_told_from_a_resize() -> None:
+def test_a_cut_of_22_columns_is_reported_from_a_resize() -> None:
     real = cv2.resize(scene(1, [(80, 50, 72)]), (854, 480))
     cut = real[:, 11:843]
     np.testing.assert_array_equal(onto_real(cut, real), [[1, 0, 11], [0, 1, 0]])

@@ -170,7 +170,7 @@ def _archive() -> bytes:
         _archive(),
     ],
 )
-def test_bad_landmark_files_are_told(tmp_path: Path, content: bytes) -> None:
+def test_bad_landmark_files_are_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npy"):
         landmarks.stored_landmarks(tmp_path / "a.png")

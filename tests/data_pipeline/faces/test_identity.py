@@ -7,41 +7,43 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.faces.identity import MAX_PICTURES, chains, same_face
+from data_pipeline.faces.identity import MAX_PICTURES, connected_groups, group_by_face
 from jax_vlffd.errors import UserError
 from tests.support.video_trees import write_picture
 
 
 def test_near_ones_are_joined_in_chains() -> None:
-    places = np.array([[0.0], [5.0], [0.5], [np.nan], [1.0], [9.0], [np.nan], [5.5]], np.float32)
-    assert chains(places, 0.6) == [0, 1, 0, 3, 0, 5, 3, 1]
-    assert chains(places, 0.4) == [0, 1, 2, 3, 4, 5, 3, 7]
-    assert chains(places[:0], 0.6) == []
+    points = np.array([[0.0], [5.0], [0.5], [np.nan], [1.0], [9.0], [np.nan], [5.5]], np.float32)
+    assert connected_groups(points, 0.6) == [0, 1, 0, 3, 0, 5, 3, 1]
+    assert connected_groups(points, 0.4) == [0, 1, 2, 3, 4, 5, 3, 7]
+    assert connected_groups(points[:0], 0.6) == []
 
 
 def test_many_rows_are_compared_by_blocks() -> None:
     rng = np.random.default_rng(0)
     people = rng.normal(size=(40, 8)).astype(np.float32) * 10
     whose = rng.integers(0, 40, 1200)
-    group = chains(people[whose] + rng.normal(size=(1200, 8)).astype(np.float32) * 0.01, 0.6)
+    group = connected_groups(
+        people[whose] + rng.normal(size=(1200, 8)).astype(np.float32) * 0.01, 0.6
+    )
     assert all(len({group[i] for i in np.flatnonzero(whose == who)}) == 1 for who in set(whose))
     assert len(set(group)) == len(set(whose))
 
 
-def test_real_people_are_told_apart(shared_dir: Path) -> None:
+def test_real_people_are_reported_apart(shared_dir: Path) -> None:
     """Two frames of one man, a woman, and a picture without a face."""
     folder = shared_dir / "data/ffpp_crops"
     names = ("Deepfakes/real/roi_4.jpg", "Face2Face/real/roi_4.jpg", "Deepfakes/real/roi_15.jpg")
-    groups, unknown = same_face([folder / name for name in names])
+    groups, unknown = group_by_face([folder / name for name in names])
     assert (groups, unknown) == ([0, 0, 2], 0)
 
 
-def test_pictures_without_a_face_stay_together_and_damage_is_told(tmp_path: Path) -> None:
+def test_pictures_without_a_face_stay_together_and_damage_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("dlib")
     paths = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
-    assert same_face(paths) == ([0, 0], 2)
+    assert group_by_face(paths) == ([0, 0], 2)
     paths[1].write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"b\.png is not a picture"):
-        same_face(paths)
+        group_by_face(paths)
     with pytest.raises(UserError, match="too many to compare"):
-        same_face([paths[0]] * (MAX_PICTURES + 1))
+        group_by_face([paths[0]] * (MAX_PICTURES + 1))

@@ -95,7 +95,7 @@ class Dies(DiscDetector):
         os._exit(9)
 
 
-def test_a_killed_process_is_told(root: Path, out: Path) -> None:
+def test_a_killed_process_is_reported(root: Path, out: Path) -> None:
     with pytest.raises(UserError, match=r"killed.*fewer --workers"):
         prepare(two_families(root), out, face_detector=Dies(), workers=2)
 

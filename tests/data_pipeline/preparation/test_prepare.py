@@ -37,7 +37,7 @@ def test_help_names_every_data_set() -> None:
         (["--dataset=uadfv", "--shard=2/2"], 1, "--shard=2/2"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     tmp_path: Path, arguments: list[str], status: int, told: str
 ) -> None:
     ran = command(f"--root={tmp_path / 'absent'}", f"--out={tmp_path / 'out'}", *arguments)
