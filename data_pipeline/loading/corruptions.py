@@ -1,4 +1,4 @@
-"""Corruptions that a picture meets on its way, at five severities, for robustness curves.
+"""Image corruptions at five severities, for robustness curves.
 
 The kinds are those that the field tests (DeeperForensics-1.0, Jiang et al. 2020); the severities are
 ours. Lengths are given for a picture of 256 pixels and scale with the shorter side, so that the
@@ -43,7 +43,7 @@ class Corruption:
     def __post_init__(self) -> None:
         """Refuses an unknown kind or severity."""
         if self.kind not in SEVERITIES or not 1 <= self.severity <= 5:
-            raise ValueError(f"no corruption {self.kind!r} of severity {self.severity}")
+            raise ValueError(f"{self.kind!r} of severity {self.severity} is not a corruption")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Corrupts uint8 [H, W, 3] RGB; the same picture always comes out the same."""

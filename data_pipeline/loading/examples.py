@@ -78,8 +78,8 @@ def choose_caption(record: Sample, choice: str, rng: np.random.Generator | None)
             "set with `python -m launch.annotate` and pack it again, or set "
             "data.captions=label_only"
         )
-    place = 0 if rng is None or len(captions) == 1 else int(rng.integers(len(captions)))
-    return captions[place], caption_key_number(record.caption_key)
+    position = 0 if rng is None or len(captions) == 1 else int(rng.integers(len(captions)))
+    return captions[position], caption_key_number(record.caption_key)
 
 
 def forged_patches(
@@ -204,12 +204,12 @@ class LoadRow:
         self._fused_caption = fused_caption
         self._corrupt = corrupt
 
-    def __call__(self, place: int, rng: np.random.Generator) -> list[Example]:
-        """Makes the example of the `place`-th selected row, or padding beyond the last."""
+    def __call__(self, position: int, rng: np.random.Generator) -> list[Example]:
+        """Makes the example of the `position`-th selected row, or padding beyond the last."""
         black = np.zeros((self._size, self._size, 3), np.uint8)
-        if place >= len(self._rows):
+        if position >= len(self._rows):
             return [Example(black, "", "", 0, 0, -1, valid=False)]
-        row = int(self._rows[place])
+        row = int(self._rows[position])
         record = self._split.sample(row)
         caption, key = choose_caption(record, self._captions, None)
         fused = caption
@@ -275,9 +275,9 @@ class LoadBatch:
             state["state"]["counter"][3] = unit  # no unit draws 2^192 times
             rng.bit_generator.state = state
             for example in self._load(self._units[unit], rng):
-                place = len(examples)
-                images[place] = example.image
-                examples.append(example._replace(image=images[place]))
+                position = len(examples)
+                images[position] = example.image
+                examples.append(example._replace(image=images[position]))
         return self._batch(images, examples)
 
     def _batch(self, images: np.ndarray, examples: list[Example]) -> Batch:

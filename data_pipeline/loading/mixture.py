@@ -1,4 +1,4 @@
-"""Which records come when: the endless training sequence as a pure function of the settings.
+"""The endless sequence of training records, a pure function of the settings.
 
 A *unit* is what is drawn at once: one record, or a fake with its real. A *stream* is the units of
 one kind from one packed set; each epoch of a stream is a fresh permutation of it. The mixture
@@ -128,8 +128,8 @@ class Mixture:
 
     def locate(self, number: int) -> tuple[Stream, int]:
         """The stream of a unit, by its number over all streams, and its number there."""
-        place = bisect.bisect_right(self._firsts, number) - 1
-        return self.streams[place], number - self._firsts[place]
+        position = bisect.bisect_right(self._firsts, number) - 1
+        return self.streams[position], number - self._firsts[position]
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """The sample of one record of the mixture, at random by the streams' weights."""
@@ -156,9 +156,9 @@ class Mixture:
 
     def describe(self, number: int) -> str:
         """Names a record for a message: folder, split and id."""
-        place = bisect.bisect_right(self._starts, number) - 1
-        split = self.splits[place]
-        record = split[number - self._starts[place]]
+        position = bisect.bisect_right(self._starts, number) - 1
+        split = self.splits[position]
+        record = split[number - self._starts[position]]
         return f"{record.id!r} of {split.folder} ({split.split})"
 
 

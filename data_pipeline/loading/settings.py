@@ -1,4 +1,4 @@
-"""What a run reads and how: plain, frozen settings, checked when they are made.
+"""Data settings of a run: frozen and validated on construction.
 
 Imports nothing heavy, so that a command can build them before anything else is loaded. The image
 size and the text length belong to the model and are passed to the loader by the caller.

@@ -29,7 +29,7 @@ EOS: Final = "<|endoftext|>"
 END_OF_WORD: Final = "</w>"
 
 #: Every byte twice, inside and at the end of a word, and BOS and EOS.
-LEAST_VOCABULARY: Final = 2 * 256 + 2
+MIN_VOCABULARY: Final = 2 * 256 + 2
 
 _FILES: Final = (
     "vocab.json",
@@ -140,7 +140,7 @@ class Tokenizer:
             int32 [n, length]: BOS, text, EOS, then `pad_id`.
         """
         if length < 2:
-            raise ValueError(f"length {length} leaves no place for BOS and EOS")
+            raise ValueError(f"length {length} leaves no room for BOS and EOS")
         tokens = np.full((len(texts), length), self.pad_id, np.int32)
         tokens[:, 0] = self.bos_id
         for row, text in zip(tokens, texts, strict=True):
@@ -172,13 +172,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
 
     Args:
         texts: what to learn the merges from.
-        vocab_size: at most so many tokens, at least LEAST_VOCABULARY; few texts give fewer.
+        vocab_size: at most so many tokens, at least MIN_VOCABULARY; few texts give fewer.
         folder: where the files are written.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size < LEAST_VOCABULARY:
+    if vocab_size < MIN_VOCABULARY:
         raise ValueError(
-            f"a vocabulary of {vocab_size} is too small: bytes alone need {LEAST_VOCABULARY}"
+            f"a vocabulary of {vocab_size} is too small: bytes alone need {MIN_VOCABULARY}"
         )
     model = _pipeline(BPE(end_of_word_suffix=END_OF_WORD))
     tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
@@ -229,7 +229,7 @@ def _folder(source: str | Path) -> Path:
     except Exception as error:  # the hub's errors have no common base
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise UserError(
-            f"{source} is no folder here, and its tokenizer could not be fetched from the hub "
+            f"{source} is not a folder here, and its tokenizer could not be fetched from the hub "
             f"({reason})"
         ) from error
 

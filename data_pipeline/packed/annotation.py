@@ -153,59 +153,59 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
     if failure and isinstance(failure, str) and content.get("caption") in (None, ""):
         return failure.split(":", 1)[0].strip()
     try:
-        found = _Line.model_validate(content)
+        fields = _Line.model_validate(content)
     except ValidationError as error:
         raise UserError(_in_one_line(error)) from None
-    if not found.id:
+    if not fields.id:
         raise UserError("has no id")
     folder = file.parent
-    real = folder / found.real if found.real else None
-    fake = folder / found.fake if found.fake else None
+    real = folder / fields.real if fields.real else None
+    fake = folder / fields.fake if fields.fake else None
     if real is None and fake is None:
         raise UserError("names no real image (null where the real of a fake is not known)")
     label = REAL if fake is None else FAKE
-    if "label" in content and found.label != label:
+    if "label" in content and fields.label != label:
         raise UserError(
-            f"has label {found.label!r}, but it names {'no fake' if fake is None else 'a fake'}"
+            f"has label {fields.label!r}, but it names {'no fake' if fake is None else 'a fake'}"
         )
-    forged, regions, types = _flags(found.regions)
-    if label == FAKE and not found.caption:
+    forged, regions, types = _flags(fields.regions)
+    if label == FAKE and not fields.caption:
         raise UserError("has no caption: annotate it with `python -m launch.annotate`")
-    if label == FAKE and found.method == "real":
+    if label == FAKE and fields.method == "real":
         raise UserError("is a fake of the method 'real'")
-    source = found.source or CAPTION_SOURCES[0]
+    source = fields.source or CAPTION_SOURCES[0]
     if source not in CAPTION_SOURCES:
         raise UserError(
             f"has the caption source {source!r}, not one of {', '.join(CAPTION_SOURCES)}"
         )
-    split = split_name(found.split) if found.split else ""
+    split = split_name(fields.split) if fields.split else ""
     if split is None:
-        raise UserError(f"has the split {found.split!r}, not one of {', '.join(SPLITS)}")
-    key = found.caption_key
+        raise UserError(f"has the split {fields.split!r}, not one of {', '.join(SPLITS)}")
+    key = fields.caption_key
     if label == FAKE and not key:
         key = caption_writer.caption_key(FAKE, forged)
     return Annotation(
-        id=found.id,
+        id=fields.id,
         real=real,
         fake=fake,
-        mask=folder / found.mask if found.mask else None,
-        captions=_unique(found.caption, *found.captions) if label == FAKE else (),
-        raw_caption=found.raw_caption or found.caption,
+        mask=folder / fields.mask if fields.mask else None,
+        captions=_unique(fields.caption, *fields.captions) if label == FAKE else (),
+        raw_caption=fields.raw_caption or fields.caption,
         caption_key=key,
         source=source,
-        real_captions=_unique(*found.real_captions)
-        or ((caption_writer.caption(REAL, {}, seed=found.real),) if real else ()),
-        real_caption_key=found.real_caption_key or caption_writer.caption_key(REAL, {}),
+        real_captions=_unique(*fields.real_captions)
+        or ((caption_writer.caption(REAL, {}, seed=fields.real),) if real else ()),
+        real_caption_key=fields.real_caption_key or caption_writer.caption_key(REAL, {}),
         regions=regions,
         types=types,
-        dataset=found.dataset or file.stem,
-        method="real" if label == REAL else found.method or "unknown",
-        video=found.video,
-        real_video=found.real_video or _video_of_real(found.video, real, fake),
-        frame=found.frame,
-        real_frame=found.real_frame or found.frame,
+        dataset=fields.dataset or file.stem,
+        method="real" if label == REAL else fields.method or "unknown",
+        video=fields.video,
+        real_video=fields.real_video or _video_of_real(fields.video, real, fake),
+        frame=fields.frame,
+        real_frame=fields.real_frame or fields.frame,
         split=split,
-        geometry=found.geometry and FaceGeometry(*vars(found.geometry).values()),
+        geometry=fields.geometry and FaceGeometry(*vars(fields.geometry).values()),
     )
 
 

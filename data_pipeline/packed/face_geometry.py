@@ -1,4 +1,4 @@
-"""How the faces of a packed set lie in their pictures: one row a record, beside the index.
+"""Face geometry of a packed set: one row a record, stored beside the index.
 
 `index/SPLIT.geometry.npy` is float32 [records, 6], columns as in `jax_vlffd.preprocessing.FaceGeometry`, NaN
 where no landmarks were known. Sets of before have none.
@@ -38,7 +38,7 @@ def of_record(pairs: Sequence[Annotation], path: Path, record: Record) -> FaceGe
         return known
     try:
         landmarks = stored_landmarks(path)
-    except UserError:  # annotating has told of it
+    except UserError:  # reported when the pair was annotated
         landmarks = None
     if landmarks is None:
         return UNKNOWN

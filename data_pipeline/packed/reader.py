@@ -1,4 +1,4 @@
-"""Reads packed sets. TFDS is never asked, which would import what a set names."""
+"""Reads packed sets without TFDS, which would import classes that the set names."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def parse_record(data: bytes) -> Record:
 
 
 def parse_sample(data: bytes) -> Sample:
-    """Reads of a stored example what goes into batches."""
+    """Reads the batch fields of a stored example."""
     return _sample(_fields(data))
 
 

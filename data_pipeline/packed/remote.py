@@ -1,4 +1,4 @@
-"""Packed sets that lie in a bucket: copied to a local disk when they are first opened.
+"""Packed sets in a bucket: copied to a local disk when they are first opened.
 
 ArrayRecord and the memory-mapped index need files. A copy is checked against the set's SHA256SUMS, and a set
 that is packed anew is copied anew. Needs the extra `gcs`.
@@ -35,13 +35,13 @@ _BLOCKS, _BLOCK = (
 _MAX_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
 
 
-def local(place: str | os.PathLike[str]) -> Path:
-    """The folder of a packed set: `place` itself, or a copy of it where it is gs://BUCKET/SET.
+def local(address: str | os.PathLike[str]) -> Path:
+    """The folder of a packed set: `address` itself, or a copy of it where it is gs://BUCKET/SET.
 
     Raises:
         UserError: the bucket cannot be read, or the set there is none or not whole.
     """
-    text = os.fspath(place)
+    text = os.fspath(address)
     if "://" not in text:
         return Path(text)
     if not text.startswith("gs://"):
@@ -105,10 +105,10 @@ def _copy(source: epath.Path, sums: str, folder: Path) -> None:
                 raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is not a line of such a file")
             target, digest = aside / match[2], hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with (source / match[2]).open("rb") as theirs, target.open("wb") as ours:
-                while chunk := theirs.read(_CHUNK):
+            with (source / match[2]).open("rb") as source_file, target.open("wb") as target_file:
+                while chunk := source_file.read(_CHUNK):
                     digest.update(chunk)
-                    ours.write(chunk)
+                    target_file.write(chunk)
             if digest.hexdigest() != match[1]:
                 raise UserError(f"{source / match[2]} is damaged; copy or pack the set again")
         (aside / CHECKSUMS).write_text(sums, "utf-8")

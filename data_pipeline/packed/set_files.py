@@ -1,7 +1,7 @@
-"""The files of a packed set, by name: a set may be a stranger's, so nothing in it says where to read.
+"""Reads the files of a packed set by fixed names: the set is untrusted, so no path in it is followed.
 
 TFDS imports the classes that `features.json` names and opens the files that `dataset_info.json` names. Here
-both are compared with what we write, and the shards are opened by their own names; TFDS is not asked.
+both are compared with what we write, and the shards are opened by their own names; TFDS is not used.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def _lengths(folder: Path, split: str, name: str) -> list[int]:
     path = folder / "dataset_info.json"
     info = read_json(folder, path.name)
     try:
-        for key, ours in (("name", name), ("fileFormat", _FORMAT)):
-            if info[key] != ours:
-                raise UserError(f"{path}: {key} is {info[key]!r:.80}, not {ours!r}; {_REMEDY}")
+        for key, expected in (("name", name), ("fileFormat", _FORMAT)):
+            if info[key] != expected:
+                raise UserError(f"{path}: {key} is {info[key]!r:.80}, not {expected!r}; {_REMEDY}")
         (entry,) = (entry for entry in info["splits"] if entry["name"] == split)
         template = entry.get("filepathTemplate", _TEMPLATE)
         if template != _TEMPLATE:

@@ -96,7 +96,7 @@ class FaceForgery(tfds.core.dataset_builder.ShardBasedBuilder):
 
 
 def write_packed_set(folder: Path, shards: Mapping[str, Sequence[Shard]]) -> Path:
-    """Writes a packed set under `folder` and returns the folder it lies in.
+    """Writes a packed set under `folder` and returns its folder.
 
     Args:
         folder: an existing, empty folder to work in.

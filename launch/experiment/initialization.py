@@ -125,7 +125,7 @@ def tokenizer_of(
 
     Nothing is written: a failed start must not decide the vocabulary of the next one.
     """
-    from data_pipeline.loading.tokenizer import LEAST_VOCABULARY, Tokenizer, train_tokenizer
+    from data_pipeline.loading.tokenizer import MIN_VOCABULARY, Tokenizer, train_tokenizer
     from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.errors import UserError
     from launch.experiment import workdir as runs
@@ -143,9 +143,9 @@ def tokenizer_of(
                 yield from split[row].captions
 
     size = run.model.clip.text.vocab_size
-    if size < LEAST_VOCABULARY:
+    if size < MIN_VOCABULARY:
         raise UserError(
-            f"model.text.vocab_size is {size}, and a tokenizer of its own wants {LEAST_VOCABULARY} at "
+            f"model.text.vocab_size is {size}, and a tokenizer of its own wants {MIN_VOCABULARY} at "
             "least; raise it, or name a tokenizer by data.tokenizer"
         )
     with tempfile.TemporaryDirectory() as made:

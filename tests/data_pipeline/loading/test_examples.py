@@ -120,7 +120,9 @@ def test_the_draws_of_a_unit_follow_from_the_seed_and_its_number(tokenizer: Toke
         assert batch["index"][place] == expected.number
 
 
-def test_a_set_without_captions_is_told(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_set_without_captions_is_reported(
+    folder: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     record = dataclasses.replace(PackedSplit(folder, "train")[0], captions=())
     bare = write_packed_set(tmp_path, {"train": [lambda: iter([(record, -1)])]})
     settings = data_settings(bare, batch_size=1)
@@ -171,7 +173,7 @@ def test_too_many_bad_images_stop_the_run(damaged: Path, tokenizer: Tokenizer) -
         next(iter(make_loader(tokenizer, data_settings(damaged, batch_size=20, max_bad_share=0.0))))
 
 
-def test_a_set_that_never_decodes_is_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_set_that_never_decodes_is_reported(tmp_path: Path, tokenizer: Tokenizer) -> None:
     folder = make_set(tmp_path, 2, ("Deepfakes",), bad=(0, 1))
     settings = data_settings(folder, paired=True, max_bad_share=1.0)
     with pytest.raises(UserError, match="in a row do not decode"):

@@ -143,7 +143,7 @@ def test_a_position_of_other_data_is_refused(
         ({"batch_size": 4, "paired": True}, "whole pairs each: take 8"),
     ],
 )
-def test_unsuitable_settings_are_told(
+def test_unsuitable_settings_are_reported(
     folder: Path, tokenizer: Tokenizer, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

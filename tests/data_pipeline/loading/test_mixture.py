@@ -71,7 +71,7 @@ def test_methods_restrict_fakes_and_keep_reals(folder: Path, tokenizer: Tokenize
     assert methods == {"FaceSwap": 12, "real": 12}
 
 
-def test_unsuitable_sets_are_told(
+def test_unsuitable_sets_are_reported(
     folder: Path, second: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="at least one"):

@@ -194,14 +194,14 @@ def test_does_not_import_transformers() -> None:
         ({"tokenizer_config.json": "3"}, "is not a JSON object"),
     ],
 )
-def test_faulty_files_are_told(tmp_path: Path, files: dict[str, str], message: str) -> None:
+def test_faulty_files_are_reported(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         Tokenizer.load(tmp_path)
 
 
-def test_other_faults_are_told(tmp_path: Path) -> None:
+def test_other_faults_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Tokenizer.load(tmp_path / "missing")
     file = tmp_path / "vocab.json"
@@ -214,7 +214,7 @@ def test_other_faults_are_told(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
-def test_unreachable_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="could not be fetched from the hub"):

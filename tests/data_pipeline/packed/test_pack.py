@@ -280,7 +280,7 @@ def test_shares_of_the_hashed_splits() -> None:
         ({"split": "holdout"}, "split 'holdout'"),
     ],
 )
-def test_faults_are_told_by_file_and_line(
+def test_faults_are_reported_by_file_and_line(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     file = write_annotations(tmp_path / "in", 1)
@@ -291,7 +291,7 @@ def test_faults_are_told_by_file_and_line(
     assert os.listdir(tmp_path) == ["in"]  # nothing half-written
 
 
-def test_junk_lines_are_told_and_summed_up(tmp_path: Path) -> None:
+def test_junk_lines_are_reported_and_summed_up(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "in", 1)
     with file.open("ab") as stream:
         stream.write(b"{\n[]\n\xff\n" + b"[" * 100_000 + b"\n")
@@ -299,7 +299,7 @@ def test_junk_lines_are_told_and_summed_up(tmp_path: Path) -> None:
         pack([file], tmp_path / "out")
 
 
-def test_nothing_to_pack_is_told(tmp_path: Path) -> None:
+def test_nothing_to_pack_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         pack([tmp_path / "none.jsonl"], tmp_path / "out")
     file = tmp_path / "empty.jsonl"

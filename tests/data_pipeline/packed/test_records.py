@@ -123,7 +123,7 @@ def test_shards_are_bounded_and_keep_pairs_together(
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten", "gone"])
-def test_damaged_shards_are_told(tmp_path: Path, damage: str) -> None:
+def test_damaged_shards_are_reported(tmp_path: Path, damage: str) -> None:
     folder = make_set(tmp_path, 4)
     shard = next(folder.glob("*.array_record-*"))
     data = shard.read_bytes()
@@ -156,7 +156,7 @@ def test_errors_name_the_folder_and_the_remedy(packed: Path, tmp_path: Path) -> 
         ("dataset_info.json", b"{}", "cannot be read"),
     ],
 )
-def test_damaged_sets_are_told(
+def test_damaged_sets_are_reported(
     tmp_path: Path, file: str, content: bytes | None, message: str
 ) -> None:
     folder = make_set(tmp_path, 1)

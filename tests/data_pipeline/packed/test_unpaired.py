@@ -32,7 +32,7 @@ def annotate(table: Path) -> Path:
     return out
 
 
-def test_a_fake_without_its_real_is_told_and_packed(tmp_path: Path) -> None:
+def test_a_fake_without_its_real_is_reported_and_packed(tmp_path: Path) -> None:
     table = lay(
         tmp_path,
         ",a.png,WDF,wild,v1,0,test\n,b.png,WDF,wild,v2,0,test\nc.png,,WDF,real,v3,0,test\n",

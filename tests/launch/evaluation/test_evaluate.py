@@ -271,5 +271,5 @@ def test_corruptions_grow_with_strength_and_repeat(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "strength"), [("fog", 1), ("blur", 0), ("blur", 6)])
 def test_unknown_corruptions_are_refused(kind: str, strength: int) -> None:
-    with pytest.raises(ValueError, match="no corruption"):
+    with pytest.raises(ValueError, match="is not a corruption"):
         Corruption(kind, strength)
