@@ -37,8 +37,8 @@ def main(argv: Sequence[str]) -> None:
 
     start = time.monotonic()
     names = ("identities", "frames", "fakes", "size", "seed")
-    given: dict[str, Any] = {n: FLAGS[n].value for n in names if FLAGS[n].value is not None}
-    settings = DrawnSet(**given)
+    overrides: dict[str, Any] = {n: FLAGS[n].value for n in names if FLAGS[n].value is not None}
+    settings = DrawnSet(**overrides)
     with progress("drawing") as update:
         counts = write_drawn_set(Path(FLAGS.out), settings, update, workers=FLAGS.workers)
     pairs = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""Where everything of a drawn face lies: an identity's proportions, a frame's pose, 68 landmarks.
+"""Anatomy of a drawn face: an identity's proportions, a frame's pose, 68 landmarks.
 
 The unit is half the width of the face at the cheekbones; x grows to the right of the picture,
 y downwards, z towards the viewer, and the origin lies between the eyes. Points lie on an ellipsoid,

@@ -57,7 +57,7 @@ class DrawnSet:
       fakes: forgeries of each picture, each of another kind; 5 at most.
       size: side of a picture in pixels.
       seed: equal seeds give equal files.
-      strength: least and most strength of a forgery, in [0, 1].
+      strength: lowest and highest strength of a forgery, in [0, 1].
     """
 
     identities: int = 1500
@@ -92,11 +92,11 @@ def write_drawn_set(
       The number of pairs by split, and under `unseen`.
 
     Raises:
-      UserError: `out` holds something, or settings that make no set.
+      UserError: `out` is not empty, or settings that make no set.
     """
     _check(settings)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; give another --out or remove it")
+        raise UserError(f"{out} exists already; give another --out or remove it")
     lines: dict[str, list[str]] = {"annotations": [], "unseen": []}
     rows: list[dict[str, object]] = []
     counts = dict.fromkeys(("train", "validation", "test", "unseen"), 0)
@@ -189,8 +189,8 @@ class _Frame:
             (region, kind) for region in self._regions(kind, int(rng.choice(4, p=_COUNTS)) + 1)
         ]
         if kinds is TYPES and rng.random() < _MIXED:
-            second = str(rng.choice([k for k in kinds if k != kind]))
-            steps += [(region, second) for region in self._regions(second, 1)]
+            other_kind = str(rng.choice([k for k in kinds if k != kind]))
+            steps += [(region, other_kind) for region in self._regions(other_kind, 1)]
         image = self.image
         types: dict[str, list[str]] = {}
         strengths: dict[str, float] = {}

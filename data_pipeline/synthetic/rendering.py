@@ -39,7 +39,7 @@ class Canvas:
         self.clip: NDArray[np.uint8] | None = None
         """Coverage that limits what is painted, uint8 [S, S]."""
 
-    def place(self, points: ArrayLike) -> Points:
+    def to_pixels(self, points: ArrayLike) -> Points:
         """Projects points [K, 2] on the face, or [K, 3] anywhere, to pixels [K, 2]."""
         array = np.asarray(points, np.float64)
         if array.shape[1] == 2:
@@ -50,18 +50,18 @@ class Canvas:
         """Draws the coverage of the union of polygons, uint8 [S, S]."""
         mask = np.zeros((self.side, self.side), np.uint8)
         for polygon in polygons:
-            cv2.fillPoly(mask, [_fixed(self.place(polygon))], 255, cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(mask, [_fixed(self.to_pixels(polygon))], 255, cv2.LINE_AA, _SHIFT)
         return mask
 
     def fill(
         self, points: ArrayLike, color: ArrayLike, opacity: float = 1.0, soft: float = 0.0
     ) -> None:
         """Paints a polygon; `soft` is the blur of its edge in face units."""
-        self._paint([self.place(points)], color, opacity, soft, None)
+        self._paint([self.to_pixels(points)], color, opacity, soft, None)
 
     def dots(self, centers: Points, radius: float, color: ArrayLike, opacity: float) -> None:
         """Paints discs [K, 2] of one size on the face."""
-        paths = [self.place(radius * RING + center) for center in centers]
+        paths = [self.to_pixels(radius * RING + center) for center in centers]
         self._paint(paths, color, opacity, 0.0, None)
 
     def lines(
@@ -73,7 +73,7 @@ class Canvas:
         soft: float = 0.0,
     ) -> None:
         """Paints open lines; `width` and `soft` are in face units."""
-        self._paint([self.place(path) for path in paths], color, opacity, soft, width)
+        self._paint([self.to_pixels(path) for path in paths], color, opacity, soft, width)
 
     def add(self, texture: NDArray[np.float32]) -> None:
         """Adds gray levels [S, S, 3] inside the clip."""
@@ -179,7 +179,7 @@ def photograph(canvas: Canvas, size: int, rng: np.random.Generator) -> NDArray[n
     lens = rng.uniform(0.0, 0.55) * np.sqrt(size / 64)
     if lens > 0.2:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), lens))
-    for channels, most in ((1, (0.5, 2.5)), (3, (0.2, 0.8))):  # of the light, then of each color
+    for channels, levels in ((1, (0.5, 2.5)), (3, (0.2, 0.8))):  # of the light, then of each color
         grain = rng.standard_normal((size, size, channels), np.float32)
-        picture = picture + grain * np.float32(rng.uniform(*most))
+        picture = picture + grain * np.float32(rng.uniform(*levels))
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

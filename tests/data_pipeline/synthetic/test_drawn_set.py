@@ -80,7 +80,7 @@ def test_captions_masks_and_table_tell_the_same(drawn: Path) -> None:
 
 def test_what_is_there_is_not_touched(drawn: Path, tmp_path: Path) -> None:
     before = digests(drawn)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         write_drawn_set(drawn, SETTINGS)
     with pytest.raises(UserError, match="10 identities"):
         write_drawn_set(tmp_path / "few", DrawnSet(identities=3))
