@@ -116,7 +116,7 @@ def test_the_files_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "text", "found"),
+    ("package", "text", "result"),
     [
         ("data_pipeline", "from jax_vlffd import config", ["jax_vlffd.config"]),
         ("data_pipeline", "from jax_vlffd import vocabulary", []),
@@ -129,8 +129,8 @@ def test_the_files_are_found() -> None:
         ("launch", "from tests.support import tiny", ["tests.support.tiny"]),
     ],
 )
-def test_a_wrong_import_is_found(package: str, text: str, found: list[str]) -> None:
-    assert faults(package, text) == found
+def test_a_wrong_import_is_found(package: str, text: str, result: list[str]) -> None:
+    assert faults(package, text) == result
 
 
 def room(module: str) -> str:
@@ -165,9 +165,9 @@ def test_every_room_has_a_floor() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_point_down(package: str) -> None:
     wrong = {
-        str(file.relative_to(ROOT)): found
+        str(file.relative_to(ROOT)): result
         for file in FILES
-        if file.is_relative_to(ROOT / package) and (found := faults(package, file.read_text()))
+        if file.is_relative_to(ROOT / package) and (result := faults(package, file.read_text()))
     }
     door = wrong.pop(DOOR, [])
     assert all(module.startswith("benchmarks.") for module in door)
@@ -177,9 +177,9 @@ def test_imports_point_down(package: str) -> None:
 def test_nothing_imports_a_command() -> None:
     """Commands share names of flags, so that two cannot be in one process; what others want lies beside."""
     wrong = {
-        str(file.relative_to(ROOT)): found
+        str(file.relative_to(ROOT)): result
         for file in (*FILES, *TESTS)
-        if (found := set(imports(file.read_text())) & set(COMMANDS))
+        if (result := set(imports(file.read_text())) & set(COMMANDS))
     }
     assert not wrong
 

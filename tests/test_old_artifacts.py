@@ -51,20 +51,20 @@ def run(old: Path, environment: dict[str, str]) -> Run:
     return command
 
 
-def assert_holds(found: Any, expected: Any, place: str = "", **tolerance: float) -> None:
+def assert_holds(result: Any, expected: Any, place: str = "", **tolerance: float) -> None:
     """Sees that all that was there is there and equal, numbers within a tolerance; more may have come."""
     if isinstance(expected, dict):
         for key, value in expected.items():
-            assert key in found, f"{place}.{key} is lost"
-            assert_holds(found[key], value, f"{place}.{key}", **tolerance)
+            assert key in result, f"{place}.{key} is lost"
+            assert_holds(result[key], value, f"{place}.{key}", **tolerance)
     elif isinstance(expected, list):
-        assert len(found) == len(expected), place
-        for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert len(result) == len(expected), place
+        for number, (ours, theirs) in enumerate(zip(result, expected, strict=True)):
             assert_holds(ours, theirs, f"{place}[{number}]", **tolerance)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, **tolerance), place
+        assert result == pytest.approx(expected, **tolerance), place
     else:
-        assert found == expected, place
+        assert result == expected, place
 
 
 def test_annotations_are_kept_and_no_reply_is_paid_for_again(old: Path, run: Run) -> None:
@@ -151,13 +151,13 @@ def test_an_export_answers_as_before_and_goes_on_with_a_torn_file(old: Path, run
     said = run("predict", *make.PREDICT)
     assert f"{make.ANSWERED} files were answered before" in said
     assert (old / "predictions.jsonl").read_bytes().startswith(kept)
-    found = make.predictions(old / "predictions.jsonl")
-    assert len(found) > make.ANSWERED
-    assert_holds(found, EXPECTED["predictions"], rel=1e-4, abs=1e-4)
-    assert any(line["reasons"] for line in found)
+    result = make.predictions(old / "predictions.jsonl")
+    assert len(result) > make.ANSWERED
+    assert_holds(result, EXPECTED["predictions"], rel=1e-4, abs=1e-4)
+    assert any(line["reasons"] for line in result)
     # The workdir itself answers as its export does.
     run("predict", "--checkpoint=finished", "--out=again.jsonl", *make.PICTURES)
-    for ours, theirs in zip(make.predictions(old / "again.jsonl"), found, strict=True):
+    for ours, theirs in zip(make.predictions(old / "again.jsonl"), result, strict=True):
         assert ours.pop("model")["hash"] == theirs.pop("model")["hash"]
         assert_holds(ours, theirs, rel=1e-4, abs=1e-4)
 

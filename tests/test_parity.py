@@ -95,11 +95,11 @@ def test_old_files_that_pool_at_the_highest_id_equal_torch(
     torch: Any, tmp_path: Path, gradients: bool
 ) -> None:
     config = with_activation(TINY, "gelu")
-    found = parity_table.measure(config, 4, tmp_path, gradients=gradients, eos_token_id=2)
+    result = parity_table.measure(config, 4, tmp_path, gradients=gradients, eos_token_id=2)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["text_config"]["eos_token_id"] == 2, "the file was meant to be of the old kind"
-    assert bool(found[1]) == gradients
-    assert_close(*found)
+    assert bool(result[1]) == gradients
+    assert_close(*result)
 
 
 def test_files_from_torch_come_back_bitwise(torch: Any, tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_gradients_of_a_plain_vit_equal_torch(torch: Any, tmp_path: Path) -> Non
     # Torch's gradients take the road of its weights: into a file, and through our table.
     with torch.no_grad():
         for parameter in vit.parameters():
-            found = parameter.grad
-            parameter.copy_(torch.zeros_like(parameter) if found is None else found)
+            result = parameter.grad
+            parameter.copy_(torch.zeros_like(parameter) if result is None else result)
     vit.save_pretrained(tmp_path / "gradients")
     _, _, expected = load_vit(tmp_path / "gradients")
     differences = parity_table.gradient_differences(
@@ -300,9 +300,9 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
         theirs = vit.eval()(pixels, output_hidden_states=True)
         truth = vit.double()(pixels.double(), output_hidden_states=True)
 
-    def errors(found: Any, true: Any) -> tuple[float, float]:
+    def errors(result: Any, true: Any) -> tuple[float, float]:
         """The largest, and the root of the mean square."""
-        error = np.abs(np.asarray(found, np.float64) - true.numpy())
+        error = np.abs(np.asarray(result, np.float64) - true.numpy())
         return float(error.max()), float(np.sqrt(np.square(error).mean()))
 
     for layer, true in enumerate(truth.hidden_states):
@@ -311,11 +311,11 @@ def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path)
         assert most <= 2 * their_most + 1e-5, layer
         assert mean <= 1.5 * their_mean, layer
     last, their_last = truth.last_hidden_state, theirs.last_hidden_state
-    for name, found, expected, true in (
+    for name, result, expected, true in (
         ("tokens", ours.tokens, their_last, last),
         ("pooled", ours.pooled, their_last[:, 0], last[:, 0]),
     ):
-        most, mean = errors(found, true)
+        most, mean = errors(result, true)
         their_most, their_mean = errors(expected, true)
         assert most <= 2 * their_most, name
         assert mean <= 1.5 * their_mean, name

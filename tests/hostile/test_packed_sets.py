@@ -117,9 +117,9 @@ def test_names_that_are_not_ours_are_refused(mine: Path, key: str, value: object
         (content if key in content else content["splits"][0])[key] = value
 
     change(mine / "dataset_info.json", edit)
-    with pytest.raises(UserError, match=r"dataset_info\.json") as told:
+    with pytest.raises(UserError, match=r"dataset_info\.json") as error:
         PackedSplit(mine, "train")
-    assert len(str(told.value)) < 600
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("where", ["shard", "index", "features.json", "index/train.npy"])

@@ -124,12 +124,12 @@ def test_nothing_outside_is_opened_and_no_network_used(
 
 
 @pytest.mark.slow
-def test_what_is_not_known_is_told(traced: Run) -> None:
+def test_what_is_not_known_is_reported(traced: Run) -> None:
     logs = traced("evaluate")
     assert "model: methods unknown; name the sets" in (logs / "stderr").read_text()
-    found = json.loads((logs / "out/metrics.json").read_text())
-    assert found["trained_on"] == "methods unknown"
-    cells = found["matrix"][0]["cells"]["own"].values()
+    result = json.loads((logs / "out/metrics.json").read_text())
+    assert result["trained_on"] == "methods unknown"
+    cells = result["matrix"][0]["cells"]["own"].values()
     assert {cell["seen"] for cell in cells} == {None}
     assert "methods unknown" in (logs / "out/report.html").read_text()
     assert "(methods: unknown;" in (traced("export") / "out/README.md").read_text()

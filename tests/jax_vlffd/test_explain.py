@@ -84,9 +84,9 @@ def test_the_map_of_a_reason_is_hot_where_patches_are_like_it(explainer: Explain
     similarities = np.zeros((4, len(ENTRIES)), np.float32)
     similarities[2, entry("nose", "blur")] = 0.8
     similarities[3] = 0.5  # like everything, so like nothing more than the real face
-    found = explainer.patch_map(similarities, [entry("nose", "blur")])
-    assert found.argmax() == 2
-    assert found[3] == found[0] == 0
+    result = explainer.patch_map(similarities, [entry("nose", "blur")])
+    assert result.argmax() == 2
+    assert result[3] == result[0] == 0
     assert explainer.patch_map(similarities, [entry("", "real")]).argmax() == 3
 
 
@@ -99,9 +99,9 @@ def test_what_validation_hardly_shows_is_never_named() -> None:
     types = np.zeros((60, 4, 5), int)
     types[1 : 2 * MIN_EXAMPLES : 2, 0, 0] = 1
     types[1, 1, 0] = 1
-    found = explanation.fit(bank, embeddings, images, label, types.any(2), types)
-    assert [curve.fitted for curve in found.regions] == [True, False, False, False]
-    said = found.explain(toward(found, entry("nose", "color")), "fake")
+    result = explanation.fit(bank, embeddings, images, label, types.any(2), types)
+    assert [curve.fitted for curve in result.regions] == [True, False, False, False]
+    said = result.explain(toward(result, entry("nose", "color")), "fake")
     assert said.regions["nose"] is None
     assert said.types["nose"]["color"] is None
     assert "nose" not in {reason.region for reason in said.reasons}
@@ -110,10 +110,10 @@ def test_what_validation_hardly_shows_is_never_named() -> None:
 def test_a_bank_comes_back_from_its_file(explainer: Explainer, tmp_path: Path) -> None:
     path = tmp_path / "explanation.safetensors"
     path.write_bytes(explainer.to_bytes())
-    found = Explainer.load(path)
-    assert found.to_bytes() == explainer.to_bytes()
+    result = Explainer.load(path)
+    assert result.to_bytes() == explainer.to_bytes()
     image = toward(explainer, 3, 9)
-    assert found.explain(image, "fake") == explainer.explain(image, "fake")
+    assert result.explain(image, "fake") == explainer.explain(image, "fake")
 
 
 @pytest.mark.parametrize(

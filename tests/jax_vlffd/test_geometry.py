@@ -39,8 +39,8 @@ def entry(face: FaceGeometry, **changes: float) -> dict[str, Any]:
 
 def describe(workdir: Path, *entries: Any) -> Path:
     sets = [
-        {"set": "s", "digest": "d", "records": 20, "methods": [], "card": None, "geometry": found}
-        for found in entries
+        {"set": "s", "digest": "d", "records": 20, "methods": [], "card": None, "geometry": result}
+        for result in entries
     ]
     training_data.save(workdir, {"version": 1, "train": sets, "validation": []})
     return workdir
@@ -48,15 +48,15 @@ def describe(workdir: Path, *entries: Any) -> Path:
 
 def test_a_face_is_measured_in_the_centered_square() -> None:
     points = landmarks((20.0, 10.0, 60.0, 50.0))
-    found = measure(points, 80, 100)  # the square reaches from 10 to 90
-    assert found.pixels == pytest.approx(40)
-    assert found.width == pytest.approx(40 / 80)
-    assert found.x == pytest.approx((40 - 50) / 80)
-    assert found.height == pytest.approx(np.ptp(points[:, 1]) / 80)
-    assert found.roll == pytest.approx(0, abs=1e-4)
+    result = measure(points, 80, 100)  # the square reaches from 10 to 90
+    assert result.pixels == pytest.approx(40)
+    assert result.width == pytest.approx(40 / 80)
+    assert result.x == pytest.approx((40 - 50) / 80)
+    assert result.height == pytest.approx(np.ptp(points[:, 1]) / 80)
+    assert result.roll == pytest.approx(0, abs=1e-4)
     turned = points @ np.array([[0.0, 1.0], [-1.0, 0.0]])
     assert measure(turned, 80, 100).roll == pytest.approx(90)
-    assert measure(np.vstack([points, np.zeros((13, 2))]), 80, 100) == found  # no forehead
+    assert measure(np.vstack([points, np.zeros((13, 2))]), 80, 100) == result  # no forehead
 
 
 def test_a_face_is_judged_by_what_training_kept() -> None:
@@ -94,9 +94,9 @@ def test_few_measured_faces_say_nothing_of_a_set() -> None:
 )  # fmt: skip
 def test_a_damaged_description_is_one_line(workdir: Path, tmp_path: Path, entry: Any) -> None:
     folder = describe(shutil.copytree(workdir, tmp_path / "run"), entry)
-    with pytest.raises(UserError, match="not a description of training sets") as told:
+    with pytest.raises(UserError, match="not a description of training sets") as error:
         pretrained.open_trained(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_packing_stores_the_geometry_of_annotations_and_of_prepared_crops(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_an_evaluation_says_that_a_set_has_another_geometry(tmp_path: Path) -> N
             f"--out={out}", "--bootstrap=0",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        found = json.loads((out / "metrics.json").read_text())["geometry"]["run"]["s"]
-        assert (found["verdict"], found["set"]["faces"]) == (verdict, 12)
-        told = "100% of the faces lie in their pictures otherwise"
-        assert (told in done.stderr) == (verdict == "outside")
-        assert (told in (out / "report.html").read_text()) == (verdict == "outside")
+        result = json.loads((out / "metrics.json").read_text())["geometry"]["run"]["s"]
+        assert (result["verdict"], result["set"]["faces"]) == (verdict, 12)
+        error = "100% of the faces lie in their pictures otherwise"
+        assert (error in done.stderr) == (verdict == "outside")
+        assert (error in (out / "report.html").read_text()) == (verdict == "outside")

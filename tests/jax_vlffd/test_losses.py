@@ -98,9 +98,9 @@ def dense_gradients(targets: str) -> Callable:
     return jax.jit(jax.grad(functools.partial(dense, targets=targets), argnums=(0, 1, 3, 4)))
 
 
-def relative(found: Any, expected: Any) -> float:
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def relative(result: Any, expected: Any) -> float:
+    result, expected = np.asarray(result, np.float64), np.asarray(expected, np.float64)
+    return float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
 
 
 def differences(inputs: Inputs, mesh: str, targets: str) -> dict[str, float]:
@@ -109,32 +109,32 @@ def differences(inputs: Inputs, mesh: str, targets: str) -> dict[str, float]:
     assert value.dtype == np.float32
     expected = dense_gradients(targets)(*inputs)
     both = zip(gradients, expected, strict=True)
-    found = dict(zip(("image", "text", "scale", "bias"), both, strict=True))
+    result = dict(zip(("image", "text", "scale", "bias"), both, strict=True))
     if targets != "sigmoid":  # they have no use for a bias
-        np.testing.assert_array_equal(*found.pop("bias"))
+        np.testing.assert_array_equal(*result.pop("bias"))
     return {"value": relative(value, oracle(inputs, targets))} | {
-        name: relative(*both) for name, both in found.items()
+        name: relative(*both) for name, both in result.items()
     }
 
 
 @pytest.mark.parametrize("targets", ALIGNMENT_TARGETS)
 @pytest.mark.parametrize("mesh", MESHES)
 def test_the_sharded_loss_is_the_dense_one(mesh: str, targets: str) -> None:
-    found = differences(pairs(), mesh, targets)
-    assert {name: value for name, value in found.items() if not value < LIMIT} == {}
+    result = differences(pairs(), mesh, targets)
+    assert {name: value for name, value in result.items() if not value < LIMIT} == {}
 
 
 @pytest.mark.parametrize("targets", ALIGNMENT_TARGETS)
 @pytest.mark.parametrize("kinds", [1, 2, 1000])
 def test_any_number_of_captions_equals_the_oracle(kinds: int, targets: str) -> None:
-    found = differences(pairs(seed=kinds, kinds=kinds), "8", targets)
-    assert {name: value for name, value in found.items() if not value < LIMIT} == {}
+    result = differences(pairs(seed=kinds, kinds=kinds), "8", targets)
+    assert {name: value for name, value in result.items() if not value < LIMIT} == {}
 
 
 def shapes_in(program: str) -> set[tuple[int, ...]]:
     """The shapes of all buffers that a compiled program names."""
-    found = re.findall(r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]", program)
-    return {tuple(map(int, shape.split(","))) for shape in found}
+    result = re.findall(r"\b(?:pred|bf16|[fsu]\d+)\[([\d,]+)\]", program)
+    return {tuple(map(int, shape.split(","))) for shape in result}
 
 
 @pytest.mark.parametrize("targets", ALIGNMENT_TARGETS)
@@ -184,8 +184,8 @@ def test_unique_captions_have_one_partner_each(seed: int, data: st.DataObject) -
     value, gradients = sharded(MESHES["8"], "multi_positive")(image, text, keys, *rest)
     other, expected = sharded(MESHES["8"], "one_to_one")(image, text, keys, *rest)
     assert relative(value, other) < 3e-6
-    for found, wanted in zip(gradients[:2], expected[:2], strict=True):
-        assert relative(found, wanted) < 3e-6
+    for result, wanted in zip(gradients[:2], expected[:2], strict=True):
+        assert relative(result, wanted) < 3e-6
 
 
 @settings(deadline=None, max_examples=20)
@@ -228,9 +228,9 @@ def test_the_temperature_has_its_whole_gradient_at_the_limit_and_above(
     targets: str, scale: float
 ) -> None:
     image, text, keys, _, bias = pairs()
-    _, (*_, found, _) = sharded(MESHES["8"], targets)(image, text, keys, np.float32(scale), bias)
+    _, (*_, result, _) = sharded(MESHES["8"], targets)(image, text, keys, np.float32(scale), bias)
     around = [oracle((image, text, keys, scale + h, bias), targets) for h in (1e-5, -1e-5)]
-    assert found == pytest.approx((around[0] - around[1]) / 2e-5, rel=1e-4)
+    assert result == pytest.approx((around[0] - around[1]) / 2e-5, rel=1e-4)
 
 
 @settings(deadline=None, max_examples=30)
@@ -244,8 +244,8 @@ def test_cross_entropy_equals_its_definition(seed: int, spread: float) -> None:
     labels = rng.integers(0, 2, 16).astype(np.int32)
     other, own = (logits.astype(np.float64)[np.arange(16), x] for x in (1 - labels, labels))
     expected = np.logaddexp(0, other - own).mean()
-    found = classification_loss(jnp.asarray(logits), jnp.asarray(labels))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    result = classification_loss(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_cross_entropy_of_half_precision_logits_is_fp32() -> None:

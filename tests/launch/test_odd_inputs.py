@@ -128,9 +128,9 @@ def test_a_picture_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told, grown = done.stdout.splitlines()
-    assert told.startswith("unreadable_image")
-    assert "12500x12500 pixels" in told
+    error, grown = done.stdout.splitlines()
+    assert error.startswith("unreadable_image")
+    assert "12500x12500 pixels" in error
     assert int(grown) < 100
 
 

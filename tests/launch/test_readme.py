@@ -44,17 +44,17 @@ for line in json.load(sys.stdin):
 
 def shell_lines(page: Path) -> list[str]:
     """The lines of a page's shell blocks, fenced or indented, those that go on joined."""
-    text, found = page.read_text("utf-8"), []
+    text, result = page.read_text("utf-8"), []
     for block in FENCE.finditer(text):
         if block["kind"] in ("bash", "sh", "shell", ""):
-            found += block["body"].replace("\\\n", " ").splitlines()
+            result += block["body"].replace("\\\n", " ").splitlines()
     outside = FENCE.sub("", text).replace("\\\n", " ")
-    return found + [line for line in outside.splitlines() if line.startswith("    ")]
+    return result + [line for line in outside.splitlines() if line.startswith("    ")]
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """Each `python -m launch.X` of a page with its arguments; what other programs add is cut off."""
-    found = []
+    result = []
     for line in shell_lines(page):
         if line.lstrip().startswith("#"):
             continue
@@ -69,8 +69,8 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
                 if set(token) <= set("|&;"):
                     break
                 arguments.append(token)
-            found.append((match[1], arguments))
-    return found
+            result.append((match[1], arguments))
+    return result
 
 
 def placeholder(argument: str) -> str:
@@ -81,14 +81,14 @@ def placeholder(argument: str) -> str:
 
 def launched() -> dict[str, list[list[str]]]:
     """Arguments of the commands of all pages, by module."""
-    found: dict[str, list[list[str]]] = {}
+    result: dict[str, list[list[str]]] = {}
     for page in PAGES:
         for module, arguments in commands(page):
             if module.startswith("launch.") and "..." not in arguments and not any(
                 a.endswith("=...") for a in arguments
             ):  # fmt: skip
-                found.setdefault(module, []).append([placeholder(a) for a in arguments])
-    return found
+                result.setdefault(module, []).append([placeholder(a) for a in arguments])
+    return result
 
 
 LAUNCHED = launched()

@@ -112,25 +112,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, method: str, path: str, body: bytes) -> None:
         parts = urlsplit(path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        found = re.fullmatch(
+        result = re.fullmatch(
             r"(/upload|/download)?/storage/v1/b/([^/]+)(/o(?:/(.+))?)?", parts.path
         )
         if parts.path.startswith("/batch/"):
             self._batch(body)
-        elif found is None:
+        elif result is None:
             self._send(404, {"error": {"code": 404, "message": f"no {method} {path}"}})
-        elif found[1] == "/upload":
+        elif result[1] == "/upload":
             self._upload(method, query, body)
-        elif found[3] is None:
-            self._send(200, {"kind": "storage#bucket", "name": found[2], "id": found[2]})
-        elif found[4] is None:
+        elif result[3] is None:
+            self._send(200, {"kind": "storage#bucket", "name": result[2], "id": result[2]})
+        elif result[4] is None:
             self._list(query)
-        elif copied := re.fullmatch(r"(.+)/(rewriteTo/b/[^/]+|moveTo)/o/(.+)", found[4]):
+        elif copied := re.fullmatch(r"(.+)/(rewriteTo/b/[^/]+|moveTo)/o/(.+)", result[4]):
             self._copy(unquote(copied[1]), unquote(copied[3]), moved=copied[2] == "moveTo")
         elif method == "DELETE":
-            self._send(*self._delete(unquote(found[4]), query))
+            self._send(*self._delete(unquote(result[4]), query))
         else:
-            self._read(unquote(found[4]), query, bool(found[1]) or query.get("alt") == "media")
+            self._read(unquote(result[4]), query, bool(result[1]) or query.get("alt") == "media")
 
     def _missing(self, name: str) -> dict[str, Any]:
         return {"error": {"code": 404, "message": f"No such object: {name}"}}
@@ -218,11 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
             if kind == "multipart":
                 mark = re.search(r"boundary=['\"]?([^'\";]+)", self.headers["Content-Type"])
                 assert mark is not None
-                told, content = (
+                error, content = (
                     part.split(b"\n\n" if b"\r\n\r\n" not in part else b"\r\n\r\n", 1)[1]
                     for part in body.split(b"--" + mark[1].encode())[1:3]
                 )
-                name = json.loads(told)["name"]
+                name = json.loads(error)["name"]
                 content = content.removesuffix(b"\n").removesuffix(b"\r")
             if self._fits(name, query):
                 self._send(200, self.server.put(name, content))

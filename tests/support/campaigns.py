@@ -68,7 +68,7 @@ class Results:
             self._found[report.nodeid] = {"outcome": report.outcome, **figures}
 
     def pytest_sessionfinish(self) -> None:
-        properties = [found for found in self._found.values() if _PROPERTIES in found]
+        properties = [result for result in self._found.values() if _PROPERTIES in result]
         content = {
             "command": f"make test-long SEED={self._seed}",
             "seed": self._seed,
@@ -78,13 +78,13 @@ class Results:
             },
             "properties": {
                 "tests": len(properties),
-                "examples": sum(found[_PROPERTIES] for found in properties),
-                "failed": sum(found["outcome"] == "failed" for found in properties),
+                "examples": sum(result[_PROPERTIES] for result in properties),
+                "failed": sum(result["outcome"] == "failed" for result in properties),
             },
             "campaigns": {
-                name: found
-                for name, found in sorted(self._found.items())
-                if _PROPERTIES not in found or found["outcome"] != "passed"
+                name: result
+                for name, result in sorted(self._found.items())
+                if _PROPERTIES not in result or result["outcome"] != "passed"
             },
         }
         RESULTS.write_text(json.dumps(content, indent=2) + "\n")

@@ -41,15 +41,15 @@ def measure(name: str) -> dict[str, Any]:
     devices, chip = topology.devices(place)
     config.data.batch_size = BATCH if chip is None else POD_BATCH
     run, data = configs.settings(config)
-    found = check.compile_steps(run, data, devices, chip)
-    split = found["hbm_split_per_chip"]
+    result = check.compile_steps(run, data, devices, chip)
+    split = result["hbm_split_per_chip"]
     kept = ("parameters", "optimizer", "batch", "activations", "temporaries")
     return {
-        "flops": found["flops_per_chip"],
-        "model_flops": found["model_flops_per_chip"],
-        "eval_flops": found["eval"]["flops_per_chip"],
-        "collective_bytes": found["collective_bytes"],
-        "least_collective_bytes": sum(found["collectives_least"].values()),
+        "flops": result["flops_per_chip"],
+        "model_flops": result["model_flops_per_chip"],
+        "eval_flops": result["eval"]["flops_per_chip"],
+        "collective_bytes": result["collective_bytes"],
+        "least_collective_bytes": sum(result["collectives_least"].values()),
         **{name: split[name] for name in kept},
         "jax": jax.__version__,
     }
@@ -57,8 +57,8 @@ def measure(name: str) -> dict[str, Any]:
 
 def read() -> dict[str, dict[str, Any]]:
     """The goldens by recipe."""
-    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8"))
-    return found
+    result: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8"))
+    return result
 
 
 def main() -> None:

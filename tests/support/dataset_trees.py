@@ -35,15 +35,15 @@ class Tree:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def by_name(found: Collection) -> dict[str, Video]:
-    return {video.name: video for video in found.videos}
+def by_name(result: Collection) -> dict[str, Video]:
+    return {video.name: video for video in result.videos}
 
 
-def check(found: Collection) -> None:
+def check(result: Collection) -> None:
     """What is true of every collection: unique keys, reals that are there, files that open."""
-    keys = {video.key: video for video in found.videos}
-    assert len(keys) == len(found.videos)
-    for video in found.videos:
+    keys = {video.key: video for video in result.videos}
+    assert len(keys) == len(result.videos)
+    for video in result.videos:
         assert (video.method == "real") == (video.label == 0)
         assert not video.real or keys[video.real].label == 0
         assert not video.real or keys[video.real].split == video.split

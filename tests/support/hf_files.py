@@ -44,11 +44,11 @@ def draw() -> dict[str, np.ndarray]:
 def writer(folder: Path, tensors: dict[str, np.ndarray]) -> Callable[..., Path]:
     """What writes a checkpoint into a folder; see the fixture `write`."""
 
-    def make(found: Any = None, config: Any = None) -> Path:
+    def make(result: Any = None, config: Any = None) -> Path:
         text = json.dumps(clip_to_hf(CONFIG) if config is None else config)
         (folder / "config.json").write_text(text)
-        if found is not False:
-            save_file(tensors if found is None else found, folder / "model.safetensors")
+        if result is not False:
+            save_file(tensors if result is None else result, folder / "model.safetensors")
         return folder
 
     return make

@@ -171,12 +171,12 @@ def compare(workdir: Path, unbroken: Path, steps: tuple[int, ...] = (5, STEPS //
     assert ours == theirs, f"{workdir}: other lines"
     plan = tiny.plan(loss=LossConfig(alignment=0, fusion=0))
     for step in steps:
-        found = []
+        result = []
         for folder in (workdir, unbroken):
             with Checkpoints(folder / runs.CHECKPOINTS, read_only=True) as checkpoints:
                 state, position = checkpoints.restore(plan.abstract, step)
-            found.append((tiny.host(state), position["data"], position["clock"]["best"]))
-        (a, *rest), (b, *others) = found
+            result.append((tiny.host(state), position["data"], position["clock"]["best"]))
+        (a, *rest), (b, *others) = result
         assert rest == others, f"{workdir}, step {step}: another place in the data"
         assert tiny.difference(a.parameters, b.parameters) == 0, f"{workdir}, step {step}"
         assert str(a.optimizer) == str(b.optimizer), f"{workdir}, step {step}"

@@ -20,7 +20,7 @@ SIZE = 96
 
 
 def prepare(
-    found: Collection,
+    result: Collection,
     out: Path,
     frames: int = 4,
     face_detector: DiscDetector | None = None,
@@ -31,7 +31,7 @@ def prepare(
     preparer = Preparer(
         out, frames, CropSettings(SIZE), face_detector=face_detector or DiscDetector()
     )
-    every = video_groups(found.videos)
+    every = video_groups(result.videos)
     for _ in prepare_all(preparer, every[shard], workers):
         pass
     videos = [video for group in every for video in group.videos]

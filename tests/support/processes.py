@@ -79,8 +79,8 @@ def run(
         )
         process.start()
         code = status(process, timeout)
-        said, told = (log.read_text() if log.exists() else "" for log in logs)
-    return subprocess.CompletedProcess([module, *arguments], code, said, told)
+        said, error = (log.read_text() if log.exists() else "" for log in logs)
+    return subprocess.CompletedProcess([module, *arguments], code, said, error)
 
 
 def start_hosts(

@@ -98,10 +98,10 @@ def batch(seed: int = 0, size: int = BATCH) -> dict[str, np.ndarray]:
     side, length = VISION.image_size, TEXT.context_length
 
     def tokens() -> np.ndarray:
-        found = np.full((size, length), EOS, np.int32)
-        for row, end in zip(found, rng.integers(3, length, size), strict=True):
+        result = np.full((size, length), EOS, np.int32)
+        for row, end in zip(result, rng.integers(3, length, size), strict=True):
             row[:end] = rng.integers(0, EOS, end)
-        return found
+        return result
 
     label = np.arange(size, dtype=np.int32) % 2
     return {
@@ -187,8 +187,8 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     """Of a command: one device, few threads, compiled programs kept in `cache`."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "VIRTUAL_ENV")}
     # What is compiled here runs for a second: it is not worth much optimization.
-    found = kept | compiling.environment()
-    found |= {
+    result = kept | compiling.environment()
+    result |= {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "OMP_NUM_THREADS": "1",
@@ -196,11 +196,11 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     }
     if cache is not None:
         # Tiny programs compile too fast to be kept by default.
-        found |= {
+        result |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-    return found
+    return result
 
 
 #: What of an environment a forked command can be told anew; of others libraries ask when they are imported.

@@ -37,8 +37,8 @@ def test_folders_globs_and_files_are_found_once_and_in_order(tmp_path: Path) -> 
         (tmp_path / name).touch()
     (tmp_path / "b/loop").symlink_to(tmp_path / "b")
     given = [str(tmp_path / text) for text in ("strange.bin", "b", "*.jpg", "b/1.JPG", "gone.png")]
-    found = [str(path.relative_to(tmp_path)) for path in discovery.find_files(given)]
-    assert found == ["strange.bin", "b/1.JPG", "b/2.png", "b/deep/3.mp4", "a.jpg", "gone.png"]
+    result = [str(path.relative_to(tmp_path)) for path in discovery.find_files(given)]
+    assert result == ["strange.bin", "b/1.JPG", "b/2.png", "b/deep/3.mp4", "a.jpg", "gone.png"]
 
 
 def test_a_name_with_the_signs_of_a_glob_is_a_name(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_a_name_with_the_signs_of_a_glob_is_a_name(tmp_path: Path) -> None:
 
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\ufeffone.png\n\n  two/b.mp4 \n/abs.png\n", "utf-8")
-    found = discovery.read_list(tmp_path / "list.txt")
-    assert found == [str(tmp_path / "one.png"), str(tmp_path / "two/b.mp4"), "/abs.png"]
+    result = discovery.read_list(tmp_path / "list.txt")
+    assert result == [str(tmp_path / "one.png"), str(tmp_path / "two/b.mp4"), "/abs.png"]
 
 
 def test_empty_folders_globs_and_lists_are_reported(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_every_kind_comes_as_rgb(tmp_path: Path, mode: str, suffix: str, note: s
     )
     if mode == "I;16":
         deep = PIL.Image.fromarray(draw(3, SIDE)[..., 0].astype(np.uint16) * 257)
-        found = read_picture(save(tmp_path / f"a{suffix}", deep))
+        result = read_picture(save(tmp_path / f"a{suffix}", deep))
         expected = draw(3, SIDE)[..., [0, 0, 0]]
     else:
-        found = read_picture(save(tmp_path / f"a{suffix}", picture(mode), **options))
+        result = read_picture(save(tmp_path / f"a{suffix}", picture(mode), **options))
         expected = np.asarray(picture(mode).convert("RGB"))
-    assert (found.image.shape, found.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
-    assert np.abs(found.image.astype(int) - expected).mean() < 3
-    assert [text.split(":")[0] for text in found.notes] == ([note] if note else [])
+    assert (result.image.shape, result.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
+    assert np.abs(result.image.astype(int) - expected).mean() < 3
+    assert [text.split(":")[0] for text in result.notes] == ([note] if note else [])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -108,10 +108,10 @@ def test_exif_turns_pictures_upright(tmp_path: Path, orientation: int, suffix: s
     stored = upright if undo is None else upright.transpose(undo)
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    found = read_picture(save(tmp_path / f"a{suffix}", stored, exif=exif))
-    assert found.image.shape == (24, 40, 3)
-    assert found.image[:, :7].mean() > 200 > 50 > found.image[:, 9:].mean()
-    assert any("rotated" in note for note in found.notes) == (orientation != 1)
+    result = read_picture(save(tmp_path / f"a{suffix}", stored, exif=exif))
+    assert result.image.shape == (24, 40, 3)
+    assert result.image[:, :7].mean() > 200 > 50 > result.image[:, 9:].mean()
+    assert any("rotated" in note for note in result.notes) == (orientation != 1)
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
@@ -120,20 +120,20 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, suffix: str) ->
     path = save(
         tmp_path / f"a{suffix}", frames[0], save_all=True, append_images=frames[1:], duration=50
     )
-    found = read_picture(path)
-    assert found.image.shape == (20, 30, 3)
-    assert np.abs(found.image.mean((0, 1)) - [255, 0, 0]).max() < 12
-    assert any(note.startswith("animated: only the first of 3") for note in found.notes)
+    result = read_picture(path)
+    assert result.image.shape == (20, 30, 3)
+    assert np.abs(result.image.mean((0, 1)) - [255, 0, 0]).max() < 12
+    assert any(note.startswith("animated: only the first of 3") for note in result.notes)
 
 
 def test_exif_facts_are_kept_short_and_as_text(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x010F], exif[0x0131] = "<script>alert(1)</script>", "x" * 10_000
     exif.get_ifd(0x8825)[1] = "N"
-    found = read_picture(save(tmp_path / "a.jpg", picture(), exif=exif))
-    assert found.exif["Make"] == "<script>alert(1)</script>"
-    assert found.exif["Software"] == "x" * 200
-    assert found.exif["GPS"] == "present"
+    result = read_picture(save(tmp_path / "a.jpg", picture(), exif=exif))
+    assert result.exif["Make"] == "<script>alert(1)</script>"
+    assert result.exif["Software"] == "x" * 200
+    assert result.exif["GPS"] == "present"
 
 
 # --- what is refused ---

@@ -108,9 +108,9 @@ def test_any_text_comes_back_through_any_kills(data: st.DataObject, tmp_path: Pa
     with kind.open(path) as log:
         assert len(log.index) in (len(said), len(said) - 1)
     names = ("sha256", "face", "id", "key")
-    found = [{n: line[n] for n in names if n in line} for line in entries(path)]
+    result = [{n: line[n] for n in names if n in line} for line in entries(path)]
     expected = [{n: line[n] for n in names if n in line} for lines in said for line in lines]
-    assert found == expected[: len(found)]
+    assert result == expected[: len(result)]
 
 
 def test_what_a_power_cut_leaves_is_cut_off(tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def test_names_in_a_json_do_not_leave_the_output(
     table = tmp_path / "set.json"
     table.write_text(json.dumps(content))
     before = tree(tmp_path)
-    status, told = command("deepfakebench", root, tmp_path / "deep" / "out", f"--json={table}")
-    assert (status, told.count("\n")) == (1, 1), told
-    assert "rename it" in told
+    status, error = command("deepfakebench", root, tmp_path / "deep" / "out", f"--json={table}")
+    assert (status, error.count("\n")) == (1, 1), error
+    assert "rename it" in error
     assert tree(tmp_path) == before
 
 
@@ -101,9 +101,9 @@ def test_a_data_set_in_a_table_does_not_leave_the_output(tmp_path: Path) -> None
     write_video(root / "a.avi", clip(0, 5))
     (root / "pairs.csv").write_text("real,fake,dataset\na.avi,,../../stolen\n")
     before = tree(tmp_path)
-    status, told = command("folder", root, tmp_path / "deep" / "out")
-    assert (status, told.count("\n")) == (1, 1), told
-    assert "'../../stolen' cannot be a name" in told
+    status, error = command("folder", root, tmp_path / "deep" / "out")
+    assert (status, error.count("\n")) == (1, 1), error
+    assert "'../../stolen' cannot be a name" in error
     assert tree(tmp_path) == before
 
 
@@ -125,9 +125,9 @@ def test_an_output_that_holds_what_is_read_is_refused(tmp_path: Path, out: str) 
     table = crops(root)
     (tmp_path / "link").symlink_to(root)
     before = tree(tmp_path)
-    status, told = command("deepfakebench", root, tmp_path / out, f"--json={table}")
-    assert (status, told.count("\n")) == (1, 1), told
-    assert "which is read: name a folder beside it" in told
+    status, error = command("deepfakebench", root, tmp_path / out, f"--json={table}")
+    assert (status, error.count("\n")) == (1, 1), error
+    assert "which is read: name a folder beside it" in error
     assert tree(tmp_path) == before
 
 
@@ -139,8 +139,8 @@ def test_pictures_that_are_links_into_the_output_are_refused(tmp_path: Path) -> 
     picture.rename(kept)
     picture.symlink_to(kept)
     before = tree(tmp_path)
-    status, told = command("deepfakebench", tmp_path / "root", kept.parent, f"--json={table}")
-    assert (status, told.count("\n")) == (1, 1), told
+    status, error = command("deepfakebench", tmp_path / "root", kept.parent, f"--json={table}")
+    assert (status, error.count("\n")) == (1, 1), error
     assert tree(tmp_path) == before
 
 

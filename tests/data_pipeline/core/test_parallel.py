@@ -48,9 +48,9 @@ def note_and_wait(folder: Path, item: int) -> int:
 
 @pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (2, 1), (3, 4)])
 def test_results_come_in_order_and_one_worker_is_this_process(workers: int, chunk: int) -> None:
-    found = list(ordered_map(process_of, range(23), workers, chunk=chunk))
-    assert [item for item, _ in found] == list(range(23))
-    processes = {process for _, process in found}
+    result = list(ordered_map(process_of, range(23), workers, chunk=chunk))
+    assert [item for item, _ in result] == list(range(23))
+    processes = {process for _, process in result}
     assert (processes == {os.getpid()}) == (workers == 1)
     assert len(processes) <= workers
 

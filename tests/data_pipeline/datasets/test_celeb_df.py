@@ -30,12 +30,12 @@ def test_celeb_df(tree: Tree, name: str, dataset: str, label: str, place: str) -
     )
     collection = PLAIN[name](tree.root)
     check(collection)
-    found = by_name(collection)
-    assert found["id0_id1_0000"].real == f"{dataset}/Celeb-real/id0_0000"
-    assert found["id2_id1_0000"].real == ""  # its real is not there
-    assert found["id0_id1_0000"].split == found["id0_0000"].split == "test"
-    assert found["id1_0003"].split == found["id2_id1_0000"].split == "train"
-    assert {video.bench_label for video in found.values()} == {f"{label}_real", f"{label}_fake"}
+    result = by_name(collection)
+    assert result["id0_id1_0000"].real == f"{dataset}/Celeb-real/id0_0000"
+    assert result["id2_id1_0000"].real == ""  # its real is not there
+    assert result["id0_id1_0000"].split == result["id0_0000"].split == "test"
+    assert result["id1_0003"].split == result["id2_id1_0000"].split == "train"
+    assert {video.bench_label for video in result.values()} == {f"{label}_real", f"{label}_fake"}
     assert collection.notes == ("1 of the 3 videos of List_of_testing_videos.txt are not there",)
 
 
@@ -49,30 +49,30 @@ def test_celeb_df_pp(tree: Tree) -> None:
     tree.text("List_of_testing_videos.txt", f"0 {swap}\n1 Celeb-real/id0_0000.mp4\n")
     collection = PLAIN["celeb_df_pp"](tree.root)
     check(collection)
-    found = {video.method: video for video in collection.videos if video.label}
-    assert set(found) == {"BlendFace", "Celeb-DF", "FLOAT"}
-    assert found["BlendFace"].real == "Celeb-DF++/Celeb-real/id0_0000"
-    assert found["FLOAT"].real == ""  # no video of the set has its frames
-    assert [found[m].split for m in ("BlendFace", "Celeb-DF")] == ["test", "train"]
+    result = {video.method: video for video in collection.videos if video.label}
+    assert set(result) == {"BlendFace", "Celeb-DF", "FLOAT"}
+    assert result["BlendFace"].real == "Celeb-DF++/Celeb-real/id0_0000"
+    assert result["FLOAT"].real == ""  # no video of the set has its frames
+    assert [result[m].split for m in ("BlendFace", "Celeb-DF")] == ["test", "train"]
 
 
 def test_a_fake_in_another_split_than_its_real_stands_alone(tree: Tree) -> None:
     tree.videos("Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4")
     tree.text("List_of_testing_videos.txt", "0 Celeb-synthesis/id0_id1_0000.mp4\n")
-    found = PLAIN["celeb_df_v2"](tree.root)
-    check(found)
-    assert {video.name: (video.split, video.real) for video in found.videos} == {
+    result = PLAIN["celeb_df_v2"](tree.root)
+    check(result)
+    assert {video.name: (video.split, video.real) for video in result.videos} == {
         "id0_0000": ("train", ""),
         "id0_id1_0000": ("test", ""),
     }
-    assert "1 fakes are in another split" in found.notes[0]
+    assert "1 fakes are in another split" in result.notes[0]
 
 
 def test_celeb_df_says_that_the_list_is_missing(tree: Tree) -> None:
     tree.videos("Celeb-real/id0_0000.mp4")
-    found = PLAIN["celeb_df_v2"](tree.root)
-    assert "List_of_testing_videos.txt" in found.notes[0]
-    assert found.videos[0].split == ""
+    result = PLAIN["celeb_df_v2"](tree.root)
+    assert "List_of_testing_videos.txt" in result.notes[0]
+    assert result.videos[0].split == ""
 
 
 @pytest.mark.parametrize("line", ["0 Celeb-real/id0_0000.mp4", "real id0_0000.mp4", "1"])

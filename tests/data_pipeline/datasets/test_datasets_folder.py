@@ -35,15 +35,15 @@ def test_folder_with_a_table(tree: Tree) -> None:
     )
     collection = PLAIN["folder"](tree.root)
     check(collection)
-    found = by_name(collection)
-    assert set(found) == {"1", "2", "3"}
-    assert found["2"].real == found["1"].key
-    assert (found["2"].method, found["2"].split) == ("swap", "validation")
-    assert (found["3"].method, found["3"].real) == ("gan", "")
+    result = by_name(collection)
+    assert set(result) == {"1", "2", "3"}
+    assert result["2"].real == result["1"].key
+    assert (result["2"].method, result["2"].split) == ("swap", "validation")
+    assert (result["3"].method, result["3"].real) == ("gan", "")
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "error"),
     [
         ("../a.png,,", "leaves"),
         ("gone.png,,", "is not there"),
@@ -51,9 +51,9 @@ def test_folder_with_a_table(tree: Tree) -> None:
         ("x/1.png,x/2.png,dev", "'dev'"),
     ],
 )
-def test_wrong_rows_are_reported(tree: Tree, row: str, told: str) -> None:
+def test_wrong_rows_are_reported(tree: Tree, row: str, error: str) -> None:
     tree.pictures("x/1.png", "x/2.png")
     tree.text("pairs.csv", f"real,fake,split\n{row}\n")
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=error) as caught:
         PLAIN["folder"](tree.root)
     assert "row 2" in str(caught.value)

@@ -52,10 +52,10 @@ def test_json_of_either_order_and_separator(tree: Tree, order: str, windows: boo
     tree.text("FaceForensics++.json", text)
     collection = COMPRESSED["deepfakebench"](tree.root, "c23")
     check(collection)
-    found = by_name(collection)
-    assert set(found) == {"183", "183_253"}
-    fake = found["183_253"]
-    assert fake.real == found["183"].key
+    result = by_name(collection)
+    assert set(result) == {"183", "183_253"}
+    fake = result["183_253"]
+    assert fake.real == result["183"].key
     assert (fake.method, fake.split, fake.bench_label) == ("Deepfakes", "test", "FF-DF")
     assert list(crops(fake)[0]) == [0, 7]
     assert fake.compression == ("c23" if "," in order else "")
@@ -88,9 +88,9 @@ def test_the_worst_split_wins_where_a_video_has_several(tree: Tree) -> None:
     tree.pictures(entry["frames"][0])
     labels = {"CelebDFv2_real": {s: {"id0_0000": entry} for s in ("test", "train", "val")}}
     tree.text("Celeb-DF-v2.json", {"Celeb-DF-v2": labels})
-    found = COMPRESSED["deepfakebench"](tree.root, "c23")
-    assert [video.split for video in found.videos] == ["test"]
-    assert "2 videos are listed under several splits" in found.notes[0]
+    result = COMPRESSED["deepfakebench"](tree.root, "c23")
+    assert [video.split for video in result.videos] == ["test"]
+    assert "2 videos are listed under several splits" in result.notes[0]
 
 
 def test_masks_are_found_by_the_list_or_beside(tree: Tree) -> None:
@@ -115,19 +115,19 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
     gone = bench("FF-DF", "000_003")
     labels = {"FF-real": {"test": {"183": bad}}, "FF-DF": {"test": {"000_003": gone}}}
     tree.text("a.json", {"FaceForensics++": labels})
-    found = COMPRESSED["deepfakebench"](tree.root, "c23")
-    assert [video.name for video in found.videos] == ["183"]
-    assert found.left_out == {
+    result = COMPRESSED["deepfakebench"](tree.root, "c23")
+    assert [video.name for video in result.videos] == ["183"]
+    assert result.left_out == {
         "frame not there": 3,
         "frame outside the root": 1,
         "video without any frame on disk": 1,
     }
     methods = ("real", "Deepfakes")
-    assert found.expected == {("FaceForensics++", method): 1 for method in methods}
+    assert result.expected == {("FaceForensics++", method): 1 for method in methods}
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "error"),
     [
         ("{", "is not JSON"),
         ([], "exactly one data set"),
@@ -142,10 +142,10 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
         ({"X": {"FF-DF": {"c40": {"test": {"183_253": FAKE}}}}}, "compression c23; it has c40"),
     ],
 )
-def test_wrong_json_is_reported(tree: Tree, content: Any, told: str) -> None:
+def test_wrong_json_is_reported(tree: Tree, content: Any, error: str) -> None:
     lay(tree, REAL)
     tree.text("a.json", content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=error):
         COMPRESSED["deepfakebench"](tree.root, "c23")
 
 

@@ -21,8 +21,8 @@ def test_df40(tree: Tree) -> None:
     tree.videos("fsgan/ff/videos/004_982.mp4")
     collection = PLAIN["df40"](tree.root)
     check(collection)
-    found = {(video.method, video.name): video for video in collection.videos}
-    assert set(found) == {
+    result = {(video.method, video.name): video for video in collection.videos}
+    assert set(result) == {
         ("simswap", "000_003"),
         ("simswap", "id0_id1_0000"),
         ("sadtalker", "000_003"),
@@ -32,10 +32,10 @@ def test_df40(tree: Tree) -> None:
         ("real", "000"),
         ("fsgan", "004_982"),
     }
-    assert found["simswap", "000_003"].real.endswith("youtube/c23/000")
-    assert found["sadtalker", "000_003"].real == ""
-    assert found["simswap", "000_003"].bench_label == "simswap_Fake"
-    assert not found["fsgan", "004_982"].cropped
+    assert result["simswap", "000_003"].real.endswith("youtube/c23/000")
+    assert result["sadtalker", "000_003"].real == ""
+    assert result["simswap", "000_003"].bench_label == "simswap_Fake"
+    assert not result["fsgan", "004_982"].cropped
     assert {video.split for video in collection.videos} == {"test"}
 
 

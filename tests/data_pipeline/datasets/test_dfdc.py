@@ -27,12 +27,12 @@ def test_dfdc(tree: Tree) -> None:
     tree.text("validation/metadata.json", {"eee.mp4": {"is_fake": 1}})
     collection = PLAIN["dfdc"](tree.root)
     check(collection)
-    found = by_name(collection)
-    assert found["bbb"].real == f"DFDC/{part}/aaa"
-    assert {name: video.label for name, video in found.items()} == {
+    result = by_name(collection)
+    assert result["bbb"].real == f"DFDC/{part}/aaa"
+    assert {name: video.label for name, video in result.items()} == {
         **{"aaa": 0, "bbb": 1, "ccc": 0, "ddd": 1, "eee": 1}
     }
-    assert [found[name].split for name in ("bbb", "ddd", "eee")] == ["train", "test", "validation"]
+    assert [result[name].split for name in ("bbb", "ddd", "eee")] == ["train", "test", "validation"]
     assert sum(collection.left_out.values()) == 1
 
 
@@ -68,10 +68,10 @@ def test_dfdc_preview(tree: Tree) -> None:
     )
     collection = PLAIN["dfdc_preview"](tree.root)
     check(collection)
-    found = by_name(collection)
-    assert found["22_11_A_001"].real == "DFDCP/original_videos/11_A_001"
-    assert found["22_11_A_001"].bench_label == "DFDCP_FakeB"
-    assert [found[name].split for name in ("11_A_001", "22_11_A_001")] == ["train", "train"]
+    result = by_name(collection)
+    assert result["22_11_A_001"].real == "DFDCP/original_videos/11_A_001"
+    assert result["22_11_A_001"].bench_label == "DFDCP_FakeB"
+    assert [result[name].split for name in ("11_A_001", "22_11_A_001")] == ["train", "train"]
     assert sum(collection.left_out.values()) == 1
     assert "1 of the 3" in collection.notes[0]
     expected = {("DFDCP", "real"): 1131, ("DFDCP", "method_A"): 1, ("DFDCP", "method_B"): 1}

@@ -37,19 +37,19 @@ def ffpp(tree: Tree, compression: str = "c23", lists: str | None = "splits") -> 
 )
 def test_faceforensics(tree: Tree, compression: str, lists: str) -> None:
     ffpp(tree, compression, lists)
-    found = COMPRESSED["faceforensics"](tree.root, compression)
-    check(found)
-    methods = Counter(video.method for video in found.videos)
+    result = COMPRESSED["faceforensics"](tree.root, compression)
+    check(result)
+    methods = Counter(video.method for video in result.videos)
     assert methods == {
         **{"real": 7, "DeepFakeDetection": 1},
         **dict.fromkeys(("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter"), 4),
     }
-    fakes = {(video.method, video.name): video for video in found.videos}
+    fakes = {(video.method, video.name): video for video in result.videos}
     one = fakes["FaceSwap", "003_000"]
     assert one.real == f"FaceForensics++/original_sequences/youtube/{compression}/003"
     assert one.bench_label == "FF-FS"
     assert one.compression == compression
-    assert {v.name: v.split for v in found.videos if v.method == "NeuralTextures"} == {
+    assert {v.name: v.split for v in result.videos if v.method == "NeuralTextures"} == {
         **{"000_003": "train", "003_000": "train"},
         **{"004_982": "validation", "183_253": "test"},
     }
@@ -57,32 +57,32 @@ def test_faceforensics(tree: Tree, compression: str, lists: str) -> None:
     assert actors.dataset == "DeepFakeDetection"
     assert actors.real.endswith("/01__walk_down")
     assert actors.split == "test"
-    assert found.expected["FaceForensics++", "Deepfakes"] == 1000
-    assert found.expected["DeepFakeDetection", "DeepFakeDetection"] == 3068
+    assert result.expected["FaceForensics++", "Deepfakes"] == 1000
+    assert result.expected["DeepFakeDetection", "DeepFakeDetection"] == 3068
 
 
 def test_raw_may_be_called_c0(tree: Tree) -> None:
     ffpp(tree, "c0")
-    found = COMPRESSED["faceforensics"](tree.root, "raw")
-    check(found)
-    assert {video.compression for video in found.videos} == {"raw"}
-    assert all(video.real for video in found.videos if video.label)
+    result = COMPRESSED["faceforensics"](tree.root, "raw")
+    check(result)
+    assert {video.compression for video in result.videos} == {"raw"}
+    assert all(video.real for video in result.videos if video.label)
 
 
 def test_the_dfd_adapter_takes_the_actors_alone(tree: Tree) -> None:
     ffpp(tree)
-    found = COMPRESSED["dfd"](tree.root, "c23")
-    check(found)
-    assert {video.dataset for video in found.videos} == {"DeepFakeDetection"}
-    assert len(found.videos) == 3
+    result = COMPRESSED["dfd"](tree.root, "c23")
+    check(result)
+    assert {video.dataset for video in result.videos} == {"DeepFakeDetection"}
+    assert len(result.videos) == 3
 
 
 def test_without_split_lists_it_says_what_to_do(tree: Tree) -> None:
     ffpp(tree, lists=None)
-    found = COMPRESSED["faceforensics"](tree.root, "c23")
-    assert {v.split for v in found.videos if v.dataset == "FaceForensics++"} == {""}
-    assert "train.json" in found.notes[0]
-    assert "github.com/ondyari/FaceForensics" in found.notes[0]
+    result = COMPRESSED["faceforensics"](tree.root, "c23")
+    assert {v.split for v in result.videos if v.dataset == "FaceForensics++"} == {""}
+    assert "train.json" in result.notes[0]
+    assert "github.com/ondyari/FaceForensics" in result.notes[0]
 
 
 def test_a_fake_across_splits_and_an_unlisted_real_are_left_out(tree: Tree) -> None:
@@ -91,13 +91,13 @@ def test_a_fake_across_splits_and_an_unlisted_real_are_left_out(tree: Tree) -> N
         "manipulated_sequences/Deepfakes/c23/videos/000_183.mp4",
         "original_sequences/youtube/c23/videos/777.mp4",
     )
-    found = COMPRESSED["faceforensics"](tree.root, "c23")
-    assert sum(found.left_out.values()) == 2
-    assert {"000_183", "777"}.isdisjoint(by_name(found))
+    result = COMPRESSED["faceforensics"](tree.root, "c23")
+    assert sum(result.left_out.values()) == 2
+    assert {"000_183", "777"}.isdisjoint(by_name(result))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "error"),
     [
         ("train.json", [["000", "183"]], "repeats id 183"),
         ("val.json", {"000": "003"}, "not a list of pairs"),
@@ -106,10 +106,10 @@ def test_a_fake_across_splits_and_an_unlisted_real_are_left_out(tree: Tree) -> N
         ("test.json", "[[", "is not JSON"),
     ],
 )
-def test_wrong_split_lists_are_reported(tree: Tree, name: str, content: Any, told: str) -> None:
+def test_wrong_split_lists_are_reported(tree: Tree, name: str, content: Any, error: str) -> None:
     ffpp(tree)
     tree.text(f"splits/{name}", content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=error):
         COMPRESSED["faceforensics"](tree.root, "c23")
 
 
@@ -136,11 +136,11 @@ def test_deepfakebench_crops_and_whole_frames_take_the_place_of_videos(tree: Tre
     )
     videos = COMPRESSED["faceforensics"](tree.root, "c23")
     check(videos)
-    found = {video.method: video for video in videos.videos}
-    assert [found[m].cropped for m in ("real", "Deepfakes", "FaceSwap")] == [True, True, False]
-    frames, masks = crops(found["Deepfakes"])
+    result = {video.method: video for video in videos.videos}
+    assert [result[m].cropped for m in ("real", "Deepfakes", "FaceSwap")] == [True, True, False]
+    frames, masks = crops(result["Deepfakes"])
     assert list(frames) == list(masks) == [17]
-    assert list(crops(found["real"])[0]) == [0, 17]
+    assert list(crops(result["real"])[0]) == [0, 17]
 
 
 def test_the_sample_of_faceforensics(shared_dir: Path) -> None:
@@ -164,6 +164,6 @@ def test_files_that_are_none_of_the_actors_are_left_out(tree: Tree) -> None:
         f"{fake}/c23/videos/01_02__walk__YVGY8LOK.mp4", f"{fake}/c23/videos/01_02__walk.mp4"
     )
     for name in ("dfd", "faceforensics"):
-        found = COMPRESSED[name](tree.root, "c23")
-        assert {video.name for video in found.videos} == {"01__walk", "01_02__walk__YVGY8LOK"}
-        assert sum(found.left_out.values()) == 2
+        result = COMPRESSED[name](tree.root, "c23")
+        assert {video.name for video in result.videos} == {"01__walk", "01_02__walk__YVGY8LOK"}
+        assert sum(result.left_out.values()) == 2

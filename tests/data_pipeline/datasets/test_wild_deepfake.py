@@ -18,15 +18,15 @@ def test_wild_deepfake(tree: Tree) -> None:
     )
     collection = PLAIN["wild_deepfake"](tree.root)
     check(collection)
-    found = {(video.group, video.name): video for video in collection.videos}
-    assert set(found) == {
+    result = {(video.group, video.name): video for video in collection.videos}
+    assert set(result) == {
         ("fake_train", "0_fake_1"),
         ("fake_train", "0_fake_2"),
         ("real_test", "3_real_1"),
     }
-    assert all(video.cropped and not video.real for video in found.values())
-    assert list(crops(found["fake_train", "0_fake_1"])[0]) == [9, 10, 100]
-    assert found["real_test", "3_real_1"].split == "test"
+    assert all(video.cropped and not video.real for video in result.values())
+    assert list(crops(result["fake_train", "0_fake_1"])[0]) == [9, 10, 100]
+    assert result["real_test", "3_real_1"].split == "test"
     assert sum(collection.expected.values()) == 7314
 
 

@@ -44,7 +44,7 @@ def test_finds_nearly_all_annotated_faces_at_their_points(
     errors, missed = [], 0
     for name in ("testing_with_face_landmarks.xml", "training_with_face_landmarks.xml"):
         for picture in ElementTree.parse(folder / name).iter("image"):
-            found = face_detector.detect(_read(folder / picture.attrib["file"]))
+            result = face_detector.detect(_read(folder / picture.attrib["file"]))
             for box in picture.iter("box"):
                 parts = sorted(box.iter("part"), key=lambda part: int(part.attrib["name"]))
                 truth = np.array([(int(p.attrib["x"]), int(p.attrib["y"])) for p in parts])
@@ -52,7 +52,7 @@ def test_finds_nearly_all_annotated_faces_at_their_points(
                     continue
                 eyes = np.linalg.norm(truth[36] - truth[45])
                 distances = [
-                    np.linalg.norm(face.landmarks - truth, axis=1).mean() / eyes for face in found
+                    np.linalg.norm(face.landmarks - truth, axis=1).mean() / eyes for face in result
                 ]
                 if not distances or min(distances) > 0.3:
                     missed += 1
@@ -76,9 +76,9 @@ def test_no_face_in_a_picture_of_dogs_nor_in_noise(
 def test_several_faces_come_largest_first(
     face_detector: detection.FaceDetector, shared_dir: Path
 ) -> None:
-    found = face_detector.detect(_read(shared_dir / "data" / "landmark_faces" / "2008_004176.jpg"))
-    assert len(found) >= 5
-    assert [face.size for face in found] == sorted((f.size for f in found), reverse=True)
+    result = face_detector.detect(_read(shared_dir / "data" / "landmark_faces" / "2008_004176.jpg"))
+    assert len(result) >= 5
+    assert [face.size for face in result] == sorted((f.size for f in result), reverse=True)
 
 
 @needs_dlib

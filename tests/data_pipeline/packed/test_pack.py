@@ -223,11 +223,11 @@ def test_groups_never_cross_splits(swaps: list[tuple[int, int]]) -> None:
     for target, source in swaps:
         of_person[target].add(splits[reals[target]])
         of_person[source].add(splits[reals[target]])
-    assert all(len(found) == 1 for found in of_person.values())
+    assert all(len(result) == 1 for result in of_person.values())
 
 
 @pytest.mark.parametrize(
-    ("video", "found"),
+    ("video", "result"),
     [
         ("183_253", {"d/183", "d/253"}),
         ("183", {"d/183"}),
@@ -237,8 +237,8 @@ def test_groups_never_cross_splits(swaps: list[tuple[int, int]]) -> None:
         ("", set()),
     ],
 )
-def test_people_of_a_video(video: str, found: set[str]) -> None:
-    assert people("d", video) == found
+def test_people_of_a_video(video: str, result: set[str]) -> None:
+    assert people("d", video) == result
 
 
 def test_shares_of_the_hashed_splits() -> None:

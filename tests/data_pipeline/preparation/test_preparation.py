@@ -17,18 +17,18 @@ from tests.support.video_trees import DiscDetector, clip, scene, write_picture, 
 
 
 def test_a_second_run_does_nothing(root: Path, out: Path) -> None:
-    found = two_families(root)
-    _, first = prepare(found, out)
+    result = two_families(root)
+    _, first = prepare(result, out)
     face_detector = DiscDetector()
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    _, second = prepare(found, out, face_detector=face_detector)
+    _, second = prepare(result, out, face_detector=face_detector)
     assert face_detector.calls == 0
     assert second == first
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == times
 
 
 def test_a_run_goes_on_where_it_was_stopped(root: Path, out: Path) -> None:
-    found = two_families(root)
+    result = two_families(root)
 
     class Stops(DiscDetector):
         def detect(self, image: np.ndarray) -> list[Face]:
@@ -37,21 +37,21 @@ def test_a_run_goes_on_where_it_was_stopped(root: Path, out: Path) -> None:
             return super().detect(image)
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(found, out, face_detector=Stops())
+        prepare(result, out, face_detector=Stops())
     done = list((out / ".prepared").rglob("*.json"))
     assert len(done) == 2  # the first group, whole
     assert not (out / "pairs.csv").exists()
     face_detector = DiscDetector()
-    _, rows = prepare(found, out, face_detector=face_detector)
+    _, rows = prepare(result, out, face_detector=face_detector)
     assert len(rows) == 8
     assert face_detector.calls == 4 + 8  # four frames of one real, the crops of it and its fake
-    _, fresh = prepare(found, out.parent / "other")
+    _, fresh = prepare(result, out.parent / "other")
     assert rows == fresh
 
 
 def test_a_fake_that_comes_later_joins_the_frames_of_its_real(root: Path, out: Path) -> None:
-    found = two_families(root)
-    prepare(found, out)
+    result = two_families(root)
+    prepare(result, out)
     write_video(root / "fake/late/a.avi", clip(0, 6, forged=[0]))
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     outcomes, rows = prepare(PLAIN["folder"](root), out)
@@ -61,9 +61,9 @@ def test_a_fake_that_comes_later_joins_the_frames_of_its_real(root: Path, out: P
 
 
 def test_a_video_that_changed_is_done_again(root: Path, out: Path) -> None:
-    found = two_families(root)
+    result = two_families(root)
     (root / "fake/a.avi").write_bytes(b"")
-    outcomes, _ = prepare(found, out)
+    outcomes, _ = prepare(result, out)
     assert outcomes["fake/a"].failed
     write_video(root / "fake/a.avi", clip(0, 9, forged=[0]))
     outcomes, rows = prepare(PLAIN["folder"](root), out)
@@ -72,11 +72,11 @@ def test_a_video_that_changed_is_done_again(root: Path, out: Path) -> None:
 
 
 def test_shards_make_the_same_as_one_run(root: Path, out: Path) -> None:
-    found = two_families(root)
-    _, half = prepare(found, out, shard=slice(1, None, 2))
+    result = two_families(root)
+    _, half = prepare(result, out, shard=slice(1, None, 2))
     assert {row["video"] for row in half} == {"b"}
-    _, rows = prepare(found, out, shard=slice(0, None, 2))
-    _, whole = prepare(found, out.parent / "whole")
+    _, rows = prepare(result, out, shard=slice(0, None, 2))
+    _, whole = prepare(result, out.parent / "whole")
     assert rows == whole
     for path in (out.parent / "whole").rglob("*.png"):
         same = out / path.relative_to(out.parent / "whole")
@@ -84,9 +84,9 @@ def test_shards_make_the_same_as_one_run(root: Path, out: Path) -> None:
 
 
 def test_processes_make_the_same_as_one(root: Path, out: Path) -> None:
-    found = two_families(root)
-    _, rows = prepare(found, out, workers=2)
-    _, single = prepare(found, out.parent / "single")
+    result = two_families(root)
+    _, rows = prepare(result, out, workers=2)
+    _, single = prepare(result, out.parent / "single")
     assert rows == single
 
 

@@ -28,7 +28,7 @@ def test_help_names_every_data_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "error"),
     [
         (["--dataset=uadfv", "--compression=c23"], 1, "--compression means nothing"),
         (["--dataset=uadfv", "--json=a.json"], 1, "--json goes with"),
@@ -38,11 +38,11 @@ def test_help_names_every_data_set() -> None:
     ],
 )
 def test_mistakes_are_reported_in_one_line(
-    tmp_path: Path, arguments: list[str], status: int, told: str
+    tmp_path: Path, arguments: list[str], status: int, error: str
 ) -> None:
     ran = command(f"--root={tmp_path / 'absent'}", f"--out={tmp_path / 'out'}", *arguments)
     assert ran.returncode == status
-    assert told in ran.stderr
+    assert error in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

@@ -22,12 +22,12 @@ def test_other_settings_need_another_folder(out: Path) -> None:
 
 
 def test_a_damaged_marker_counts_as_none(root: Path, out: Path) -> None:
-    found = two_families(root)
-    prepare(found, out)
+    result = two_families(root)
+    prepare(result, out)
     marker = out / ".prepared/set/fake/a.json"
     for content in ("{", '{"key": 3}', "[]"):
         marker.write_text(content)
-        _, rows = prepare(found, out)
+        _, rows = prepare(result, out)
         assert len(rows) == 8
 
 
@@ -55,19 +55,19 @@ def test_the_json_is_deepfakebench_s(root: Path, out: Path) -> None:
 def test_a_shard_that_writes_late_leaves_the_whole_table(
     root: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = two_families(root)
-    prepare(found, out, shard=slice(0, None, 2))
+    result = two_families(root)
+    prepare(result, out, shard=slice(0, None, 2))
     ended = False
 
     def write_late(path: Path, text: str) -> None:
         nonlocal ended
         if not ended:  # the other shard ends while this one is about to write what it has read
             ended = True
-            prepare(found, out, shard=slice(1, None, 2))
+            prepare(result, out, shard=slice(1, None, 2))
         atomic_write_text(path, text)
 
     monkeypatch.setattr(store, "atomic_write_text", write_late)
-    videos = [video for group in video_groups(found.videos) for video in group.videos]
+    videos = [video for group in video_groups(result.videos) for video in group.videos]
     outcomes, rows = store.write_all(out, videos)
     assert len(outcomes) == len(videos) == 4
     assert rows == 8

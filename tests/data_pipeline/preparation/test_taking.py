@@ -115,8 +115,8 @@ def test_several_faces_are_read_back_as_the_same_pairs(root: Path, out: Path) ->
 
     def pairs(table: list[dict[str, str]], folder: Path) -> list[tuple[str, bytes, bytes]]:
         sides = ((folder / row["real"], folder / row["fake"]) for row in table)
-        found = [(fake.name, real.read_bytes(), fake.read_bytes()) for real, fake in sides]
-        return sorted(found)
+        result = [(fake.name, real.read_bytes(), fake.read_bytes()) for real, fake in sides]
+        return sorted(result)
 
     assert pairs(again, out.parent / "again") == pairs(rows, out)
 
@@ -127,9 +127,9 @@ def test_crops_of_deepfakedetection_are_not_paired_by_number(root: Path, out: Pa
     for i in range(6):
         write_picture(root / real / f"{i:03d}.png", scene(2, [(60, 50, 90)]))
         write_picture(root / fake / f"{i:03d}.png", scene(2, [(60, 50, 90)], [0]))
-    found = COMPRESSED["dfd"](root, "c40")
-    assert "cannot be paired" in found.notes[0]
-    _, rows = prepare(found, out)
+    result = COMPRESSED["dfd"](root, "c40")
+    assert "cannot be paired" in result.notes[0]
+    _, rows = prepare(result, out)
     assert {bool(row["real"]) for row in rows if row["fake"]} == {False}
     again = COMPRESSED["deepfakebench"](out, "c40")
     assert "cannot be paired" in again.notes[0]

@@ -48,13 +48,13 @@ def write_timed(path: Path, frames: list[np.ndarray], seconds: list[float]) -> N
 
 def moments(rows: list[dict[str, str]]) -> list[tuple[int, int]]:
     """(frame of the fake, frame of its real) of the pairs, by the table and by the crops' names."""
-    found = []
+    result = []
     for row in rows:
         if row["real"] and row["fake"]:
             pair = int(row["frame"]), int(row.get("real_frame") or row["frame"])
             assert pair == (int(Path(row["fake"]).stem), int(Path(row["real"]).stem))
-            found.append(pair)
-    return found
+            result.append(pair)
+    return result
 
 
 def test_dropped_frames_are_paired_by_moment(root: Path, out: Path) -> None:

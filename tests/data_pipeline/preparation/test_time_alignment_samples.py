@@ -62,8 +62,8 @@ def test_pairs_of_deepfakedetection_show_one_moment(
     if not root.is_dir():
         pytest.skip("no sample of DeepFakeDetection")
     face_detector = open_detector("dlib")
-    found = COMPRESSED["dfd"](root, "c40")
-    [group] = video_groups(found.videos)
+    result = COMPRESSED["dfd"](root, "c40")
+    [group] = video_groups(result.videos)
     Preparer(tmp_path, frames, CropSettings(), face_detector=face_detector).prepare(group)
     outcomes = {video.key: load(tmp_path, video) for video in group.videos}
     write_tables(tmp_path, group.videos, {k: o for k, o in outcomes.items() if o})

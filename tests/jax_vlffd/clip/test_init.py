@@ -37,8 +37,8 @@ def test_filters_hear_detail_that_white_ones_drown_in_tone(size: int) -> None:
 
 @pytest.mark.parametrize(("width", "grid"), [(64, 8), (30, 5), (192, 14)])
 def test_every_place_has_its_own_position(width: int, grid: int) -> None:
-    found = np.asarray(towers.position_embeddings(width, grid))
-    assert found.shape == (grid * grid + 1, width)
-    assert not found[0].any()
-    apart = np.linalg.norm(found[1:, None] - found[None, 1:], axis=-1)
+    result = np.asarray(towers.position_embeddings(width, grid))
+    assert result.shape == (grid * grid + 1, width)
+    assert not result[0].any()
+    apart = np.linalg.norm(result[1:, None] - result[None, 1:], axis=-1)
     assert apart[~np.eye(grid * grid, dtype=bool)].min() > 0.1

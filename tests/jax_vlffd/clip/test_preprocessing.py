@@ -80,10 +80,10 @@ def test_minor_differences_are_warnings(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_line(tmp_path: Path, values: Any) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         normalization.check(folder(tmp_path, values), MODEL)
-    assert str(told.value).startswith(str(tmp_path / normalization.FILES[0]))
-    assert "\n" not in str(told.value)
+    assert str(error.value).startswith(str(tmp_path / normalization.FILES[0]))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -171,13 +171,13 @@ def test_no_float64_even_where_jax_would_allow_it(dtype: str) -> None:
     config = config_of(dtype=dtype, remat="dots", lora_rank=2)
     graph_of(config)
     with jax.enable_x64(True):
-        found = {
+        actual = {
             str(variable.aval.dtype)
             for equation in traced(config)
             for variable in equation.outvars
             if jnp.issubdtype(variable.aval.dtype, jnp.floating)
         }
-    assert found == {"float32", dtype}
+    assert actual == {"float32", dtype}
 
 
 def test_bf16_is_for_products_and_not_for_statistics() -> None:
@@ -215,9 +215,9 @@ def test_parameters_and_outputs_are_fp32_under_bf16() -> None:
 def test_bf16_stays_near_fp32() -> None:
     exact, half = config_of(DEEP), config_of(DEEP, dtype="bfloat16")
     parameters = parameters_of(exact)
-    wanted, found = (run(config, parameters, *inputs()) for config in (exact, half))
+    wanted, actual = (run(config, parameters, *inputs()) for config in (exact, half))
     for name, value in wanted.items():
-        difference = np.linalg.norm(found[name].astype(np.float32) - value) / np.linalg.norm(value)
+        difference = np.linalg.norm(actual[name].astype(np.float32) - value) / np.linalg.norm(value)
         # Eight bits of mantissa, 24 layers.
         assert 1e-4 < difference < 0.03, name
 
@@ -309,9 +309,9 @@ def test_adapters_change_nothing_at_first() -> None:
         assert (np.asarray(value) == 0).all() == path.endswith("lora_b"), path
     parameters = parameters_of(plain)
     expected = run(plain, parameters, *inputs())
-    found = run(adapted, parameters | fresh, *inputs())
+    actual = run(adapted, parameters | fresh, *inputs())
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 def test_adapters_equal_the_weights_they_stand_for() -> None:
@@ -323,8 +323,8 @@ def test_adapters_equal_the_weights_they_stand_for() -> None:
             layer = path.removesuffix("lora_a")
             low = parameters[layer + "lora_b"] @ parameters[path]
             merged[layer + "weight"] = merged[layer + "weight"] + 16.0 / 3 * low
-    expected, found = run(plain, merged, *inputs()), run(adapted, parameters, *inputs())
+    expected, actual = run(plain, merged, *inputs()), run(adapted, parameters, *inputs())
     base = run(plain, {k: v for k, v in parameters.items() if "/lora_" not in k}, *inputs())
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(actual[name], value, atol=1e-5, err_msg=name)
         assert np.abs(base[name] - value).max() > 1e-3, name

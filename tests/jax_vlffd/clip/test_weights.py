@@ -155,10 +155,10 @@ def test_positions_interpolate_to_the_models_image_size(
 ) -> None:
     larger = dataclasses.replace(CONFIG, vision=dataclasses.replace(CONFIG.vision, image_size=48))
     loaded = load(write(), shapes=shapes_of(larger))
-    found = parameters["vision/position_embedding"]
+    actual = parameters["vision/position_embedding"]
     assert loaded["vision/position_embedding"].shape == (37, 32)
     np.testing.assert_array_equal(
-        loaded["vision/position_embedding"], huggingface.interpolate_positions(found, 37)
+        loaded["vision/position_embedding"], huggingface.interpolate_positions(actual, 37)
     )
     for path in SHAPES.keys() - {"vision/position_embedding"}:
         np.testing.assert_array_equal(loaded[path], parameters[path])

@@ -23,20 +23,20 @@ from tests.support.work import calls
 def test_every_fault_is_in_one_message(
     write: Callable[..., Path], tensors: dict[str, np.ndarray]
 ) -> None:
-    found = {k: v for k, v in tensors.items() if k != "visual_projection.weight"}
-    found |= {
+    result = {k: v for k, v in tensors.items() if k != "visual_projection.weight"}
+    result |= {
         "text_model.final_layer_norm.bias": np.zeros(3, np.float32),
         "vision_model.encoder.layers.1.mlp.fc1.weight": np.zeros((32, 64), np.float32),
         "vision_model.pre_layrnorm.bias": np.zeros(32, np.int8),
         "vision_model.head.weight": np.zeros(2, np.float32),
         "text_model.embeddings.position_ids": np.arange(12)[None],
     }
-    found |= {
+    result |= {
         key.replace("layers.2.", "layers.3."): value
         for key, value in tensors.items()
         if key.startswith("text_model.encoder.layers.2.mlp")
     }
-    folder = write(found)
+    folder = write(result)
     message = refusal(folder)
     assert message.startswith(str(folder))
     for fault in (
@@ -64,14 +64,14 @@ def test_any_missing_key_is_named(
 def test_a_shallower_checkpoint_is_reported_by_its_layers(
     write: Callable[..., Path], tensors: dict[str, np.ndarray]
 ) -> None:
-    found = {k: v for k, v in tensors.items() if ".layers.1." not in k and ".layers.2." not in k}
-    message = refusal(write(found))
+    result = {k: v for k, v in tensors.items() if ".layers.1." not in k and ".layers.2." not in k}
+    message = refusal(write(result))
     assert "text_model.encoder.layers.1-2.mlp.fc1.weight is missing" in message
     assert "vision_model.encoder.layers.1.mlp.fc1.weight is missing" in message
 
 
 def test_a_wild_number_of_layers_ends_in_a_message(write: Callable[..., Path]) -> None:
-    def told(layers: int) -> str:
+    def error(layers: int) -> str:
         shapes = {
             path: jax.ShapeDtypeStruct((layers, *shape.shape[1:]), shape.dtype)
             if "/blocks/" in path
@@ -80,9 +80,9 @@ def test_a_wild_number_of_layers_ends_in_a_message(write: Callable[..., Path]) -
         }
         return refusal(write(), shapes=shapes)
 
-    work = [calls(told, layers) for layers in (2**10, 2**11)]
+    work = [calls(error, layers) for layers in (2**10, 2**11)]
     assert work[1] < 3 * work[0]  # not the square
-    assert "text_model.encoder.layers.3-131071.mlp.fc1.weight is missing" in told(2**17)
+    assert "text_model.encoder.layers.3-131071.mlp.fc1.weight is missing" in error(2**17)
 
 
 def test_a_parameter_without_a_row_is_a_fault(write: Callable[..., Path]) -> None:

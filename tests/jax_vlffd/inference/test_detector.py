@@ -246,9 +246,9 @@ def test_crops_are_those_of_preparation(workdir: Path) -> None:
     matrix = crop_matrix(face.landmarks, settings)
     expected = crop(picture, matrix, 96)
     inside = crop(np.full_like(picture, 255), matrix, 96) == 255
-    (found, _) = FaceCropper(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)
-    np.testing.assert_array_equal(found.image[inside], expected[inside])
+    (result, _) = FaceCropper(TwoFaces(), 96, 1.5, align=False, smallest=1).crops(picture)
+    np.testing.assert_array_equal(result.image[inside], expected[inside])
     assert 0.5 < inside.mean() < 1
-    assert found.image[~inside].min() > 0  # the border is continued, not black
-    corner = cv2.transform(face.landmarks[None, 37:38].astype(np.float64), found.matrix)
+    assert result.image[~inside].min() > 0  # the border is continued, not black
+    corner = cv2.transform(face.landmarks[None, 37:38].astype(np.float64), result.matrix)
     assert 0 < corner.min() < corner.max() < 96

@@ -299,9 +299,9 @@ def test_a_saved_step_is_completed_in_place(
             checkpoints.save(state, done, {"auc": 0.75})
         assert checkpoints.best == 3
     with Checkpoints(folder, read_only=True) as checkpoints:
-        found, position = checkpoints.restore(small.abstract, 3)
+        result, position = checkpoints.restore(small.abstract, 3)
     assert position == (done if written == 2 else cut)
-    assert_same(found, state)
+    assert_same(result, state)
 
 
 class Unreadable(Checkpoints):

@@ -106,9 +106,9 @@ def test_the_heartbeat_tells_how_a_run_ended(
                 raise error
     except (Stopped, UserError):
         pass
-    found = json.loads((tmp_path / HEARTBEAT).read_text())
-    assert (found["step"], found["total"], found["doing"]) == (4, 9, doing)
-    assert found["pid"] == os.getpid()
+    result = json.loads((tmp_path / HEARTBEAT).read_text())
+    assert (result["step"], result["total"], result["doing"]) == (4, 9, doing)
+    assert result["pid"] == os.getpid()
 
 
 def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
@@ -118,7 +118,7 @@ def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
         watch.beat("waiting for data", 3)
         time.sleep(0.4)
         watch.beat("training", 3)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert told[0].startswith("warning: nothing has moved for 0 s at step 3/9 (waiting for data)")
-    assert told[1] == "step 3/9  goes on"
+    message = capsys.readouterr().err.splitlines()
+    assert len(message) == 2
+    assert message[0].startswith("warning: nothing has moved for 0 s at step 3/9 (waiting for data)")
+    assert message[1] == "step 3/9  goes on"

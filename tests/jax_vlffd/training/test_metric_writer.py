@@ -47,8 +47,8 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path) -> None:
 
 def test_tensorboard_has_the_events_too(tmp_path: Path) -> None:
     write(tmp_path, 0, 1, 2, tensorboard=True)
-    found = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
-    assert b"train/loss" in found
+    result = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
+    assert b"train/loss" in result
 
 
 def test_without_a_terminal_progress_is_plain_and_seldom(

@@ -53,17 +53,17 @@ def gradients(value: float) -> dict[str, np.ndarray]:
 
 
 def test_the_rate_rises_in_a_line_falls_as_a_cosine_and_ends_at_its_share() -> None:
-    found = rates(110, 10, final_share=0.1)
-    np.testing.assert_allclose(found[:10], 0.2 * np.arange(1, 11), rtol=1e-6)
-    assert found[10] == pytest.approx(2.0)  # the peak, from which the cosine starts
-    assert found[60] == pytest.approx(1.1, rel=1e-6)  # half-way between peak and end
-    assert found[110] == pytest.approx(0.2, rel=1e-6)
-    assert (np.diff(found[10:]) < 0).all()
+    result = rates(110, 10, final_share=0.1)
+    np.testing.assert_allclose(result[:10], 0.2 * np.arange(1, 11), rtol=1e-6)
+    assert result[10] == pytest.approx(2.0)  # the peak, from which the cosine starts
+    assert result[60] == pytest.approx(1.1, rel=1e-6)  # half-way between peak and end
+    assert result[110] == pytest.approx(0.2, rel=1e-6)
+    assert (np.diff(result[10:]) < 0).all()
 
 
 def test_a_constant_rate_stays() -> None:
-    found = rates(50, 5, schedule="constant")
-    np.testing.assert_allclose(found[4:], 2.0, rtol=1e-6)
+    result = rates(50, 5, schedule="constant")
+    np.testing.assert_allclose(result[4:], 2.0, rtol=1e-6)
     np.testing.assert_allclose(rates(50, 0, schedule="constant"), 2.0)
 
 
@@ -71,10 +71,10 @@ def test_a_constant_rate_stays() -> None:
 @given(st.integers(1, 60), st.data())
 def test_the_first_step_moves_and_no_step_exceeds_the_peak(steps: int, data: st.DataObject) -> None:
     warmup = data.draw(st.integers(0, steps - 1))
-    found = rates(steps, warmup)[:-1]  # the schedule at `steps` is past the last step
-    assert found[0] > 0
-    assert found.max() <= 2.0 * (1 + 1e-6)
-    assert found[min(max(warmup - 1, 0), steps - 1)] == pytest.approx(2.0, rel=1e-5)
+    result = rates(steps, warmup)[:-1]  # the schedule at `steps` is past the last step
+    assert result[0] > 0
+    assert result.max() <= 2.0 * (1 + 1e-6)
+    assert result[min(max(warmup - 1, 0), steps - 1)] == pytest.approx(2.0, rel=1e-5)
 
 
 # --- what each setting does ---

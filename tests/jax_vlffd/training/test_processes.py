@@ -99,25 +99,25 @@ def run(mode: str, tmp_path: Path, who: int = 0) -> list[tuple[int, str]]:
 def test_values_go_around_in_order_whatever_their_size_and_whoever_else_connects(
     tmp_path: Path,
 ) -> None:
-    found = run("values", tmp_path)
-    assert [(status, text.splitlines()[-1]) for status, text in found] == [(0, "left")] * COUNT, (
-        found
+    result = run("values", tmp_path)
+    assert [(status, text.splitlines()[-1]) for status, text in result] == [(0, "left")] * COUNT, (
+        result
     )
 
 
 def test_all_stop_at_one_place_for_one_reason(tmp_path: Path) -> None:
-    found = run("stop", tmp_path)
-    assert [status for status, _ in found] == [0] * COUNT, found
-    [reason] = {text.splitlines()[1] for _, text in found}
+    result = run("stop", tmp_path)
+    assert [status for status, _ in result] == [0] * COUNT, result
+    [reason] = {text.splitlines()[1] for _, text in result}
     assert re.fullmatch(r"process \d \(.+, pid \d+\) got SIGTERM", reason)
 
 
 @pytest.mark.parametrize("who", [0, 1, 2])
 def test_a_process_that_is_killed_ends_all_and_is_named_last(who: int, tmp_path: Path) -> None:
-    found = run("kill", tmp_path, who)
-    pid = found[who][1].split()[1]
-    assert found.pop(who)[0] == -9
-    for status, text in found:
+    result = run("kill", tmp_path, who)
+    pid = result[who][1].split()[1]
+    assert result.pop(who)[0] == -9
+    for status, text in result:
         assert status == 1
         last = text.splitlines()[-1]
         assert re.match(rf"error: process {who} \(.+, pid {pid}\) ended without a word: ", last), (
@@ -127,9 +127,9 @@ def test_a_process_that_is_killed_ends_all_and_is_named_last(who: int, tmp_path:
 
 @pytest.mark.parametrize("who", [0, 2])
 def test_the_last_words_of_a_process_end_all(who: int, tmp_path: Path) -> None:
-    found = run("fail", tmp_path, who)
-    assert found.pop(who)[0] == 3
-    for status, text in found:
+    result = run("fail", tmp_path, who)
+    assert result.pop(who)[0] == 3
+    for status, text in result:
         assert status == 1
         last = text.splitlines()[-1]
         assert re.match(rf"error: process {who} \(.+\) stopped: the disk is full$", last), text
@@ -145,18 +145,18 @@ def test_the_last_words_of_a_process_end_all(who: int, tmp_path: Path) -> None:
 def test_processes_that_disagree_or_do_not_come_are_named_by_all(
     mode: str, said: str, tmp_path: Path
 ) -> None:
-    found = run(mode, tmp_path, who=2)
-    for status, text in found[:2] if mode == "missing" else found:
+    result = run(mode, tmp_path, who=2)
+    for status, text in result[:2] if mode == "missing" else result:
         assert status == 1
         assert said in text
 
 
 def test_one_file_uses_what_jax_does_not_publish() -> None:
     packages = ("jax_vlffd", "data_pipeline", "configs", "launch", "benchmarks")
-    found = [
+    result = [
         str(file.relative_to(tiny.ROOT))
         for package in packages
         for file in (tiny.ROOT / package).rglob("*.py")
         if "jax._src" in file.read_text()
     ]
-    assert found == ["jax_vlffd/training/processes.py"]
+    assert result == ["jax_vlffd/training/processes.py"]

@@ -70,13 +70,13 @@ def single() -> Stepped:
 def test_every_layout_takes_the_steps_of_one_device(
     mesh: tuple[int, int, int], accumulate: int, single: Stepped
 ) -> None:
-    found = run(tiny.plan(mesh, accumulate=accumulate, optim=OPTIM, loss=LOSS))
-    difference = tiny.difference(found.parameters, single.parameters)
+    result = run(tiny.plan(mesh, accumulate=accumulate, optim=OPTIM, loss=LOSS))
+    difference = tiny.difference(result.parameters, single.parameters)
     print(f"mesh {mesh}, accumulate {accumulate}: largest difference {difference:.1e}")
     assert difference < 1e-5
-    assert found.programs == single.programs == 1
-    assert found.metrics[-1].keys() == single.metrics[-1].keys()
-    for name, value in found.metrics[-1].items():
+    assert result.programs == single.programs == 1
+    assert result.metrics[-1].keys() == single.metrics[-1].keys()
+    for name, value in result.metrics[-1].items():
         assert value == pytest.approx(single.metrics[-1][name], abs=1e-4), name
 
 
@@ -85,8 +85,8 @@ def gradients(plan: TrainPlan, batch: dict[str, np.ndarray]) -> Any:
     values = tiny.state(plan).parameters
     trainable = {k: v for k, v in values.items() if k in plan.trainable}
     frozen = {k: v for k, v in values.items() if k not in plan.trainable}
-    found = jax.jit(jax.value_and_grad(make_loss(plan), has_aux=True))
-    return tiny.host(found(trainable, frozen, to_devices(batch, plan.mesh)))
+    result = jax.jit(jax.value_and_grad(make_loss(plan), has_aux=True))
+    return tiny.host(result(trainable, frozen, to_devices(batch, plan.mesh)))
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_local_losses_are_those_of_one_device(mesh: tuple[int, int, int], accumu
     batch = tiny.batch()
     batch["forged_patches"][3] = -1  # so that devices do not know equally many
     (loss, _), expected = gradients(tiny.plan(loss=LOCAL), batch)
-    (found, _), moved = gradients(tiny.plan(mesh, accumulate=accumulate, loss=LOCAL), batch)
-    assert found == pytest.approx(loss, rel=1e-6)
+    (result, _), moved = gradients(tiny.plan(mesh, accumulate=accumulate, loss=LOCAL), batch)
+    assert result == pytest.approx(loss, rel=1e-6)
     for path, gradient in expected.items():
         apart = np.linalg.norm(moved[path] - gradient)
         # Sums in float32 in another order: the largest of these was 2.2e-6, on one kind of CPU.
@@ -271,17 +271,17 @@ def test_a_caption_that_tells_the_label_is_seen_to_leak() -> None:
     loss = LossConfig(image=0.0, alignment=0.0, fusion=1.0)
     plan = tiny.plan(loss=loss, optim=OptimConfig(learning_rate=1e-2, head_scale=1.0))
     step, state = make_train_step(plan), tiny.state(plan)
-    found = []
+    result = []
     for n in range(30):
         batch = tiny.batch(n)
         batch["tokens"][:, 1] = batch["label"] + 7
         state, metrics = step(state, to_devices(batch, plan.mesh))
-        found.append({name: float(value) for name, value in metrics.items()})
-    assert found[0]["accuracy_fusion_without_image"] < 0.9
-    assert found[-1]["accuracy_fusion_without_image"] == 1
-    assert found[-1]["auc_fusion_without_image"] == 1
-    assert found[-1]["accuracy_fusion"] == 1
-    assert found[-1]["accuracy_image"] < 0.9
+        result.append({name: float(value) for name, value in metrics.items()})
+    assert result[0]["accuracy_fusion_without_image"] < 0.9
+    assert result[-1]["accuracy_fusion_without_image"] == 1
+    assert result[-1]["auc_fusion_without_image"] == 1
+    assert result[-1]["accuracy_fusion"] == 1
+    assert result[-1]["accuracy_image"] < 0.9
 
 
 # --- the eval step ---
@@ -297,11 +297,11 @@ def test_the_eval_step_is_the_image_branch(
         "index": np.arange(tiny.BATCH, dtype=np.int32)[::-1].copy(),
         "valid": np.arange(tiny.BATCH) < 12,
     }
-    found = make_eval_step(plan)(tiny.state(plan).parameters, to_devices(fields, plan.mesh))
-    np.testing.assert_allclose(found["logits"], outputs(batch)["image_logits"], atol=1e-6)
+    result = make_eval_step(plan)(tiny.state(plan).parameters, to_devices(fields, plan.mesh))
+    np.testing.assert_allclose(result["logits"], outputs(batch)["image_logits"], atol=1e-6)
     for name in ("label", "index", "valid"):
-        np.testing.assert_array_equal(found[name], fields[name])
-        assert found[name].is_fully_replicated
+        np.testing.assert_array_equal(result[name], fields[name])
+        assert result[name].is_fully_replicated
 
 
 # --- what does not divide ---

@@ -46,7 +46,7 @@ def test_the_scale_moves_as_clips_does_at_its_limit_and_from_above(start: float)
     batch = tiny.batch(size=8)
     batch["caption_key"] = np.arange(8, dtype=np.int32)  # learned by heart: the scale wants to rise
     moved = to_devices(batch, plan.mesh)
-    scale, mean, square, found, expected = start, 0.0, 0.0, [], []
+    scale, mean, square, result, expected = start, 0.0, 0.0, [], []
     for n in range(1, STEPS + 1):
         out = tiny.host(embed(state.parameters, moved))
         gradient = slope(out["image_embedding"], out["text_embedding"], batch["caption_key"], scale)
@@ -56,9 +56,9 @@ def test_the_scale_moves_as_clips_does_at_its_limit_and_from_above(start: float)
         scale = min(scale - OPTIM.learning_rate * mean / (1 - OPTIM.b1**n) / root, LIMIT)
         expected.append(scale)
         state, _ = step(state, moved)
-        found.append(float(state.parameters["logit_scale"]))
-    np.testing.assert_allclose(found, expected, atol=2e-4)
-    assert max(found) <= np.float32(LIMIT)
+        result.append(float(state.parameters["logit_scale"]))
+    np.testing.assert_allclose(result, expected, atol=2e-4)
+    assert max(result) <= np.float32(LIMIT)
 
 
 def test_a_scale_that_is_not_trained_stays_as_it_was_loaded() -> None:

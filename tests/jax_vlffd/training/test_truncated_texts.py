@@ -72,8 +72,8 @@ def test_the_longest_of_any_process_counts() -> None:
 
     spec = tiny.plan(pad_to_multiple_of=2).spec
     for lengths, expected in (((2, 3), 10), ((5, 11), 12)):
-        found, length = steps.truncate_texts(batch_of(*lengths), spec, WithAnother())
-        assert length == found["tokens"].shape[1] == found["fused_tokens"].shape[1] == expected
+        result, length = steps.truncate_texts(batch_of(*lengths), spec, WithAnother())
+        assert length == result["tokens"].shape[1] == result["fused_tokens"].shape[1] == expected
 
 
 def test_a_step_on_shorter_texts_is_the_same_step() -> None:
@@ -82,8 +82,8 @@ def test_a_step_on_shorter_texts_is_the_same_step() -> None:
     short, length = steps.truncate_texts(batch, plan.spec, SingleProcess())
     assert length == 7
     step = make_train_step(plan)
-    found = [step(tiny.state(plan), to_devices(values, plan.mesh)) for values in (batch, short)]
-    (whole, of_whole), (cut, of_cut) = found
+    result = [step(tiny.state(plan), to_devices(values, plan.mesh)) for values in (batch, short)]
+    (whole, of_whole), (cut, of_cut) = result
     for name, value in of_whole.items():
         np.testing.assert_allclose(of_cut[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
     for name in ("text/position_embedding", "text/token_embedding", "fusion/attention/key/weight"):

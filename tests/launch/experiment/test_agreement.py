@@ -56,15 +56,15 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def told(hosts: Path, workdir: str | Path, tmp_path: Path, expected: int = 1) -> list[str]:
+def error(hosts: Path, workdir: str | Path, tmp_path: Path, expected: int = 1) -> list[str]:
     """Trains on two hosts, whose working directories are `a` and `b`; returns what each printed."""
     started = processes.start_hosts(
         2, "launch.train", [f"--config={hosts / 'tiny.py'}", f"--workdir={workdir}"], tmp_path / "logs",
         hosts.parent / "compiled", cwds=[hosts / "a", hosts / "b"],
     )  # fmt: skip
-    found = [processes.status(process, 120) for process in started]
+    result = [processes.status(process, 120) for process in started]
     lines = [(tmp_path / "logs" / str(number)).read_text() for number in range(2)]
-    assert found == [expected] * 2, lines
+    assert result == [expected] * 2, lines
     return lines
 
 
@@ -81,7 +81,7 @@ def test_other_weights_on_one_host_end_both_before_the_first_step(
     tensors = load_file(file)
     name = "visual_projection.weight"
     save_file({**tensors, name: tensors[name] + np.float32(1e-3)}, file)
-    for text in told(changed, tmp_path / "run", tmp_path):
+    for text in error(changed, tmp_path / "run", tmp_path):
         assert "process 1 (" in text
         assert "has other files than process 0: clip/model.safetensors" in text
         assert "Traceback" not in text
@@ -97,7 +97,7 @@ def test_another_set_on_one_host_ends_both_before_the_first_step(
         write_annotations(tmp_path / "validation", 4, ("Face2Face",), split="validation"),
     ]
     pack(files, changed / "b" / "set")
-    for text in told(changed, tmp_path / "run", tmp_path):
+    for text in error(changed, tmp_path / "run", tmp_path):
         assert "process 1 (" in text
         assert "has other files than process 0: train set set, validation set set" in text
     assert not runs.is_begun(tmp_path / "run")
@@ -108,21 +108,21 @@ def test_other_records_under_the_same_checksums_end_both(changed: Path, tmp_path
     data = bytearray(shard.read_bytes())
     data[-70_000:] = bytes(70_000)
     shard.write_bytes(data)
-    for text in told(changed, tmp_path / "run", tmp_path):
+    for text in error(changed, tmp_path / "run", tmp_path):
         assert "process 1 (" in text
         assert "has other files than process 0: train set set, validation set set" in text
 
 
 def test_another_tokenizer_on_one_host_ends_both(changed: Path, tmp_path: Path) -> None:
     train_tokenizer(["Words of another set."], tiny.TEXT.vocab_size, changed / "b" / "clip")
-    for text in told(changed, tmp_path / "run", tmp_path):
+    for text in error(changed, tmp_path / "run", tmp_path):
         assert "process 1 (" in text
         assert "has other files than process 0: the tokenizer" in text
     assert not runs.is_begun(tmp_path / "run")
 
 
 def test_a_workdir_that_the_hosts_do_not_share_ends_both(hosts: Path, tmp_path: Path) -> None:
-    for text in told(hosts, "run", tmp_path):
+    for text in error(hosts, "run", tmp_path):
         assert "process 1 (" in text
         assert "does not see the folder run that process 0 writes" in text
     assert not (hosts / "b" / "run").exists()

@@ -123,9 +123,9 @@ def test_a_run_in_a_bucket_ends_as_one_in_a_folder_though_the_bucket_fails_in_a_
         )  # fmt: skip
 
     def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-        out, told = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=120)
         # What the clients tell of the bucket: their token, and a save that takes long.
-        kept = [line for line in told.splitlines() if line[:2] not in ("I1", "W1", "I0", "W0")]
+        kept = [line for line in error.splitlines() if line[:2] not in ("I1", "W1", "I0", "W0")]
         return subprocess.CompletedProcess("", process.returncode, out, "\n".join(kept))
 
     alone = end(start(str(tmp_path / "alone")))
@@ -152,11 +152,11 @@ def test_a_run_in_a_bucket_ends_as_one_in_a_folder_though_the_bucket_fails_in_a_
     plan = tiny.plan(loss=IMAGE_ONLY)
     with remote_workdir.local(PLACE) as workdir:
         assert history(workdir) == history(tmp_path / "alone")
-        found = []
+        result = []
         for run in (workdir, tmp_path / "alone"):
             with Checkpoints(
                 remote_workdir.origin(run) / runs.CHECKPOINTS, read_only=True
             ) as checkpoints:
-                found.append(checkpoints.restore(plan.abstract, STEPS)[0])
-        assert_same(*found)
+                result.append(checkpoints.restore(plan.abstract, STEPS)[0])
+        assert_same(*result)
         assert (workdir / runs.SUMMARY).exists()

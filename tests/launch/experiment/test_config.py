@@ -58,27 +58,27 @@ def changed(**values: Any) -> dict[str, Any]:
 
 def reads(tree: ast.AST, own: set[str]) -> set[str]:
     """Attributes that a module reads, but for those that a settings class only checks of itself."""
-    found = set()
+    result = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
             continue
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            found.add(node.attr)
+            result.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             # getattr by a name from a tuple, as the loader's fingerprint and the mesh's axes do.
-            found |= {node.value} & own
-        found |= reads(node, own)
-    return found
+            result |= {node.value} & own
+        result |= reads(node, own)
+    return result
 
 
 @pytest.fixture(scope="module")
 def read_names() -> set[str]:
     axes = {field.name for field in dataclasses.fields(MeshConfig)}
-    found: set[str] = set()
+    result: set[str] = set()
     for package in ("jax_vlffd", "data_pipeline", "launch"):
         for file in (tiny.ROOT / package).rglob("*.py"):
-            found |= reads(ast.parse(file.read_text()), axes)
-    return found
+            result |= reads(ast.parse(file.read_text()), axes)
+    return result
 
 
 @pytest.mark.parametrize("kind", SETTINGS)

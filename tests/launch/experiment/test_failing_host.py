@@ -50,12 +50,12 @@ def test_a_host_that_cannot_write_ends_all_with_its_name_and_the_file(
             break
         time.sleep(0.05)
     # Orbax's own barrier, in which all would wait for the one, lasts 1,200 s.
-    found = [processes.status(process, 300) for process in started]
-    told = [(tmp_path / "logs" / str(number)).read_text() for number in range(2)]
-    assert found == [1, 1], told
-    for text in told:
+    result = [processes.status(process, 300) for process in started]
+    error = [(tmp_path / "logs" / str(number)).read_text() for number in range(2)]
+    assert result == [1, 1], error
+    for text in error:
         *_, last = (line for line in text.splitlines() if line.startswith("error: "))
         assert place in last, text
         assert all(reason in last for reason in reasons), text
         assert "Traceback" not in text
-    assert re.search(r"process 1 \(.*, pid \d+\) ", told[0]), told
+    assert re.search(r"process 1 \(.*, pid \d+\) ", error[0]), error

@@ -82,11 +82,11 @@ def same(workdir: Path, alone: Path) -> None:
         for name in a.keys() & {"train/loss", "train/loss_alignment", "validation/loss"}:
             assert a[name] == pytest.approx(b[name], abs=1e-5)
     plan = tiny.plan()
-    found = []
+    result = []
     for run in (workdir, alone):
         with Checkpoints(run / runs.CHECKPOINTS, read_only=True) as checkpoints:
-            found.append(checkpoints.restore_parameters(plan.abstract.parameters, STEPS))
-    assert tiny.difference(*found) < 1e-5
+            result.append(checkpoints.restore_parameters(plan.abstract.parameters, STEPS))
+    assert tiny.difference(*result) < 1e-5
 
 
 @pytest.mark.slow
@@ -122,8 +122,8 @@ def test_tasks_of_a_slurm_step_find_each_other() -> None:
         )
         for number in range(2)
     ]  # fmt: skip
-    told = [task.communicate(timeout=100) for task in tasks]
-    assert [out for out, _ in told] == ["2 ['from 0', 'from 1']\n"] * 2, told
+    error = [task.communicate(timeout=100) for task in tasks]
+    assert [out for out, _ in error] == ["2 ['from 0', 'from 1']\n"] * 2, error
     assert [task.returncode for task in tasks] == [0, 0]
 
 
@@ -156,9 +156,9 @@ def test_a_run_that_is_asked_to_stop_and_then_killed_goes_on_by_another_number_o
         os.kill(second.pid or 0, signal.SIGTERM)
         time.sleep(0.02)
     assert (processes.status(first), processes.status(second)) == (0, 0), logs(workdir)
-    told = logs(workdir)[0]
-    assert f"of {STEPS}: process 1 (" in told
-    assert "got SIGTERM; the same command goes on from there" in told
+    error = logs(workdir)[0]
+    assert f"of {STEPS}: process 1 (" in error
+    assert "got SIGTERM; the same command goes on from there" in error
     stopped = max(line["step"] for line in read_history(workdir))
     assert stopped < STEPS
 
@@ -166,8 +166,8 @@ def test_a_run_that_is_asked_to_stop_and_then_killed_goes_on_by_another_number_o
     wait_for(stopped + 1, workdir)
     os.kill(second.pid or 0, signal.SIGKILL)
     assert processes.status(first) == 1
-    told = logs(workdir)[0].splitlines()[-1]
-    assert told.startswith(
+    error = logs(workdir)[0].splitlines()[-1]
+    assert error.startswith(
         f"error: process 1 ({os.uname().nodename}, pid {second.pid}) ended without"
     )
 
@@ -231,7 +231,7 @@ def test_templates_and_prompts_count_as_code() -> None:
 def test_an_evaluation_is_exact_over_hosts_with_uneven_shards(
     alone: Path, folder: Path, tmp_path: Path
 ) -> None:
-    found = []
+    result = []
     for count in (1, 2):
         out = tmp_path / str(count)
         given = [
@@ -241,11 +241,11 @@ def test_an_evaluation_is_exact_over_hosts_with_uneven_shards(
         started = processes.start_hosts(
             count, "launch.evaluate", given, tmp_path / f"logs{count}", folder / "compiled"
         )
-        told = tmp_path / f"logs{count}" / "0"
-        assert [processes.status(process) for process in started] == [0] * count, told.read_text()
+        error = tmp_path / f"logs{count}" / "0"
+        assert [processes.status(process) for process in started] == [0] * count, error.read_text()
         with (out / "scores.csv").open() as file:
-            found.append(list(csv.DictReader(file)))
-    ours, theirs = found
+            result.append(list(csv.DictReader(file)))
+    ours, theirs = result
     assert len(ours) == 8
     assert [row["id"] for row in ours] == [row["id"] for row in theirs]
     for name in ("probability", "logit"):

@@ -41,8 +41,8 @@ PROMISED = {
 
 @cache
 def load(name: str) -> config_dict.ConfigDict:
-    found: config_dict.ConfigDict = importlib.import_module(f"configs.{name}").get_config()
-    return found
+    result: config_dict.ConfigDict = importlib.import_module(f"configs.{name}").get_config()
+    return result
 
 
 @cache
@@ -114,8 +114,8 @@ def test_the_eval_step_of_a_recipe_fits_together(name: str) -> None:
         "index": jax.ShapeDtypeStruct((size,), np.int32),
         "valid": jax.ShapeDtypeStruct((size,), np.bool_),
     }
-    found = jax.eval_shape(make_eval_step(plan), plan.abstract.parameters, batch)
-    assert (found["logits"].shape, found["logits"].dtype) == ((size, 2), jnp.dtype("float32"))
+    result = jax.eval_shape(make_eval_step(plan), plan.abstract.parameters, batch)
+    assert (result["logits"].shape, result["logits"].dtype) == ((size, 2), jnp.dtype("float32"))
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if "14" in n or "b16" in n])

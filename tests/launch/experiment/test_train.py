@@ -109,15 +109,15 @@ def test_a_run_leaves_what_it_promises(whole: Whole) -> None:
 
 
 def test_a_trained_run_is_read_back_and_scores_the_same(whole: Whole, packed: Path) -> None:
-    found = runs.load_run(whole.workdir)
+    result = runs.load_run(whole.workdir)
     summary = json.loads((whole.workdir / "summary.json").read_text())
-    assert found.step == summary["best_step"]
-    scores = found.score(packed, "validation")
+    assert result.step == summary["best_step"]
+    scores = result.score(packed, "validation")
     assert len(scores.label) == 8
     logits = scores.logits()
     loss = np.logaddexp(0, np.where(scores.label == 1, -logits, logits)).mean()
     assert loss == pytest.approx(summary["validation"]["loss"], rel=1e-5)
-    assert found.calibration is not None
+    assert result.calibration is not None
 
 
 # --- resume ---
@@ -250,10 +250,10 @@ def test_pretrained_weights_fill_the_towers_and_the_rest_is_of_the_seed(
 
     state, data, _ = first(whole, tmp_path, InitConfig(clip=str(pretrained)))
     assert (int(state.step), data.position) == (0, None)
-    found = to_hf({k: np.asarray(v) for k, v in state.parameters.items()}, tiny.CLIP)
+    result = to_hf({k: np.asarray(v) for k, v in state.parameters.items()}, tiny.CLIP)
     stored = load_file(pretrained / "model.safetensors")
-    assert found.keys() == stored.keys()
-    assert_same(found, stored)
+    assert result.keys() == stored.keys()
+    assert_same(result, stored)
     seeded = initial_state(whole.plan, seed=0).parameters
     for path in ("image_head/weight", "fusion/mlp/fc1/weight", "fusion_head/weight", "logit_bias"):
         np.testing.assert_array_equal(state.parameters[path], seeded[path])
@@ -294,8 +294,8 @@ def test_a_run_of_another_model_is_not_resumed_though_its_shapes_fit(
     clip = dataclasses.replace(settings.model.clip, vision=vision)
     other = dataclasses.replace(settings.model, clip=clip)
     settings = dataclasses.replace(settings, model=other)
-    told = "is of another model .vision.heads 2 -> 4, vision.activation 'gelu' -> 'quick_gelu'"
-    with Checkpoints(tmp_path / "new") as checkpoints, pytest.raises(UserError, match=told):
+    error = "is of another model .vision.heads 2 -> 4, vision.activation 'gelu' -> 'quick_gelu'"
+    with Checkpoints(tmp_path / "new") as checkpoints, pytest.raises(UserError, match=error):
         initialization.first_state(settings, whole.plan, checkpoints, Standing())  # type: ignore[arg-type]
 
 
@@ -314,7 +314,7 @@ def test_a_source_that_is_not_there_is_named(
         first(whole, tmp_path, InitConfig(**{key: "/nowhere/run"}))
 
 
-def test_a_source_of_another_kind_or_shape_is_told(
+def test_a_source_of_another_kind_or_shape_is_reported(
     whole: Whole, pretrained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"is a CLIP; give it as init\.clip"):

@@ -86,11 +86,11 @@ def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert done.returncode == 1, done.stderr
     # Progress is no error; nor are a skipped image and what libpng says of it.
     usual = re.compile(r"step \d+/|.*libpng error: |.*skipped an image|$")
-    told = [line for line in done.stderr.splitlines() if not usual.match(line)]
-    assert len(told) == 1, done.stderr
-    assert told[0].startswith("error: ")
+    error = [line for line in done.stderr.splitlines() if not usual.match(line)]
+    assert len(error) == 1, done.stderr
+    assert error[0].startswith("error: ")
     for part in parts:
-        assert part in told[0]
+        assert part in error[0]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -134,11 +134,11 @@ def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
     plan = tiny.plan(loss=IMAGE_ONLY)
     for step in (24, 30, STEPS):
-        found = []
+        result = []
         for workdir in (tmp_path, trained):
             with Checkpoints(workdir / runs.CHECKPOINTS, read_only=True) as checkpoints:
-                found.append(checkpoints.restore(plan.abstract, step)[0])
-        assert_same(*found)
+                result.append(checkpoints.restore(plan.abstract, step)[0])
+        assert_same(*result)
 
 
 # --- a set that does not serve ---
@@ -156,7 +156,7 @@ def test_a_set_that_is_not_there_leaves_nothing(train: Train, packed: Path, tmp_
     assert not workdir.exists()
 
 
-def test_an_empty_split_is_told(train: Train, packed: Path, tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(train: Train, packed: Path, tmp_path: Path) -> None:
     only_train = make_set(tmp_path / "set", 2)
     refused(
         train(tmp_path / "run", data__validation=only_train),
@@ -189,7 +189,7 @@ def test_a_set_without_captions_is_told_and_the_remedy_works(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_cut_shard_is_told(train: Train, packed: Path, tmp_path: Path) -> None:
+def test_a_cut_shard_is_reported(train: Train, packed: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(packed, tmp_path / "set"))
     shard = next(copy.glob("*train.array_record*"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
@@ -348,9 +348,9 @@ def test_one_device_and_eight_give_the_same_scores(
     np.testing.assert_allclose(one.logits(), eight.logits(), atol=1e-5)
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert report["matrix"][0]["trained_on"] == ["Deepfakes", "FaceSwap"]
-    told = report["sets"]["set"]
+    error = report["sets"]["set"]
     for name, value in metrics.measure(eight, run.calibration, resamples=0).values.items():
-        assert told[name] == pytest.approx(value, abs=1e-6), name
+        assert error[name] == pytest.approx(value, abs=1e-6), name
     swaps = run.scorer.score(run.parameters, packed, "train", methods=("FaceSwap",))
     assert set(swaps.method.tolist()) == {"real", "FaceSwap"}
 
@@ -361,7 +361,7 @@ def test_a_broken_config_is_named(train: Train, trained: Path, tmp_path: Path) -
     refused(train(workdir), f"{workdir / runs.CONFIG}: not a run's config", "another workdir")
 
 
-def test_a_resume_from_nowhere_is_told(train: Train, tmp_path: Path) -> None:
+def test_a_resume_from_nowhere_is_reported(train: Train, tmp_path: Path) -> None:
     refused(
         train(tmp_path / "run", init__resume=tmp_path / "gone"),
         f"init.resume: {tmp_path / 'gone'} is not a trained workdir",

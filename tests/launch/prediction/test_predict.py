@@ -234,12 +234,12 @@ def test_the_command_writes_lines_overlays_and_a_report_and_resumes(
         pictures,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = lines_of(tmp_path / "a.jsonl")
-    assert [Path(line["path"]).name for line in found] == [name, "b.png", "c.jpg"]
-    assert found[2]["verdict"] == "unreadable"
-    assert all(line["schema"] == 1 and len(line["model"]["hash"]) == 64 for line in found)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found[0]["time"])
-    for line in found[:2]:
+    actual = lines_of(tmp_path / "a.jsonl")
+    assert [Path(line["path"]).name for line in actual] == [name, "b.png", "c.jpg"]
+    assert actual[2]["verdict"] == "unreadable"
+    assert all(line["schema"] == 1 and len(line["model"]["hash"]) == 64 for line in actual)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", actual[0]["time"])
+    for line in actual[:2]:
         with PIL.Image.open(line["overlay"]) as overlay:
             assert overlay.width > 2 * 256
             assert np.asarray(overlay.convert("L")).std() > 10
@@ -248,7 +248,7 @@ def test_the_command_writes_lines_overlays_and_a_report_and_resumes(
     assert "<script" not in page
     assert "<img src=x" not in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
-    assert found[0]["sha256"] in page
+    assert actual[0]["sha256"] in page
     assert done.stdout.splitlines()[-1].startswith("3 files: ")
 
     # A kill in the middle of a line; then a file that is new and one that is changed.

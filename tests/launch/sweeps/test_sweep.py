@@ -269,10 +269,10 @@ def test_a_sweep_runs_records_skips_and_goes_on(
     assert done.stderr.splitlines()[-1] == (
         "error: 1 of 2 runs failed; the table says why, and the same command tries them again"
     )
-    found = table(workdir)
-    assert [found[n]["status"] for n in "012"] == ["failed", "new", "done"]
-    assert "has no fakes of None such (data.methods)" in found["0"]["message"]
-    low, value, high = (float(found["2"][f"packed:frame_auc{x}"]) for x in (":low", "", ":high"))
+    result = table(workdir)
+    assert [result[n]["status"] for n in "012"] == ["failed", "new", "done"]
+    assert "has no fakes of None such (data.methods)" in result["0"]["message"]
+    low, value, high = (float(result["2"][f"packed:frame_auc{x}"]) for x in (":low", "", ":high"))
     assert low <= value <= high
     page = (workdir / "summary.html").read_text()
     assert "seed=2" in page
