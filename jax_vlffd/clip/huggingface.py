@@ -202,7 +202,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _MAX_JSON:
-            raise UserError(f"{path}: larger than {_MAX_JSON >> 20} MiB; it is not such a file")
+            raise UserError(
+                f"{path}: larger than {_MAX_JSON >> 20} MiB, too large for a config or an index"
+            )
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -296,19 +298,19 @@ def _span(layers: set[int]) -> str:
 
 
 def _fault(part: Any, wanted: Sequence[int], is_position: bool) -> str | None:
-    found, dtype = part.get_shape(), part.get_dtype()
+    shape, dtype = part.get_shape(), part.get_dtype()
     if dtype not in _FLOATS:
         return f"is of {dtype}, not of floats"
-    if _squeezed(found) == _squeezed(wanted):
+    if _squeezed(shape) == _squeezed(wanted):
         return None
     # A convolution's weight [D, 3, p, p] is our matrix [D, 3 p p].
-    if len(found) == 4 and found[1] == 3 and [found[0], math.prod(found[1:])] == list(wanted):
+    if len(shape) == 4 and shape[1] == 3 and [shape[0], math.prod(shape[1:])] == list(wanted):
         return None
-    if is_position and len(flat := _squeezed(found)) == 2 and flat[1] == wanted[1]:
+    if is_position and len(flat := _squeezed(shape)) == 2 and flat[1] == wanted[1]:
         if flat[0] and flat[0] == math.isqrt(flat[0] - 1) ** 2 + 1:
             return None
-        return f"is {found}, which is not a square grid and a class token"
-    return f"is {found}, the model wants {list(wanted)}"
+        return f"is {shape}, which is not a square grid and a class token"
+    return f"is {shape}, the model wants {list(wanted)}"
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
