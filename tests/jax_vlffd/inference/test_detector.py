@@ -60,7 +60,7 @@ def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> N
     crops = [draw(seed, 40 + 3 * seed) for seed in range(6)]
     predictions = detector.predict(crops)
     graph, _ = graph_and_shapes(tiny.model())
-    model = bind(graph, tiny.start())
+    model = bind(graph, {path: jnp.asarray(value) for path, value in tiny.start().items()})
     config = tiny.model()
     views = jnp.stack([square_view(crop, tiny.VISION.image_size) for crop in crops])
     features = model.encode_image(normalize(views, config.image_mean, config.image_std))
