@@ -175,10 +175,10 @@ def _groups(model: Model, job: Job) -> list[dict[str, Any]]:
     """Parameter groups with learning rate and decay by our rules; freezes the others."""
     from jax_vlffd.clip.huggingface import CLIP_TABLE
     from jax_vlffd.model import graph_and_shapes
-    from jax_vlffd.training import sharding
+    from jax_vlffd.training import parameter_rules
 
-    matched = sharding.match_rules(graph_and_shapes(job.run.model)[1])
-    trainable = sharding.trainable_paths(
+    matched = parameter_rules.match_rules(graph_and_shapes(job.run.model)[1])
+    trainable = parameter_rules.trainable_paths(
         matched, vision=job.run.tuning.vision, text=job.run.tuning.text
     )
     peer_names = {ours: f"clip.{key}" for ours, key in CLIP_TABLE}

@@ -23,6 +23,11 @@ BATCH_AXES = ("data", "fsdp")
 MAX_LOGIT_SCALE = 4.605170185988092
 
 
+def clamp_logit_scale(logit_scale: Float[Array, ""]) -> Float[Array, ""]:
+    """The logarithm of the inverse temperature, at most `MAX_LOGIT_SCALE`."""
+    return jnp.minimum(logit_scale, MAX_LOGIT_SCALE)
+
+
 def classification_loss(
     logits: Float[Array, "B 2"], labels: Int[Array, " B"]
 ) -> Float32[Array, ""]:

@@ -52,7 +52,7 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "vocabulary", "preprocessing", "contained", "settings", "clip", "config", "geometry",
+        "errors", "vocabulary", "preprocessing", "path_containment", "settings", "clip", "config", "geometry",
         "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
         "compilation",
     ),

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipeline.core.images import InputError, decode_image
 from data_pipeline.loading.augment import degrade, draw_geometry
-from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.sampling import Mixture
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit

@@ -37,7 +37,7 @@ import numpy as np
 from absl import flags, logging
 
 from data_pipeline.loading.examples import Batch, LoadBatch, LoadRow, LoadUnit
-from data_pipeline.loading.mixture import Mixture, select_rows
+from data_pipeline.loading.sampling import Mixture, select_rows
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit

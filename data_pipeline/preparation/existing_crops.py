@@ -14,8 +14,8 @@ from data_pipeline.core.frame_numbers import FaceKey, first_faces
 from data_pipeline.core.images import read_image
 from data_pipeline.core.video import evenly_spaced
 from data_pipeline.datasets.base import Video, faces_of
+from data_pipeline.faces.frame_registration import likeness, onto_real
 from data_pipeline.faces.landmarks import landmark_paths
-from data_pipeline.faces.pairing import likeness, onto_real
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, folder_of
 
 #: Crops of a pair that are compared before a stated pair is believed.

@@ -23,8 +23,8 @@ from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings, Matrix, compose, crop, crop_matrix, move
 from data_pipeline.faces.cropper import detect_faces, landmarks_on_crop
 from data_pipeline.faces.detection import Face, FaceDetector, open_detector
+from data_pipeline.faces.frame_registration import forged_face, onto_real, same_scene
 from data_pipeline.faces.landmarks import Points
-from data_pipeline.faces.pairing import forged_face, onto_real, same_scene
 from data_pipeline.preparation.store import Frame, Outcome, crop_path, discard, folder_of
 from data_pipeline.preparation.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from jax_vlffd.errors import UserError

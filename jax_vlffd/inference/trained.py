@@ -18,12 +18,12 @@ import numpy as np
 
 from jax_vlffd import geometry
 from jax_vlffd.config import ModelConfig, model_config
-from jax_vlffd.contained import check_contained, read_small
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explanation import Explainer
 from jax_vlffd.export import folder as exported
 from jax_vlffd.geometry import Trained
+from jax_vlffd.path_containment import check_contained, read_small
 
 if TYPE_CHECKING:
     import jax

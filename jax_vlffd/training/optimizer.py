@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import optax
 
 from jax_vlffd.config import OptimConfig
-from jax_vlffd.training.sharding import Rule
+from jax_vlffd.training.parameter_rules import Rule
 
 
 def learning_rate(config: OptimConfig, *, steps: int, warmup_steps: int) -> optax.Schedule:

@@ -19,12 +19,8 @@ from jax_vlffd.config import LossConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import Parameters, graph_and_shapes, initial_parameters
 from jax_vlffd.training.optimizer import learning_rate, make_optimizer
-from jax_vlffd.training.sharding import (
-    match_rules,
-    parameter_shardings,
-    replicated,
-    trainable_paths,
-)
+from jax_vlffd.training.parameter_rules import match_rules, parameter_shardings, trainable_paths
+from jax_vlffd.training.sharding import replicated
 
 Array = jax.Array
 

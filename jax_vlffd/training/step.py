@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from jax_vlffd.config import LossConfig
 from jax_vlffd.losses import (
-    MAX_LOGIT_SCALE,
+    clamp_logit_scale,
     classification_loss,
     contrastive_loss,
     patch_loss,
@@ -152,7 +152,7 @@ def make_train_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[Trai
         metrics["learning_rate"] = jnp.asarray(plan.schedule(state.step), jnp.float32)
         updated = optax.apply_updates(trainable, updates)
         if "logit_scale" in updated:
-            updated["logit_scale"] = jnp.minimum(updated["logit_scale"], MAX_LOGIT_SCALE)
+            updated["logit_scale"] = clamp_logit_scale(updated["logit_scale"])
         # Finite losses and gradients can lead to parameters that are not.
         metrics["parameter_norm"] = optax.tree.norm(updated)
         return TrainState(state.step + 1, {**frozen, **updated}, optimizer_state), metrics

@@ -27,8 +27,8 @@ from jax_vlffd.config import (
     TuningConfig,
     model_config,
 )
-from jax_vlffd.contained import read_small
 from jax_vlffd.errors import UserError
+from jax_vlffd.path_containment import read_small
 from jax_vlffd.settings import build, check_group, check_known
 from launch.experiment.unused_settings import check_used
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.core.files import new_folder, read_object
-from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 from jax_vlffd.export import folder as exported
 from jax_vlffd.export import huggingface, stablehlo
+from jax_vlffd.path_containment import check_contained
 from jax_vlffd.reports import model_card
 from launch.experiment import config as configs
 from launch.experiment import results, training_data

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline.packed.remote import bucket_errors
-from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
+from jax_vlffd.path_containment import check_contained
 
 if TYPE_CHECKING:
     from etils import epath

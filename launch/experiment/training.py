@@ -71,7 +71,7 @@ def train(
         )
     from data_pipeline.loading.loader import TrainLoader
     from jax_vlffd.config import in_steps
-    from jax_vlffd.contained import check_contained
+    from jax_vlffd.path_containment import check_contained
     from jax_vlffd.training import loop as trainer
     from jax_vlffd.training import sharding
     from jax_vlffd.training.checkpoints import Checkpoints

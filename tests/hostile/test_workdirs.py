@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.core.files import read_object
-from jax_vlffd.contained import check_contained
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.trained import read_calibration
+from jax_vlffd.path_containment import check_contained
 from launch.experiment.config import read_saved
 from tests.support import processes, tiny, tiny_export
 

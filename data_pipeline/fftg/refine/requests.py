@@ -26,8 +26,8 @@ from data_pipeline.fftg.refine.prompts import (
     content_key,
     estimate_tokens,
     messages,
-    repair_messages,
 )
+from data_pipeline.fftg.refine.repair import repair_messages
 from data_pipeline.fftg.refine.replies import Reply, judge
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.faces.alignment import CropSettings, crop_matrix, move
-from data_pipeline.faces.pairing import onto_real
+from data_pipeline.faces.frame_registration import onto_real
 from tests.support.preparing import SIZE
 from tests.support.video_trees import landmarks, scene
 

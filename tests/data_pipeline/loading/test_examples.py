@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.loading.examples import Example, LoadBatch, LoadUnit
 from data_pipeline.loading.loader import TrainLoader
-from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.sampling import Mixture
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.writer import write_packed_set

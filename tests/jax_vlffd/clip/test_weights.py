@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from jax_vlffd.clip import huggingface
 from jax_vlffd.config import MeshConfig
-from jax_vlffd.training import sharding
+from jax_vlffd.training import parameter_rules
 from jax_vlffd.training.sharding import make_mesh
 from tests.support.hf_files import CONFIG, POSITION, SHAPES, load, refusal, shapes_of
 
@@ -91,7 +91,9 @@ def test_each_device_gets_its_slice(
 ) -> None:
     data, fsdp, tensor = mesh
     devices = make_mesh(MeshConfig(data, fsdp, tensor))
-    shardings = sharding.parameter_shardings(SHAPES, sharding.match_rules(SHAPES), devices)
+    shardings = parameter_rules.parameter_shardings(
+        SHAPES, parameter_rules.match_rules(SHAPES), devices
+    )
     loaded = load(write(), shardings=shardings)
     for path, value in loaded.items():
         assert value.sharding == shardings[path]
@@ -136,7 +138,9 @@ def test_only_slices_are_read(write: Callable[..., Path], monkeypatch: pytest.Mo
     devices = make_mesh(MeshConfig(1, 4, 2))
     loaded = load(
         write(),
-        shardings=sharding.parameter_shardings(SHAPES, sharding.match_rules(SHAPES), devices),
+        shardings=parameter_rules.parameter_shardings(
+            SHAPES, parameter_rules.match_rules(SHAPES), devices
+        ),
     )
     # Eight devices hold eight different slices: together they are the tensor once, not eight times.
     table = dict(huggingface.CLIP_TABLE)

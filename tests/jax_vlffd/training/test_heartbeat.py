@@ -120,5 +120,7 @@ def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
         watch.beat("training", 3)
     message = capsys.readouterr().err.splitlines()
     assert len(message) == 2
-    assert message[0].startswith("warning: nothing has moved for 0 s at step 3/9 (waiting for data)")
+    assert message[0].startswith(
+        "warning: nothing has moved for 0 s at step 3/9 (waiting for data)"
+    )
     assert message[1] == "step 3/9  goes on"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jax_vlffd.config import OptimConfig
 from jax_vlffd.training.optimizer import learning_rate, make_optimizer
-from jax_vlffd.training.sharding import match_rules
+from jax_vlffd.training.parameter_rules import match_rules
 
 PATHS = {
     "vision/blocks/mlp/fc1/weight": "vision",

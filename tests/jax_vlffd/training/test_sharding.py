@@ -13,7 +13,7 @@ from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.config import LossConfig, MeshConfig, ModelConfig, OptimConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.model import graph_and_shapes
-from jax_vlffd.training import sharding
+from jax_vlffd.training import parameter_rules
 from jax_vlffd.training.sharding import make_mesh, to_devices
 from jax_vlffd.training.step import make_train_step
 from tests.support import tiny
@@ -119,20 +119,20 @@ def test_frozen_parameters_stay_bitwise_and_have_no_moments(
 
 def test_a_parameter_without_a_rule_is_an_error() -> None:
     with pytest.raises(UserError, match="parameter vision/gate matches no rule"):
-        sharding.match_rules(["image_head/weight", "vision/gate"])
+        parameter_rules.match_rules(["image_head/weight", "vision/gate"])
 
 
 def test_rules_match_whole_paths() -> None:
     with pytest.raises(UserError, match="more/image_head/weight"):
-        sharding.match_rules(["more/image_head/weight"])
+        parameter_rules.match_rules(["more/image_head/weight"])
     with pytest.raises(UserError, match="image_head/weight2"):
-        sharding.match_rules(["image_head/weight2"])
+        parameter_rules.match_rules(["image_head/weight2"])
 
 
 def test_the_first_rule_that_matches_decides() -> None:
-    one, two = sharding.Rule("a/.*", "head"), sharding.Rule("a/b", "vision")
-    assert sharding.match_rules(["a/b"], (one, two)) == {"a/b": one}
-    assert sharding.match_rules(["a/b"], (two, one)) == {"a/b": two}
+    one, two = parameter_rules.Rule("a/.*", "head"), parameter_rules.Rule("a/b", "vision")
+    assert parameter_rules.match_rules(["a/b"], (one, two)) == {"a/b": one}
+    assert parameter_rules.match_rules(["a/b"], (two, one)) == {"a/b": two}
 
 
 ARCHITECTURES = ("b32", "l14", "laion_bigg14", "vit_tiny")
@@ -147,7 +147,7 @@ def shapes_of(name: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_weights_decay_and_the_rest_does_not(name: str) -> None:
-    for path, rule in sharding.match_rules(shapes_of(name)).items():
+    for path, rule in parameter_rules.match_rules(shapes_of(name)).items():
         embeds = path in ("text/token_embedding",)
         assert rule.decay == (path.endswith("/weight") or embeds), path
         assert (rule.kind == "layernorm") == ("layernorm" in path), path
@@ -157,7 +157,7 @@ def test_weights_decay_and_the_rest_does_not(name: str) -> None:
 def test_every_rule_is_of_some_parameter() -> None:
     paths = set(shapes_of("l14")) | set(shapes_of("vit_tiny"))
     paths |= set(graph_and_shapes(tiny.model(lora_rank=RANK))[1])
-    assert set(sharding.match_rules(paths).values()) == set(sharding.RULES)
+    assert set(parameter_rules.match_rules(paths).values()) == set(parameter_rules.RULES)
 
 
 # --- where parameters lie ---
@@ -168,7 +168,7 @@ def test_the_large_parameters_are_split_over_the_whole_of_fsdp_and_tensor(
     sizes: tuple[int, int, int],
 ) -> None:
     shapes, mesh = shapes_of("l14"), make_mesh(MeshConfig(*sizes))
-    places = sharding.parameter_shardings(shapes, sharding.match_rules(shapes), mesh)
+    places = parameter_rules.parameter_shardings(shapes, parameter_rules.match_rules(shapes), mesh)
     share = {
         path: np.prod(places[path].shard_shape(shape.shape)) / shape.size
         for path, shape in shapes.items()
@@ -185,7 +185,7 @@ def test_the_large_parameters_are_split_over_the_whole_of_fsdp_and_tensor(
 def test_megatrons_split_needs_one_exchange_a_pair_of_products() -> None:
     """The first product is split by its outputs, the second by its inputs, over the same axis."""
     shapes, mesh = shapes_of("b32"), make_mesh(MeshConfig(4, 1, 2))
-    places = sharding.parameter_shardings(shapes, sharding.match_rules(shapes), mesh)
+    places = parameter_rules.parameter_shardings(shapes, parameter_rules.match_rules(shapes), mesh)
     for one, two in (("attention/query", "attention/out"), ("mlp/fc1", "mlp/fc2")):
         first_spec = places[f"vision/blocks/{one}/weight"].spec
         second_spec = places[f"vision/blocks/{two}/weight"].spec
@@ -198,13 +198,13 @@ def test_a_model_that_could_hardly_be_split_is_refused() -> None:
         "vision/blocks/mlp/fc1/weight": jax.ShapeDtypeStruct((1, 10, 6), np.float32),
         "vision/blocks/mlp/fc2/weight": jax.ShapeDtypeStruct((1, 6, 12), np.float32),
     }
-    matched = sharding.match_rules(shapes)
+    matched = parameter_rules.match_rules(shapes)
     with pytest.raises(UserError, match=r"only 0% of the parameters divide .*mesh.fsdp=8"):
-        sharding.parameter_shardings(shapes, matched, make_mesh(MeshConfig(1, 8, 1)))
+        parameter_rules.parameter_shardings(shapes, matched, make_mesh(MeshConfig(1, 8, 1)))
     with pytest.raises(UserError, match=r"only 0% .*mesh.tensor=8; choose sizes that divide"):
-        sharding.parameter_shardings(shapes, matched, make_mesh(MeshConfig(1, 1, 8)))
-    places = sharding.parameter_shardings(shapes, matched, make_mesh(MeshConfig(4, 1, 2)))
+        parameter_rules.parameter_shardings(shapes, matched, make_mesh(MeshConfig(1, 1, 8)))
+    places = parameter_rules.parameter_shardings(shapes, matched, make_mesh(MeshConfig(4, 1, 2)))
     split = [place.shard_shape(shapes[path].shape) for path, place in places.items()]
     assert split == [(1, 5, 6), (1, 6, 6)]
     # On data alone nothing needs to divide.
-    assert sharding.parameter_shardings(shapes, matched, make_mesh(MeshConfig(8, 1, 1)))
+    assert parameter_rules.parameter_shardings(shapes, matched, make_mesh(MeshConfig(8, 1, 1)))

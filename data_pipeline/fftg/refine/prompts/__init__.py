@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.fftg.refine.grounding import Violation, forged_regions
+from data_pipeline.fftg.refine.grounding import forged_regions
 from data_pipeline.fftg.refine.settings import RefineSettings
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import VERDICTS
@@ -167,22 +167,6 @@ def messages(
     ]
 
 
-def repair_messages(
-    conversation: Sequence[Message], reply: str, violations: Sequence[Violation]
-) -> list[Message]:
-    """Returns the messages of the repair turn: the question, the reply and its violations."""
-    faults = "\n".join(f"- {v.kind.replace('_', ' ')}: {v.detail}" for v in violations)
-    text = (
-        f"This answer breaks the rules:\n{faults}\n"
-        "Answer again with the corrected JSON object and nothing else."
-    )
-    return [
-        *conversation,
-        {"role": "assistant", "content": reply},
-        {"role": "user", "content": text},
-    ]
-
-
 def evidence_text(annotation: Mapping[str, Any]) -> str:
     """Returns the evidence of the forged regions as text, one line per region and per type."""
     lines = []
@@ -200,7 +184,7 @@ def estimate_tokens(conversation: Sequence[Message], size: tuple[int, int], mode
     """Returns an estimate of the prompt tokens of messages.
 
     Args:
-      conversation: messages as of `messages` or `repair_messages`.
+      conversation: messages as of `messages` or `repair.repair_messages`.
       size: (height, width) of one face in the composite.
       model: the endpoint's name of the model.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.loading.mixture import Mixture
+from data_pipeline.loading.sampling import Mixture
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit
