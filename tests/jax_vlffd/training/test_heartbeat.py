@@ -123,4 +123,4 @@ def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
     assert message[0].startswith(
         "warning: nothing has moved for 0 s at step 3/9 (waiting for data)"
     )
-    assert message[1] == "step 3/9  goes on"
+    assert message[1] == "step 3/9  continues"
