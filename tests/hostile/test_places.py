@@ -126,7 +126,7 @@ def test_nothing_outside_is_opened_and_no_network_used(
 @pytest.mark.slow
 def test_what_is_not_known_is_reported(traced: Run) -> None:
     logs = traced("evaluate")
-    assert "model: methods unknown; name the sets" in (logs / "stderr").read_text()
+    assert "model: methods unknown; give the sets" in (logs / "stderr").read_text()
     result = json.loads((logs / "out/metrics.json").read_text())
     assert result["trained_on"] == "methods unknown"
     cells = result["matrix"][0]["cells"]["own"].values()

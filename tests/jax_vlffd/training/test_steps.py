@@ -324,8 +324,8 @@ def test_the_error_for_an_indivisible_batch_names_the_nearest_sizes() -> None:
     [
         (MeshConfig(3, 1, 1), "data=3 fsdp=1 tensor=1 does not multiply to the 8 devices"),
         (MeshConfig(-1, 3, 1), "data=-1 fsdp=3 tensor=1 does not multiply to the 8 devices"),
-        (MeshConfig(-1, -1, 1), "-1 once at most"),
-        (MeshConfig(0, 1, 1), "sizes of at least 1"),
+        (MeshConfig(-1, -1, 1), "at most one of them -1"),
+        (MeshConfig(0, 1, 1), "sizes must be at least 1"),
         (MeshConfig(2, 2, 1), "does not multiply"),
     ],
 )

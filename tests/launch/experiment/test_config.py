@@ -223,7 +223,7 @@ def test_a_wrong_duration_shows_right_ones(duration: str) -> None:
 
 
 def test_a_share_needs_something_to_be_a_share_of() -> None:
-    with pytest.raises(UserError, match="duration '5%' is none of"):
+    with pytest.raises(UserError, match="duration '5%' must be like"):
         in_steps("5%", batch_size=10, examples_per_epoch=100)
 
 
