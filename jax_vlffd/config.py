@@ -71,7 +71,8 @@ def model_config(model: Any, compute: Any) -> ModelConfig:
     text = build(TextConfig, model.pop("text", {}), "model.text")
     own = [f.name for f in dataclasses.fields(CLIPConfig) if f.name in model]
     clip = CLIPConfig(vision, text, **{name: model.pop(name) for name in own})
-    check_known("model", model, [f.name for f in dataclasses.fields(ModelConfig)])
+    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in ("clip", "compute")]
+    check_known("model", model, names)
     return ModelConfig(**{**model, "clip": clip, "compute": build(Compute, compute, "compute")})
 
 

@@ -56,19 +56,21 @@ def enlarge(items: list[pytest.Item]) -> None:
 
 
 class Results:
-    """Writes what a session of campaigns found; a plugin of the process that collects the reports."""
+    """Writes the results of a session of campaigns; a plugin of the process that collects the reports."""
 
     def __init__(self, seed: int):
         self._seed = seed
-        self._found: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             figures = dict(report.user_properties)
-            self._found[report.nodeid] = {"outcome": report.outcome, **figures}
+            self._results[report.nodeid] = {"outcome": report.outcome, **figures}
 
     def pytest_sessionfinish(self) -> None:
-        properties = [result for result in self._found.values() if _PROPERTIES in result]
+        if not self._results:  # nothing ran, as with --collect-only
+            return
+        properties = [result for result in self._results.values() if _PROPERTIES in result]
         content = {
             "command": f"make test-long SEED={self._seed}",
             "seed": self._seed,
@@ -79,11 +81,11 @@ class Results:
             "properties": {
                 "tests": len(properties),
                 "examples": sum(result[_PROPERTIES] for result in properties),
-                "failed": sum(result["outcome"] == "failed" for result in properties),
+                "failed": sum(result["outcome"] != "passed" for result in properties),
             },
             "campaigns": {
                 name: result
-                for name, result in sorted(self._found.items())
+                for name, result in sorted(self._results.items())
                 if _PROPERTIES not in result or result["outcome"] != "passed"
             },
         }

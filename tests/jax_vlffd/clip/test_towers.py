@@ -268,7 +268,7 @@ def test_what_follows_the_end_does_not_leak(
 def test_what_precedes_the_end_does_count() -> None:
     _, tokens = inputs()
     before = text_outputs(tokens)
-    changed = tokens.copy()
+    changed = np.array(tokens)
     changed[:, 0] = (tokens[:, 0] + 1) % EOS
     after = text_outputs(changed)
     for name, value in before.items():
@@ -278,6 +278,7 @@ def test_what_precedes_the_end_does_count() -> None:
 def test_a_shorter_row_says_the_same() -> None:
     config = config_of()
     parameters, (images, tokens) = parameters_of(config), inputs()
+    tokens = np.array(tokens)
     tokens[:, 6:] = EOS
     whole, short = (run(config, parameters, images, t) for t in (tokens, tokens[:, :7]))
     for name, value in whole.items():

@@ -143,6 +143,8 @@ def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> 
         ({"optim__learning_rat": 1}, "optim has no key 'learning_rat'; did you mean 'learning_rate'?"),
         ({"model__vision__with": 1}, "model.vision has no key 'with'; did you mean 'width'?"),
         ({"model__fusion_head": 1}, "model has no key 'fusion_head'; did you mean 'fusion_heads'?"),
+        ({"model__compute": {"lora_rank": 64}}, "model has no key 'compute'"),
+        ({"model__clip": {}}, "model has no key 'clip'"),
         ({"data__augment__flp": 1}, "data.augment has no key 'flp'; did you mean 'flip'?"),
         ({"mesh__zzzz": 1}, "mesh has no key 'zzzz'; it has data, fsdp, tensor"),
         ({"optim__learning_rate": "fast"}, "optim.learning_rate is 'fast': it must be a valid number"),
