@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -152,6 +153,38 @@ def test_rooms_import_only_rooms_below_them(package: str) -> None:
             if module.startswith(f"{package}.") and floor[room(module)] > floor[room(own)]:
                 wrong.append(f"{own} -> {module}")
     assert not wrong
+
+
+#: Folders within a room, and what within the package they may import beside what lies in them.
+INNER = {
+    "data_pipeline.fftg.measure": ("data_pipeline.core", "data_pipeline.faces"),
+    "data_pipeline.fftg.refine": (
+        "data_pipeline.core", "data_pipeline.captions", "data_pipeline.fftg.measure",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", INNER)
+def test_a_folder_within_a_room_imports_only_below(folder: str) -> None:
+    allowed = (folder, *INNER[folder])
+    wrong = [
+        f"{file.name} -> {module}"
+        for file in ROOT.joinpath(*folder.split(".")).rglob("*.py")
+        for module in imports(file.read_text())
+        if module.startswith("data_pipeline.") and not module.startswith(allowed)
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {}
+    for file in FILES:
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = set(imports(file.read_text())) - {name}
+    order = graphlib.TopologicalSorter(
+        {name: imported & graph.keys() for name, imported in graph.items() if "." in name}
+    )
+    order.prepare()  # raises CycleError, which names them
 
 
 def test_every_room_has_a_floor() -> None:

@@ -16,7 +16,7 @@ from data_pipeline.core.video import evenly_spaced
 from data_pipeline.datasets.base import Video, faces_of
 from data_pipeline.faces.frame_registration import likeness, onto_real
 from data_pipeline.faces.landmarks import landmark_paths
-from data_pipeline.preparation.store import Frame, Outcome, crop_path, folder_of
+from data_pipeline.preparation.store import PreparedFrame, PreparedVideo, crop_path, folder_of
 
 #: Crops of a pair that are compared before a stated pair is believed.
 _COMPARED: Final = 3
@@ -25,8 +25,8 @@ _COMPARED: Final = 3
 def take(
     out: Path,
     frames: int,
-    reference: tuple[Video, Outcome],
-    fakes: Sequence[tuple[Video, Outcome]],
+    reference: tuple[Video, PreparedVideo],
+    fakes: Sequence[tuple[Video, PreparedVideo]],
 ) -> None:
     """Takes crops, landmarks and masks of a group into `out`, by hard links where that is possible.
 
@@ -109,7 +109,7 @@ def _spaced(numbers: Collection[int], frames: int) -> list[int]:
 def _add(
     out: Path,
     video: Video,
-    outcome: Outcome,
+    outcome: PreparedVideo,
     key: FaceKey,
     source: Path,
     masks: Mapping[int, Path],
@@ -125,7 +125,7 @@ def _add(
     if number in masks and not key.rank:
         mask = f"{folder_of(video, 'masks')}/{number:03d}{masks[number].suffix}"
         _link(masks[number], inside(out, mask))
-    outcome.frames.append(Frame(number, path, real, mask))
+    outcome.frames.append(PreparedFrame(number, path, real, mask))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -142,6 +142,6 @@ def _link(source: Path, target: Path) -> None:
     os.replace(aside, target)
 
 
-def _failed_if_empty(video: Video, outcome: Outcome) -> None:
+def _failed_if_empty(video: Video, outcome: PreparedVideo) -> None:
     if not outcome.frames:
         outcome.failed = f"no_frames: {video.path} holds no pictures"

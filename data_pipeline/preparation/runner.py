@@ -15,7 +15,7 @@ from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.faces.detection import FaceDetector
 from data_pipeline.preparation import existing_crops, store
-from data_pipeline.preparation.store import Outcome
+from data_pipeline.preparation.store import PreparedVideo
 from data_pipeline.preparation.video_crops import Cropper
 from jax_vlffd.errors import UserError, fault
 
@@ -78,7 +78,7 @@ class Preparer:
         self._frames = frames
         self._cropper = Cropper(out, frames, settings or CropSettings(), detector, face_detector)
 
-    def prepare(self, group: VideoGroup) -> list[Outcome]:
+    def prepare(self, group: VideoGroup) -> list[PreparedVideo]:
         """Prepares what is not done yet of a group, and returns the outcomes of all its videos.
 
         Raises:
@@ -94,7 +94,8 @@ class Preparer:
         todo = [video for video in group.videos if done[video.key] is None]
         if todo:
             fresh = {
-                video.key: Outcome(video.key, store.stamp(video), timed=True) for video in todo
+                video.key: PreparedVideo(video.key, store.stamp(video), timed=True)
+                for video in todo
             }
             lead = done[group.reference.key] or fresh[group.reference.key]
             fakes = [(video, fresh[video.key]) for video in group.manipulated if video in todo]
@@ -109,7 +110,11 @@ class Preparer:
         return [outcome for outcome in done.values() if outcome is not None]
 
     def _work(
-        self, group: VideoGroup, lead: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
+        self,
+        group: VideoGroup,
+        lead: PreparedVideo,
+        fakes: Sequence[tuple[Video, PreparedVideo]],
+        new: bool,
     ) -> None:
         """Takes or crops a group; an unexpected error fails its videos, and the others go on."""
         try:
@@ -127,7 +132,7 @@ class Preparer:
 
 def prepare_all(
     preparer: Preparer, todo: Sequence[VideoGroup], workers: int
-) -> Generator[list[Outcome], None, None]:
+) -> Generator[list[PreparedVideo], None, None]:
     """Prepares groups and yields their outcomes in order.
 
     Args:

@@ -46,7 +46,7 @@ def crop_path(video: Video, number: int, suffix: str = ".png", rank: int = 0) ->
     return f"{folder_of(video, 'frames')}/{number:03d}{f'_{rank}' if rank else ''}{suffix}"
 
 
-class Frame(NamedTuple):
+class PreparedFrame(NamedTuple):
     """One crop; paths are relative to the folder of the prepared set, with slashes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Frame(NamedTuple):
 
 
 @dataclass
-class Outcome:
+class PreparedVideo:
     """What came of one video.
 
     Attributes:
@@ -83,7 +83,7 @@ class Outcome:
     stamp: str
     failed: str = ""
     indices: list[int] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[PreparedFrame] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
     timed: bool = False
@@ -99,19 +99,19 @@ def stamp(video: Video) -> str:
     return f"{size}@{status.st_mtime_ns}/{len(video.frames)}/{video.real}"
 
 
-def load(out: Path, video: Video) -> Outcome | None:
+def load(out: Path, video: Video) -> PreparedVideo | None:
     """The outcome of an earlier run; None where there is none, or the video has changed since."""
     try:
         content = json.loads(_marker(out, video).read_text(encoding="utf-8"))
-        outcome = Outcome(**content)
-        outcome.frames = [Frame(*frame) for frame in outcome.frames]
+        outcome = PreparedVideo(**content)
+        outcome.frames = [PreparedFrame(*frame) for frame in outcome.frames]
         outcome.skipped, outcome.remarks = Counter(outcome.skipped), Counter(outcome.remarks)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return outcome if outcome.stamp == stamp(video) else None
 
 
-def save(out: Path, video: Video, outcome: Outcome) -> None:
+def save(out: Path, video: Video, outcome: PreparedVideo) -> None:
     """Writes the marker of a video that is done."""
     atomic_write_text(_marker(out, video), json.dumps(vars(outcome)))
 
@@ -167,7 +167,7 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def write_all(out: Path, videos: Sequence[Video]) -> tuple[dict[str, Outcome], int]:
+def write_all(out: Path, videos: Sequence[Video]) -> tuple[dict[str, PreparedVideo], int]:
     """Writes the tables of all markers that are there; returns what came of the videos, and the rows.
 
     A shard that ends meanwhile may have written fuller tables, which these would replace, so the
@@ -183,7 +183,7 @@ def write_all(out: Path, videos: Sequence[Video]) -> tuple[dict[str, Outcome], i
         before = outcomes.keys()
 
 
-def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outcome]) -> int:
+def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, PreparedVideo]) -> int:
     """Writes `pairs.csv` and DeepfakeBench's JSON files of what is done; returns the rows.
 
     Every fake is paired with its real's frame. A frame of a real that no fake is paired with has a
@@ -235,7 +235,7 @@ def write_tables(out: Path, videos: Sequence[Video], outcomes: Mapping[str, Outc
     return rows
 
 
-def _real_number(frame: Frame) -> int | str:
+def _real_number(frame: PreparedFrame) -> int | str:
     if not frame.real:
         return ""
     return frame.number if frame.real_number < 0 else frame.real_number
@@ -243,7 +243,7 @@ def _real_number(frame: Frame) -> int | str:
 
 def summary(
     videos: Sequence[Video],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, PreparedVideo],
     expected: Mapping[tuple[str, str], int],
 ) -> str:
     """The summary: videos expected, found and done by set and method, frames, reasons, failures."""
@@ -285,7 +285,7 @@ def summary(
     return "\n".join(map(printable, lines))
 
 
-def reasons(outcomes: Iterable[Outcome]) -> dict[str, Counter[str]]:
+def reasons(outcomes: Iterable[PreparedVideo]) -> dict[str, Counter[str]]:
     """Counts why frames were skipped, why videos failed, and what else happened."""
     skipped, failed, remarks = Counter[str](), Counter[str](), Counter[str]()
     for outcome in outcomes:

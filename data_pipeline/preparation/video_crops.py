@@ -25,7 +25,13 @@ from data_pipeline.faces.cropper import detect_faces, landmarks_on_crop
 from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.frame_registration import forged_face, onto_real, same_scene
 from data_pipeline.faces.landmarks import Points
-from data_pipeline.preparation.store import Frame, Outcome, crop_path, discard, folder_of
+from data_pipeline.preparation.store import (
+    PreparedFrame,
+    PreparedVideo,
+    crop_path,
+    discard,
+    folder_of,
+)
 from data_pipeline.preparation.time_alignment import Thumbnails, align, may_slip, read_thumbnails
 from jax_vlffd.errors import UserError
 
@@ -51,7 +57,11 @@ class Cropper:
         self._face_detector = face_detector
 
     def crop(
-        self, reference: Video, outcome: Outcome, fakes: Sequence[tuple[Video, Outcome]], new: bool
+        self,
+        reference: Video,
+        outcome: PreparedVideo,
+        fakes: Sequence[tuple[Video, PreparedVideo]],
+        new: bool,
     ) -> None:
         """Crops a reference and its fakes and notes what came of it in their outcomes.
 
@@ -61,7 +71,7 @@ class Cropper:
           fakes: each with its outcome.
           new: whether the reference itself is to be cropped.
         """
-        alone: list[tuple[Video, Outcome, str]] = []
+        alone: list[tuple[Video, PreparedVideo, str]] = []
         with ExitStack() as stack:
             reader = _open(reference, outcome, stack)
             if reader is None:
@@ -104,7 +114,7 @@ class Cropper:
         except VideoError:
             return False
 
-    def _alone(self, video: Video, outcome: Outcome, reason: str) -> None:
+    def _alone(self, video: Video, outcome: PreparedVideo, reason: str) -> None:
         """Crops a fake by its own faces, because it cannot be laid on its real."""
         discard(self._out, video)
         outcome.frames, outcome.indices = [], []
@@ -151,7 +161,7 @@ class Cropper:
     def _read(
         self,
         reference: Video,
-        outcome: Outcome,
+        outcome: PreparedVideo,
         reader: Frames,
         manipulated: Sequence[_Manipulated],
         new: bool,
@@ -188,7 +198,7 @@ class Cropper:
                     path = self._write(
                         reference, outcome, index, rank, frame, matrices[rank], expected
                     )
-                    outcome.frames.append(Frame(index, path))
+                    outcome.frames.append(PreparedFrame(index, path))
         outcome.frames.sort()
 
     def _find(self, frame: Image | None) -> tuple[list[Face], list[Matrix], str]:
@@ -231,13 +241,13 @@ class Cropper:
         matrix = compose(matrices[rank], onto)
         path = self._write(fake.video, fake.outcome, number, 0, picture, matrix, expected)
         real = crop_path(reference, index, rank=rank)
-        fake.outcome.frames.append(Frame(number, path, real, real_number=index))
+        fake.outcome.frames.append(PreparedFrame(number, path, real, real_number=index))
         return rank
 
     def _write(
         self,
         video: Video,
-        outcome: Outcome,
+        outcome: PreparedVideo,
         index: int,
         rank: int,
         frame: Image,
@@ -270,7 +280,7 @@ class _Manipulated:
       chosen: those of them that are cropped.
     """
 
-    def __init__(self, video: Video, outcome: Outcome, frames: Frames):
+    def __init__(self, video: Video, outcome: PreparedVideo, frames: Frames):
         self.video = video
         self.outcome = outcome
         self.frames = frames
@@ -326,7 +336,7 @@ def _fresh(out: Path, name: str) -> Path:
     return path
 
 
-def _open(video: Video, outcome: Outcome, stack: ExitStack) -> Frames | None:
+def _open(video: Video, outcome: PreparedVideo, stack: ExitStack) -> Frames | None:
     try:
         frames = open_frames(video.path)
     except VideoError as error:

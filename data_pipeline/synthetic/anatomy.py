@@ -72,7 +72,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Frame:
+class FaceFrame:
     """What changes from frame to frame. Angles are in radians, lengths in face units."""
 
     yaw: float
@@ -155,9 +155,9 @@ def muted(rng: np.random.Generator, low: float, high: float) -> Color:
     return rng.uniform(low, high) + rng.uniform(0.2, 0.7) * (rng.uniform(low, high, 3) - low) / 2
 
 
-def draw_frame(rng: np.random.Generator) -> Frame:
+def draw_frame(rng: np.random.Generator) -> FaceFrame:
     """Draws a pose and an expression at random, within what an aligned crop keeps."""
-    return Frame(
+    return FaceFrame(
         yaw=float(np.clip(rng.normal(0, 0.10), -0.25, 0.25)),
         pitch=float(np.clip(rng.normal(0, 0.04), -0.10, 0.10)),
         roll=float(np.clip(rng.normal(0, 0.03), -0.08, 0.08)),
@@ -178,13 +178,13 @@ def surface(points: Points) -> Points:
     return np.column_stack((x, y, z))
 
 
-def project(points: Points, frame: Frame) -> Points:
+def project(points: Points, frame: FaceFrame) -> Points:
     """Projects points [K, 3] in face units into a frame: [K, 2] in shares of the picture's side."""
     matrix, offset = frame.view
     return points @ matrix + offset
 
 
-def landmarks_of(identity: Identity, frame: Frame) -> Points:
+def landmarks_of(identity: Identity, frame: FaceFrame) -> Points:
     """Places the 68 landmarks of a person in a frame, in face units: [68, 3]."""
     parts = (
         _jaw(identity, frame),
@@ -204,7 +204,7 @@ def landmarks_of(identity: Identity, frame: Frame) -> Points:
     return points
 
 
-def _jaw(identity: Identity, frame: Frame) -> Points:
+def _jaw(identity: Identity, frame: FaceFrame) -> Points:
     t = np.linspace(0, np.pi, 17)
     chin = identity.chin + 0.5 * frame.mouth_open
     x = -np.sign(np.cos(t)) * np.abs(np.cos(t)) ** identity.jaw_square
@@ -213,7 +213,7 @@ def _jaw(identity: Identity, frame: Frame) -> Points:
     return np.column_stack((x * narrow, y))
 
 
-def _brows(identity: Identity, frame: Frame) -> Points:
+def _brows(identity: Identity, frame: FaceFrame) -> Points:
     u = np.linspace(-1, 1, 5)
     arch = identity.brow_arch * (1 - (u + 0.2) ** 2) - 0.02 * u
     height = -(identity.brow_height + frame.brow_raise)
@@ -230,7 +230,7 @@ def _nose(identity: Identity) -> Points:
     return np.concatenate((bridge, base))
 
 
-def _eyes(identity: Identity, frame: Frame) -> Points:
+def _eyes(identity: Identity, frame: FaceFrame) -> Points:
     width, tilt = identity.eye_width, identity.eye_tilt
     up = identity.eye_open * frame.eyes_open
     left = np.asarray(
@@ -242,7 +242,7 @@ def _eyes(identity: Identity, frame: Frame) -> Points:
     return np.concatenate((left, right))
 
 
-def _mouth(identity: Identity, frame: Frame) -> Points:
+def _mouth(identity: Identity, frame: FaceFrame) -> Points:
     width = identity.mouth_width * (1 + 0.12 * frame.smile)
     y0 = identity.nose_length + 0.26 + 0.10 * (identity.chin - 1.18)
     gap, upper, lower = frame.mouth_open, identity.lip_upper, identity.lip_lower

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.synthetic.anatomy import (
-    Frame,
+    FaceFrame,
     Identity,
     Points,
     curve,
@@ -198,7 +198,7 @@ def _nose(canvas: Canvas, identity: Identity, landmarks: Points, light: Light) -
         canvas.fill(nostril, skin * (0.3, 0.2, 0.18), 0.9, 0.008)
 
 
-def _mouth(canvas: Canvas, identity: Identity, frame: Frame, landmarks: Points) -> None:
+def _mouth(canvas: Canvas, identity: Identity, frame: FaceFrame, landmarks: Points) -> None:
     lips, skin = identity.lips, identity.skin
     outer, inner = landmarks[48:60], landmarks[60:68]
     canvas.lines([np.add(outer[7:12], (0, 0.08, 0))], skin * 0.55, 0.06, 0.4, 0.04)
@@ -217,7 +217,7 @@ def _mouth(canvas: Canvas, identity: Identity, frame: Frame, landmarks: Points) 
     canvas.lines(corners, skin * 0.5, 0.04, 0.5, 0.015)
 
 
-def _eyes(canvas: Canvas, identity: Identity, frame: Frame, landmarks: Points) -> None:
+def _eyes(canvas: Canvas, identity: Identity, frame: FaceFrame, landmarks: Points) -> None:
     skin, iris = identity.skin, identity.iris
     for eye in (landmarks[36:42], landmarks[42:48]):
         outline = curve(eye, closed=True, steps=4)

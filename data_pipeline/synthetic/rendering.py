@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data_pipeline.synthetic.anatomy import Frame, Points, muted, project, surface
+from data_pipeline.synthetic.anatomy import FaceFrame, Points, muted, project, surface
 
 SUPERSAMPLING = 2
 _SHIFT = 4  # OpenCV draws in sixteenths of a pixel
@@ -31,7 +31,7 @@ class Light:
 class Canvas:
     """Float RGB pixels [S, S, 3] in 0..255, painted in face units as seen in a frame."""
 
-    def __init__(self, side: int, frame: Frame) -> None:
+    def __init__(self, side: int, frame: FaceFrame) -> None:
         self.side = side
         self.frame = frame
         self.unit = frame.scale * side  # pixels in a face unit

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.faces.detection import open_detector
-from data_pipeline.fftg.measure import calibration
-from data_pipeline.fftg.measure.calibration import TYPES, Outcome, Plant, Portrait, UnforgedRegion
+from data_pipeline.fftg import calibration
+from data_pipeline.fftg.calibration import (
+    TYPES,
+    Plant,
+    PlantResult,
+    Portrait,
+    UnforgedRegion,
+)
 from data_pipeline.fftg.measure.forged_regions import region_threshold
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
@@ -34,8 +40,8 @@ class CalibrationResult:
     faces: int
     heldout: int
     fitted: AnnotatorSettings
-    single: list[Outcome]
-    double: list[Outcome]
+    single: list[PlantResult]
+    double: list[PlantResult]
     unforged: list[list[UnforgedRegion]]
 
     @property
@@ -93,7 +99,7 @@ def write_report(report: Path, result: CalibrationResult) -> None:
 
 
 def _write_plots(
-    report: Path, outcomes: list[Outcome], unforged: list[list[UnforgedRegion]]
+    report: Path, outcomes: list[PlantResult], unforged: list[list[UnforgedRegion]]
 ) -> None:
     """One plot of each type's scores by planted type, and one of the mask against the noise."""
     for kind in TYPES:

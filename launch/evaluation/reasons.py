@@ -18,7 +18,7 @@ from jax_vlffd.vocabulary import REGIONS
 from launch.cli.progress import note
 from launch.experiment import config as configs
 from launch.experiment import explanations
-from launch.experiment.workdir import Run
+from launch.experiment.workdir import TrainedRun
 
 UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
 
@@ -45,7 +45,7 @@ class ReasonSets:
 
 
 def score_reasons(
-    run: Run, name: str, sets: ReasonSets, clip: str = "", *, controls: bool = False
+    run: TrainedRun, name: str, sets: ReasonSets, clip: str = "", *, controls: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Scores the reasons of a run, and of controls.
 

@@ -21,7 +21,7 @@ from launch.experiment import remote_workdir, results
 if TYPE_CHECKING:
     from jax_vlffd.evaluation.calibration import Calibration
     from jax_vlffd.evaluation.scores import Scores
-    from launch.experiment.workdir import Run
+    from launch.experiment.workdir import TrainedRun
 
 #: Severities of a corruption.
 _SEVERITIES = range(1, 6)
@@ -103,7 +103,9 @@ def score_runs(
     done, total = 0, len(runs) * len(sets) * (1 + corrupted)
     with progress("scoring") as update:
 
-        def score(name: str, run: Run, set_name: str, corruption: Corruption | None) -> Scores:
+        def score(
+            name: str, run: TrainedRun, set_name: str, corruption: Corruption | None
+        ) -> Scores:
             nonlocal done
             kind = f", {corruption.kind} {corruption.severity}" if corruption else ""
             update(done, total, f"{name}: {set_name}{kind}")

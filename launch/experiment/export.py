@@ -98,7 +98,7 @@ def _checked(path: Path, metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, workdir: Path, run: runs.Run, name: str, metrics: Mapping[str, Any] | None
+    folder: Path, workdir: Path, run: runs.TrainedRun, name: str, metrics: Mapping[str, Any] | None
 ) -> None:
     """Writes the whole export into an empty folder."""
     parameters = {path: np.asarray(value) for path, value in run.parameters.items()}
@@ -144,7 +144,7 @@ def _write(
     exported.write_checksums(folder)
 
 
-def _data_cards(run: runs.Run) -> dict[str, dict[str, Any] | None]:
+def _data_cards(run: runs.TrainedRun) -> dict[str, dict[str, Any] | None]:
     """The data cards of the run's packed sets, by folder."""
     trained = run.trained or {"train": [], "validation": []}
     return {entry["set"]: entry["card"] for entry in (*trained["train"], *trained["validation"])}

@@ -19,7 +19,7 @@ from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
     from jax_vlffd.geometry import Trained
-    from launch.experiment.workdir import Run
+    from launch.experiment.workdir import TrainedRun
 
 #: The files, in the order in which they are written.
 SCORES, REPORT, METRICS = "scores.csv", "report.html", "metrics.json"
@@ -42,7 +42,7 @@ def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
     return described
 
 
-def described_model(name: str, folder: str | Path, run: Run) -> dict[str, Any]:
+def described_model(name: str, folder: str | Path, run: TrainedRun) -> dict[str, Any]:
     """Name, workdir, step and hash of a model, the hash as in the output of `launch.predict`."""
     return {"name": name, "workdir": str(folder), "step": run.step, "hash": run.hash()}
 

@@ -41,7 +41,7 @@ def _checkpoints(workdir: Path) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(TrainedModel):
+class TrainedRun(TrainedModel):
     """A trained detector with its parameters on all devices, ready to score.
 
     config: as resolved in training. tokenizer: of the run. history: the lines of metrics.jsonl. methods: of
@@ -81,7 +81,7 @@ def load_run(
     step: str = "best",
     train_data: Sequence[str] = (),
     validation: Sequence[str] = (),
-) -> Run:
+) -> TrainedRun:
     """Loads a workdir's `best` or `latest` checkpoint, or an export, onto all devices.
 
     Folders that its config names are not opened: a workdir is untrusted.
@@ -120,7 +120,7 @@ def load_run(
     methods = (training_data.methods(trained) if trained else ()) or data.methods
     if not methods and exported.is_export(workdir):  # older exports
         methods = tuple(map(str, exported.read_manifest(workdir).get("methods") or ()))
-    return Run(
+    return TrainedRun(
         **vars(read) | {"model": run.model}, config=config, tokenizer=tokenizer,
         scorer=Scorer(plan, data, tokenizer), history=read_history(workdir), methods=methods,
         trained=trained,

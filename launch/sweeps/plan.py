@@ -30,7 +30,7 @@ _MAX_ID_WORDS = 72  # letters of an id before its digest
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One run of a sweep.
 
     index: its position in the list. overrides: keys changed by `get_sweep()`, with values as in the config.
@@ -92,7 +92,7 @@ def read_sweep(recipe: Path) -> list[Any]:
 
 def plan(
     config: config_dict.ConfigDict, sweep: Sequence[Any], command_line: Mapping[str, Any]
-) -> list[Run]:
+) -> list[SweepRun]:
     """Resolves and checks every run of a sweep.
 
     Args:
@@ -104,7 +104,7 @@ def plan(
       UserError: an unknown key (names the nearest), an invalid value, two equal runs, or a key that the
         command line sets too.
     """
-    runs: list[Run] = []
+    runs: list[SweepRun] = []
     base = configs.flat(config.to_dict())
     for index, overrides in enumerate(sweep):
         where = f"get_sweep(), run {index}"
@@ -126,7 +126,7 @@ def plan(
             raise UserError(f"{where}: {error}") from error
         # With the config's own types, so that 1 and 1.0 give the same run.
         flat = configs.flat(values)
-        run = Run(index, {key: flat[key] for key in overrides}, command_line, values)
+        run = SweepRun(index, {key: flat[key] for key in overrides}, command_line, values)
         if same := [other.index for other in runs if other.id == run.id]:
             raise UserError(f"{where} is the same as run {same[0]} ({run.label}); leave one out")
         if unset := [key for key, value in run.overrides.items() if value is None]:
@@ -158,23 +158,23 @@ class Folder:
 
     path: Path
 
-    def workdir(self, run: Run) -> Path:
+    def workdir(self, run: SweepRun) -> Path:
         """The run's workdir."""
         return self.path / RUNS / run.id
 
-    def log(self, run: Run) -> Path:
+    def log(self, run: SweepRun) -> Path:
         """Log of the run's commands."""
         return self.path / LOGS / f"{run.id}.log"
 
-    def failure(self, run: Run) -> Path:
+    def failure(self, run: SweepRun) -> Path:
         """Record of the run's last failure."""
         return self.path / FAILURES / f"{run.id}.json"
 
-    def summary(self, run: Run) -> dict[str, Any] | None:
+    def summary(self, run: SweepRun) -> dict[str, Any] | None:
         """The `summary.json` of a completely trained run, else None."""
         return read_object(self.workdir(run) / "summary.json")
 
-    def evaluation(self, run: Run, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    def evaluation(self, run: SweepRun, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The run's `metrics.json` if it is of this request and the run's best checkpoint, else None.
 
         Args:
@@ -200,7 +200,7 @@ class Folder:
             return None
         return metrics if same and step == summary.get("best_step") else None
 
-    def status(self, run: Run, request: Mapping[str, Any]) -> str:
+    def status(self, run: SweepRun, request: Mapping[str, Any]) -> str:
         """'done', 'failed', 'trained' (not evaluated), 'begun' or 'new'."""
         trained = self.summary(run) is not None
         if trained and self.evaluation(run, request) is not None:
@@ -211,7 +211,7 @@ class Folder:
             return "trained"
         return "begun" if self.workdir(run).exists() else "new"
 
-    def check(self, runs: Iterable[Run]) -> None:
+    def check(self, runs: Iterable[SweepRun]) -> None:
         """Checks that existing workdirs belong to these runs, and that new runs' changes have an effect.
 
         Raises:

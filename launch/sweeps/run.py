@@ -22,7 +22,7 @@ from launch.cli import table
 from launch.cli.progress import note, progress
 from launch.experiment import config as configs
 from launch.experiment import results
-from launch.sweeps.plan import EVALUATION, Folder, Run
+from launch.sweeps.plan import EVALUATION, Folder, SweepRun
 
 
 def request(sets: Mapping[str, str], split: str, bootstrap: int) -> dict[str, Any]:
@@ -67,18 +67,18 @@ class Sweep:
 
     recipe: str
     folder: Folder
-    runs: Sequence[Run]
+    runs: Sequence[SweepRun]
     request: Mapping[str, Any]
     metric: str = "frame_auc"
 
-    def print_runs(self, chosen: Sequence[Run]) -> None:
+    def print_runs(self, chosen: Sequence[SweepRun]) -> None:
         """Prints the runs and their status."""
         table.show(
             [str(run.index), self.folder.status(run, self.request), run.id, run.label]
             for run in chosen
         )
 
-    def print_commands(self, chosen: Sequence[Run]) -> None:
+    def print_commands(self, chosen: Sequence[SweepRun]) -> None:
         """Prints the remaining commands, ready for a shell."""
         for run in chosen:
             trained = self.folder.summary(run)
@@ -87,7 +87,7 @@ class Sweep:
             if trained is None or self.folder.evaluation(run, self.request) is None:
                 print(f"python -m {shlex.join(self._evaluate(run))}")
 
-    def run(self, chosen: Sequence[Run]) -> None:
+    def run(self, chosen: Sequence[SweepRun]) -> None:
         """Runs them one after another and prints the table of all; SIGTERM ends the current command.
 
         Raises:
@@ -130,11 +130,11 @@ class Sweep:
                 "same command later to check them"
             )
 
-    def _train(self, run: Run) -> list[str]:
+    def _train(self, run: SweepRun) -> list[str]:
         workdir = self.folder.workdir(run)
         return ["launch.train", f"--config={self.recipe}", f"--workdir={workdir}", *run.flags()]
 
-    def _evaluate(self, run: Run) -> list[str]:
+    def _evaluate(self, run: SweepRun) -> list[str]:
         workdir, request = self.folder.workdir(run), self.request
         return [
             "launch.evaluate", f"--workdir={workdir}", f"--out={workdir / EVALUATION}",
@@ -143,7 +143,7 @@ class Sweep:
             *(f"--data={name}={entry['path']}" for name, entry in request["sets"].items()),
         ]  # fmt: skip
 
-    def _do(self, run: Run, log: IO[bytes]) -> str:
+    def _do(self, run: SweepRun, log: IO[bytes]) -> str:
         """Does what is left of a run's training and evaluation; returns why it failed, '' on success."""
         folder = self.folder
         if folder.summary(run) is None and (message := self._call(run, self._train(run), log)):
@@ -156,7 +156,7 @@ class Sweep:
         folder.failure(run).unlink(missing_ok=True)
         return ""
 
-    def _call(self, run: Run, arguments: Sequence[str], log: IO[bytes]) -> str:
+    def _call(self, run: SweepRun, arguments: Sequence[str], log: IO[bytes]) -> str:
         """Runs one command with output to the log; returns why it failed, '' on success."""
         log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
         log.flush()
@@ -221,7 +221,7 @@ def _interrupt(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Folder, run: Run) -> Iterator[IO[bytes] | None]:
+def _claimed(folder: Folder, run: SweepRun) -> Iterator[IO[bytes] | None]:
     """Opens and locks the run's log for appending; yields None if another process has the lock."""
     path = folder.log(run)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from data_pipeline.datasets import COMPRESSED, PLAIN, Collection
 from data_pipeline.faces.alignment import CropSettings
 from data_pipeline.preparation import store
 from data_pipeline.preparation.runner import Preparer, prepare_all, video_groups
-from data_pipeline.preparation.store import Outcome
+from data_pipeline.preparation.store import PreparedVideo
 from tests.support.video_trees import DiscDetector, clip, write_video
 
 SIZE = 96
@@ -26,7 +26,7 @@ def prepare(
     face_detector: DiscDetector | None = None,
     workers: int = 1,
     shard: slice = slice(None),
-) -> tuple[dict[str, Outcome], list[dict[str, str]]]:
+) -> tuple[dict[str, PreparedVideo], list[dict[str, str]]]:
     """Prepares a collection; the outcomes by `<group>/<name>`, and the rows of pairs.csv."""
     preparer = Preparer(
         out, frames, CropSettings(SIZE), face_detector=face_detector or DiscDetector()

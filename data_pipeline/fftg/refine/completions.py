@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.json_reading import parse_json
 from data_pipeline.fftg.refine.prompts import Message
-from data_pipeline.fftg.refine.replies import reply_schema
+from data_pipeline.fftg.refine.reply_schema import reply_schema
 from data_pipeline.fftg.refine.settings import RefineSettings
 
 #: Reply formats, strictest first; an endpoint that refuses one is asked with the next.

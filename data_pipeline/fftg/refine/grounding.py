@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from data_pipeline.fftg.refine.reply_schema import Reply
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES, VERDICTS, regions_named, types_named
-
-if TYPE_CHECKING:
-    from data_pipeline.fftg.refine.replies import Reply
 
 #: Every kind of violation, in the order of reports.
 KINDS: Final = (

@@ -88,7 +88,7 @@ def refine_annotations(
         plan = prompter.plan(lines)
         summary.reused = sum(journal.get(q.key, 0) is not None for q in plan.questions)
         print(estimate_text(plan, journal, settings))
-        run = _Run(prompter, journal, plan, summary, progress)
+        run = _QuestionLoop(prompter, journal, plan, summary, progress)
         asyncio.run(run.ask_all())
         if summary.stopped == _INTERRUPTED:
             raise KeyboardInterrupt
@@ -167,7 +167,7 @@ def _readable(conversation: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-class _Run:
+class _QuestionLoop:
     """Asks all open questions; each reply is in the journal before the run goes on."""
 
     def __init__(

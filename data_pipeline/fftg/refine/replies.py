@@ -7,51 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from data_pipeline.core.json_reading import parse_json_at
 from data_pipeline.fftg.refine import grounding
 from data_pipeline.fftg.refine.grounding import Violation
-from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS
+from data_pipeline.fftg.refine.reply_schema import Reply
 
 _MAX_REPLY = 20_000  # characters; a good one has about 500
 _MAX_PARSED = 10 * _MAX_REPLY  # characters of failed attempts to parse
-_CLOSED = ConfigDict(
-    json_schema_extra={"additionalProperties": False}
-)  # required by strict schemas
-
-
-class RegionReply(BaseModel):
-    """One described region. Any words are accepted here; `grounding` checks them."""
-
-    model_config = _CLOSED
-    region: str = Field(max_length=40, json_schema_extra={"enum": list(REGIONS)})
-    types: list[str] = Field(max_length=20, json_schema_extra={"items": {"enum": list(TYPES)}})
-
-
-class Reply(BaseModel):
-    """The object that the prompts ask for."""
-
-    model_config = _CLOSED
-    verdict: str = Field(json_schema_extra={"enum": list(VERDICTS)})
-    regions: list[RegionReply] = Field(max_length=20)
-    caption: str
-
-
-def reply_schema() -> dict[str, Any]:
-    """Returns the JSON schema of a reply, in the subset that strict structured output accepts."""
-    schema = Reply.model_json_schema()
-    for model in (schema, *schema["$defs"].values()):
-        model.pop("description", None)
-        for field in model["properties"].values():
-            for name in (
-                "maxItems",
-                "maxLength",
-            ):  # our own bounds, which strict mode may not support
-                field.pop(name, None)
-            if "enum" in field.get("items", {}):
-                field["items"]["type"] = "string"
-    return schema
 
 
 def judge(

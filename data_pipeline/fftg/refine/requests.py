@@ -28,7 +28,8 @@ from data_pipeline.fftg.refine.prompts import (
     messages,
 )
 from data_pipeline.fftg.refine.repair import repair_messages
-from data_pipeline.fftg.refine.replies import Reply, judge
+from data_pipeline.fftg.refine.replies import judge
+from data_pipeline.fftg.refine.reply_schema import Reply
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE

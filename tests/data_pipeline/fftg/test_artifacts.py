@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.faces.regions import region_maps
+from data_pipeline.fftg import calibration
 from data_pipeline.fftg.findings import annotate_pair
-from data_pipeline.fftg.measure import artifacts, calibration
+from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import compare
 from data_pipeline.fftg.measure.thresholds import DEFAULT
 from data_pipeline.synthetic import forgeries

@@ -55,7 +55,7 @@ def test_recompression_is_not_a_forgery(seed: int, quality: int) -> None:
 
 
 def test_recompressed_real_faces_have_no_forged_region(shared_dir: Path) -> None:
-    from data_pipeline.fftg.measure.calibration import measure_noise, portraits, reencoded
+    from data_pipeline.fftg.calibration import measure_noise, portraits, reencoded
 
     face_detector = pytest.importorskip("data_pipeline.faces.detection").open_detector("dlib")
     faces = portraits([shared_dir / "data" / "ffpp_crops" / "FaceSwap" / "real"], face_detector)[
@@ -70,7 +70,7 @@ def test_recompressed_real_faces_have_no_forged_region(shared_dir: Path) -> None
 def test_a_reencoded_real_video_has_no_forged_region(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector
-    from data_pipeline.fftg.measure.calibration import encoded_again, measure_noise
+    from data_pipeline.fftg.calibration import encoded_again, measure_noise
 
     originals = shared_dir / "data" / "FaceForensics++" / "original_sequences" / "youtube"
     video = originals / "c40" / "videos" / "183.mp4"

@@ -12,7 +12,7 @@ from data_pipeline.datasets import PLAIN
 from data_pipeline.faces.alignment import CropSettings, crop_matrix, move
 from data_pipeline.faces.landmarks import stored_landmarks
 from data_pipeline.preparation import store
-from data_pipeline.preparation.store import Outcome
+from data_pipeline.preparation.store import PreparedVideo
 from tests.support.preparing import SIZE, prepare, read
 from tests.support.video_trees import (
     blank_frames,
@@ -182,7 +182,7 @@ def test_videos_that_cannot_be_read_fail_alone(root: Path, out: Path) -> None:
     assert f"failed: unreadable_video: {root / 'real/a.avi'} is damaged" in table
 
 
-def _keyed(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+def _keyed(outcomes: dict[str, PreparedVideo]) -> dict[str, PreparedVideo]:
     return {outcome.key: outcome for outcome in outcomes.values()}
 
 

@@ -33,7 +33,7 @@ class Trained:
 
     workdir: Path
     out: Path
-    run: runs.Run
+    run: runs.TrainedRun
     tokens: np.ndarray
     wanted: dict[str, np.ndarray]
 
@@ -66,7 +66,7 @@ def trained(made: Made) -> Callable[[str], Trained]:
     return compute
 
 
-def pixels(torch: Any, run: runs.Run) -> Any:
+def pixels(torch: Any, run: runs.TrainedRun) -> Any:
     x = normalize(jnp.asarray(IMAGES), run.model.image_mean, run.model.image_std)
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
 

@@ -59,7 +59,7 @@ def test_every_recipe_s_sweep_is_sound(recipe: str) -> None:
 # --- checked before anything runs ---
 
 
-def plan(*overrides: Any, command_line: Any = None) -> list[planned.Run]:
+def plan(*overrides: Any, command_line: Any = None) -> list[planned.SweepRun]:
     return planned.plan(demo.get_config(), overrides, command_line or {})
 
 

@@ -75,7 +75,7 @@ class Plant:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PlantResult:
     """The annotation of a plant.
 
     Attributes:
@@ -148,7 +148,7 @@ def plant_all(
         yield Plant(face, fake, region, tuple(str(kind) for kind in types))
 
 
-def annotate_plants(plants: Iterable[Plant], settings: AnnotatorSettings) -> list[Outcome]:
+def annotate_plants(plants: Iterable[Plant], settings: AnnotatorSettings) -> list[PlantResult]:
     """Annotates plants as pairs with their real faces."""
     outcomes = []
     for plant in plants:
@@ -157,7 +157,7 @@ def annotate_plants(plants: Iterable[Plant], settings: AnnotatorSettings) -> lis
         predicted = {name: finding.types for name, finding in findings.items() if finding.forged}
         evidence = findings[plant.region].evidence
         outcomes.append(
-            Outcome(
+            PlantResult(
                 plant, predicted, {kind: figures["score"] for kind, figures in evidence.items()}
             )
         )
@@ -205,7 +205,7 @@ def _good_thresholds(
     return float(good[0]), float(good[-1])
 
 
-def figures(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def figures(outcomes: Sequence[PlantResult]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of each type over all regions, and their means under `macro`.
 
     A type counts as predicted in a region if the region is called forged with that type; every type
@@ -226,7 +226,7 @@ def figures(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
     return {kind: dict(zip(names, map(float, values), strict=True)) for kind, values in columns}
 
 
-def confusion(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
+def confusion(outcomes: Sequence[PlantResult]) -> dict[str, dict[str, float]]:
     """For each planted type, the fraction of plants in whose region each type is predicted.
 
     `forged` is the fraction of planted regions called forged, `elsewhere` of plants with another
