@@ -242,7 +242,7 @@ def test_listing_and_a_dry_run_write_nothing(
         (["--index=1", "--shard=0/2"], "--index and --shard both choose runs"),
         (["--shard=2/2"], "--shard=2/2: write i/n"),
         (["--data=x"], "--data=x: write NAME=PATH"),
-        (["--config.data.validation="], "nothing to train and compare on"),
+        (["--config.data.validation="], "no set to train and compare on"),
     ],
 )
 def test_mistakes_are_one_line(
