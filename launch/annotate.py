@@ -82,6 +82,10 @@ def main(argv: Sequence[str]) -> None:
     values = {name: FLAGS[name].value for name in _SETTINGS}
     mode = (FLAGS.mode, FLAGS.batch, FLAGS.dry_run)
     refine_settings = refinement.settings_of(*mode, values)
+    if refine_settings is None:
+        command.check_unused(_SETTINGS, "without --model or --base_url: no caption is refined")
+    if not FLAGS.review:
+        command.check_unused(["review_sample"], "without --review")
     out = Path(FLAGS.out)
     tasks = read_pairs(Path(FLAGS.pairs))[shard(FLAGS.shard)]
     if FLAGS.masks:

@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from data_pipeline.packed.builder import pack
 
+    if FLAGS.split:
+        command.check_unused(["shares"], "with --split, which takes all lines that state none")
     shares = _shares(FLAGS.shares)
     with progress("packing") as update:
         card = pack(

@@ -48,6 +48,11 @@ def main(argv: Sequence[str]) -> None:
     from data_pipeline.core import discovery
     from jax_vlffd.errors import UserError
 
+    if FLAGS.crops:
+        cropping_flags = ("detector", "size", "margin", "align", "smallest")
+        command.check_unused(cropping_flags, "with --crops: nothing is detected or cropped")
+    if not (FLAGS.overlay or FLAGS.html):
+        command.check_unused(["maps"], "without --overlay or --html")
     names = [*argv[1:], *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
     if not names:
         raise UserError("no inputs: give images, videos or folders, or a file of paths with --list")

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from absl import app, flags, logging
@@ -87,6 +87,21 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
         if error.errno not in _STORAGE_ERRNOS:
             raise
         sys.exit(report(error))
+
+
+def check_unused(names: Iterable[str], reason: str) -> None:
+    """Refuses flags that have no effect.
+
+    Args:
+      names: of the flags.
+      reason: why they have none, as 'without --html'.
+
+    Raises:
+      UserError: one of them is set on the command line.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} has no effect {reason}; leave it out")
 
 
 def report(error: BaseException) -> int:

@@ -178,3 +178,23 @@ def test_no_command_is_left_out() -> None:
         if "command.run(main" in path.read_text() and "positional=True" not in path.read_text()
     }  # fmt: skip
     assert commands == COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "--checkpoint=x", "--crops", "--size=100", "a.png"), "--size has no effect with --crops"),
+        (("predict", "--checkpoint=x", "--maps", "a.png"), "--maps has no effect without --overlay"),
+        (("annotate", "--pairs=p.csv", "--out=o", "--max_usd=5"), "--max_usd has no effect without"),
+        (("annotate", "--pairs=p.csv", "--out=o", "--review_sample=9"), "--review_sample has no effect"),
+        (("pack", "--annotations=a", "--out=o", "--split=train", "--shares=50,25,25"), "--shares has no effect"),
+    ],
+)  # fmt: skip
+def test_a_flag_without_effect_is_refused(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    name, *rest = arguments
+    done = tiny.command(f"launch.{name}", *rest, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
