@@ -72,7 +72,9 @@ def model_flops(
     # The products of cuDNN's attention do not show in a trace.
     compute = dataclasses.replace(model.compute, attention="xla")
     spec = StepSpec(dataclasses.replace(model, compute=compute), loss, separate_captions)
-    mesh: Any = jax.sharding.AbstractMesh((1,) * len(AXES), AXES)
+    # Later versions of JAX make the axes explicit by default.
+    axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+    mesh: Any = jax.sharding.AbstractMesh((1,) * len(AXES), AXES, axis_types=axis_types)
     plan = make_plan(spec, mesh, tuning, OptimConfig(), steps=1, warmup_steps=0)
     batch_loss = make_loss(plan)
     batch = batch_shapes(spec, batch_size, text_length)
@@ -151,9 +153,11 @@ def _products(jaxpr: Any, depends: Sequence[bool]) -> tuple[float, float, list[b
             body, iterations = getattr(part, "jaxpr", part), equation.params.get("length", 1)
             inner = _products(body, inputs)
             if equation.primitive.name == "scan":  # a carry can depend on the previous iteration
-                start = equation.params["num_consts"]
-                end = start + equation.params["num_carry"]
-                inputs[start:end] = map(max, inputs[start:end], inner[2])
+                end, carried = (
+                    sum(v.aval.ndim == w.aval.ndim for v, w in zip(*pair, strict=True))
+                    for pair in ((equation.invars, body.invars), (equation.outvars, body.outvars))
+                )  # what is scanned over has a dimension less in the body
+                inputs[end - carried : end] = map(max, inputs[end - carried : end], inner[2])
                 inner = _products(body, inputs)
             forward, train = forward + iterations * inner[0], train + iterations * inner[1]
             outputs = inner[2]
