@@ -68,6 +68,7 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[S
         yield peers
         if isinstance(peers, ProcessGroup):
             peers.leave()
+            jax.distributed.shutdown()  # at a barrier: process 0 takes the service with it
     except BaseException as error:
         if not started or coordination().num_processes == 1:
             raise
