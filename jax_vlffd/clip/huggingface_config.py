@@ -106,13 +106,13 @@ def _check_model_type(values: Mapping[str, Any], wanted: str) -> None:
 
 def _tower_values(values: Mapping[str, Any], tower: str) -> dict[str, Any]:
     # Old files keep the real values in *_config_dict beside an empty *_config.
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for name in (f"{tower}_config", f"{tower}_config_dict"):
         part = values.get(name) or {}
         if not isinstance(part, Mapping):
             raise UserError(f"{name} is not an object")
-        found |= part
-    return found
+        merged |= part
+    return merged
 
 
 def _read(

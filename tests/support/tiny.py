@@ -203,7 +203,7 @@ def environment(cache: Path | None = None) -> dict[str, str]:
     return result
 
 
-#: What of an environment a forked command can be told anew; of others libraries ask when they are imported.
+#: Variables that a forked command can still change; libraries read the others when they are imported.
 _TOLD_ANEW = {
     *("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"),
     *("OPENAI_API_KEY", "OPENAI_BASE_URL"),

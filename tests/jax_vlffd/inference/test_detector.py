@@ -191,7 +191,7 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         (target / "explanation.safetensors").write_bytes(b"{}")
     elif kind == "calibration":
         (target / "calibration.json").write_bytes(b"\xff")
-    elif kind == "a weight that is no float":
+    elif kind == "a weight that is not a float":
         config["config"]["loss"]["image"] = 10**400
     text = "[" * 100_000 if kind == "nested" else json.dumps(config)
     (target / "config.json").write_text(text)
@@ -208,7 +208,7 @@ def broken(folder: Path, workdir: Path, kind: str) -> Path:
         ("keys", "did you mean 'width'"),
         ("hugging face", "not a run's config"),
         ("nested", "not a run's config"),
-        ("a weight that is no float", "not a run's config"),
+        ("a weight that is not a float", "not a run's config"),
         ("no checkpoint", "no checkpoint yet"),
         ("no folder", "no such folder"),
         ("empty", "is not a trained workdir or an export"),
