@@ -53,8 +53,8 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "vocabulary", "preprocessing", "path_containment", "settings", "clip", "config", "geometry",
-        "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
+        "errors", "vocabulary", "preprocessing", "path_containment", "checksums", "settings", "clip", "config",
+        "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
         "compilation",
     ),
     "data_pipeline": (

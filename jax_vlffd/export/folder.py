@@ -6,7 +6,6 @@ workdir, and `orbax/`: the parameters exactly as trained, adapters separate. Our
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from jax_vlffd import checksums, geometry
 from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:  # JAX is imported when parameters are read or written
@@ -21,12 +21,20 @@ if TYPE_CHECKING:  # JAX is imported when parameters are read or written
 
 MANIFEST: Final = "export.json"
 HF, HEADS, ADAPTER, PROGRAM = "hf", "heads.safetensors", "adapter", "model.stablehlo"
-PARAMETERS, CARD, CHECKSUMS = "orbax", "README.md", "SHA256SUMS"
+PARAMETERS, CARD, CHECKSUMS = "orbax", "README.md", checksums.FILE
 #: What only other libraries read: our commands work without it.
 FOR_OTHERS: Final = (f"{HF}/", f"{ADAPTER}/", PROGRAM)
+#: What our commands would read though it was added to the folder.
+_READ: Final = (
+    "calibration.json",
+    "explanation.safetensors",
+    geometry.FILE,
+    f"{PARAMETERS}/",
+    "tokenizer/",
+)
 
 VERSION: Final = 1
-_MAX_BYTES: Final = 4 << 20  # of the manifest and of the list of checksums
+_MAX_BYTES: Final = 4 << 20  # of the manifest
 
 
 def is_export(folder: Path) -> bool:
@@ -62,15 +70,42 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _listed(folder: Path) -> list[str]:
-    """The names in the list of checksums, all of them inside the folder."""
-    path = folder / CHECKSUMS
-    names = [line.partition("  ")[2] for line in _small_text(path).splitlines()]
-    if not names or any(
-        not name or Path(name).is_absolute() or ".." in Path(name).parts for name in names
-    ):
-        raise UserError(f"{path}: not a list of an export's files; copy the folder again")
-    return names
+def check_files(folder: Path) -> None:
+    """Checks the bytes of all files that our commands read against the list of checksums.
+
+    The model card may be edited, and what only other libraries read is not checked.
+
+    Raises:
+      UserError: a file was changed or added since the export; names it.
+    """
+    listed = {name: digest for name, digest in _listed(folder).items() if _is_read(name)}
+    wrong = checksums.changed(folder, listed) + [
+        name
+        for path in folder.rglob("*")
+        if path.is_file()
+        and (name := path.relative_to(folder).as_posix()) not in listed
+        and name.startswith(_READ)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{folder}: {', '.join(wrong[:3])}{more} differs from {CHECKSUMS}: the export was damaged or "
+            "changed; copy the whole folder again, or export the run again"
+        )
+
+
+def _is_read(name: str) -> bool:
+    return not name.startswith(FOR_OTHERS) and name != CARD
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """Name -> digest in the list of checksums."""
+    try:
+        return checksums.read(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder / CHECKSUMS}: cannot be read ({error}); copy the whole export again"
+        ) from None
 
 
 def _small_text(path: Path) -> str:
@@ -140,13 +175,3 @@ def _faults(
         if stored[name] != expected[name].shape
     ]
     return faults
-
-
-def write_checksums(folder: Path) -> None:
-    """Writes `SHA256SUMS` for every file in the folder, for `sha256sum -c`."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
-    (folder / CHECKSUMS).write_text("".join(lines), "utf-8")

@@ -99,6 +99,8 @@ def open_trained(
     if not folder.exists():
         folder = _from_hub(str(source))
     check_trained(folder, checkpoints, str(source))
+    if exported.is_export(folder):
+        exported.check_files(folder)
     model, masks = _read_model(folder)
     wanted = _on_one_device(model) if abstract is None else abstract
     parameters: Mapping[str, Any]

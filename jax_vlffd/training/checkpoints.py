@@ -2,7 +2,8 @@
 
 A checkpoint `checkpoints/<step>` holds the parameters, the rest of the state, the position in the data and
 the clock. Orbax writes it under a temporary name and renames it when complete, so a run that is killed while
-saving continues from the previous one. In a multi-host run each process has a `Checkpoints` and makes the same
+saving continues from the previous one. Digests of its files are kept with it and checked when it is read;
+those of older versions have none. In a multi-host run each process has a `Checkpoints` and makes the same
 calls; the folder is on shared storage.
 """
 
@@ -19,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jax_vlffd import checksums
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import storage
 from jax_vlffd.training.heartbeat import replace_text
@@ -79,6 +81,7 @@ class Checkpoints:
             and self._peers.exchange(self._has_partial_saves())[0],
             enable_async_checkpointing=not read_only,
             async_options=ocp.AsyncOptions(barrier_sync_fn=storage.barrier),
+            temporary_path_class=storage.TemporaryPath if isinstance(folder, Path) else None,
         )
         self._manager = ocp.CheckpointManager(
             storage.for_orbax(folder),
@@ -132,18 +135,19 @@ class Checkpoints:
           UserError: this or the save before could not be written.
         """
         step = int(state.step)
+        position, metrics = checksums.seal(position), checksums.seal(metrics or {})
         try:
             if step in self._manager.all_steps():
-                self._complete(step, position, metrics or {})
+                self._complete(step, position, metrics)
                 return
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     parameters=ocp.args.StandardSave(state.parameters),
                     rest=ocp.args.StandardSave({"step": state.step, "optimizer": state.optimizer}),
-                    position=ocp.args.JsonSave(dict(position)),
+                    position=ocp.args.JsonSave(position),
                 ),
-                metrics=dict(metrics or {}),  # Orbax warns of none
+                metrics=metrics,
                 force=True,
             )
             threading.Thread(target=self._wait_for_save, daemon=True).start()
@@ -218,7 +222,10 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged or of another model.
         """
-        rest = {"step": abstract.step, "optimizer": abstract.optimizer}
+        folder, rest = (
+            self.folder / str(step),
+            {"step": abstract.step, "optimizer": abstract.optimizer},
+        )
         restored = self._restore(
             step,
             parameters=ocp.args.StandardRestore(abstract.parameters),
@@ -226,7 +233,10 @@ class Checkpoints:
             position=ocp.args.JsonRestore(),
         )
         state = TrainState(restored.rest["step"], restored.parameters, restored.rest["optimizer"])
-        return state, restored.position
+        try:
+            return state, checksums.unseal(restored.position, storage.has_checksums(folder))
+        except checksums.ChangedError as error:
+            raise storage.read_error(folder, error) from error
 
     def restore_parameters(
         self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int
@@ -239,10 +249,32 @@ class Checkpoints:
         return self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract))).parameters
 
     def _restore(self, step: int, **items: Any) -> Any:
+        folder = self.folder / str(step)
+        checked = self._check_files(folder, items)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # TensorStore's own errors have no other base
-            raise storage.read_error(self.folder / str(step), error) from error
+            raise storage.read_error(folder, error, whole=checked) from error
+
+    def _check_files(self, folder: Folder, items: Mapping[str, Any]) -> bool:
+        """Checks a checkpoint against its digests, each process a share; returns whether it has any.
+
+        Raises:
+          UserError: it is damaged, or cannot be read; the same on every process.
+        """
+        listed: dict[str, str] = {}
+        problem, damaged = "", False
+        try:
+            listed = storage.read_checksums(folder)
+            share = [*listed.items()][self._peers.index :: self._peers.count]
+            storage.check_files(folder, dict(share), items)
+        except (UserError, OSError) as error:
+            fault = storage.read_error(folder, error)
+            problem, damaged = str(fault), isinstance(fault, DamagedCheckpoint)
+        for text, proven in self._peers.exchange([problem, damaged]):
+            if text:
+                raise DamagedCheckpoint(text) if proven else UserError(text)
+        return bool(listed)
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
@@ -287,13 +319,15 @@ class Checkpoints:
         """
         broken: dict[Folder, UserError] = {}
         for file in sorted(self.folder.glob("*/metrics/metrics")):
+            folder = file.parents[1]
             try:
-                json.loads(file.read_text("utf-8"))
+                values = json.loads(file.read_text("utf-8"))
+                checksums.unseal(values, storage.has_checksums(folder))
             except (ValueError, OSError) as error:
-                fault = storage.read_error(file.parents[1], error)
+                fault = storage.read_error(folder, error)
                 if not isinstance(fault, DamagedCheckpoint):
                     raise fault from error
-                broken[file.parents[1]] = fault
+                broken[folder] = fault
         return broken
 
     def _move_damaged(self, damaged: Mapping[Folder, str]) -> None:

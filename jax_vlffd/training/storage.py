@@ -1,11 +1,12 @@
-"""Storage for Orbax: literal paths, a barrier that a failed save skips, and classified read errors."""
+"""Storage for Orbax: literal paths, digests, a barrier that a failed save skips, and classified read errors."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,9 +14,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 from etils.epath import gpath
 
+from jax_vlffd import checksums
 from jax_vlffd.errors import UserError
 
 Folder: TypeAlias = Path | epath.Path
+
+#: The parts of a checkpoint that its SHA256SUMS covers; the others' digests are within them.
+_SUMMED = ("parameters", "rest")
 
 #: First words of TensorStore's errors about files that are gone, truncated or changed ...
 _DAMAGE_CODES = (
@@ -53,6 +58,48 @@ def for_orbax(folder: Folder) -> epath.Path:
     return _LiteralPath(folder.absolute()) if isinstance(folder, Path) else folder
 
 
+class TemporaryPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A save on a file system, which gets its SHA256SUMS just before it is renamed to its step."""
+
+    async def finalize(self) -> None:
+        """Completes the save."""
+        await asyncio.to_thread(checksums.write, Path(self.get()), _SUMMED)
+        await super().finalize()
+
+
+def has_checksums(folder: Folder) -> bool:
+    """Whether a checkpoint has digests: older ones have none, nor has one in a bucket, which has its own."""
+    return isinstance(folder, Path) and (folder / checksums.FILE).exists()
+
+
+def read_checksums(folder: Folder) -> dict[str, str]:
+    """Name -> digest of a checkpoint's files; empty if it has none.
+
+    Raises:
+      DamagedCheckpoint: the list is damaged.
+      OSError: it cannot be read.
+    """
+    if not has_checksums(folder):
+        return {}
+    try:
+        return checksums.read(Path(folder))
+    except UserError as error:
+        raise _damaged(folder, str(error).split(";")[0]) from error
+
+
+def check_files(folder: Folder, listed: dict[str, str], items: Iterable[str]) -> None:
+    """Checks the files of some items of a checkpoint against their digests.
+
+    Raises:
+      DamagedCheckpoint: a file has other bytes than were saved.
+      OSError: a file cannot be read.
+    """
+    wanted = tuple(f"{item}/" for item in items)
+    some = {name: digest for name, digest in listed.items() if name.startswith(wanted)}
+    if some and (wrong := checksums.changed(Path(folder), some)):
+        raise _damaged(folder, f"{wrong[0]} is not as it was saved")
+
+
 def barrier(*, key: str, timeout_ms: int) -> None:
     """Waits for the other processes, unless this is a background thread whose save has failed.
 
@@ -63,8 +110,23 @@ def barrier(*, key: str, timeout_ms: int) -> None:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
-def read_error(folder: Folder, error: Exception) -> UserError:
-    """The error for a checkpoint that cannot be read: `DamagedCheckpoint` where that is proven."""
+def _damaged(folder: Folder, fault: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{folder}: the checkpoint is damaged or of another model ({fault}); "
+        "remove that folder to go back to the one before, or use another workdir"
+    )
+
+
+def read_error(folder: Folder, error: Exception, whole: bool = False) -> UserError:
+    """The error for a checkpoint that cannot be read: `DamagedCheckpoint` where that is proven.
+
+    Args:
+      folder: of the checkpoint.
+      error: of the read.
+      whole: whether its files of arrays have their digests: then an error of TensorStore proves nothing.
+    """
+    if isinstance(error, UserError):
+        return error
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__  # Orbax wraps TensorStore's errors
     code = str(error).split(":")[0]
@@ -77,14 +139,17 @@ def read_error(folder: Folder, error: Exception) -> UserError:
             f"{folder}: the checkpoint cannot be read now ({first_line(error)}); it is left as it is: see that "
             "this user may read it and that there is memory for it, and start again"
         )
-    text = (
-        f"{folder}: the checkpoint is damaged or of another model ({first_line(error)}); "
-        "remove that folder to go back to the one before, or use another workdir"
-    )
-    # A model that does not fit raises a plain ValueError.
     gone = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError))
-    garbled = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError))
-    return DamagedCheckpoint(text) if code in _DAMAGE_CODES or gone or garbled else UserError(text)
+    garbled = isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, checksums.ChangedError))
+    if gone or garbled or (code in _DAMAGE_CODES and not whole):
+        return _damaged(folder, first_line(error))
+    if whole:
+        return UserError(
+            f"{folder}: the checkpoint is of another model or version ({first_line(error)}); its files are as "
+            "they were saved: use another workdir"
+        )
+    # A model that does not fit raises a plain ValueError.
+    return UserError(str(_damaged(folder, first_line(error))))
 
 
 def _is_system_error(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.core.files import new_folder, read_object
+from jax_vlffd import checksums
 from jax_vlffd.errors import UserError
 from jax_vlffd.export import folder as exported
 from jax_vlffd.export import huggingface, stablehlo
@@ -136,12 +137,12 @@ def _write(
     (folder / exported.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     files = [f"{p.name}/" if p.is_dir() else p.name for p in folder.iterdir()]
     facts = model_card.Facts(
-        name, form, run.config, run.step, [*files, exported.CHECKSUMS],
+        name, form, run.config, run.step, [*files, checksums.FILE],
         read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run), metrics, note,
         run.methods,
     )  # fmt: skip
     (folder / exported.CARD).write_text(model_card.render(facts), "utf-8")
-    exported.write_checksums(folder)
+    checksums.write(folder)
 
 
 def _data_cards(run: runs.TrainedRun) -> dict[str, dict[str, Any] | None]:

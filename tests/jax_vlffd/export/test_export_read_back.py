@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jax_vlffd import Detector
+from jax_vlffd import Detector, checksums
 from jax_vlffd.errors import UserError
 from jax_vlffd.export import folder
+from jax_vlffd.inference.trained import open_trained
 from jax_vlffd.reports import model_card
 from launch.experiment import export
 from launch.experiment import workdir as runs
@@ -119,7 +121,7 @@ def test_parameters_that_lack_a_head_are_refused(copy: Path) -> None:
     values = {path: np.asarray(v) for path, v in runs.load_run(copy).parameters.items()}
     shutil.rmtree(copy / "orbax")
     folder.save_parameters(copy, {k: v for k, v in values.items() if "image_head" not in k})
-    folder.write_checksums(copy)
+    checksums.write(copy)
     refused(
         copy, str(copy / "orbax"), "not the parameters of the model that", "config.json describes: ",
         "image_head/bias is missing; image_head/weight is missing; copy the whole",
@@ -130,6 +132,7 @@ def test_an_export_of_another_architecture_is_refused(copy: Path) -> None:
     settings = json.loads((copy / "config.json").read_text())
     settings["config"]["model"]["vision"]["layers"] = 3
     (copy / "config.json").write_text(json.dumps(settings))
+    checksums.write(copy)
     refused(
         copy, str(copy / "orbax"), "not the parameters of the model that", "config.json describes: ",
         "vision/blocks/attention/key/bias is [2, 32], not [3, 32]", " more; ",
@@ -140,6 +143,7 @@ def test_truncated_parameters_are_reported(copy: Path) -> None:
     for file in (copy / "orbax").rglob("*"):
         if file.is_file() and file.stat().st_size > 4096:
             file.write_bytes(file.read_bytes()[:2048])
+    checksums.write(copy)
     refused(copy, str(copy / "orbax"), "damaged (", "copy the whole export again")
 
 
@@ -150,14 +154,43 @@ def test_truncated_parameters_are_reported(copy: Path) -> None:
         ("export.json", "[" * 100_000, "export.json: not JSON"),
         ("export.json", '{"version": 9}', "not an export of version 1"),
         ("export.json", '{"version": 1}', "has no step"),
-        ("SHA256SUMS", "0  ../../etc/passwd\n", "not a list of an export's files"),
+        ("SHA256SUMS", "0  ../../etc/passwd\n", "not a list of a folder's files"),
         ("calibration.json", "{}", "not a calibration of version"),
         ("config.json", "{}", "not a run's config"),
     ],
 )
 def test_a_damaged_export_is_named(copy: Path, file: str, content: str, message: str) -> None:
     (copy / file).write_text(content)
+    if file != checksums.FILE:
+        checksums.write(copy)
     refused(copy, str(copy / file), message)
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(500, marks=pytest.mark.campaign)])
+def test_no_flipped_byte_of_an_export_goes_unseen(copy: Path, count: int, seed: int) -> None:
+    """One byte at a time, anywhere in what our commands read."""
+    rng = random.Random(seed)
+    files = [copy / name for name in checksums.read(copy) if not name.startswith(folder.FOR_OTHERS)]
+    files = [file for file in files if file.name != folder.CARD and file.stat().st_size]
+    rng.shuffle(files)
+    for turn in range(count):
+        file = files[turn] if turn < len(files) else rng.choice(files)
+        sound = file.read_bytes()
+        changed = bytearray(sound)
+        changed[rng.randrange(len(changed))] ^= rng.randrange(1, 256)
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=str(copy)):
+            open_trained(copy)
+        file.write_bytes(sound)
+    open_trained(copy)
+
+
+def test_what_is_added_to_an_export_is_not_read(copy: Path) -> None:
+    (copy / "LICENSE").write_text("Any.")
+    (copy / folder.CARD).write_text("# A card, edited.")
+    runs.load_run(copy)
+    (copy / "orbax" / "more").write_text("")
+    refused(copy, str(copy), "orbax/more differs from SHA256SUMS", "copy the whole folder again")
 
 
 def test_what_cannot_be_exported_leaves_nothing(made: Made, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import errno
 import gc
+import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 
+from jax_vlffd import checksums
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import checkpoints as checkpoint
@@ -191,6 +194,11 @@ def test_what_a_killed_save_left_is_no_checkpoint(plan: TrainPlan, copied: Path)
 # --- what does not fit ---
 
 
+def read(folder: Path, plan: TrainPlan, step: int = 4) -> None:
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        checkpoints.restore(plan.abstract, step)
+
+
 def message(folder: Path, plan: TrainPlan, step: int = 4) -> str:
     with Checkpoints(folder, read_only=True) as checkpoints:
         with pytest.raises(UserError) as caught:
@@ -201,7 +209,7 @@ def message(folder: Path, plan: TrainPlan, step: int = 4) -> str:
 
 def test_a_checkpoint_of_another_model_is_an_error(written: Path) -> None:
     text = message(written, tiny.plan(tuning=TuningConfig("lora", "full"), lora_rank=2))
-    assert f"{written / '4'}: the checkpoint is damaged or of another model" in text
+    assert f"{written / '4'}: the checkpoint is of another model or version" in text
     assert "use another workdir" in text
 
 
@@ -269,6 +277,57 @@ def test_every_damaged_item_is_a_one_line_error(
         assert_same(checkpoints.restore(plan.abstract, 3)[0], filled(plan, 3))
 
 
+@pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.campaign)])
+def test_no_flipped_byte_goes_unseen(count: int, plan: TrainPlan, copied: Path, seed: int) -> None:
+    """One byte at a time, anywhere in what a resume reads."""
+    rng = random.Random(seed)
+    folder = copied / "4"
+    files = [
+        path
+        for part in ("parameters", "rest", "position", "metrics")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file()
+        and path.stat().st_size
+        and (part in ("parameters", "rest") or path.name in ("metadata", "metrics"))
+    ]
+    for turn in range(count):
+        file = files[turn] if turn < len(files) else rng.choice(files)
+        sound = file.read_bytes()
+        changed = bytearray(sound)
+        changed[rng.randrange(len(changed))] ^= rng.randrange(1, 256)
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=f"{folder}: the checkpoint is damaged"):
+            read(copied, plan)
+        file.write_bytes(sound)
+    with Checkpoints(copied, read_only=True) as checkpoints:
+        assert_same(checkpoints.restore(plan.abstract, 4)[0], filled(plan, 4))
+
+
+def test_a_flipped_byte_moves_the_checkpoint_away(
+    plan: TrainPlan, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = (copied / "4" / "parameters").rglob("_METADATA")
+    file.write_bytes(file.read_bytes()[:-1] + b" ")
+    with Checkpoints(copied) as checkpoints:
+        state, _ = checkpoints.restore_newest(plan.abstract)
+    assert_same(state, filled(plan, 3))
+    assert "parameters/_METADATA is not as it was saved" in capsys.readouterr().err
+    assert (copied.parent / DAMAGED_FOLDER / "4.0").is_dir()
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digests_and_is_read(
+    plan: TrainPlan, copied: Path
+) -> None:
+    folder = copied / "4"
+    (folder / checksums.FILE).unlink()
+    (folder / "position" / "metadata").write_text(json.dumps(POSITION))
+    (folder / "metrics" / "metrics").write_text('{"auc": 0.5}')
+    with Checkpoints(copied) as checkpoints:
+        state, position = checkpoints.restore_newest(plan.abstract)
+    assert position == POSITION
+    assert_same(state, filled(plan, 4))
+
+
 # --- a validation made up, reads that fail ---
 
 
@@ -326,6 +385,7 @@ class Unreadable(Checkpoints):
         RuntimeError("can't start new thread"),
         ValueError("RESOURCE_EXHAUSTED: Error reading local file"),
         ValueError("UNAVAILABLE: Error reading gs://bucket"),
+        ValueError("FAILED_PRECONDITION: Error opening"),  # its files have their digests
         PermissionError(errno.EACCES, "Permission denied", "4/rest/_METADATA"),
         OSError(errno.EIO, "Input/output error"),
         TimeoutError("timed out"),
@@ -338,7 +398,9 @@ def test_a_read_that_fails_condemns_no_checkpoint(
     monkeypatch.setattr(Unreadable, "error", error, raising=False)
     with (
         Unreadable(copied) as checkpoints,
-        pytest.raises(UserError, match=f"{copied / '4'}: the checkpoint cannot be read now"),
+        pytest.raises(
+            UserError, match=f"{copied / '4'}: the checkpoint (cannot be read now|is of another)"
+        ),
     ):
         checkpoints.restore_newest(plan.abstract)
     assert steps_in(copied) == {3, 4}
