@@ -54,8 +54,8 @@ DOOR = "launch/bench.py"
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
         "errors", "vocabulary", "preprocessing", "path_containment", "checksums", "settings", "clip", "config",
-        "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference", "reports",
-        "compilation",
+        "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference",
+        "reports", "compilation",
     ),
     "data_pipeline": (
         "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "loading",
