@@ -25,6 +25,10 @@ MAX_PIXELS: Final = 8192 * 4608
 #: The containers that are opened, by FFmpeg's names. Others would draw a text as a film of letters, or follow a
 #: play list to other files and hosts.
 _CONTAINERS: Final = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg"
+#: How much wider or higher than others the pixels of a video are at most; a header may state anything.
+_MAX_ASPECT: Final = 4.0
+#: Transfer characteristics of HDR: PQ and HLG.
+_HDR: Final = (16, 18)
 #: Packets in a row that may fail to decode before the rest of a video is given up.
 _MAX_FAILURES: Final = 300
 
@@ -49,14 +53,16 @@ class Frames(Protocol):
       rate: frames a second, 0 where that is not known.
       lost_start: frames before the first that can be decoded, for want of a key frame. They do not
         count: frame 0 is the first that can be decoded.
+      hdr: its colors are HDR (PQ, HLG), and are read as if they were not: flatter than they were seen.
     """
 
     count: int
     rate: float
     lost_start: int
+    hdr: bool
 
     def read(self, index: int) -> Image | None:
-        """Frame `index`, uint8 [H, W, 3], RGB, upright; None where it cannot be read.
+        """Frame `index`, uint8 [H, W, 3], RGB, upright, of square pixels; None where it cannot be read.
 
         Indices must increase from call to call.
         """
@@ -94,6 +100,7 @@ class PictureFrames:
         self.count = len(files)
         self.rate = 0.0
         self.lost_start = 0
+        self.hdr = False
         self._files = files
 
     def read(self, index: int) -> Image | None:
@@ -135,6 +142,8 @@ class FileFrames:
         decoder.options = {"max_pixels": str(MAX_PIXELS)}  # a later frame may be larger
         decoder.thread_count = 1
         self._stream = stream
+        self._aspect = float(stream.sample_aspect_ratio or 1)
+        self.hdr = decoder.color_trc in _HDR
         self._frames = _decode(self._container, stream)
         self._frame: Any = None
         self._to_rgb = VideoReformatter()
@@ -178,15 +187,29 @@ class FileFrames:
             pass
         if self._at != index:  # it cannot be decoded, or the video ends before it
             return None
+        width, height = self._display_size()
         try:
             pixels = self._to_rgb.reformat(
-                self._frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
+                self._frame,
+                width,
+                height,
+                format="rgb24",
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
             ).to_ndarray()
         except (av.FFmpegError, ValueError):  # colors that cannot be converted
             return None
         # Upright, as the file states it.
         turned = np.rot90(pixels, round(self._frame.rotation / 90))
         return np.ascontiguousarray(turned, np.uint8)
+
+    def _display_size(self) -> tuple[int, int]:
+        """Width and height of the frame as it is shown: of square pixels, none of them lost."""
+        width, height = self._frame.width, self._frame.height
+        if not 1 / _MAX_ASPECT <= self._aspect <= _MAX_ASPECT:
+            return width, height
+        wide = round(width * max(self._aspect, 1)), round(height / min(self._aspect, 1))
+        return wide if wide[0] * wide[1] <= MAX_PIXELS else (width, height)
 
     def timestamp(self) -> float:
         """See `Frames.timestamp`."""
@@ -259,6 +282,27 @@ def count_frames(path: Path) -> int:
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         stream.codec_context.thread_count = 1
         return sum(frame is not None for frame in _decode(container, stream))
+    finally:
+        container.close()
+
+
+def count_packets(path: Path) -> int:
+    """Counts the frames that a file stores, but for those that it says are not shown; decodes none.
+
+    A header may state none of them, or those of before the file was cut, or guess by length and rate.
+    """
+    container = _open(path)
+    try:
+        packets = container.demux(container.streams.video[0])
+        count = 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # nothing after this can be read
+                packet = None
+            if packet is None:
+                return count
+            count += bool(packet.size) and not packet.is_discard
     finally:
         container.close()
 

@@ -18,7 +18,14 @@ import numpy as np
 
 from data_pipeline.core.files import inside
 from data_pipeline.core.images import Image
-from data_pipeline.core.video import Frames, VideoError, evenly_spaced, open_frames
+from data_pipeline.core.video import (
+    FileFrames,
+    Frames,
+    VideoError,
+    count_packets,
+    evenly_spaced,
+    open_frames,
+)
 from data_pipeline.datasets.base import Video
 from data_pipeline.faces.alignment import CropSettings, Matrix, compose, crop, crop_matrix, move
 from data_pipeline.faces.cropper import detect_faces, landmarks_on_crop
@@ -73,7 +80,7 @@ class Cropper:
         """
         alone: list[tuple[Video, PreparedVideo, str]] = []
         with ExitStack() as stack:
-            reader = _open(reference, outcome, stack)
+            reader = _open(reference, outcome, stack, new)
             if reader is None:
                 alone = [(*fake, "real_unreadable") for fake in fakes]
             else:
@@ -87,8 +94,6 @@ class Cropper:
                         alone.append((video, own, "no_key_frame_at_start"))
                     else:
                         manipulated.append(_Manipulated(video, own, frames))
-                if reader.lost_start and new:
-                    outcome.remarks["no_key_frame_at_start"] += 1
                 self._align(reference, reader, manipulated)
                 outcome.indices = outcome.indices or self._indices(reader, manipulated)
                 for fake in manipulated:
@@ -336,13 +341,23 @@ def _fresh(out: Path, name: str) -> Path:
     return path
 
 
-def _open(video: Video, outcome: PreparedVideo, stack: ExitStack) -> Frames | None:
+def _open(
+    video: Video, outcome: PreparedVideo, stack: ExitStack, new: bool = True
+) -> Frames | None:
     try:
         frames = open_frames(video.path)
     except VideoError as error:
         outcome.failed = str(error)
         return None
     stack.callback(frames.close)
+    remarks = {"hdr_not_converted": frames.hdr, "no_key_frame_at_start": frames.lost_start > 0}
+    if isinstance(frames, FileFrames):
+        there = count_packets(video.path) - frames.lost_start
+        if 0 < there < frames.count:  # those that are asked for are spread over what is there
+            remarks["fewer_frames_than_stated"] = True
+            frames.count = there
+    if new:
+        outcome.remarks.update(name for name, true in remarks.items() if true)
     return frames
 
 

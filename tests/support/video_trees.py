@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 
@@ -96,6 +99,45 @@ def write_video(path: Path, frames: Sequence[np.ndarray], code: str = "MJPG") ->
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
+    return path
+
+
+def write_timed(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    seconds: Sequence[float],
+    codec: str = "mpeg4",
+    gop: int = 12,
+    **context: Any,
+) -> Path:
+    """Encodes frames with time stamps of their own; those below 0 are stored, and not shown.
+
+    Args:
+      path: of the video, whose suffix says the container.
+      frames: uint8 [H, W, 3], RGB.
+      seconds: the time stamp of each.
+      codec: of FFmpeg's encoders.
+      gop: frames from one key frame to the next.
+      context: further attributes of the encoder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = round(seconds[0] * 1000)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate, stream.codec_context.time_base = 4_000_000, Fraction(1, 1000)
+        stream.codec_context.gop_size = gop
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        packets = []
+        for picture, second in zip(frames, seconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(second * 1000) - first, Fraction(1, 1000)
+            packets += stream.encode(frame)
+        for packet in [*packets, *stream.encode(None)]:
+            packet.pts, packet.dts = packet.pts + first, packet.dts + first
+            file.mux(packet)
     return path
 
 

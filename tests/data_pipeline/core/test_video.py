@@ -6,6 +6,7 @@ import http.server
 import os
 import struct
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -18,10 +19,11 @@ from data_pipeline.core.images import read_image
 from data_pipeline.core.video import (
     MAX_PIXELS,
     VideoError,
+    count_packets,
     evenly_spaced,
     open_frames,
 )
-from tests.support.video_trees import blank_frames, write_picture, write_video
+from tests.support.video_trees import blank_frames, write_picture, write_timed, write_video
 
 
 def gray_steps(count: int, size: tuple[int, int] = (96, 64)) -> list[np.ndarray]:
@@ -155,6 +157,51 @@ def test_rotated_metadata_turns_the_frames_upright(tmp_path: Path) -> None:
     assert frame is not None
     assert frame.shape == (96, 64, 3)
     assert frame[:40].mean() > 150 > 50 > frame[56:].mean()  # left has become the top
+
+
+@pytest.mark.parametrize("kind", ["plain", "trimmed", "late", "variable", "cut"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.ts", "a.avi"])
+def test_frames_are_counted_whatever_the_header_states(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    start, slow = {"trimmed": (-0.8, 1), "late": (5.0, 1), "variable": (0.0, 5)}.get(kind, (0.0, 1))
+    if name == "a.avi" and start:
+        return  # it has no time stamps
+    seconds = [start + i / 25 * (slow if i > 25 else 1) for i in range(40)]
+    codec = {"a.webm": "libvpx", "a.mp4": "libx264"}.get(name, "mpeg4")
+    path = write_timed(tmp_path / name, gray_steps(40), seconds, codec)
+    if kind == "cut" and name != "a.mp4":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames = open_frames(path)
+    read = [i for i in range(max(frames.count, 40)) if frames.read(i) is not None]
+    frames.close()
+    assert read == list(range(len(read)))
+    # A packet that is cut in the middle may give a frame or not.
+    assert len(read) <= count_packets(path) <= len(read) + (kind == "cut")
+    assert read
+
+
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(8, 9), Fraction(1), Fraction(9)])
+def test_pixels_that_are_not_square_are_shown_as_they_look(
+    tmp_path: Path, aspect: Fraction
+) -> None:
+    size = {Fraction(4, 3): (64, 128), Fraction(8, 9): (72, 96)}.get(aspect, (64, 96))
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "mpeg4")):
+        path = write_timed(
+            tmp_path / name, gray_steps(9), [i / 25 for i in range(9)], codec, sample_aspect_ratio=aspect
+        )  # fmt: skip
+        frame = open_frames(path).read(5)
+        assert frame is not None
+        assert frame.shape == (*size, 3)
+        assert abs(number_of(frame) - 5) <= 1
+
+
+def test_colors_of_hdr_are_noted(tmp_path: Path) -> None:
+    for transfer in (1, 16, 18):
+        path = write_timed(
+            tmp_path / "a.mp4", gray_steps(5), [i / 25 for i in range(5)], "libx264", color_trc=transfer
+        )  # fmt: skip
+        assert open_frames(path).hdr == (transfer != 1)
 
 
 def test_a_start_that_cannot_be_decoded_is_reported(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.video_trees import (
     landmarks,
     scene,
     write_picture,
+    write_timed,
     write_video,
 )
 
@@ -186,15 +187,24 @@ def _keyed(outcomes: dict[str, PreparedVideo]) -> dict[str, PreparedVideo]:
     return {outcome.key: outcome for outcome in outcomes.values()}
 
 
-def test_a_truncated_real_keeps_the_pairs_that_are_left(root: Path, out: Path) -> None:
+def test_a_truncated_real_gives_as_many_frames(root: Path, out: Path) -> None:
     real = write_video(root / "real/a.avi", clip(8, 30))
     write_video(root / "fake/a.avi", clip(8, 30, forged=[0]))
     real.write_bytes(real.read_bytes()[: real.stat().st_size * 6 // 10])
     outcomes, rows = prepare(PLAIN["folder"](root), out, frames=10)
-    skipped = outcomes["real/a"].skipped["unreadable_frame"]
-    assert 2 <= skipped <= 8
-    assert outcomes["fake/a"].skipped == {"unreadable_frame_in_real": skipped}
-    assert len(rows) == 10 - skipped
+    assert outcomes["real/a"].remarks == {"fewer_frames_than_stated": 1}
+    assert 9 <= len(rows) <= 10  # the last one may be cut in its middle
+    assert outcomes["real/a"].indices[-1] < 20
+
+
+def test_frames_are_spread_over_those_that_a_trimmed_video_shows(root: Path, out: Path) -> None:
+    seconds = [-0.8 + i / 25 for i in range(40)]  # the first 20 are stored and not shown
+    for side, forged in (("real", []), ("fake", [0])):
+        write_timed(root / side / "a.mp4", clip(8, 40, forged=forged), seconds)
+    _, rows = prepare(PLAIN["folder"](root), out, frames=10)
+    assert len(rows) == 10
+    assert all(row["real"] and row["fake"] for row in rows)
+    assert [int(row["frame"]) for row in rows] == sorted({i * 19 // 9 for i in range(10)})
 
 
 def test_a_fake_of_another_scene_is_not_paired(root: Path, out: Path) -> None:

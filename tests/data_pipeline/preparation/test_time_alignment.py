@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from data_pipeline.datasets import PLAIN
 from data_pipeline.packed.annotation import parse_line
 from data_pipeline.packed.pair_records import fake_record, real_record
+from data_pipeline.preparation.time_alignment import Thumbnails, align
 from tests.support.preparing import prepare
-from tests.support.video_trees import clip, scene, write_picture, write_video
+from tests.support.video_trees import clip, scene, write_picture, write_timed, write_video
 
 COUNT = 70
 
@@ -29,21 +31,6 @@ def acting(count: int, forged: bool = False, seed: int = 3) -> list[np.ndarray]:
         cv2.circle(frame, (20 + 3 * i % 200, 20), 10, (10, 10, 10), -1)
         frames.append(frame)
     return frames
-
-
-def write_timed(path: Path, frames: list[np.ndarray], seconds: list[float]) -> None:
-    """Encodes frames with time stamps of their own."""
-    av = pytest.importorskip("av", reason="PyAV is not installed (extra `dev`)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("mpeg4", rate=25)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.bit_rate, stream.codec_context.time_base = 4_000_000, Fraction(1, 1000)
-        for picture, second in zip(frames, seconds, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = round(second * 1000), Fraction(1, 1000)
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
 
 
 def moments(rows: list[dict[str, str]]) -> list[tuple[int, int]]:
@@ -68,6 +55,62 @@ def test_dropped_frames_are_paired_by_moment(root: Path, out: Path) -> None:
     assert [real for _, real in pairs] == [kept[fake] for fake, _ in pairs]
     assert any(fake != real for fake, real in pairs)
     assert len(outcomes["real/a"].frames) == 12
+
+
+@st.composite
+def slipped(draw: st.DrawFn) -> tuple[int, list[int]]:
+    """The frames of a real, and which of them a fake shows: runs are dropped, others shown again."""
+    count = draw(st.integers(60, 240))
+    shown: list[int] = []
+    at = draw(st.integers(0, 20))
+    while at < count:
+        run = draw(st.integers(4, 40))
+        shown += range(at, min(at + run, count))
+        at += run
+        if draw(st.booleans()):
+            at += draw(st.integers(1, 25))
+        elif at < count:
+            shown += [at] * draw(st.integers(1, 6))
+    assume(len(shown) >= 20)
+    return count, shown
+
+
+@settings(max_examples=12)
+@given(slipped(), st.integers(0, 2**31), st.sampled_from([0.5, 2.0]), st.integers(-30, 30))
+def test_whatever_is_dropped_or_repeated_is_paired_by_moment(
+    slip: tuple[int, list[int]], seed: int, noise: float, forged: int
+) -> None:
+    count, shown = slip
+    rng = np.random.default_rng(seed)
+    phase = rng.uniform(0, 6, 3)
+    moving = (
+        np.arange(count)[:, None] / rng.uniform(6, 14, 3) + phase
+    )  # three limbs, each by itself
+    still = cv2.resize(rng.uniform(40, 180, (6, 10)).astype(np.float32), (96, 54))
+
+    def thumbnails(numbers: list[int], face: float) -> Thumbnails:
+        pictures = []
+        for number in numbers:
+            picture = still.copy()
+            for limb, x in enumerate(48 + 40 * np.sin(moving[number])):
+                cv2.rectangle(
+                    picture, (round(x) - 7, 8 + 15 * limb), (round(x) + 7, 16 + 15 * limb), 220, -1
+                )
+            picture[14:40, 40:56] += face  # is not compared
+            pictures.append(np.clip(picture + rng.normal(0, noise, picture.shape), 0, 255))
+        compared = np.ones((54, 96), bool)
+        compared[14:40, 40:56] = False
+        stack = np.array(pictures).astype(np.uint8)
+        return Thumbnails(stack, np.arange(len(numbers)), np.arange(len(numbers)) / 25, compared)
+
+    moments = align(thumbnails(shown, 60.0 + forged), thumbnails(list(range(count)), 0.0))
+    if moments is None:
+        moments = {number: number for number in range(min(count, len(shown)))}
+    real = list(moments)
+    assert real == sorted(real)
+    assert list(moments.values()) == sorted(set(moments.values()))
+    assert all(abs(shown[fake] - at) <= 1 for at, fake in moments.items())
+    assert len(moments) >= 0.9 * len(set(shown))
 
 
 def test_fakes_that_drop_different_frames_share_those_of_their_real(root: Path, out: Path) -> None:
