@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
@@ -86,10 +86,23 @@ class Faces(NamedTuple):
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, ordered, without hidden files; nothing where there is no folder."""
+    """What is in a folder, ordered, without hidden files and macOS's; nothing where there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name != "__MACOSX"
+    )
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below it, by `entries`; links to folders are not followed."""
+    for path in entries(folder):
+        if not path.is_dir():
+            yield path
+        elif not path.is_symlink():
+            yield from files_below(path)
 
 
 def is_picture(path: Path) -> bool:

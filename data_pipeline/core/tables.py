@@ -21,8 +21,8 @@ _SPLITS: Final = {
 
 
 def split_name(name: str) -> str | None:
-    """The split that a name stands for, such as `validation` for `val`; None where it is not one."""
-    return _SPLITS.get(name)
+    """The split that a name stands for, such as `validation` for `Val`; None where it is not one."""
+    return _SPLITS.get(name.strip().lower())
 
 
 def read_json(path: Path) -> Any:

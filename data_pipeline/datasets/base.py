@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.files import safe_path
 from data_pipeline.core.frame_numbers import (
+    IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     FaceKey,
     Faces,
@@ -31,6 +32,8 @@ from jax_vlffd.vocabulary import FAKE, REAL
 REAL_METHOD: Final = "real"
 #: Labels as the sets write them, in lower case.
 _LABELS: Final = {"real": REAL, "0": REAL, "false": REAL, "fake": FAKE, "1": FAKE, "true": FAKE}
+#: Suffixes of tables, texts and arrays that lie beside videos and pictures.
+_BESIDE: Final = ("", ".csv", ".tsv", ".json", ".jsonl", ".txt", ".md", ".npy", ".ini", ".db")
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,23 @@ def collect(
         raise UserError(f"{paths} would both be '{twice[0].key}'; rename or remove one of them")
     splits = {video.key: video.split for video in ordered if video.label == REAL}
     crossing = [v for v in ordered if v.real in splits and splits[v.real] != v.split]
+    left_out = {**(left_out or {}), **_passed_over(ordered)}
     checked = (v if splits.get(v.real) == v.split else replace(v, real="") for v in ordered)
     if crossing:
         note = f"{len(crossing)} fakes are in another split than their real; they stand alone"
         notes = (*notes, note)
-    return Collection(tuple(checked), expected or {}, left_out or {}, tuple(notes))
+    return Collection(tuple(checked), expected or {}, left_out, tuple(notes))
+
+
+def _passed_over(videos: Iterable[Video]) -> Counter[str]:
+    """Counts the files beside the videos that are not read, by their suffix."""
+    return Counter(
+        f"files with the suffix {suffix}, which are not read here"
+        for folder in {video.path.parent for video in videos if not video.cropped}
+        for path in entries(folder)
+        if (suffix := path.suffix.lower()) not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, *_BESIDE)
+        and path.is_file()
+    )
 
 
 def _named(video: Video) -> Video:
@@ -283,10 +298,15 @@ def read_label(value: Any, where: str) -> int:
     Raises:
       UserError: it is none of these; `where` names the record.
     """
-    label = _LABELS.get(str(value).strip().lower())
+    label = plain_label(value)
     if label is None:
-        raise UserError(f"{where}: the label {value!r} is neither real nor fake")
+        raise UserError(f"{where}: the label {value!r} is neither real nor fake, nor 0 or 1")
     return label
+
+
+def plain_label(value: Any) -> int | None:
+    """As `read_label`; None for any other label."""
+    return _LABELS.get(str(value).strip().lower())
 
 
 def require_folder(root: Path, dataset: str, *inside: str) -> None:

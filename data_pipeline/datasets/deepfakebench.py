@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.frame_numbers import Faces, entries, faces_by_key, first_faces, swap_folder
 from data_pipeline.core.tables import read_json, split_name
-from data_pipeline.datasets import celeb_df, dfd, faceforensics, uadfv
+from data_pipeline.datasets import base, celeb_df, dfd, faceforensics, uadfv
 from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
@@ -50,6 +50,7 @@ _REAL_OF: Final[tuple[tuple[str, Callable[[str], str]], ...]] = (
 
 
 class _Entry(NamedTuple):
+    number: int
     label: str
     split: str
     compression: str
@@ -76,7 +77,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     if not isinstance(content, dict) or len(content) != 1:
         raise UserError(f"{file} is not a JSON of DeepfakeBench: it must hold exactly one data set")
     dataset, labels = next(iter(content.items()))
-    entries_ = [entry for entry in _walk(labels, file) if entry.frames]
+    entries_ = [_named(dataset, entry) for entry in _walk(labels, file) if entry.frames]
     wanted = [e for e in entries_ if e.compression in ("", compression)]
     if not wanted:
         has = ", ".join(sorted({entry.compression for entry in entries_})) or "none"
@@ -86,11 +87,11 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     notes = []
     videos: dict[tuple[str, str], Video] = {}
     owners: dict[Path, Video] = {}
-    listed: set[tuple[str, str]] = set()
+    listed: dict[tuple[str, str], int] = {}
     several = 0
     for entry in wanted:
         key = (entry.label, entry.name)
-        listed.add(key)
+        listed[key] = entry.number
         if key in videos:
             several += 1
             if _RANK[entry.split] > _RANK[videos[key].split]:
@@ -123,7 +124,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
         )
     if any(label == dfd.FAKE_LABEL for label, _ in videos):
         notes.append(dfd.UNPAIRED)
-    expected = Counter((dataset, _method(dataset, label, file)) for label, _ in listed)
+    expected = Counter((dataset, _method(dataset, label, n)) for (label, _), n in listed.items())
     return collect(_with_reals(videos), expected, left_out, notes)
 
 
@@ -153,14 +154,26 @@ def document(videos: Iterable[tuple[Video, list[str], list[str]]]) -> dict[str, 
     return content
 
 
-def read_label(label: str, file: Path) -> int:
-    """0 or 1 from a label such as `FF-real` or `DFDCP_FakeA`; UserError where it is neither."""
+def read_label(label: Any, file: Path) -> int:
+    """0 or 1 from a label such as 1, `FF-real` or `DFDCP_FakeA`; UserError where it is neither."""
+    number = _number(label)
+    if number is None:
+        raise UserError(
+            f"{file}: the label {label!r} is neither real nor fake; it may be 0 or 1, end in `real` or "
+            f"`fake` behind - or _, or be one of {', '.join(_METHODS)}"
+        )
+    return number
+
+
+def _number(label: Any) -> int | None:
+    return base.plain_label(label) if (named := _by_name(str(label))) is None else named
+
+
+def _by_name(label: str) -> int | None:
     word = re.split(r"[-_]", label)[-1].lower()
     if word == "real":
         return REAL
-    if label in _METHODS or word.startswith("fake"):
-        return FAKE
-    raise UserError(f"{file}: the label '{label}' is neither real nor fake")
+    return FAKE if label in _METHODS or word.startswith("fake") else None
 
 
 def _walk(labels: Any, file: Path) -> Iterator[_Entry]:
@@ -180,12 +193,14 @@ def _below(
         frames, masks = node["frames"], node.get("masks") or []
         if not _is_list(frames) or not _is_list(masks):
             raise UserError(f"{file}: the frames of '{name}' are not a list of paths")
-        stated = node.get("label", label)
-        if stated != label and read_label(stated, file) != read_label(label, file):
+        # A folder's name may stand where the label should; then the video's own says what it is.
+        stated = label if node.get("label") is None else node["label"]
+        number = read_label(stated, file)
+        if _number(label) not in (None, number):
             raise UserError(f"{file}: '{name}' is labeled '{stated}' under '{label}'")
         # In some files a video stands where the videos of a split should; its folder names it.
         name = name or (PurePosixPath(_slashes(frames[0])).parent.name if frames else label)
-        yield _Entry(label, split, compression, name, frames, masks)
+        yield _Entry(number, label, split, compression, name, frames, masks)
         return
     for key, child in node.items():
         if not split and (stated := split_name(key)):
@@ -236,7 +251,7 @@ class _Locator:
 
 
 def _video(dataset: str, entry: _Entry, faces: Faces, masks: dict[int, Path]) -> Video:
-    label = read_label(entry.label, Path(dataset))
+    label = entry.number
     frames = first_faces(faces)
     return Video(
         dataset=dataset,
@@ -244,7 +259,7 @@ def _video(dataset: str, entry: _Entry, faces: Faces, masks: dict[int, Path]) ->
         name=entry.name,
         path=next(iter(frames.values())).parent,
         label=label,
-        method=_method(dataset, entry.label, Path(dataset)),
+        method=_method(dataset, entry.label, label),
         bench_label=entry.label,
         split=entry.split,
         compression=entry.compression,
@@ -255,8 +270,16 @@ def _video(dataset: str, entry: _Entry, faces: Faces, masks: dict[int, Path]) ->
     )
 
 
-def _method(dataset: str, label: str, file: Path) -> str:
-    if read_label(label, file) == REAL:
+def _named(dataset: str, entry: _Entry) -> _Entry:
+    """The entry with a label that says whether it is real; `Deepfakes` and `1` do not."""
+    if _by_name(entry.label) is not None:
+        return entry
+    plain = entry.label if base.plain_label(entry.label) is None else dataset
+    return entry._replace(label=f"{plain}_{'Real' if entry.number == REAL else 'Fake'}")
+
+
+def _method(dataset: str, label: str, number: int) -> str:
+    if number == REAL:
         return REAL_METHOD
     plain = re.sub(r"_fake", "", label, flags=re.IGNORECASE) or dataset
     return _METHODS.get(label, plain)

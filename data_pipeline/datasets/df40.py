@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from data_pipeline.core.frame_numbers import entries, is_picture
+from data_pipeline.core.frame_numbers import entries, files_below, is_picture
 from data_pipeline.datasets import base, celeb_df, faceforensics
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, REAL
@@ -86,6 +86,6 @@ def _items(folder: Path) -> Iterator[base.Item]:
     videos = base.media(folder)
     yield from (base.Item(name, path, path.is_dir()) for name, path, _ in videos)
     if not videos:
-        for path in sorted(path for path in folder.rglob("*") if is_picture(path)):
+        for path in sorted(path for path in files_below(folder) if is_picture(path)):
             name = "_".join(path.relative_to(folder).with_suffix("").parts)
             yield base.Item(name, path, True)

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries
+from data_pipeline.core.frame_numbers import VIDEO_SUFFIXES, entries, files_below
 from data_pipeline.core.tables import read_json, read_rows, split_name
 from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
@@ -93,7 +93,7 @@ def scan_preview(root: Path) -> base.Collection:
         if not isinstance(record, dict):
             raise UserError(f"{where}: is not an object with label and set")
         fake = base.read_label(record.get("label"), where) == FAKE
-        split = split_name(str(record.get("set")).lower())
+        split = split_name(str(record.get("set")))
         if split is None or fake != (group in _PREVIEW_METHODS):
             raise UserError(f"{where}: set or label does not fit; take the set's own dataset.json")
         if fake:
@@ -139,6 +139,6 @@ def _labels(folder: Path) -> dict[str, tuple[int, str]]:
 
 def _below(folder: Path) -> list[base.Item]:
     """Videos at any depth of a folder, of one name the last; else the crops in its `frames`."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    files = sorted(p for p in files_below(folder) if p.suffix.lower() in VIDEO_SUFFIXES)
     by_name = {path.stem: base.Item(path.stem, path, False) for path in files}
     return list(by_name.values()) or base.media(folder)

@@ -62,7 +62,7 @@ def scan(root: Path, compression: str) -> base.Collection:
             left_out["in no split list, or its two ids are in different ones"] += 1
         else:
             videos.append(replace(video, split=split))
-    collection = base.collect(videos)
+    collection = base.collect(videos, left_out=left_out)
     actors = dfd.in_tree(root, compression)
     if not collection.videos and not actors.videos:
         raise UserError(
@@ -75,7 +75,7 @@ def scan(root: Path, compression: str) -> base.Collection:
     return base.Collection(
         (*collection.videos, *actors.videos),
         {**expected, **(actors.expected if actors.videos else {})},
-        left_out + Counter(actors.left_out),
+        Counter(collection.left_out) + Counter(actors.left_out),
         (*notes, *actors.notes),
     )
 

@@ -43,12 +43,11 @@ def scan(root: Path) -> Collection:
     dataset = root.name
     if (root / "pairs.csv").is_file():
         return _listed(root, dataset)
-    require_folder(root, "a folder of real and fake faces", _FAKE, "real")
-    reals = {
-        place: _video(root, dataset, path, REAL) for place, path in _places(root / "real").items()
-    }
+    real_side, fake_side = _side(root, "real"), _side(root, _FAKE)
+    require_folder(root, "a folder of real and fake faces", fake_side.name, real_side.name)
+    reals = {place: _video(root, dataset, path, REAL) for place, path in _places(real_side).items()}
     videos = list(reals.values())
-    for place, path in _places(root / _FAKE).items():
+    for place, path in _places(fake_side).items():
         same = [reals[at] for at in reals if at.name == place.name]
         real = reals.get(place) or (same[0] if len(same) == 1 else None)
         method = place.parts[0] if len(place.parts) > 1 else _FAKE
@@ -56,6 +55,15 @@ def scan(root: Path) -> Collection:
     if not videos:
         raise UserError(f"--root={root}: real/ and fake/ hold no pictures or videos")
     return collect(videos)
+
+
+def _side(root: Path, name: str) -> Path:
+    """The folder `real` or `fake` of a root, in whatever case it is written."""
+    sides = [path for path in entries(root) if path.name.lower() == name and path.is_dir()]
+    if len(sides) > 1:
+        both = f"{sides[0].name}/ and {sides[1].name}/"
+        raise UserError(f"--root={root} has both {both}; put their files into one")
+    return sides[0] if sides else root / name
 
 
 def _places(side: Path) -> dict[PurePosixPath, Path]:

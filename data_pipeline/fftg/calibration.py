@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.core.frame_numbers import files_below
 from data_pipeline.core.video import VideoError, open_frames
 from data_pipeline.faces.detection import FaceDetector, face_box
 from data_pipeline.faces.regions import face_size, region_maps
@@ -97,7 +98,7 @@ def portraits(folders: Sequence[Path], face_detector: FaceDetector) -> list[Port
     """
     faces = []
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        for path in sorted(files_below(folder)):
             if path.suffix.lower() not in _SUFFIXES:
                 continue
             try:

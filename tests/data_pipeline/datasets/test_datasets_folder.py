@@ -27,6 +27,15 @@ def test_folder_pairs_by_path_and_by_name(tree: Tree) -> None:
     assert {video.split for video in collection.videos} == {""}
 
 
+def test_folders_may_be_in_capitals(tree: Tree) -> None:
+    tree.videos("Real/a.mp4", "FAKE/a.mp4")
+    [fake, real] = PLAIN["folder"](tree.root).videos
+    assert (fake.label, fake.real, fake.method) == (1, real.key, "fake")
+    tree.videos("real/b.mp4")
+    with pytest.raises(UserError, match="has both Real/ and real/"):
+        PLAIN["folder"](tree.root)
+
+
 def test_folder_with_a_table(tree: Tree) -> None:
     tree.pictures("x/1.png", "x/2.png", "y/3.png", "x/unlisted.png")
     tree.text(

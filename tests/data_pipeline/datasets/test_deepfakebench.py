@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipeline.datasets import COMPRESSED, deepfakebench
 from data_pipeline.datasets.base import crops
 from jax_vlffd.errors import UserError
 from tests.support.dataset_trees import Tree, by_name, check
+from tests.support.video_trees import write_picture
 
 
 def bench(label: str, name: str, numbers: tuple[int, ...] = (0, 7), **more: Any) -> dict[str, Any]:
@@ -137,7 +140,14 @@ def test_frames_that_are_not_there_or_outside_are_counted(tree: Tree) -> None:
         ({"X": {"FF-real": {"test": {"a": {"frames": [3]}}}}}, "not a list of paths"),
         ({"X": {"FF-real": {"test": {}}}}, "no video of compression"),
         ({"X": {"FF-real": {"test": {"a": {"b": {"c": {}}}}}}}, "has no frames"),
-        ({"X": {"FF-odd": {"test": {"183": REAL}}}}, "'FF-odd' is neither real nor fake"),
+        (
+            {"X": {"FF-odd": {"test": {"183": {**REAL, "label": "FF-odd"}}}}},
+            "'FF-odd' is neither real nor",
+        ),
+        (
+            {"X": {"FF-real": {"test": {"183": {**REAL, "label": "odd"}}}}},
+            r"a\.json: the label 'odd'",
+        ),
         ({"X": {"FF-DF": {"test": {"183": REAL}}}}, "labeled 'FF-real' under 'FF-DF'"),
         ({"X": {"FF-DF": {"c40": {"test": {"183_253": FAKE}}}}}, "compression c23; it has c40"),
     ],
@@ -147,6 +157,55 @@ def test_wrong_json_is_reported(tree: Tree, content: Any, error: str) -> None:
     tree.text("a.json", content)
     with pytest.raises(UserError, match=error):
         COMPRESSED["deepfakebench"](tree.root, "c23")
+
+
+def test_labels_may_be_numbers_or_stand_with_the_video_alone(tree: Tree) -> None:
+    for name in ("r", "s", "a", "b", "c"):
+        tree.pictures(f"X/{name}/frames/{name}/000_0.png", f"X/{name}/frames/{name}/010_0.png")
+
+    def of(name: str, **label: Any) -> dict[str, Any]:
+        frames = [f"X/{name}/frames/{name}/{number:03d}_0.png" for number in (0, 10)]
+        return {"test": {name: {"frames": frames, **label}}}
+
+    labels = {
+        "X_Real": of("r", label=0), "0": of("s"), "X_Fake": of("a", label=1), "1": of("b", label=None),
+        "Deepfakes": of("c", label="1"),
+    }  # fmt: skip
+    tree.text("a.json", {"X": labels})
+    videos = by_name(COMPRESSED["deepfakebench"](tree.root, "c23"))
+    assert {name: video.label for name, video in videos.items()} == {
+        "r": 0, "s": 0, "a": 1, "b": 1, "c": 1,
+    }  # fmt: skip
+    assert [videos[name].method for name in "abc"] == ["X", "X", "Deepfakes"]
+    assert all(list(video.frames) == [0, 10] for video in videos.values())
+    # What is written of them can be read again.
+    for video in videos.values():
+        assert deepfakebench.read_label(video.bench_label, Path()) == video.label
+
+
+@settings(max_examples=60)
+@given(
+    st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(), st.lists(st.text())),
+    st.text(min_size=1),
+    st.text(min_size=1),
+)
+def test_whatever_stands_for_a_label_is_taken_or_refused_by_its_file(
+    tmp_path_factory: pytest.TempPathFactory, label: Any, level: str, split: str
+) -> None:
+    root = tmp_path_factory.mktemp("labels")
+    write_picture(root / "X/frames/v/000.png")
+    video = {"label": label, "frames": ["X/frames/v/000.png"]}
+    (root / "a.json").write_text(json.dumps({"X": {level: {split: {"v": video}}}}))
+    refused = ""
+    try:
+        result = COMPRESSED["deepfakebench"](root, "c23")
+    except UserError as error:
+        refused = str(error)
+    if refused:
+        assert str(root) in refused or "cannot be a name" in refused
+    else:
+        stated = level if label is None else label
+        assert [v.label for v in result.videos] == [deepfakebench.read_label(stated, root)]
 
 
 def test_several_json_files_must_be_separated(tree: Tree) -> None:
