@@ -31,7 +31,7 @@ def clip_recipe(
 ) -> Callable[[], config_dict.ConfigDict]:
     """A `get_config` that fine-tunes a pretrained CLIP in bf16 on paired batches.
 
-    `--config.init.clip` names the checkpoint's folder or hub id.
+    `--config.init.clip` names the checkpoint's folder or hub id (`ID` or `ID@REVISION`).
 
     Args:
       clip: the checkpoint's shape.

@@ -41,6 +41,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data_pipeline": (
         "data_pipeline",
         "jax_vlffd.errors",
+        "jax_vlffd.hub",
         "jax_vlffd.preprocessing",
         "jax_vlffd.settings",
         "jax_vlffd.vocabulary",
@@ -53,7 +54,7 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "vocabulary", "preprocessing", "path_containment", "checksums", "settings", "clip", "config",
+        "errors", "vocabulary", "preprocessing", "hub", "path_containment", "checksums", "settings", "clip", "config",
         "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference",
         "reports", "compilation",
     ),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from tokenizers.models import BPE
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.core.json_reading import parse_json
+from jax_vlffd import hub
 from jax_vlffd.errors import UserError
 
 BOS: Final = "<|startoftext|>"
@@ -42,7 +42,6 @@ _MAX_FILE_BYTES: Final = 64 << 20
 _WORDS: Final = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CACHED_TEXTS: Final = 1 << 16
 
 
@@ -101,7 +100,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> Tokenizer:
-        """Loads from a folder, or from a hub id such as `openai/clip-vit-base-patch16`.
+        """Loads from a folder, or from a hub id such as `openai/clip-vit-base-patch16[@REVISION]`.
 
         Raises:
             UserError: the files are missing, too large, or not a CLIP tokenizer's.
@@ -220,18 +219,9 @@ def _folder(source: str | Path) -> Path:
         return folder
     if folder.exists():
         raise UserError(f"{source} is a file: name the folder that holds the tokenizer's files")
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+    if isinstance(source, Path) or hub.parse(source) is None:
         raise UserError(f"{source} does not exist: name a folder with a tokenizer's files")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(_FILES)))
-    except Exception as error:  # the hub's errors have no common base
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise UserError(
-            f"{source} is not a folder here, and its tokenizer could not be fetched from the hub "
-            f"({reason})"
-        ) from error
+    return hub.download(source, allow=_FILES)
 
 
 def _special_tokens(folder: Path) -> tuple[dict[str, str], frozenset[str]]:

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jax_vlffd import hub
 from jax_vlffd.clip.config import CLIPConfig, VisionConfig
 from jax_vlffd.clip.huggingface_config import clip_from_hf, clip_to_hf, vit_from_hf
 from jax_vlffd.errors import UserError
@@ -30,6 +31,10 @@ Target = Mapping[str, jax.ShapeDtypeStruct]
 
 _MAX_JSON = 16 * 2**20  # a config or an index has kilobytes
 _MAX_FAULTS = 100  # in one message; the tables have fewer rows
+_DOWNLOADED = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
+    "processor_config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+)  # fmt: skip
 _FLOATS = ("F64", "F32", "F16", "BF16")  # quantized weights mean nothing without their scales
 
 
@@ -109,13 +114,19 @@ class Checkpoint:
         return VIT_TABLE if self.clip is None else CLIP_TABLE
 
 
-def open_checkpoint(source: str) -> Checkpoint:
+def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
     """Opens a local folder, or a hub id that is downloaded first (safetensors and config only).
+
+    Args:
+      source: a folder, `OWNER/NAME` or `OWNER/NAME@REVISION`.
+      cached: nothing is downloaded; a hub id must be in the cache.
 
     Raises:
       UserError: no such folder or id, no or broken config, pickled or broken weights, another model.
     """
-    folder = _folder(source)
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = hub.download(source, allow=_DOWNLOADED, cached=cached)
     values = read_json(folder / "config.json")
     clip: CLIPConfig | None = None
     try:
@@ -136,29 +147,6 @@ def open_checkpoint(source: str) -> Checkpoint:
                 f"{file}: not a whole safetensors file ({error}); download it again"
             ) from None
     return Checkpoint(folder, vision, clip, tensors)
-
-
-def _folder(source: str) -> Path:
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
-        raise UserError(
-            f"{source}: no such folder (a hub id looks like openai/clip-vit-base-patch16)"
-        )
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
-    wanted += ["preprocessor_config.json", "processor_config.json"]
-    tokenizer = ["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-    try:
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=wanted + tokenizer))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{source}: neither a folder nor a hub id that could be downloaded ({type(error).__name__}); "
-            "download it elsewhere and give the folder"
-        ) from None
 
 
 def _weight_files(folder: Path) -> list[Path]:

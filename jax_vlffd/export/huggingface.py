@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from jax_vlffd import hub
 from jax_vlffd.clip import huggingface
 from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.clip.huggingface_config import clip_to_hf, vit_to_hf
@@ -127,7 +128,9 @@ def save_heads(path: Path, parameters: Values, held: set[str]) -> None:
     save_file(rest, path, metadata={"format": "jax_vlffd"})
 
 
-def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: str) -> None:
+def save_adapter(
+    folder: Path, parameters: Values, config: ModelConfig, base: str, revision: str | None = None
+) -> None:
     """Writes the adapters of the model in `hf/` in PEFT's format: a config and one safetensors file.
 
     They apply to the weights that the training started from, not to `hf/`, where they are merged already.
@@ -136,7 +139,8 @@ def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: st
       folder: created.
       parameters: with adapters, not merged.
       config: their model's, `compute.lora_rank` above 0.
-      base: name of the checkpoint that the run started from; '' for none.
+      base: name of the checkpoint that the run started from, as `ID` or `ID@REVISION`; '' for none.
+      revision: its commit on the hub, if it is known.
     """
     folder.mkdir(parents=True)
     clip = config.clip
@@ -155,10 +159,12 @@ def save_adapter(folder: Path, parameters: Values, config: ModelConfig, base: st
         value = np.array(parameters[f"{name}/weight"], np.float32, order="C")
         tensors[f"base_model.model.{name}.weight"] = value
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    name, named = hub.parse(base) or (base, None)
     settings = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": base or None,
+        "base_model_name_or_path": name or None,
+        "revision": revision or named,
         "r": config.compute.lora_rank,
         "lora_alpha": config.compute.lora_alpha,
         "lora_dropout": 0.0,

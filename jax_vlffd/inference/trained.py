@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from jax_vlffd import geometry
+from jax_vlffd import geometry, hub
 from jax_vlffd.config import ModelConfig, model_config
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
@@ -33,8 +32,6 @@ CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
 #: Prefixes of the parameters that verdicts and reasons need.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
-
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def open_trained(
     """Reads a detector from a folder, or from a hub id that is downloaded first.
 
     Args:
-      source: a workdir, an export, or a hub id such as `someone/detector`.
+      source: a workdir, an export, or a hub id such as `someone/detector` or `someone/detector@v1`.
       step: which checkpoint of a workdir, `best` or `latest`.
       checkpoints: the folder of a workdir's checkpoints, if it is not in the workdir.
       abstract: shape and sharding of every parameter, to read all of them to devices; by default those of
@@ -158,22 +155,13 @@ def trained_name(folder: Path) -> str:
 
 def _from_hub(source: str) -> Path:
     """Downloads an export from the Hugging Face hub, without its files for other programs."""
-    if not _HUB_ID.fullmatch(source):
+    if hub.parse(source) is None:
         raise UserError(
             f"{source}: there is no such folder; give the --workdir of launch.train, the --out of "
             "launch.export, or a hub id such as someone/detector"
         )
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     others = [f"{name}*" if name.endswith("/") else name for name in exported.FOR_OTHERS]
-    try:
-        return Path(huggingface_hub.snapshot_download(source, ignore_patterns=others))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{source}: neither a folder nor a hub id that could be downloaded ({type(error).__name__}); "
-            "download it elsewhere and give the folder"
-        ) from None
+    return hub.download(source, ignore=others)
 
 
 def _from_checkpoint(

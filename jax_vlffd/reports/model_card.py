@@ -50,7 +50,8 @@ class Facts:
     name: of the model. form: of `hf/`, 'clip' or 'vit'. config: the run's. step: of the checkpoint. files: of
     the export. summary: `summary.json`. calibration: None if none was fitted. data: packed set's folder -> its
     `data_card.json`, or None. metrics: an evaluation's `metrics.json`. note: what was left out, and why.
-    methods: of forgery, in the training set; empty where unknown.
+    methods: of forgery, in the training set; empty where unknown. weights: pretrained ones that training began
+    with: `revision`, a commit of the hub or None, and `files`, name -> SHA-256; None where there are none.
 
     Texts and figures in them are untrusted: the card shows them as plain text.
     """
@@ -66,6 +67,7 @@ class Facts:
     metrics: Mapping[str, Any] | None = None
     note: str = ""
     methods: Sequence[str] = ()
+    weights: Mapping[str, Any] | None = None
 
 
 def render(facts: Facts) -> str:
@@ -88,6 +90,8 @@ def render(facts: Facts) -> str:
         vision=config["model"]["vision"],
         tuning=config["tuning"],
         start=init["clip"] or init["vit"] or init["resume"],
+        revision=_mapping(facts.weights).get("revision"),
+        digests=list(_mapping(_mapping(facts.weights).get("files")).items())[:_MAX_ROWS],
         step=facts.step,
         parameters=_integer(summary.get("parameters")),
         files={name: text for name, text in contents.items() if name in facts.files},

@@ -104,6 +104,7 @@ def _write(
     """Writes the whole export into an empty folder."""
     parameters = {path: np.asarray(value) for path, value in run.parameters.items()}
     form = huggingface.form(run.model.clip)
+    weights = (run.trained or {}).get("initial_weights")
     exported.save_parameters(folder, parameters)
     merged, model = huggingface.merge(parameters, run.model)
     ids = {"bos_token_id": run.tokenizer.bos_id, "pad_token_id": run.tokenizer.pad_id}
@@ -111,7 +112,8 @@ def _write(
     huggingface.save_heads(folder / exported.HEADS, merged, held)
     if run.model.compute.lora_rank:
         base = run.config["init"]["clip"] or run.config["init"]["vit"]
-        huggingface.save_adapter(folder / exported.ADAPTER, parameters, run.model, base)
+        revision = (weights or {}).get("revision")
+        huggingface.save_adapter(folder / exported.ADAPTER, parameters, run.model, base, revision)
     run.tokenizer.save(folder / runs.TOKENIZER)
     if form == "clip":
         run.tokenizer.save(folder / exported.HF)
@@ -139,7 +141,7 @@ def _write(
     facts = model_card.Facts(
         name, form, run.config, run.step, [*files, checksums.FILE],
         read_object(workdir / runs.SUMMARY) or {}, run.calibration, _data_cards(run), metrics, note,
-        run.methods,
+        run.methods, weights,
     )  # fmt: skip
     (folder / exported.CARD).write_text(model_card.render(facts), "utf-8")
     checksums.write(folder)

@@ -76,6 +76,14 @@ def first_state(
     return initial_state(plan, run.seed, load_pretrained(plan, checkpoint)), Clock()
 
 
+def with_commit(run: RunConfig, commit: str | None) -> RunConfig:
+    """The run with its hub id at a commit, so that weights and tokenizer are of the same one."""
+    from jax_vlffd import hub
+
+    init = {name: hub.pinned(getattr(run.init, name), commit) for name in ("clip", "vit")}
+    return dataclasses.replace(run, init=dataclasses.replace(run.init, **init))
+
+
 #: Model settings that only change how it is computed, and the one that its tokenizer decides.
 _FREE = (
     "compute.dtype",

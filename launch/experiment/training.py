@@ -105,8 +105,10 @@ def train(
         configs.check_same(workdir, values)
         saved_sets = training_data.check_same(workdir, training_sets)
         training_sets["initial_weights"] = (saved_sets or {}).get("initial_weights")
+        training_data.check_same_weights(workdir, source, training_sets["initial_weights"])
     elif source and not run.init.resume:
         training_sets["initial_weights"] = training_data.initial_weights(source)
+        run = initialization.with_commit(run, training_sets["initial_weights"]["revision"])
     agreement.check_read(peers, training_data.digests(training_sets))
     validation_methods = _validation_methods(data)  # checked now, not after an epoch
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
@@ -159,7 +161,7 @@ def train(
             )
         if main_process:
             tokenizer.save(workdir / runs.TOKENIZER)
-            runs.save_config(workdir, values)
+            runs.save_config(workdir, values, training_sets.get("initial_weights"))
             training_data.save(workdir, training_sets)
             stack.callback(remote_workdir.publish, workdir)
         heartbeat = stack.enter_context(

@@ -20,7 +20,7 @@ from data_pipeline.loading.settings import DataSettings
 from data_pipeline.packed import face_geometry, remote
 from data_pipeline.packed.card import read_card
 from data_pipeline.packed.reader import PackedSplit
-from jax_vlffd import geometry
+from jax_vlffd import geometry, hub
 from jax_vlffd.errors import UserError
 
 FILE: Final = geometry.FILE
@@ -79,29 +79,55 @@ def digests(described: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def initial_weights(source: str) -> dict[str, Any]:
-    """Describes the pretrained weights of a run: source, revision, and a digest of each file.
+def initial_weights(source: str, *, cached: bool = False) -> dict[str, Any]:
+    """Describes the pretrained weights of a run: source, commit, and a digest of each file.
 
     Args:
-      source: a folder, or an id of the Hugging Face hub, which is downloaded first.
+      source: a folder, or `ID` or `ID@REVISION` of the Hugging Face hub, which is downloaded first.
+      cached: nothing is downloaded; a hub id must be in the cache.
 
     Raises:
       UserError: they cannot be opened.
     """
     from jax_vlffd.clip import huggingface
 
-    opened = huggingface.open_checkpoint(source)
+    opened = huggingface.open_checkpoint(source, cached=cached)
     files = {}
     for path in [opened.folder / "config.json", *sorted(set(opened.tensors.values()))]:
         with path.open("rb") as file:
             files[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    # The hub's cache holds each revision in a folder of its name.
-    of_hub = not Path(source).is_dir() and opened.folder.parent.name == "snapshots"
-    return {
-        "source": source,
-        "revision": opened.folder.name if of_hub else None,
-        "files": files,
-    }
+    of_hub = not Path(source).is_dir()
+    revision = hub.commit(opened.folder) if of_hub else None
+    return {"source": source, "revision": revision, "files": files}
+
+
+def check_same_weights(workdir: Path, source: str, weights: Mapping[str, Any] | None) -> None:
+    """Checks that a continued run names the weights that it began with, although it does not read them again.
+
+    They are compared where they are at hand: a folder, or files in the hub's cache. Nothing is downloaded.
+
+    Args:
+      workdir: of the run.
+      source: a folder or a hub id, as the config names it now; '' for none.
+      weights: of `initial_weights` when the run began; None if it is not recorded.
+
+    Raises:
+      UserError: they are others; names the first file that differs.
+    """
+    if not source or not weights or not weights["files"]:
+        return
+    try:
+        now = initial_weights(source, cached=True)
+    except UserError:
+        return
+    then, files = weights["files"], now["files"]
+    changed = sorted(name for name in {*then, *files} if then.get(name) != files.get(name))
+    if changed:
+        began = hub.pinned(weights["source"], weights["revision"])
+        raise UserError(
+            f"{hub.pinned(source, now['revision'])} is not what {workdir} was begun with, {began} "
+            f"({changed[0]} differs); give init.clip or init.vit as then, or use another --workdir"
+        )
 
 
 def check_same(workdir: Path, described: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -148,7 +174,11 @@ def read(folder: Path) -> dict[str, Any] | None:
             assert isinstance(entry["digest"], str)
             assert all(isinstance(method, str) for method in entry["methods"])
             assert entry["card"] is None or isinstance(entry["card"], dict)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        weights = content.get("initial_weights")
+        assert weights is None or isinstance(weights["source"], str)
+        assert weights is None or isinstance(weights["revision"], str | None)
+        assert weights is None or all(isinstance(d, str) for d in weights["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UserError(
             f"{path}: not a description of training sets of version {VERSION}; copy the workdir again"
         ) from error

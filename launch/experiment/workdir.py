@@ -127,7 +127,15 @@ def load_run(
     )  # fmt: skip
 
 
-def save_config(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Writes `config.json`: the resolved config, and the versions of what ran it."""
-    content = {"config": config, "versions": configs.versions()}
+def save_config(
+    workdir: Path, config: Mapping[str, Any], weights: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `config.json`: the resolved config, the versions of what ran it, and the pretrained weights.
+
+    Args:
+      workdir: of the run.
+      config: as resolved.
+      weights: of `training_data.initial_weights`, with commit and digests; None for none.
+    """
+    content = {"config": config, "versions": configs.versions(), "initial_weights": weights}
     atomic_write_text(workdir / CONFIG, json.dumps(content, indent=2) + "\n")

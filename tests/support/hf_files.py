@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from data_pipeline.loading.tokenizer import Tokenizer, train_tokenizer
 from jax_vlffd import model
 from jax_vlffd.clip import huggingface
 from jax_vlffd.clip.config import CLIPConfig, TextConfig, VisionConfig
 from jax_vlffd.clip.huggingface_config import clip_to_hf
 from jax_vlffd.config import ModelConfig
 from jax_vlffd.errors import UserError
+from tests.support import tiny
 
 CONFIG = CLIPConfig(
     VisionConfig(32, 2, 4, 64, image_size=32, patch_size=8),
@@ -52,6 +55,17 @@ def writer(folder: Path, tensors: dict[str, np.ndarray]) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def write_clip(folder: Path) -> Path:
+    """A CLIP of the tiny model's shape, with a tokenizer."""
+    folder.mkdir(parents=True)
+    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder)
+    text = dataclasses.replace(tiny.TEXT, eos_id=Tokenizer.load(folder).eos_id)
+    clip = dataclasses.replace(tiny.CLIP, text=text)
+    (folder / "config.json").write_text(json.dumps(clip_to_hf(clip)))
+    save_file(huggingface.to_hf(tiny.start(), clip), folder / "model.safetensors")
+    return folder
 
 
 def load(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -11,30 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from data_pipeline.loading.tokenizer import Tokenizer, train_tokenizer
+from data_pipeline.loading.tokenizer import train_tokenizer
 from data_pipeline.packed.builder import pack
-from jax_vlffd.clip.huggingface import to_hf
-from jax_vlffd.clip.huggingface_config import clip_to_hf
 from jax_vlffd.config import InitConfig, LossConfig
 from jax_vlffd.errors import UserError
 from launch.experiment import training_data
 from launch.experiment import workdir as runs
 from tests.support import processes, tiny
+from tests.support.hf_files import write_clip
 from tests.support.packed_sets import write_annotations
 from tests.support.training_runs import run
 
 LOSS = LossConfig(alignment=0, fusion=0)
-
-
-def write_clip(folder: Path) -> Path:
-    """A CLIP of the tiny model's shape, with a tokenizer."""
-    folder.mkdir(parents=True)
-    train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder)
-    text = dataclasses.replace(tiny.TEXT, eos_id=Tokenizer.load(folder).eos_id)
-    clip = dataclasses.replace(tiny.CLIP, text=text)
-    (folder / "config.json").write_text(json.dumps(clip_to_hf(clip)))
-    save_file(to_hf(tiny.start(), clip), folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")
