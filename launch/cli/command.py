@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 from absl import app, flags, logging
 
@@ -18,6 +19,10 @@ from jax_vlffd.errors import UserError, printable
 
 #: Errors of storage that is full or cannot be written.
 _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+
+#: A recipe as the documents name it, and the folder of our packages, which is a checkout or `site-packages`.
+_RECIPE = re.compile(r"(--?config=)?(configs/\w+\.py)((?::.*)?)", re.DOTALL)
+_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 def run(main: Callable[[Sequence[str]], None], positional: bool = False) -> None:
@@ -48,7 +53,7 @@ def use_compilation_cache() -> None:
 def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
     flags.FLAGS.set_gnu_getopt()  # flags may follow other arguments
     try:
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flags.FLAGS(_with_packaged_recipe(argv))
         if "config" in flags.FLAGS:
             # A missing config file is only reported when the config is read.
             hasattr(flags.FLAGS["config"].value, "keys")
@@ -69,6 +74,18 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
         )
         sys.exit(2)
     return rest
+
+
+def _with_packaged_recipe(argv: Sequence[str]) -> list[str]:
+    """Replaces `configs/NAME.py`, where it is not in the working directory, by the installed recipe."""
+    result = list(argv)
+    for number, argument in enumerate(argv if "config" in flags.FLAGS else ()):
+        match = _RECIPE.fullmatch(argument)
+        if match and (match[1] or argv[number - 1] in ("--config", "-config")):
+            installed = _PACKAGES / match[2]
+            if installed.is_file() and not os.path.exists(match[2]):
+                result[number] = f"{match[1] or ''}{installed}{match[3]}"
+    return result
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
