@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 SEED ?= 0
+LOWEST_PYTHON ?= python3.11
 STAMP := $(VENV)/.jax-vlffd
 
-.PHONY: demo test test-fast test-long dev lint types docs clean
+.PHONY: demo test test-fast test-long test-lowest dev lint types docs clean
 
 demo: $(STAMP)-run
 	$(BIN)/python -m launch.demo --out=runs/demo
@@ -23,6 +24,15 @@ test-fast: $(STAMP)-dev
 # All of what the tests have samples of, for hours; writes benchmarks/results/campaigns.json.
 test-long: $(STAMP)-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m campaign --hypothesis-seed=$(SEED)
+
+# With the lowest versions that pyproject.toml declares, in an environment of its own, made anew by uv.
+test-lowest:
+	rm -rf build/lowest
+	$(LOWEST_PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python \
+	  --resolution lowest-direct -e ".[dev,faces,annotate,gcs]"
+	build/lowest/bin/python -m pytest -n 3 --dist loadfile -m "not slow and not campaign"
 
 dev: $(STAMP)-dev
 
