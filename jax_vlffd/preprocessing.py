@@ -135,7 +135,8 @@ def as_rgb(image: object) -> np.ndarray:
 
     Args:
       image: an array of that shape and dtype, or a PIL image of any mode, which is turned by its EXIF
-        orientation.
+        orientation. One of more than 8 bits is scaled: from 0 to 65535, or, as a file may state no range, from
+        the first of 1 (floats alone), 255, 65535 and 2^32 - 1 that is not exceeded.
 
     Raises:
       UserError: `image` is of another type, shape or dtype.
@@ -153,4 +154,19 @@ def as_rgb(image: object) -> np.ndarray:
         raise UserError(
             f"the image is a {type(image).__name__}: give uint8 [H, W, 3], RGB, or a PIL image"
         )
-    return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+        return np.repeat(_eight_bits(np.asarray(upright))[..., None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Scales the pixels [H, W] of a PIL image of mode I, I;16 or F to uint8; NaN is 0."""
+    finite = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    if values.dtype.itemsize == 2:
+        white = 65535.0
+    else:
+        ranges = (255.0, 65535.0, 2.0**32 - 1)
+        ranges = (1.0, *ranges) if values.dtype.kind == "f" else ranges
+        white = next((end for end in ranges if finite.max(initial=0) <= end), float(finite.max()))
+    return np.clip(np.round(finite * (255 / white)), 0, 255).astype(np.uint8)

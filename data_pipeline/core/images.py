@@ -8,6 +8,7 @@ by Pillow.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.core.files import read_regular
 from jax_vlffd.errors import UserError
+from jax_vlffd.preprocessing import as_rgb
 
 Image = NDArray[np.uint8]
 
@@ -46,6 +48,10 @@ _MAX_EXIF: Final = 200
 _TIFF_BITS: Final = 0x0102
 # JPEG markers that start a frame and so state its size (SOF0 to SOF15, without DHT, JPG and DAC).
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: The next marker of a JPEG; not FF00 and the restarts (D0 to D7), which stand within a scan.
+_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+#: The start of the video that phones put behind a picture.
+_VIDEO_BEHIND: Final = re.compile(rb"\0\0\0.ftyp|MotionPhoto_Data", re.DOTALL)
 
 
 class InputError(ValueError):
@@ -68,7 +74,8 @@ class Picture:
       image: uint8 [H, W, 3], RGB, upright; [H, W] where gray was asked for.
       format: as Pillow names it, such as 'JPEG'.
       notes: `code: sentence` for what is unusual about it and was dealt with; the codes are `animated`,
-        `cmyk`, `transparent`, `gray`, `deep` (more than 8 bits) and `rotated`.
+        `cmyk`, `transparent`, `gray`, `deep` (more than 8 bits), `rotated`, `profile` (a color profile
+        other than sRGB), `motion` (a video behind the picture) and `cut` (a JPEG of which parts are missing).
       exif: some of its EXIF as text.
     """
 
@@ -81,8 +88,8 @@ class Picture:
 def read_picture(path: Path, *, gray: bool = False) -> Picture:
     """Reads a picture of any common format.
 
-    Of an animation the first frame is read; gray, transparent, CMYK and 16-bit pictures are brought to RGB;
-    EXIF orientation is applied.
+    Of an animation the first frame is read; gray, transparent, CMYK, 16-bit and float pictures are brought to
+    RGB, and those with a color profile to sRGB; EXIF orientation is applied.
 
     Args:
       path: of the file.
@@ -95,13 +102,17 @@ def read_picture(path: Path, *, gray: bool = False) -> Picture:
     try:
         with _open(data) as header:  # reads the header alone
             _check_pixels(*header.size, MAX_PIXELS)
-            facts = header.format or "", _notes(header, data), _exif(header, data)
+            notes, exif = _notes(header, data), _exif(header, data)
             if header.format in _OPENCV:
                 image = decode_image(data, MAX_PIXELS, gray=gray)
             else:
                 header.seek(0)
-                upright = PIL.ImageOps.exif_transpose(header)
-                image = np.asarray(upright.convert("L" if gray else "RGB"), np.uint8)
+                image = as_rgb(header)
+                if gray:
+                    image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint8)
+            if not gray:
+                image, more = _in_srgb(image, header)
+                notes += more
     except InputError as error:
         raise InputError(error.code, f"{path}: {error}") from error
     except PIL.Image.DecompressionBombError as error:
@@ -111,7 +122,7 @@ def read_picture(path: Path, *, gray: bool = False) -> Picture:
     except Exception as error:  # Pillow's readers raise what they like
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError("unreadable", f"{path} is not a picture, or damaged ({reason})") from error
-    return Picture(image, *facts)
+    return Picture(image, header.format or "", notes, exif)
 
 
 def read_image(path: Path) -> Image | None:
@@ -167,13 +178,8 @@ def decode_image(
       InputError: too many pixels (checked before decoding), cut off, or damaged.
     """
     _check_pixels(*image_size(data), max_pixels)
-    # OpenCV may fill what is missing of a cut file with gray and call it a success. The end is nearly always
-    # the file's, which is seen at once; looking for the last scan takes longer.
-    if (
-        data.startswith(b"\xff\xd8")
-        and not data.endswith(b"\xff\xd9")
-        and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    ):
+    # OpenCV may fill what is missing of a cut file with gray and call it a success.
+    if data.startswith(b"\xff\xd8") and not _jpeg_end(data):
         raise InputError("unreadable", "the JPEG is cut off")
     if data.startswith(b"\x89PNG") and data.rfind(b"IEND") < 0:
         raise InputError("unreadable", "the PNG is cut off")
@@ -230,7 +236,47 @@ def _notes(header: PIL.Image.Image, data: bytes) -> tuple[str, ...]:
         notes.append("deep: reduced to 8 bits")
     if int(_getexif(header, data).get(PIL.ExifTags.Base.Orientation, 1) or 1) != 1:
         notes.append("rotated: turned upright by its EXIF")
+    if header.format in ("JPEG", "MPO"):
+        if _VIDEO_BEHIND.search(data, _jpeg_end(data)):
+            notes.append("motion: only the picture was used, not the video behind it")
+        if header.mode != "CMYK" and not _decodes_whole(data[: _jpeg_end(data)]):
+            notes.append("cut: its data are damaged or end early; what is missing is filled")
     return tuple(notes)
+
+
+def _in_srgb(image: Image, header: PIL.Image.Image) -> tuple[Image, tuple[str, ...]]:
+    """Converts uint8 [H, W, 3] by the color profile of its file, if it has one other than sRGB; and a note."""
+    profile = header.info.get("icc_profile")
+    if not profile or header.mode == "CMYK":  # which has a note of its own
+        return image, ()
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = " ".join(ImageCms.getProfileDescription(source).split())[:60]
+        if "sRGB" in name:
+            return image, ()
+        converted = ImageCms.profileToProfile(
+            PIL.Image.fromarray(image), source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # damaged, or not of RGB
+        return image, ("profile: its color profile cannot be applied",)
+    return np.asarray(converted, np.uint8), (f"profile: converted to sRGB from {name}",)
+
+
+def _decodes_whole(data: bytes) -> bool:
+    """Whether a JPEG has all of its pixels: libjpeg fills what is missing, FFmpeg can refuse it."""
+    import av
+
+    decoder = av.CodecContext.create("mjpeg", "r")
+    decoder.options, decoder.thread_count = {"err_detect": "explode"}, 1
+    try:
+        decoder.decode(av.Packet(data))
+    except av.InvalidDataError:
+        return False
+    except av.FFmpegError:  # a kind that FFmpeg does not read
+        return True
+    return True
 
 
 def _bits(header: PIL.Image.Image, data: bytes) -> int:
@@ -271,6 +317,20 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             return width, height
         alone = marker & 0xFF == 0x01 or 0xD0 <= marker & 0xFF <= 0xD8
         offset += 2 if alone else 2 + struct.unpack(">H", data[offset + 2 : offset + 4])[0]
+
+
+def _jpeg_end(data: bytes) -> int:
+    """The length of the first picture in a JPEG file; 0 where it is cut off, also by another that follows."""
+    offset = 2
+    while match := _MARKER.search(data, offset):
+        offset, marker = match.end(), match[1]
+        if marker == b"\xd9":
+            return offset
+        if marker == b"\xd8":
+            return 0
+        if marker != b"\x01":
+            offset += int.from_bytes(data[offset : offset + 2], "big")
+    return 0
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

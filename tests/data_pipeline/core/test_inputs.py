@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipeline.core import discovery
 from data_pipeline.core.images import InputError, read_picture
 from jax_vlffd.errors import UserError
+from jax_vlffd.preprocessing import as_rgb
 from tests.support.packed_sets import draw
 
 SIDE = 40
@@ -50,7 +56,7 @@ def test_a_name_with_the_signs_of_a_glob_is_a_name(tmp_path: Path) -> None:
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\ufeffone.png\n\n  two/b.mp4 \n/abs.png\n", "utf-8")
     result = discovery.read_list(tmp_path / "list.txt")
-    assert result == [str(tmp_path / "one.png"), str(tmp_path / "two/b.mp4"), "/abs.png"]
+    assert result == [tmp_path / "one.png", tmp_path / "two/b.mp4", Path("/abs.png")]
 
 
 def test_empty_folders_globs_and_lists_are_reported(tmp_path: Path) -> None:
@@ -215,3 +221,133 @@ def test_a_video_is_reported_by_its_suffix_or_its_content(tmp_path: Path) -> Non
     assert discovery.is_video(tmp_path / "clip.bin")
     assert discovery.is_video(tmp_path / "a.MP4")
     assert not discovery.is_video(tmp_path / "a.jpeg")
+
+
+# --- what is converted, or noted ---
+
+
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "white", "suffix"),
+    [
+        (np.uint16, 65535, ".png"), (np.uint16, 65535, ".tif"), (np.uint16, 65535, ".pgm"),
+        (np.int32, 255, ".tif"), (np.int32, 65535, ".tif"), (np.int32, 2**31 - 1, ".tif"),
+        (np.float32, 1, ".tif"), (np.float32, 255, ".tif"), (np.float32, 65535, ".tif"),
+    ],
+)  # fmt: skip
+def test_pictures_of_more_than_8_bits_are_scaled(
+    tmp_path: Path, kind: type, white: int, suffix: str, gray: bool
+) -> None:
+    ramp = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
+    stored = (ramp * white * (0.5 if white == 2**31 - 1 else 1)).astype(kind)
+    if suffix == ".pgm":
+        header = f"P5 {SIDE} {SIDE} 65535\n".encode()
+        (tmp_path / "a.pgm").write_bytes(header + stored.astype(">u2").tobytes())
+    else:
+        save(tmp_path / f"a{suffix}", PIL.Image.fromarray(stored))
+    result = read_picture(tmp_path / f"a{suffix}", gray=gray)
+    expected = 255 * stored.astype(float) / (2**32 - 1 if white == 2**31 - 1 else white)
+    actual = result.image if gray else result.image[..., 1]
+    assert np.abs(actual - expected).max() <= 1
+    assert any(note.startswith("deep:") for note in result.notes)
+    with PIL.Image.open(tmp_path / f"a{suffix}") as opened:  # as the library takes it
+        np.testing.assert_allclose(as_rgb(opened)[..., 1], expected, atol=1)
+
+
+def test_what_is_not_a_number_is_black(tmp_path: Path) -> None:
+    values = np.full((SIDE, SIDE), 0.5, np.float32)
+    values[0, :3] = [np.nan, np.inf, -np.inf]
+    result = read_picture(save(tmp_path / "a.tif", PIL.Image.fromarray(values))).image
+    assert result[0, :3].max() == 0
+    assert set(result[1:].ravel()) == {128}
+
+
+def as_jpeg(size: int = 96, **options: object) -> bytes:
+    file = io.BytesIO()
+    noisy = np.random.default_rng(0).integers(0, 255, (size, size, 3)).astype(np.uint8)
+    PIL.Image.fromarray(noisy).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+WAYS = ({}, {"progressive": True}, {"restart_marker_blocks": 4}, {"optimize": True})
+BEHIND = {
+    "nothing": b"", "zeros": bytes(99), "a picture": as_jpeg(16),
+    "a video": b"\0\0\0\x18ftypmp42" + b"\xff\xda\xff\xd9\0\1" * 99,
+}  # fmt: skip
+
+
+def codes(path: Path) -> list[str]:
+    return [note.partition(":")[0] for note in read_picture(path).notes]
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+@pytest.mark.parametrize("behind", BEHIND)
+def test_what_lies_behind_a_jpeg_is_not_part_of_it(
+    tmp_path: Path, options: dict[str, object], behind: str
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(as_jpeg(**options) + BEHIND[behind])
+    assert codes(tmp_path / "a.jpg") == (["motion"] if behind == "a video" else [])
+
+
+@settings(max_examples=20)
+@given(st.sampled_from(WAYS), st.floats(0.3, 0.95), st.sampled_from([b"", b"\xff\xd9", b"whole"]))
+def test_a_jpeg_that_is_cut_is_refused_or_noted(
+    tmp_path_factory: pytest.TempPathFactory, options: dict[str, object], share: float, end: bytes
+) -> None:
+    whole = as_jpeg(**options)
+    path = tmp_path_factory.mktemp("cut") / "a.jpg"
+    cut = whole[: int(len(whole) * share)].rstrip(b"\xff")
+    path.write_bytes(cut + (whole if end == b"whole" else end))
+    if end == b"\xff\xd9":
+        assert codes(path) == ["cut"]
+    else:
+        with pytest.raises(InputError, match="the JPEG is cut off"):
+            read_picture(path)
+
+
+def profile(swapped: bool) -> bytes:
+    """A color profile as sRGB's, of another name; perhaps with red and green for one another."""
+    data = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    data = data.replace("sRGB".encode("utf-16-be"), "other".encode("utf-16-be")[:8])
+    if swapped:
+        for kind in (b"XYZ", b"TRC"):
+            data = data.replace(b"r" + kind, b"?" + kind).replace(b"g" + kind, b"r" + kind)
+            data = data.replace(b"?" + kind, b"g" + kind)
+    return data
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_color_profile_is_applied(tmp_path: Path, suffix: str) -> None:
+    red = PIL.Image.new("RGB", (SIDE, SIDE), (240, 30, 30))
+    options = {"quality": 100} if suffix in (".jpg", ".webp") else {}
+    for swapped, color in ((False, (240, 30, 30)), (True, (30, 240, 30))):
+        path = save(tmp_path / f"a{suffix}", red, icc_profile=profile(swapped), **options)
+        result = read_picture(path)
+        assert np.abs(result.image.mean((0, 1)) - color).max() < 4
+        (note,) = result.notes
+        assert note.startswith("profile: converted to sRGB from othe")
+    srgb = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    assert codes(save(tmp_path / f"a{suffix}", red, icc_profile=srgb, **options)) == []
+    for damaged in (b"x", srgb[:200], srgb[:128] + b"\xff" * 90):
+        assert codes(save(tmp_path / f"a{suffix}", red, icc_profile=damaged, **options)) == [
+            "profile"
+        ]
+
+
+def test_files_that_are_passed_over_are_counted_by_suffix(tmp_path: Path) -> None:
+    read = ("a.jfif", "a.jpe", "a.jp2", "a.MTS", "a.ts", "a.flv", "a.wmv", "a.3gp")
+    beside = ("._a.png", ".DS_Store", "__MACOSX/a.png", "Thumbs.db")
+    for name in (*read, *beside, "b/c.heic", "c.HEIC", "notes.txt", "README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    ignored: Counter[str] = Counter()
+    paths = discovery.find_files([str(tmp_path)], ignored)
+    assert [path.name for path in paths] == sorted(read)
+    assert ignored == {".heic": 2, ".txt": 1, "": 1}
+
+
+def test_a_line_of_a_list_is_a_path_and_not_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "a1.png").touch()
+    (tmp_path / "list.txt").write_text("a[1].png\n*.png\n")
+    paths = discovery.find_files(discovery.read_list(tmp_path / "list.txt"))
+    assert [path.name for path in paths] == ["a[1].png", "*.png"]
