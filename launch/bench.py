@@ -9,6 +9,7 @@ python -m launch.bench growth --config=configs/X.py [--plots=DIR]
 python -m launch.bench start
 python -m launch.bench device --config=configs/X.py
 python -m launch.bench fftg [--pairs=48]
+python -m launch.bench intervals [--datasets=2000]
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ if util.find_spec("benchmarks") is None:
         "error: the benches are not part of the package; run launch.bench in a checkout of jax-vlffd"
     )
 
-from benchmarks import data, device, feed, fftg, growth, start, step
+from benchmarks import data, device, feed, fftg, growth, intervals, start, step
 from launch.cli import command
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
-for _module in (data, device, feed, fftg, growth, start, step):
+for _module in (data, device, feed, fftg, growth, intervals, start, step):
     flags.adopt_module_key_flags(_module)
 
 #: Benches by name.
@@ -45,6 +46,7 @@ _BENCHES: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "start": start.measure,
     "device": device.measure,
     "fftg": fftg.measure,
+    "intervals": intervals.measure,
 }
 
 #: Environment variables that change a process's speed.

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.packed.reader import PackedSplit
+from jax_vlffd.evaluation.metrics import COVERED
 from launch.experiment import workdir
 from tests.fixtures import make
 from tests.support import tiny
@@ -65,6 +66,21 @@ def assert_holds(result: Any, expected: Any, place: str = "", **tolerance: float
         assert result == pytest.approx(expected, **tolerance), place
     else:
         assert result == expected, place
+
+
+def without_covered(value: Any, key: str = "") -> Any:
+    """Leaves out the intervals of the metrics that had percentile intervals then, which did not cover."""
+    if isinstance(value, list):
+        return [without_covered(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: without_covered(each, name)
+        for name, each in value.items()
+        if not (name in COVERED and isinstance(each, list))
+        and not (name == "interval" and key in COVERED)
+        and not (name.endswith((":low", ":high")) and name.split(":")[-2] in COVERED)
+    }
 
 
 def test_annotations_are_kept_and_no_reply_is_paid_for_again(old: Path, run: Run) -> None:
@@ -116,7 +132,9 @@ def test_a_finished_run_is_left_as_it_is(old: Path, run: Run) -> None:
 @pytest.mark.slow
 def test_a_run_scores_a_set_as_before(old: Path, run: Run) -> None:
     run("evaluate", "--workdir=finished", *make.EVALUATE, "--out=again")
-    assert_holds(metrics(old / "again"), metrics(old / "evaluation"), rel=1e-4, abs=1e-4)
+    before = without_covered(metrics(old / "evaluation"))
+    assert before["sets"]["held"]["intervals"].keys() == {"ap", "ece", "ece_calibrated"}
+    assert_holds(metrics(old / "again"), before, rel=1e-4, abs=1e-4)
     ours, theirs = (
         table((old / name / "scores.csv").read_text()) for name in ("again", "evaluation")
     )
@@ -142,7 +160,8 @@ def table(text: str) -> list[dict[str, Any]]:
 
 def test_scores_give_the_same_metrics(old: Path, run: Run) -> None:
     run("evaluate", *make.FROM_SCORES, "--out=again")
-    assert_holds(metrics(old / "again"), EXPECTED["evaluation"]["from_scores"], rel=1e-6)
+    expected = without_covered(EXPECTED["evaluation"]["from_scores"])
+    assert_holds(metrics(old / "again"), expected, rel=1e-6)
 
 
 def test_an_export_answers_as_before_and_goes_on_with_a_torn_file(old: Path, run: Run) -> None:
@@ -187,7 +206,7 @@ def test_a_sweep_is_done_before_and_has_the_same_table(old: Path, run: Run) -> N
     assert [line.split()[1] for line in listed.splitlines()] in (["done"] * 2, ["trained"] * 2)
     run("sweep", *make.SWEEP)
     rows = table((old / "sweep" / "summary.csv").read_text())
-    assert_holds(rows, table(EXPECTED["sweep"]), rel=1e-4, abs=1e-4)
+    assert_holds(rows, without_covered(table(EXPECTED["sweep"])), rel=1e-4, abs=1e-4)
     assert {path: path.read_bytes() for path in trained} == trained
 
 

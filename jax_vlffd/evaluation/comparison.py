@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from jax_vlffd.evaluation import bootstrap
+from jax_vlffd.evaluation import bootstrap, intervals
 from jax_vlffd.evaluation.calibration import Calibration
-from jax_vlffd.evaluation.metrics import Metrics, SetMetrics
+from jax_vlffd.evaluation.metrics import COVERED, Metrics, SetMetrics
 from jax_vlffd.evaluation.scores import Scores
 
 #: Stands for the methods of a detector whose training set is unknown.
@@ -51,7 +51,7 @@ class EvaluatedDetector:
 
 
 def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
-    """`second` minus `first` by metric: {"value"}, and {"interval"} from paired resamples.
+    """`second` minus `first` by metric: {"value"}, and {"interval"} where resamples are paired.
 
     Resamples are paired when both were measured on the same videos with the same seed and number of
     resamples, so that each drew the same videos. Otherwise there is no interval.
@@ -61,11 +61,10 @@ def differences(first: Metrics, second: Metrics) -> dict[str, dict[str, Any]]:
         base = first.values.get(name)
         if value is None or base is None:
             continue
-        entry: dict[str, Any] = {"value": value - base}
-        replicates, base_replicates = second.replicates.get(name), first.replicates.get(name)
-        if replicates is not None and base_replicates is not None and first.videos == second.videos:
-            entry["interval"] = list(bootstrap.interval(replicates - base_replicates))
-        by_metric[name] = entry
+        interval = _interval([second, first], [1.0, -1.0], name)
+        by_metric[name] = {"value": value - base} | (
+            {} if interval is None else {"interval": interval}
+        )
     return by_metric
 
 
@@ -114,10 +113,10 @@ def matrix(detectors: Sequence[EvaluatedDetector]) -> list[dict[str, Any]]:
     Returns:
       Rows {"name", "trained_on", "runs", "cells": {set: {method: cell}}}. A cell is
       {"frame_auc", "video_auc", "interval", "spread", "seen", "difference"}: means over the row's
-      runs; the bootstrap interval of that mean frame AUC (None where the runs' videos differ); the
+      runs; the interval of that mean frame AUC (None where the runs' videos differ); the
       standard deviation over the runs (None for one); whether the method was trained on (None when
       unknown); and the mean frame AUC less that of the first row that was trained on the same
-      methods, {"value", "interval" from paired resamples} (None in that row itself).
+      methods, {"value", "interval"} (None in that row itself, and for a row of unknown methods).
     """
     rows: dict[tuple[str, tuple[str, ...]], list[EvaluatedDetector]] = {}
     for detector in detectors:
@@ -157,14 +156,15 @@ def _cell(
     measured = _measured(runs, tested, method)
     frame = _known(measured, "frame_auc")
     video = _known(measured, "video_auc")
-    replicates = _mean_replicates(measured)
     return {
         "frame_auc": float(np.mean(frame)) if frame else None,
         "video_auc": float(np.mean(video)) if video else None,
-        "interval": None if replicates is None else list(bootstrap.interval(replicates)),
+        "interval": _interval(measured, _shares(measured), "frame_auc"),
         "spread": float(np.std(frame, ddof=1)) if len(frame) > 1 else None,
         "seen": method in trained_on if trained_on else None,
-        "difference": None if runs is first else _difference(measured, first, tested, method),
+        "difference": None
+        if runs is first or not trained_on
+        else _difference(measured, first, tested, method),
     }
 
 
@@ -175,15 +175,10 @@ def _difference(
     values, base_values = _known(measured, "frame_auc"), _known(base, "frame_auc")
     if not values or not base_values:
         return None
+    weights = [*_shares(measured), *(-share for share in _shares(base))]
+    interval = _interval([*measured, *base], weights, "frame_auc")
     entry: dict[str, Any] = {"value": float(np.mean(values) - np.mean(base_values))}
-    replicates, base_replicates = _mean_replicates(measured), _mean_replicates(base)
-    if (
-        replicates is not None
-        and base_replicates is not None
-        and measured[0].videos == base[0].videos
-    ):
-        entry["interval"] = list(bootstrap.interval(replicates - base_replicates))
-    return entry
+    return entry | ({} if interval is None else {"interval": interval})
 
 
 def _measured(runs: Sequence[EvaluatedDetector], tested: str, method: str) -> list[Metrics]:
@@ -194,9 +189,20 @@ def _known(measured: Sequence[Metrics], name: str) -> list[float]:
     return [value for m in measured if (value := m.values[name]) is not None]
 
 
-def _mean_replicates(measured: Sequence[Metrics]) -> np.ndarray | None:
-    """The mean frame AUC of every resample; None unless all were measured on the same videos."""
-    replicates = [m.replicates["frame_auc"] for m in measured if "frame_auc" in m.replicates]
-    if not replicates or len(replicates) != len(measured) or len({m.videos for m in measured}) > 1:
+def _shares(measured: Sequence[Metrics]) -> list[float]:
+    return [1 / len(measured)] * len(measured)
+
+
+def _interval(
+    measured: Sequence[Metrics], weights: Sequence[float], name: str
+) -> list[float] | None:
+    """The interval of a weighted sum of a metric; None unless all were resampled on the same videos."""
+    replicates = [m.replicates[name] for m in measured if name in m.replicates]
+    videos = {m.videos for m in measured}
+    if not replicates or len(replicates) != len(measured) or len(videos) > 1 or "" in videos:
         return None
-    return np.asarray(np.mean(replicates, axis=0))
+    if name not in COVERED:
+        return list(bootstrap.interval(np.asarray(weights) @ np.stack(replicates)))
+    estimates = [value for m in measured if (value := m.values[name]) is not None]
+    bounds = [m.intervals[name] for m in measured]
+    return list(intervals.combination(weights, estimates, bounds, replicates))

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from sklearn import metrics as sk
 
-from jax_vlffd.evaluation import bootstrap
+from jax_vlffd.evaluation import bootstrap, intervals
 from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_error
 from jax_vlffd.evaluation.scores import Scores, video_means
 from jax_vlffd.vocabulary import REGIONS
@@ -31,6 +31,9 @@ from jax_vlffd.vocabulary import REGIONS
 #: Metrics that need both classes, and metrics that are defined for one class too.
 RANKING: Final = ("frame_auc", "video_auc", "ap", "eer", "eer_deepfakebench")
 POINTWISE: Final = ("acc", "acc_calibrated", "ece", "ece_calibrated")
+ACCURACIES: Final = ("acc", "acc_calibrated")
+#: Metrics whose intervals stay apart from a point as a detector becomes perfect; see `intervals`.
+COVERED: Final = ("frame_auc", "video_auc", "eer", *ACCURACIES)
 _FIGURES: Final = ("precision", "recall", "f1")
 
 
@@ -50,7 +53,8 @@ class Metrics:
 
     Attributes:
       values: by name; None where a metric is undefined (`note` says why).
-      intervals: 95 % bootstrap interval (low, high) by name, where there is one.
+      intervals: 95 % interval (low, high) by name, where there is one: of `intervals` for COVERED, by
+        percentiles of the resamples for the others.
       replicates: the resamples' values [R] by name, for paired differences.
       videos: fingerprint of the videos measured; two with equal ones were resampled alike.
     """
@@ -170,8 +174,32 @@ def measure(
             replicates = bootstrap.replicates(
                 y, p, video, scores.strata(), resamples, seed, calibrated, threshold
             )
-    intervals = {name: bootstrap.interval(resampled) for name, resampled in replicates.items()}
-    return Metrics(values, intervals, counts, note, replicates, scores.video_digest())
+    bounds = {name: bootstrap.interval(resampled) for name, resampled in replicates.items()}
+    if replicates:
+        bounds["frame_auc"] = intervals.area(y, p, video)
+        bounds["video_auc"] = intervals.area(video_y, video_p, np.arange(len(video_y)))
+        bounds |= _rate_intervals(values, replicates, y, p, video)
+    return Metrics(values, bounds, counts, note, replicates, scores.video_digest())
+
+
+def _rate_intervals(
+    values: Mapping[str, float | None],
+    replicates: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    p: np.ndarray,
+    video: np.ndarray,
+) -> dict[str, tuple[float, float]]:
+    """Intervals of accuracies and EER."""
+    real, fake = (
+        intervals.clusters(p[y == label], video[y == label]).effective_frames() for label in (0, 1)
+    )
+    # The EER averages the errors of the two classes, whatever their sizes.
+    effective = {"eer": 4 / (1 / real + 1 / fake)} | dict.fromkeys(ACCURACIES, real + fake)
+    return {
+        name: intervals.rate(value, float(np.var(replicates[name])), effective[name])
+        for name in replicates.keys() & effective.keys()
+        if (value := values[name]) is not None
+    }
 
 
 def equal_error_rate(labels: np.ndarray, probability: np.ndarray) -> float:

@@ -121,22 +121,31 @@ class Scores:
         The key is (set, dataset, method, video id), as the same id occurs under several methods,
         and the label, so that a real never joins the fake that was made of it under the same names.
         """
-        video = self.video
-        unnamed = video == ""
-        if unnamed.any():
-            numbers = np.arange(len(self)).astype(np.str_)
-            own = np.char.add("\x00", np.where(self.id == "", numbers, self.id))
-            video = np.where(unnamed, own, video)
+        video = self._video_names()
         return _number_keys(self.set_name, self.dataset, self.method, self.label, video)
+
+    def _video_names(self) -> np.ndarray:
+        """Names of the videos; a frame without a video has its id, or its row's number."""
+        unnamed = self.video == ""
+        if not unnamed.any():
+            return self.video
+        numbers = np.arange(len(self)).astype(np.str_)
+        own = np.char.add("\x00", np.where(self.id == "", numbers, self.id))
+        return np.where(unnamed, own, self.video)
 
     def strata(self) -> np.ndarray:
         """Int [n]: the groups (set, dataset, method, label), whose sizes every resample keeps."""
         return _number_keys(self.set_name, self.dataset, self.method, self.label)
 
     def video_digest(self) -> str:
-        """A fingerprint of the videos, not of their frames: equal for tables of the same videos."""
+        """A fingerprint of the videos, not of their frames: equal for tables of the same videos.
+
+        It is empty if a frame has neither video nor id: then nothing tells which video a row is of.
+        """
+        if ((self.video == "") & (self.id == "")).any():
+            return ""
         first = np.unique(self.videos(), return_index=True)[1]
-        columns = (self.set_name, self.dataset, self.method, self.label, self.video)
+        columns = (self.set_name, self.dataset, self.method, self.label, self._video_names())
         keys = [np.asarray(column)[first].tolist() for column in columns]
         return hashlib.sha256(repr(list(zip(*keys, strict=True))).encode()).hexdigest()
 
