@@ -19,6 +19,7 @@ from absl import flags
 from launch.annotation import refinement
 from launch.cli import command
 from launch.cli.flags import shard
+from launch.cli.outputs import FILE, FOLDER
 from launch.cli.progress import progress
 
 FLAGS = flags.FLAGS
@@ -116,4 +117,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(
+        main,
+        writes={"out": FILE, "masks": FOLDER, "review": FILE},
+        reads=["pairs"],
+    )

@@ -29,6 +29,7 @@ if util.find_spec("benchmarks") is None:
 
 from benchmarks import data, device, feed, fftg, growth, intervals, start, step
 from launch.cli import command
+from launch.cli.outputs import FILE
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures; they are printed in any case.")
@@ -109,4 +110,4 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, positional=True)
+    command.run(main, positional=True, writes={"out": FILE})

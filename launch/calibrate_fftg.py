@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from launch.cli import command
+from launch.cli.outputs import FILE
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("faces", None, "Folders of real faces to fit on.")
@@ -50,4 +51,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"report": FILE}, reads=["faces", "heldout", "videos"])

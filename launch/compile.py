@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.cli import command
+from launch.cli.outputs import FILE
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "As v5e:16x16, v5p:8x8x8 or cpu:8.")
@@ -76,4 +77,4 @@ def _libtpu() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FILE})

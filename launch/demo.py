@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from launch.cli import command
+from launch.cli import command, interrupts
+from launch.cli.outputs import FOLDER
 
 _OUT = flags.DEFINE_string("out", "runs/demo", "Folder of the demo; an existing one is continued.")
 _SEED = flags.DEFINE_integer(
@@ -85,10 +84,9 @@ def main(argv: Sequence[str]) -> None:
 def _step(title: str, module: str, *arguments: str) -> None:
     from jax_vlffd.errors import UserError
 
-    line = [sys.executable, "-m", f"launch.{module}", *arguments]
     print(f"\n== {title}\n$ python -m launch.{module} {shlex.join(arguments)}", flush=True)
     started = time.monotonic()
-    status = subprocess.run(line, check=False).returncode
+    status = interrupts.call([f"launch.{module}", *arguments])
     if status:
         raise UserError(
             f"the step launch.{module} ended with status {status}; its message is above"
@@ -97,4 +95,4 @@ def _step(title: str, module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER})

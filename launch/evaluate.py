@@ -18,6 +18,7 @@ from data_pipeline.packed import remote
 from jax_vlffd.errors import UserError
 from launch.cli import command
 from launch.cli.flags import name_and_path, named_paths
+from launch.cli.outputs import FOLDER
 from launch.experiment import agreement, distributed, remote_workdir
 
 if TYPE_CHECKING:
@@ -126,4 +127,4 @@ def _settings() -> EvaluateSettings:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER}, reads=["from_scores", "calibration"])

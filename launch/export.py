@@ -13,6 +13,7 @@ from absl import flags
 
 from jax_vlffd.errors import UserError
 from launch.cli import command
+from launch.cli.outputs import FOLDER
 from launch.experiment import remote_workdir
 
 FLAGS = flags.FLAGS
@@ -53,4 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER}, reads=["workdir", "metrics"])

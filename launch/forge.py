@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from launch.cli import command
+from launch.cli.outputs import FOLDER
 from launch.cli.progress import progress
 
 FLAGS = flags.FLAGS
@@ -46,4 +47,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER})

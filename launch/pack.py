@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from launch.cli import command
+from launch.cli.outputs import FOLDER
 from launch.cli.progress import note, progress
 
 FLAGS = flags.FLAGS
@@ -102,4 +103,4 @@ def _print_card(card: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER}, reads=["annotations"])

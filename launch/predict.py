@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from launch.cli import command
+from launch.cli.outputs import FILE, FOLDER
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", None, "A trained workdir, or an exported folder.", required=True)
@@ -74,4 +75,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, positional=True)
+    command.run(
+        main,
+        positional=True,
+        writes={"out": FILE, "overlay": FOLDER, "html": FILE},
+        reads=["list", "checkpoint"],
+    )

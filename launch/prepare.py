@@ -20,6 +20,7 @@ from absl import flags
 
 from launch.cli import command
 from launch.cli.flags import shard
+from launch.cli.outputs import FOLDER
 from launch.cli.progress import note, progress
 
 if TYPE_CHECKING:
@@ -141,4 +142,4 @@ def _collection() -> Collection:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FOLDER}, reads=["root", "json"])

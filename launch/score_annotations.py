@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from launch.cli import command
+from launch.cli.outputs import FILE
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("annotations", None, "JSON lines, as launch.annotate writes them.")
@@ -73,4 +74,4 @@ def _print(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FILE}, reads=["annotations", "truth"])

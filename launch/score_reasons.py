@@ -18,6 +18,7 @@ from absl import flags
 
 from launch.cli import command
 from launch.cli.flags import named_paths
+from launch.cli.outputs import FILE
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "A trained workdir.", required=True)
@@ -84,4 +85,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"out": FILE})

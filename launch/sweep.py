@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from jax_vlffd.reports.sweep import METRICS
 from launch.cli import command
 from launch.cli.flags import named_paths, shard
+from launch.cli.outputs import FOLDER
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The recipe with a get_sweep(), as configs/demo.py."
@@ -78,4 +79,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"workdir": FOLDER})

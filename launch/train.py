@@ -5,7 +5,8 @@ TensorBoard events, tokenizer/, heartbeat.json, and at the end calibration.json,
 alignment branch, explanation.safetensors: the sentences that reasons are made of.
 
 On a TPU pod and under SLURM the processes connect by themselves; elsewhere each needs --coordinator,
---num_processes and --process_id. SIGTERM saves and ends the run with status 0. See docs/operations.md.
+--num_processes and --process_id. SIGTERM or Ctrl-C saves and ends the run, with status 0. See
+docs/operations.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch.cli import command
+from launch.cli.outputs import RUN
 from launch.experiment import distributed, remote_workdir, training
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, as configs/demo.py.")
@@ -27,7 +29,10 @@ _PROFILE = flags.DEFINE_string(
     "profile", "", "START:STOP: trace these steps for TensorBoard's profiler, into WORKDIR/profile."
 )
 _GRACE = flags.DEFINE_float(
-    "grace", 25.0, "Most seconds from SIGTERM to the end; less than the scheduler waits.", 1.0
+    "grace",
+    25.0,
+    "Most seconds from SIGTERM or Ctrl-C to the end; less than the scheduler waits.",
+    1.0,
 )
 _STALL = flags.DEFINE_float(
     "stall", 300.0, "Seconds without progress until a warning; 0 for no warning.", 0.0
@@ -37,7 +42,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: Sequence[str]) -> None:
     """Trains or continues the run of --workdir."""
-    from jax_vlffd.training.preemption import Stopped, stops_on_sigterm
+    from jax_vlffd.training.preemption import Stopped, stops_on_signals
     from launch.experiment import config as configs
 
     run, data = configs.settings(_CONFIG.value)
@@ -51,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         if configs.read_saved(workdir) is None:  # a started run goes on unchanged
             configs.check_effect(values, config_flags.get_override_values(flags.FLAGS["config"]))
         try:
-            with stops_on_sigterm(peers, _GRACE.value):
+            with stops_on_signals(peers, _GRACE.value):
                 command.use_compilation_cache()
                 training.train(run, data, workdir, values, peers, monitoring)
         except Stopped as stopped:
@@ -72,4 +77,4 @@ def _span(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, writes={"workdir": RUN})

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from data_pipeline.loading.tokenizer import Tokenizer
+    from tests.support.commands import Kit
     from tests.support.dataset_trees import Tree
     from tests.support.tiny_export import Made
 
@@ -170,6 +171,14 @@ def made(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     from tests.support.tiny_export import maker
 
     return maker(packed, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def kit(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    """Small inputs for every command; to be read."""
+    from tests.support.commands import Kit
+
+    return Kit(tmp_path_factory.mktemp("kit"), packed)
 
 
 @pytest.fixture(scope="session")

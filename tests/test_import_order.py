@@ -54,7 +54,8 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "vocabulary", "preprocessing", "hub", "path_containment", "checksums", "settings", "clip", "config",
+        "errors", "signals", "vocabulary", "preprocessing", "hub", "path_containment", "checksums", "settings",
+        "clip", "config",
         "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference",
         "reports", "compilation",
     ),

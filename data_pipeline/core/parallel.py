@@ -57,7 +57,7 @@ def ordered_map(
     with ProcessPoolExecutor(workers, context, _start, (work,)) as pool:
         try:
             while part := list(itertools.islice(rest, chunk)):
-                with _without_interrupts():
+                with without_interrupts():
                     waiting.append(pool.submit(_work_on, part))
                 if len(waiting) >= workers * ahead:
                     yield from waiting.popleft().result()
@@ -82,7 +82,7 @@ def _start(work: Callable[[Any], Any]) -> None:
     """Begins a worker process."""
     global _work
     _work = work
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _limit_opencv()
 
 
@@ -90,7 +90,12 @@ def _work_on(part: list[Any]) -> list[Any]:
     return [_work(item) for item in part]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Lets a worker process end as soon as the process that started it does, in whatever way."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     # A worker waits for work on a pipe that the other workers hold open too, so no end of file would reach it.
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -99,7 +104,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Starts processes that Ctrl-C, which a terminal sends to all, does not reach; this one ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -36,6 +36,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from data_pipeline.core.parallel import end_with_parent, without_interrupts
 from data_pipeline.loading.examples import Batch, LoadBatch, LoadRow, LoadUnit
 from data_pipeline.loading.sampling import Mixture, select_rows
 from data_pipeline.loading.settings import DataSettings
@@ -44,6 +45,9 @@ from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
 
+#: Of Grain's error where a worker ended, and how often a run starts its workers anew.
+_KILLED = "Worker process was terminated unexpectedly"
+_MAX_KILLED = 3
 #: Fewest images that the share of undecodable ones is computed over, so that one of the first does
 #: not count as a hundred percent.
 _MIN_SEEN = 1000
@@ -146,23 +150,39 @@ class TrainIterator(grain.DatasetIterator):
         super().__init__()
         self._loader = loader
         self._inner: Any = None
-        self.step = self.seen = self.bad = 0
+        self.step = self.seen = self.bad = self._killed = 0
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
-            UserError: more images than `max_bad_share` do not decode.
+            UserError: more images than `max_bad_share` do not decode, or workers are killed repeatedly.
         """
-        if self._inner is None:
-            self._inner = self._loader.batches(self.step)
-        batch = next(self._inner)
+        batch = self._read()
         self.step += 1
         bad = int(batch["bad"].sum())
         self.seen += len(batch["bad"]) + bad
         if bad:
             self._report(bad, int(batch["bad_index"].max()))
         return batch
+
+    def _read(self) -> Batch:
+        """The batch of this step; workers that were killed are started anew, a few times."""
+        while True:
+            self.start_prefetch()
+            try:
+                return _next(self._inner)
+            except RuntimeError as error:
+                if _KILLED not in str(error):
+                    raise
+                self._close_inner()
+                self._killed += 1
+                if self._killed > _MAX_KILLED:
+                    raise UserError(
+                        f"workers of the loader were killed {self._killed} times, most likely for memory: "
+                        "start again with fewer data.workers; the run goes on from its last checkpoint"
+                    ) from error
+                logging.warning("a worker of the loader was killed; the loader starts anew")
 
     def _report(self, bad: int, index: int) -> None:
         self.bad += bad
@@ -203,7 +223,8 @@ class TrainIterator(grain.DatasetIterator):
         """Starts the workers before the first batch is asked for."""
         if self._inner is None:
             self._inner = self._loader.batches(self.step)
-        self._inner.start_prefetch()
+            with without_interrupts():
+                self._inner.start_prefetch()
 
     def close(self) -> None:
         """Ends the workers."""
@@ -271,7 +292,8 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         iterator = iter(_read(self._batches, *self._reading))
         try:
-            yield from iterator
+            while (batch := _next(iterator)) is not None:
+                yield batch
         finally:
             iterator.close()
 
@@ -313,6 +335,12 @@ def _read(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.IterD
     )
 
 
+def _next(iterator: Any) -> Any:
+    """The next batch, None at the end. Ctrl-C does not reach the workers, which Grain starts here."""
+    with without_interrupts():
+        return next(iterator, None)
+
+
 def _cores() -> int:
     """Cores that this process may run on; macOS reports only how many there are."""
     if hasattr(os, "sched_getaffinity"):
@@ -321,6 +349,7 @@ def _cores() -> int:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Keeps a worker to its own core: there are as many workers as cores are wanted."""
+    """Keeps a worker to its own core, since there are as many as cores are wanted, and to its parent's life."""
     del index, count
+    end_with_parent()
     cv2.setNumThreads(1)

@@ -1,15 +1,14 @@
-"""Graceful shutdown on SIGTERM, which is also how clouds and schedulers give notice."""
+"""Graceful shutdown on SIGTERM, which is also how clouds and schedulers give notice, and on Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 
+from jax_vlffd.signals import read_by_thread
 from jax_vlffd.training.processes import SingleProcess, end
 
 
@@ -18,45 +17,41 @@ class Stopped(Exception):
 
 
 @contextlib.contextmanager
-def stops_on_sigterm(peers: SingleProcess, grace: float) -> Iterator[None]:
-    """A context in which SIGTERM asks all processes to stop; a second one changes nothing.
+def stops_on_signals(peers: SingleProcess, grace: float) -> Iterator[None]:
+    """A context in which SIGTERM or Ctrl-C asks all processes to stop.
 
-    A separate thread reads the signal, so that it works while the main thread waits for a compiler or a device.
+    A second SIGTERM changes nothing; a second Ctrl-C ends this process at once, with status 130.
 
     Args:
       peers: of the run.
-      grace: seconds after the first SIGTERM until this process ends, saved or not, since SIGKILL will follow.
+      grace: seconds after the first signal until this process ends, saved or not, since SIGKILL will follow.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread only
-        return
-    reader, wakeup_socket = socket.socketpair()
-    wakeup_socket.setblocking(False)
-    timer = threading.Timer(grace, end, [
-        f"the run could not be saved within {grace:g} s of SIGTERM; start it again, and it goes on from its "
-        "last checkpoint"
-    ])  # fmt: skip
-    timer.daemon = True
+    timer: threading.Timer | None = None
+    interrupts = 0
 
-    def listen() -> None:
-        stopping = False
-        with reader:
-            while numbers := reader.recv(16):
-                if signal.SIGTERM in numbers and not stopping:
-                    stopping = True
-                    timer.start()
-                    sys.stderr.write(f"SIGTERM: saving and stopping, within {grace:g} s\n")
-                    peers.request_stop("SIGTERM")
+    def read(number: int) -> None:
+        nonlocal timer, interrupts
+        interrupts += number == signal.SIGINT
+        name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        if timer is None:
+            unsaved = (
+                f"the run could not be saved within {grace:g} s of {name}; start it again, and it goes on "
+                "from its last checkpoint"
+            )
+            timer = threading.Timer(grace, end, [unsaved])
+            timer.daemon = True
+            timer.start()
+            again = "; Ctrl-C again ends the run at once" if interrupts else ""
+            sys.stderr.write(f"{name}: saving and stopping, within {grace:g} s{again}\n")
+            peers.request_stop(name)
+        elif interrupts > 1:
+            end("interrupted; start the run again, and it goes on from its last checkpoint", 130)
 
-    # The handler only replaces the default one, which ends the process.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    wakeup = signal.set_wakeup_fd(wakeup_socket.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGTERM, before)
-        with contextlib.suppress(OSError):
-            os.close(wakeup_socket.detach())
+    # Python's own handlers would end the process.
+    handlers = {number: lambda *_: None for number in (signal.SIGTERM, signal.SIGINT)}
+    with read_by_thread(read, handlers):
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()

@@ -5,37 +5,54 @@ from __future__ import annotations
 import errno
 import logging as standard
 import os
-import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
 from jax_vlffd.errors import UserError, printable
+from launch.cli import flag_errors, interrupts, outputs, streams
+from launch.cli.recipes import recipe_fault
 
 #: Errors of storage that is full or cannot be written.
 _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+#: Status of a program whose reader has gone: 128 and the number of SIGPIPE.
+_NO_READER = 141
 
 #: A recipe as the documents name it, and the folder of our packages, which is a checkout or `site-packages`.
 _RECIPE = re.compile(r"(--?config=)?(configs/\w+\.py)((?::.*)?)", re.DOTALL)
 _PACKAGES = Path(__file__).resolve().parents[2]
 
 
-def run(main: Callable[[Sequence[str]], None], positional: bool = False) -> None:
+def run(
+    main: Callable[[Sequence[str]], None],
+    positional: bool = False,
+    *,
+    writes: Mapping[str, str] = types.MappingProxyType({}),
+    reads: Sequence[str] = (),
+) -> None:
     """Runs a command's `main(argv)` and ends the process.
 
     Args:
       main: the command.
       positional: whether it takes arguments besides flags.
+      writes: flags that name outputs, each with its kind (see `launch.cli.outputs`).
+      reads: flags that name inputs, which no output may be or hold.
 
-    Exit status: 0 success; 1 a user error, in one line; 2 a wrong flag; 130 interrupted.
-    An error of the program itself keeps its traceback.
+    Exit status: 0 success; 1 a user error, in one line; 2 a wrong flag; 130 by Ctrl-C, 143 by SIGTERM; 141
+    where nobody reads what it prints and it writes no file. An error of the program itself keeps its traceback.
     """
-    app.run(lambda argv: _guarded(main, argv), flags_parser=partial(_parse, positional))
+    streams.guard()
+    app.run(
+        lambda argv: _guarded(partial(_checked, main, writes, reads), argv),
+        flags_parser=partial(_parse, positional),
+    )
 
 
 def use_compilation_cache() -> None:
@@ -57,17 +74,28 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
         if "config" in flags.FLAGS:
             # A missing config file is only reported when the config is read.
             hasattr(flags.FLAGS["config"].value, "keys")
-    except flags.Error as error:
-        _print_error(f"{error}; see --help")
-        sys.exit(2)
-    except (AttributeError, KeyError, OSError, ImportError) as error:
-        _print_error(f"{_config_error(error)}; see --help")
-        sys.exit(2)
+        flag_errors.check_numbers(
+            {
+                name: flags.FLAGS[name].value
+                for name in flags.FLAGS
+                if flags.FLAGS[name].present
+                and "." not in name  # keys of configs have checks of their own
+            }
+        )
     except UserError as error:
         _print_error(str(error))
         sys.exit(1)
-    except SystemExit:  # absl exits with status 1 after --help
-        sys.exit(0)
+    except SystemExit as error:  # absl exits with status 1 after --help
+        if (message := recipe_fault(error)) is None:
+            sys.exit(0)
+        _print_error(message)
+        sys.exit(2)
+    except Exception as error:
+        message = recipe_fault(error) or flag_errors.message(error)
+        if message is None:
+            raise
+        _print_error(message)
+        sys.exit(2)
     if len(rest) > 1 and not positional:
         _print_error(
             f"{rest[1]!r} is not a flag: write --name=value, lists with commas; see --help"
@@ -96,14 +124,46 @@ def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None
             lambda record: not (record.exc_info and "orbax" in record.pathname)
         )
         _silence_late_writes()
-    try:
-        main(argv)
-    except (UserError, KeyboardInterrupt) as error:
-        sys.exit(report(error))
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
-            raise
-        sys.exit(report(error))
+    with interrupts.ends_on_signals():
+        try:
+            main(argv)
+            sys.stdout.flush()
+        except BaseException as error:
+            if interrupts.is_interrupted() or isinstance(error, KeyboardInterrupt):
+                interrupts.end()
+            if isinstance(error, BrokenPipeError) and error.filename == streams.STDOUT:
+                sys.exit(_NO_READER)
+            if not _is_users(error):
+                raise
+            sys.exit(report(error))
+
+
+def _checked(
+    main: Callable[[Sequence[str]], None],
+    writes: Mapping[str, str],
+    reads: Sequence[str],
+    argv: Sequence[str],
+) -> None:
+    """Runs `main` once its outputs are sure not to lie in the way of anything."""
+    outputs.check(
+        {name: (kind, _given(name)) for name, kind in writes.items()},
+        {f"--{name}": flags.FLAGS[name].value for name in reads},
+    )
+    if not any(flags.FLAGS[name].value for name in writes):
+        streams.end_without_reader()
+    main(argv)
+
+
+def _given(name: str) -> Any:
+    """The value of a flag; None where it is empty and need not be given."""
+    flag = flags.FLAGS[name]
+    return flag.value if flag.value or flag.default is None else None
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether an error is told in one line: an OSError that names its file tells as much as its traceback."""
+    storage = isinstance(error, OSError) and (error.errno in _STORAGE_ERRNOS or error.filename)
+    return bool(storage) or isinstance(error, (UserError, MemoryError))
 
 
 def check_unused(names: Iterable[str], reason: str) -> None:
@@ -124,13 +184,17 @@ def check_unused(names: Iterable[str], reason: str) -> None:
 def report(error: BaseException) -> int:
     """Prints the error that ended a command, a user error in one line; returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
-        _print_error("interrupted")
-        return 130
+        _print_error(interrupts.message())
+        return interrupts.status()
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
         _print_error(
             f"{where}{error.strerror}; free space there, or allow this user to write there, and start again"
         )
+    elif isinstance(error, OSError) and error.filename:
+        _print_error(f"{error.filename}: {error.strerror}")
+    elif isinstance(error, MemoryError):
+        _print_error(f"out of memory ({error}); give smaller batches, pictures or fewer --workers")
     elif isinstance(error, UserError):
         _print_error(str(error))
     else:
@@ -145,6 +209,10 @@ def _silence_late_writes() -> None:
 
     def late(error: BaseException | None) -> bool:
         closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        if isinstance(
+            error, KeyboardInterrupt
+        ):  # raised where Python cannot: the command ends all the same
+            return True
         # In the main thread it would be an error of this program.
         return closed and threading.current_thread() is not threading.main_thread()
 
@@ -154,16 +222,6 @@ def _silence_late_writes() -> None:
         None if late(error) else uncaught(kind, error, trace)
     )
     sys.unraisablehook = lambda info: None if late(info.exc_value) else unraisable(info)
-
-
-def _config_error(error: Exception) -> str:
-    """The message of a config flag about an unknown key, which is quoted twice, or a missing file."""
-    if match := re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error)):
-        return f"the config has no key {match[2]!r}; did you mean {match[1]!r}?"
-    text = str(error).rpartition("earlier failure to load: ")[2]
-    if match := re.fullmatch(r"[\"'\\]*(\w+)[\"'\\]*", text):
-        return f"the config has no key {match[1]!r}"
-    return text
 
 
 def _print_error(message: str) -> None:

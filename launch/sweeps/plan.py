@@ -19,7 +19,8 @@ from typing import Any
 from ml_collections import config_dict
 
 from data_pipeline.core.files import read_object
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, fault
+from launch.cli.recipes import recipe_fault
 from launch.experiment import config as configs
 from launch.experiment import results
 
@@ -85,6 +86,8 @@ def read_sweep(recipe: Path) -> list[Any]:
         sweep = list(module.get_sweep())
     except (ValueError, TypeError) as error:
         raise UserError(f"{recipe}: get_sweep(): {error}") from error
+    except Exception as error:
+        raise UserError(recipe_fault(error, str(recipe)) or f"{recipe}: {fault(error)}") from error
     if not 0 < len(sweep) <= _MAX_RUNS:
         raise UserError(f"{recipe}: get_sweep() returns {len(sweep)} runs; return 1 to {_MAX_RUNS}")
     return sweep

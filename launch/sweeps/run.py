@@ -6,9 +6,6 @@ import contextlib
 import fcntl
 import json
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from typing import IO, Any
 from data_pipeline.core.files import atomic_write_text, read_object
 from jax_vlffd.errors import UserError
 from jax_vlffd.reports import sweep
-from launch.cli import table
+from launch.cli import interrupts, table
 from launch.cli.progress import note, progress
 from launch.experiment import config as configs
 from launch.experiment import results
@@ -88,12 +85,11 @@ class Sweep:
                 print(f"python -m {shlex.join(self._evaluate(run))}")
 
     def run(self, chosen: Sequence[SweepRun]) -> None:
-        """Runs them one after another and prints the table of all; SIGTERM ends the current command.
+        """Runs them one after another and prints the table of all; Ctrl-C and SIGTERM end the current command.
 
         Raises:
           UserError: a run failed, or another sweep is running it.
         """
-        signal.signal(signal.SIGTERM, _interrupt)
         failed = skipped = 0
         with progress("sweep") as update:
             for done, run in enumerate(chosen):
@@ -161,17 +157,7 @@ class Sweep:
         log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
         log.flush()
         start = log.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        try:
-            # Not `wait`: a signal that another thread receives would not interrupt it.
-            while (status := process.poll()) is None:
-                time.sleep(0.2)
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
+        status = interrupts.call(arguments, log)
         if status == 0:
             return ""
         message = f"{arguments[0]} ended with status {status}"
@@ -214,10 +200,6 @@ class Sweep:
         atomic_write_text(self.folder.path / "summary.csv", sweep.to_csv(rows, self.metric))
         atomic_write_text(self.folder.path / "summary.html", page)
         return rows
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt  # ends the running command too
 
 
 @contextlib.contextmanager

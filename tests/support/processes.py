@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -65,17 +65,23 @@ def start(
 
 
 def run(
-    module: str, arguments: list[str], environment: Mapping[str, str], cwd: Path, timeout: float
+    module: str,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    timeout: float,
+    prepare: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS`, in effect, to its end.
 
     The environment is the command's, but what libraries read of it when they are imported is this process's.
+    `prepare` is called in the process first.
     """
     _CONTEXT.set_forkserver_preload(_PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / name for name in ("stdout", "stderr")]
         process = _CONTEXT.Process(
-            target=_run_command, args=(module, arguments, logs, dict(environment), cwd)
+            target=_run_command, args=(module, arguments, logs, dict(environment), cwd, prepare)
         )
         process.start()
         code = status(process, timeout)
@@ -149,7 +155,12 @@ def _mounts(commands: tuple[list[str], ...]) -> None:
 
 
 def _run_command(
-    module: str, arguments: list[str], logs: list[Path], environment: dict[str, str], cwd: Path
+    module: str,
+    arguments: list[str],
+    logs: list[Path],
+    environment: dict[str, str],
+    cwd: Path,
+    prepare: Callable[[], None] | None,
 ) -> None:
     for descriptor, log in enumerate(logs, start=1):
         with log.open("ab", buffering=0) as file:
@@ -166,6 +177,8 @@ def _run_command(
     jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
     seconds = float(environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    if prepare is not None:
+        prepare()
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -18,10 +18,12 @@ Fields set on a line: `caption`, `source` (`raw`, `refined`, `fallback`) and `re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -48,7 +50,7 @@ from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 
 _TYPICAL_TOKENS_OUT = 120
 _INTERRUPTED = "interrupted"
-_GRACE = 10.0  # seconds for requests in flight after a signal; schedulers kill after about 30
+_GRACE = 3.0  # seconds for requests in flight after a signal
 
 
 def journal_path(out: Path) -> Path:
@@ -89,7 +91,8 @@ def refine_annotations(
         summary.reused = sum(journal.get(q.key, 0) is not None for q in plan.questions)
         print(estimate_text(plan, journal, settings))
         run = _QuestionLoop(prompter, journal, plan, summary, progress)
-        asyncio.run(run.ask_all())
+        with _signals_kept():
+            asyncio.run(run.ask_all())
         if summary.stopped == _INTERRUPTED:
             raise KeyboardInterrupt
         write_output(out, lines, plan, journal, run.failures, summary)
@@ -165,6 +168,22 @@ def _readable(conversation: Sequence[dict[str, Any]]) -> str:
         parts = [{"text": content}] if isinstance(content, str) else content
         blocks += [f"[{message['role']}]\n{part.get('text', '(the picture)')}" for part in parts]
     return "\n\n".join(blocks) + "\n"
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Gives the signals back as they were to whoever handled them: asyncio leaves Python's own handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    wakeup = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _QuestionLoop:

@@ -1,0 +1,40 @@
+"""Errors of recipes (config files), which are programs of the user: file, line and error."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Final
+
+from jax_vlffd.errors import fault
+
+_FLAGS: Final = "config_flags.py"
+
+
+def recipe_fault(error: BaseException, recipe: str = "") -> str | None:
+    """`FILE, line N: TypeError: ...` for an error that came out of a recipe; None for others.
+
+    Args:
+      error: as it was raised, or as the config flag's reader raised it anew.
+      recipe: path of the recipe; where it is empty, the file that the config flag's reader ran.
+    """
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in reversed(chain):
+        if isinstance(cause, SyntaxError) and cause.filename and cause.filename.endswith(".py"):
+            return f"{cause.filename}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}"
+        frames = traceback.extract_tb(cause.__traceback__)
+        within = [n for n, frame in enumerate(frames) if Path(frame.filename).name == _FLAGS]
+        if not recipe and not within:
+            continue
+        run = [
+            frame for frame in (frames if recipe else frames[within[-1] + 1 :])
+            if not frame.filename.startswith("<frozen")
+        ]  # fmt: skip
+        own = [frame for frame in run if frame.filename == (recipe or run[0].filename)]
+        if own and not {"absl", "ml_collections"} & {*Path(own[0].filename).parts}:
+            return f"{own[-1].filename}, line {own[-1].lineno}: {fault(cause)}"
+    return None
