@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging as standard
 import os
+import re
 import sys
 import threading
 import traceback
