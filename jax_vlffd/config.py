@@ -76,6 +76,12 @@ def model_config(model: Any, compute: Any) -> ModelConfig:
     return ModelConfig(**{**model, "clip": clip, "compute": build(Compute, compute, "compute")})
 
 
+def on_any_device(model: ModelConfig) -> ModelConfig:
+    """The same model, computed as every device can: how it was computed in training is not its own."""
+    compute = dataclasses.replace(model.compute, attention="xla", remat="none", unroll=1)
+    return dataclasses.replace(model, compute=compute)
+
+
 @settings("loss.")
 class LossConfig:
     """Weights of the three branches (a branch of weight 0 is not computed), and the targets.

@@ -154,7 +154,11 @@ class ImageBranch(nnx.Module):
             self.image_head(pooled),
             unit(self.visual_projection(pooled)),
             patch_logits[..., 1] - patch_logits[..., 0],
-            unit(self.visual_projection(patches)) @ directions.T,
+            jnp.matmul(
+                unit(self.visual_projection(patches)),
+                directions.T,
+                precision=jax.lax.Precision.HIGHEST,
+            ),
         )
 
 

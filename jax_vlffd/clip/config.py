@@ -154,11 +154,11 @@ class Compute:
 
     dtype: of the matrix products, 'float32' (at full precision on every device) or 'bfloat16'. remat: 'none',
     'dots' (save the outputs of matrix products) or 'full' (save nothing within a layer). unroll: layers per
-    iteration of the scan. attention: 'xla', or 'cudnn' for NVIDIA's flash attention within the towers, which
-    needs bfloat16 and an NVIDIA GPU. pad_to_multiple_of: in training, texts are truncated to the longest of
-    their batch, rounded up to a multiple of this; 0 leaves them as long as the context. lora_rank: rank of the
-    adapters on the attention's projections; 0 for none. lora_alpha: the adapter is scaled by
-    lora_alpha / lora_rank (Hu et al. 2021).
+    iteration of the scan, with remat at most half of them. attention: 'xla', or 'cudnn' for NVIDIA's flash
+    attention within the towers, which needs bfloat16 and an NVIDIA GPU. pad_to_multiple_of: in training, texts
+    are truncated to the longest of their batch, rounded up to a multiple of this; 0 leaves them as long as the
+    context. lora_rank: rank of the adapters on the attention's projections; 0 for none. lora_alpha: the adapter
+    is scaled by lora_alpha / lora_rank (Hu et al. 2021).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

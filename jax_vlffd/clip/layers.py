@@ -81,13 +81,14 @@ class Linear(nnx.Module):
         lora: bool = False,
     ):
         stddev = inputs**-0.5 if stddev is None else stddev
-        self.weight = nnx.Param(stddev * jax.random.normal(rngs.params(), (outputs, inputs)))
+        weight = jax.random.normal(rngs.params(), (outputs, inputs), jnp.float32)
+        self.weight = nnx.Param(stddev * weight)
         if bias:
-            self.bias = nnx.Param(jnp.zeros((outputs,)))
+            self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32))
         if lora and compute.lora_rank:
-            down = jax.random.normal(rngs.params(), (compute.lora_rank, inputs)) * inputs**-0.5
-            self.lora_a = nnx.Param(down)
-            self.lora_b = nnx.Param(jnp.zeros((outputs, compute.lora_rank)))
+            down = jax.random.normal(rngs.params(), (compute.lora_rank, inputs), jnp.float32)
+            self.lora_a = nnx.Param(down * inputs**-0.5)
+            self.lora_b = nnx.Param(jnp.zeros((outputs, compute.lora_rank), jnp.float32))
         self.dtype = compute.dtype
         self.lora_scale = compute.lora_alpha / max(compute.lora_rank, 1)
 
@@ -120,8 +121,8 @@ class LayerNorm(nnx.Module):
     """LayerNorm over the last axis, computed in fp32 and returned in the dtype of its input."""
 
     def __init__(self, width: int, eps: float):
-        self.scale = nnx.Param(jnp.ones((width,)))
-        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*rest D"]) -> Float[Array, "*rest D"]:
@@ -270,13 +271,16 @@ def run_blocks(
       The last layer's output and, if `hidden_states`, every layer's.
     """
     graph, parameters = nnx.split(blocks)
+    unroll = compute.unroll
 
     def layer(carry: Array, values: nnx.State) -> tuple[Array, Array | None]:
         carry = nnx.merge(graph, values)(carry, causal=causal)
         return carry, carry if hidden_states else None
 
     if compute.remat != "none":
-        # Within a scan, common subexpressions cannot be merged across the loop's boundary anyway.
+        # Across the boundary of a loop, XLA merges no common subexpressions. A loop of one iteration is none:
+        # the recomputed layers would be merged with the first ones, and everything saved.
+        unroll = min(unroll, max(jax.tree.leaves(parameters)[0].shape[0] // 2, 1))
         policy = REMAT_POLICIES[compute.remat]
         layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
-    return jax.lax.scan(layer, x, parameters, unroll=compute.unroll)
+    return jax.lax.scan(layer, x, parameters, unroll=unroll)

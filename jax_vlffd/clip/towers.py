@@ -36,7 +36,8 @@ class ImageTower(nnx.Module):
         )
         self.patch_embedding.weight[...] = patch_filters(rngs.params(), width, patch)
         scale = width**-0.5
-        self.class_embedding = nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
+        first = jax.random.normal(rngs.params(), (width,), jnp.float32)
+        self.class_embedding = nnx.Param(scale * first)
         self.position_embedding = nnx.Param(position_embeddings(width, config.grid))
         if config.pre_layernorm:
             self.pre_layernorm = LayerNorm(width, config.layernorm_eps)
@@ -67,10 +68,11 @@ class TextTower(nnx.Module):
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, compute: Compute):
         self.token_embedding = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.width))
+            0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.width), jnp.float32)
         )
         self.position_embedding = nnx.Param(
-            0.01 * jax.random.normal(rngs.params(), (config.context_length, config.width))
+            0.01
+            * jax.random.normal(rngs.params(), (config.context_length, config.width), jnp.float32)
         )
         self.blocks = stacked_blocks(config, rngs=rngs, compute=compute)
         self.post_layernorm = LayerNorm(config.width, config.layernorm_eps)
@@ -135,7 +137,8 @@ def patch_filters(key: PRNGKeyArray, width: int, patch: int) -> Float[Array, "D 
     x, u = np.meshgrid(np.arange(patch), np.arange(patch))
     cosines = np.cos(np.pi * (x + 0.5) * u / patch) * np.sqrt(np.where(u == 0, 1, 2) / patch)
     gains = (0.35 + np.hypot(u, u.T)) ** _WHITENING
-    noise = jax.random.normal(key, (width, 3, patch, patch)) * (3 * patch * patch) ** -0.5
+    noise = jax.random.normal(key, (width, 3, patch, patch), jnp.float32)
+    noise = noise * (3 * patch * patch) ** -0.5
     noise = noise * jnp.asarray(np.multiply.outer(_COLOR_GAINS, gains)[None], jnp.float32)
     filters = jnp.einsum(
         "wcuv,ck,ux,vy->wkxy", noise, *(jnp.asarray(m, jnp.float32) for m in (_COLORS, cosines, cosines)),

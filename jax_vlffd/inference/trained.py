@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jax_vlffd import geometry, hub
-from jax_vlffd.config import ModelConfig, model_config
+from jax_vlffd.config import ModelConfig, model_config, on_any_device
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explanation import Explainer
@@ -32,6 +33,9 @@ CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
 #: Prefixes of the parameters that verdicts and reasons need.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
+
+#: Seconds within which a running training has deleted a checkpoint that it has begun to delete.
+_DELETION_TIMEOUT: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,40 @@ class TrainedModel:
     learned_from_masks: bool = False
 
     def hash(self) -> str:
-        """SHA-256 of all that predictions depend on: image parameters, normalization, calibration, bank."""
+        """SHA-256 of all that predictions depend on: image parameters and architecture, normalization,
+        calibration, bank.
+        """
         digest = hashlib.sha256()
         for path in sorted(p for p in self.parameters if p.startswith(IMAGE_PARTS)):
             value = np.ascontiguousarray(self.parameters[path])
             digest.update(f"{path} {value.dtype} {value.shape}\n".encode())
             digest.update(value.data)
         digest.update(json.dumps([*self.model.image_mean, *self.model.image_std]).encode())
+        if unusual := self._unusual():
+            digest.update(json.dumps(unusual, sort_keys=True).encode())
         if self.calibration is not None:
             digest.update(self.calibration.to_json().encode())
         if self.explainer is not None:
             digest.update(self.explainer.to_bytes())
         return digest.hexdigest()
+
+    def _unusual(self) -> dict[str, Any]:
+        """What the image branch's arrays do not show of its settings, where it differs from a CLIP's usual.
+
+        The usual adds nothing to the hash, as in the versions whose hash left all of it out.
+        """
+        vision, compute = self.model.clip.vision, self.model.compute
+        values = {
+            "activation": vision.activation, "layernorm_eps": vision.layernorm_eps,
+            "heads": vision.heads, "dtype": compute.dtype,
+        }  # fmt: skip
+        usual = {
+            "activation": "quick_gelu", "layernorm_eps": 1e-5,
+            "heads": max(vision.width // 64, 2), "dtype": "float32",
+        }  # fmt: skip
+        if compute.lora_rank:
+            values["lora_alpha"], usual["lora_alpha"] = compute.lora_alpha, 16.0
+        return {name: value for name, value in values.items() if value != usual[name]}
 
 
 def open_trained(
@@ -142,7 +168,7 @@ def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a folder of checkpoints has any."""
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return folder.is_dir() and bool(_steps(folder))
 
 
 def trained_name(folder: Path) -> str:
@@ -171,12 +197,28 @@ def _from_checkpoint(
     wanted: Mapping[str, jax.ShapeDtypeStruct],
 ) -> tuple[Mapping[str, Any], int]:
     from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.storage import DamagedCheckpoint
 
-    with Checkpoints(folder or workdir / CHECKPOINTS, read_only=True) as checkpoints:
-        number = checkpoints.best if step == "best" else checkpoints.latest
-        if number is None:
-            raise UserError(_no_checkpoint(workdir))
-        return checkpoints.restore_parameters(wanted, number), number
+    folder = folder or workdir / CHECKPOINTS
+    while True:
+        steps = _steps(folder)
+        try:
+            with Checkpoints(folder, read_only=True) as checkpoints:
+                number = checkpoints.best if step == "best" else checkpoints.latest
+                if number is None:
+                    raise UserError(_no_checkpoint(workdir))
+                return checkpoints.restore_parameters(wanted, number), number
+        except DamagedCheckpoint:
+            # A run that goes on deletes its older checkpoints, file by file.
+            deadline = time.monotonic() + _DELETION_TIMEOUT
+            while _steps(folder) == steps:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+
+def _steps(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.isdigit()}
 
 
 def _no_checkpoint(workdir: Path) -> str:
@@ -220,6 +262,7 @@ def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
     try:
         values: dict[str, Any] = json.loads(read_small(path))["config"]
         model, loss = model_config(values["model"], values["compute"]), values["loss"]
+        model = on_any_device(model)
         image, local = float(loss["image"]), float(loss.get("local", 0))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -117,7 +117,7 @@ def train(
     step_fn = make_train_step(plan)
     fields = batch_fields(plan.spec.loss)
     step = int(state.step)
-    pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    pending: tuple[int, Mapping[str, jax.Array], int] | None = None
     meter = _Meter(config.batch_size, config.utilization_per_image)
     trace = _Trace(config.profile, writer)
     validated: Mapping[str, float] | None = None
@@ -155,14 +155,13 @@ def train(
             batch = next(data)
         heartbeat.beat("training", step)
         batch, length = truncate_texts({f: batch[f] for f in fields}, plan.spec, peers)
-        meter.count(length)
         trace.before(step + 1)
         state, metrics = step_fn(state, to_devices(batch, plan.mesh))
         step += 1
         # The device runs this step while the host reads the metrics of the previous one.
         if pending is not None:
             _log(pending, writer, config, meter, validated)
-        pending = (step, metrics)
+        pending = (step, metrics, length)
         trace.after(step, metrics)
 
         checkpoints.check()
@@ -293,14 +292,17 @@ def _due(step: int, every: int) -> bool:
 
 
 def _log(
-    pending: tuple[int, Mapping[str, jax.Array]],
+    pending: tuple[int, Mapping[str, jax.Array], int],
     writer: MetricWriter,
     config: LoopConfig,
     meter: _Meter,
     validated: Mapping[str, float] | None,
 ) -> None:
-    step, metrics = pending
+    step, metrics, length = pending
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    meter.count(
+        length
+    )  # done, not only begun: else the first line after a save counts one too many
     wrong = [name for name in WATCHED if not math.isfinite(values[name])]
     if wrong:
         raise UserError(

@@ -18,6 +18,7 @@ from jax_vlffd.vocabulary import REGIONS
 from launch.cli.progress import note
 from launch.experiment import config as configs
 from launch.experiment import explanations
+from launch.experiment.training import validation_methods
 from launch.experiment.workdir import TrainedRun
 
 UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
@@ -72,12 +73,16 @@ def score_reasons(
     tested = {
         key: scorer.score(run.parameters, folder, sets.split) for key, folder in sets.tested.items()
     }
+    settings, data = configs.settings(run.config)
+    # As in training: a method that was left out calibrates nothing.
     validation = concatenate(
-        [scorer.score(run.parameters, folder, "validation") for folder in sets.validation]
+        [
+            scorer.score(run.parameters, folder, "validation", methods=methods)
+            for folder, methods in validation_methods(sets.validation, data.methods).items()
+        ]
     )
     banks = {name: run.parameters}
     if controls:
-        settings, _ = configs.settings(run.config)
         if reason := _why_no_start(settings.init, clip):
             note(f"note: the row {UNTUNED!r} is left out: {reason}")
         else:

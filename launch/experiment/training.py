@@ -110,7 +110,7 @@ def train(
         training_sets["initial_weights"] = training_data.initial_weights(source)
         run = initialization.with_commit(run, training_sets["initial_weights"]["revision"])
     agreement.check_read(peers, training_data.digests(training_sets))
-    validation_methods = _validation_methods(data)  # checked now, not after an epoch
+    judged = validation_methods(data.validation, data.methods)  # checked now, not after an epoch
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
     agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
     run = plans.with_tokenizer(run, tokenizer)
@@ -175,7 +175,7 @@ def train(
                 raise Stopped(f"stopped in the last validation, after step {total} of {total}")
 
         def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
-            return _validate(scorer, parameters, validation_methods, tick)
+            return _validate(scorer, parameters, judged, tick)
 
         global_iterator = initialization.GlobalIterator(iterator, peers)
         with MetricWriter(
@@ -197,23 +197,28 @@ def train(
             _finish(workdir, plan, clock, best, metrics, scored, explainer, skipped, seconds)
 
 
-def _validation_methods(data: DataSettings) -> dict[str, tuple[str, ...]]:
+def validation_methods(
+    folders: Sequence[str], trained: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
     """Validation set -> the methods that validation uses: those that are trained on, all if empty.
 
-    An untrained method must not influence the choice of the checkpoint, or results on unseen methods would be
-    invalid.
+    An untrained method must not influence the choice of the checkpoint or the calibration, or results on unseen
+    methods would be invalid.
+
+    Raises:
+      UserError: a set has no fakes of those methods, or cannot be read.
     """
     from data_pipeline.packed.reader import PackedSplit
     from jax_vlffd.errors import UserError
 
     methods = {}
-    for folder in data.validation:
+    for folder in folders:
         split = PackedSplit(folder, "validation")
         available = {split.methods[number] for number in set(split.index["method"].tolist())}
-        methods[folder] = tuple(name for name in data.methods if name in available)
-        if data.methods and not methods[folder]:
+        methods[folder] = tuple(name for name in trained if name in available)
+        if trained and not methods[folder]:
             raise UserError(
-                f"data.validation: {folder} has no fakes of {', '.join(data.methods)} (data.methods) "
+                f"data.validation: {folder} has no fakes of {', '.join(trained)} (data.methods) "
                 "in split 'validation'; name another set"
             )
     return methods

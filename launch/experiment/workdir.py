@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.core.files import atomic_write_text
 from data_pipeline.loading.tokenizer import Tokenizer
-from jax_vlffd.config import MeshConfig
+from jax_vlffd.config import MeshConfig, on_any_device
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.export import folder as exported
@@ -105,8 +105,9 @@ def load_run(
     run = with_tokenizer(run, tokenizer)
     # The mesh and the batch are those of the machine that evaluates, not of the one that trained.
     run = dataclasses.replace(
-        run, mesh=MeshConfig(), train=dataclasses.replace(run.train, accumulate=1)
-    )
+        run, model=on_any_device(run.model), mesh=MeshConfig(),
+        train=dataclasses.replace(run.train, accumulate=1),
+    )  # fmt: skip
     batch_shards = jax.device_count()
     size = max(data.batch_size // batch_shards, 1) * batch_shards
     data = dataclasses.replace(data, batch_size=size, paired=False)

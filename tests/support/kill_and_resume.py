@@ -2,6 +2,7 @@
 
 Prints what each kill hit, and compares every run that reached its end with one that nothing disturbed. With
 --cut, SIGTERM cuts validations short, and the kills hit the runs that make them up; one checkpoint is kept.
+With --in_saves, one checkpoint is kept, and only kills within a save count.
 """
 
 from __future__ import annotations
@@ -15,34 +16,43 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.packed.builder import pack
 from jax_vlffd.config import LossConfig
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
+from jax_vlffd.training.state import TrainPlan
 from launch.experiment import workdir as runs
 from tests.support import processes, tiny
 from tests.support.packed_sets import write_annotations
 
 STEPS = 60
+IN_A_SAVE = "in a save"
 CLOCKS = {"train/images_per_second", "train/data_wait", "train/save_seconds", "train/mfu"}
 
 
-def kill_and_resume(folder: Path, kills: int, seed: int) -> collections.Counter[str]:
+def kill_and_resume(
+    folder: Path, kills: int, seed: int, in_saves: bool = False
+) -> collections.Counter[str]:
     """Kills, starts again, and compares; returns how many kills hit what.
 
     Args:
       folder: an empty one to work in.
       kills: how many.
       seed: of the moments.
+      in_saves: keep one checkpoint, save at every step, and count only kills within a save.
 
     Raises:
-      AssertionError: a run ended otherwise than the undisturbed one.
+      AssertionError: a run ended otherwise than the undisturbed one, or had no whole checkpoint.
     """
+    keep, saves = (1, 1) if in_saves else (STEPS, 5)
+    loss = LossConfig(alignment=0, fusion=0)
     settings = tiny.settings(
-        tiny.pack_set(folder / "set"), loss=LossConfig(alignment=0, fusion=0),
-        duration=f"{STEPS} steps", evaluate_every="12 steps", checkpoint_every="5 steps", keep=STEPS,
+        tiny.pack_set(folder / "set"), loss=loss, duration=f"{STEPS} steps", keep=keep,
+        evaluate_every="12 steps", checkpoint_every=f"{saves} steps",
     )  # fmt: skip
+    plan, steps = tiny.plan(loss=loss), (STEPS,) if in_saves else (5, STEPS // 2, STEPS)
     config = tiny.write_recipe(folder / "tiny.py", *settings)
 
     def start(workdir: Path) -> processes.ForkServerProcess:
@@ -55,7 +65,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> collections.Counter[
     whole(folder / "unbroken")
     rng, hit = random.Random(seed), collections.Counter[str]()
     run = 0
-    while hit.total() < kills:
+    while (hit[IN_A_SAVE] if in_saves else hit.total()) < kills:
         workdir = folder / f"run{run}"
         process = start(workdir)
         # Some time after some step: however busy the machine is, every part of a run has its chance.
@@ -67,12 +77,14 @@ def kill_and_resume(folder: Path, kills: int, seed: int) -> collections.Counter[
             process.kill()
             process.join()
             hit[_doing(workdir)] += 1
+            if runs.is_begun(workdir):
+                _newest_whole(workdir, plan)
         else:
             assert process.exitcode == 0, (folder / "log").read_text()
-            compare(workdir, folder / "unbroken")
+            compare(workdir, folder / "unbroken", steps)
             run += 1
     whole(folder / f"run{run}")
-    compare(folder / f"run{run}", folder / "unbroken")
+    compare(folder / f"run{run}", folder / "unbroken", steps)
     print(f"{run + 1} runs, {hit.total()} kills, all ended as the unbroken one, to the bit")
     return hit
 
@@ -118,10 +130,7 @@ def cut_and_kill(folder: Path, rounds: int, seed: int) -> collections.Counter[st
             time.sleep(0.001)
 
     def due() -> bool:
-        with Checkpoints(run / runs.CHECKPOINTS, read_only=True) as checkpoints:
-            assert checkpoints.latest is not None, "no checkpoint is left"
-            _, position = checkpoints.restore(plan.abstract, checkpoints.latest)
-        return bool(position["clock"]["due"])
+        return bool(_newest_whole(run, plan)["clock"]["due"])
 
     assert processes.status(start(folder / "unbroken")) == 0, (folder / "log").read_text()
     run = folder / "run"
@@ -144,6 +153,13 @@ def cut_and_kill(folder: Path, rounds: int, seed: int) -> collections.Counter[st
     return left
 
 
+def _newest_whole(workdir: Path, plan: TrainPlan) -> dict[str, Any]:
+    """Reads the newest checkpoint, which must be whole; returns its position."""
+    with Checkpoints(workdir / runs.CHECKPOINTS, read_only=True) as checkpoints:
+        assert checkpoints.latest is not None, "no checkpoint is left"
+        return checkpoints.restore(plan.abstract, checkpoints.latest)[1]
+
+
 def _newest(workdir: Path) -> int:
     return int(max((line["step"] for line in read_history(workdir)), default=0))
 
@@ -151,7 +167,7 @@ def _newest(workdir: Path) -> int:
 def _doing(workdir: Path) -> str:
     """What the dead run was at, as far as its folder tells."""
     if any((workdir / runs.CHECKPOINTS).glob("*.orbax-checkpoint-tmp*")):
-        return "in a save"
+        return IN_A_SAVE
     if not runs.is_begun(workdir):
         return "before the first checkpoint"
     last = read_history(workdir)[-1:]
@@ -190,12 +206,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cut", action="store_true")
+    parser.add_argument("--in_saves", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.cut:
             hit = cut_and_kill(Path(folder), given.kills, given.seed)
         else:
-            hit = kill_and_resume(Path(folder), given.kills, given.seed)
+            hit = kill_and_resume(Path(folder), given.kills, given.seed, given.in_saves)
     for what, count in hit.most_common():
         print(f"  {count:3d}  {what}")
 

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_vlffd import model
 from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
+from jax_vlffd.clip.towers import ImageTower
 from jax_vlffd.config import ModelConfig
 
 EOS = 39
@@ -125,6 +127,26 @@ def test_remat_and_unrolling_change_nothing(compute: dict[str, Any]) -> None:
     assert max(float(np.abs(value).max()) for value in gradient.values()) > 0.1
 
 
+@pytest.mark.parametrize("unroll", [1, 5, 8])
+def test_remat_saves_memory_however_far_the_layers_are_unrolled(unroll: int) -> None:
+    def memory(**compute: Any) -> int:
+        shape = VisionConfig(64, 8, 2, 256, "gelu", image_size=64, patch_size=8)
+        tower = nnx.eval_shape(
+            lambda: ImageTower(shape, rngs=nnx.Rngs(0), compute=Compute(**compute))
+        )
+        graph, state = nnx.split(tower)
+
+        def value(state: Any, x: Any) -> jax.Array:
+            return nnx.merge(graph, state)(x).pooled.sum()
+
+        gradient = jax.grad(value)
+        images = jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+        compiled = jax.jit(gradient).lower(state, images).compile()
+        return int(compiled.memory_analysis().temp_size_in_bytes)
+
+    assert memory(remat="full", unroll=unroll) < 0.65 * memory(unroll=8)
+
+
 def test_remat_and_unrolling_are_in_the_program() -> None:
     _, tokens = inputs()
     shapes = graph_of(config_of())[1]
@@ -178,6 +200,31 @@ def test_no_float64_even_where_jax_would_allow_it(dtype: str) -> None:
             if jnp.issubdtype(variable.aval.dtype, jnp.floating)
         }
     assert actual == {"float32", dtype}
+
+
+def test_parameters_are_fp32_even_where_jax_would_make_float64() -> None:
+    config = config_of(lora_rank=2)
+    with jax.enable_x64(True):
+        _, shapes = model.graph_and_shapes(config)
+        drawn = jax.eval_shape(lambda: model.initial_parameters(config, jax.random.key(0)))
+    assert {str(leaf.dtype) for leaf in (*shapes.values(), *drawn.values())} == {"float32"}
+
+
+def test_every_fp32_product_of_the_detector_is_at_full_precision() -> None:
+    config = config_of()
+    branch = nnx.eval_shape(lambda: model.ImageBranch(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(branch)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.uint8)
+    directions = jax.ShapeDtypeStruct((21, CLIP.embed_dim), np.float32)
+    program = jax.make_jaxpr(lambda state, *given: nnx.merge(graph, state)(*given))
+    products = [
+        equation
+        for equation in equations(program(state, images, directions).jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
+    assert len(products) > 5
+    for product in products:
+        assert "HIGHEST" in str(product.params["precision"]), product
 
 
 def test_bf16_is_for_products_and_not_for_statistics() -> None:

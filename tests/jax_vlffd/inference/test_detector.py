@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from data_pipeline.faces.cropper import FaceCropper
 from data_pipeline.faces.detection import Face
 from data_pipeline.loading.tokenizer import train_tokenizer
 from data_pipeline.packed.reader import PackedSplit
+from jax_vlffd.clip.config import Compute
 from jax_vlffd.config import LossConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference import trained
@@ -151,6 +155,64 @@ def test_the_hash_follows_what_decides_an_answer(workdir: Path, tmp_path: Path) 
     text = (copy / "calibration.json").read_text()
     (copy / "calibration.json").write_text(text.replace('"high": 0.55', '"high": 0.56'))
     assert trained.open_trained(copy).hash() != first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision": {"activation": "quick_gelu"}}, {"vision": {"activation": "gelu_new"}},
+        {"vision": {"heads": 4}}, {"vision": {"layernorm_eps": 1e-6}}, {"compute": {"dtype": "bfloat16"}},
+        {"image_mean": (0.5, 0.5, 0.5)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_hash_follows_the_architecture(workdir: Path, change: dict[str, Any]) -> None:
+    """Also where the parameters have the same shapes."""
+    opened = trained.open_trained(workdir)
+    model = opened.model
+    vision = dataclasses.replace(model.clip.vision, **change.get("vision", {}))
+    compute = dataclasses.replace(model.compute, **change.get("compute", {}))
+    other = dataclasses.replace(
+        model, clip=dataclasses.replace(model.clip, vision=vision), compute=compute,
+        image_mean=change.get("image_mean", model.image_mean),
+    )  # fmt: skip
+    assert dataclasses.replace(opened, model=other).hash() != opened.hash()
+    adapted, twice = (
+        dataclasses.replace(model, compute=Compute(lora_rank=2, lora_alpha=alpha))
+        for alpha in (16.0, 32.0)
+    )
+    hashes = {dataclasses.replace(opened, model=m).hash() for m in (adapted, twice)}
+    assert len(hashes) == 2
+
+
+def test_a_run_trained_with_cudnn_attention_opens_on_any_device(
+    workdir: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    settings = json.loads((copy / "config.json").read_text())
+    settings["config"]["compute"] |= {"attention": "cudnn", "dtype": "bfloat16", "remat": "full"}
+    (copy / "config.json").write_text(json.dumps(settings))
+    detector = Detector.from_pretrained(copy)
+    assert detector(draw(0))[0].probability is not None
+    assert detector.trained.model.compute == Compute(dtype="bfloat16")
+
+
+def test_a_reader_that_meets_a_checkpoint_being_deleted_takes_the_one_that_stays(
+    workdir: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    folder = copy / "checkpoints"
+    older = folder / str(tiny_workdir.STEP - 1)
+    shutil.copytree(folder / str(tiny_workdir.STEP), older)
+    # Of two equal checkpoints the later is the best: this one is half deleted.
+    later = folder / str(tiny_workdir.STEP)
+    shutil.rmtree(later / "parameters" / "d")
+    with pytest.raises(UserError, match="the checkpoint is damaged"):
+        trained.open_trained(copy)
+    deletion = threading.Timer(0.5, shutil.rmtree, [later])
+    deletion.start()
+    assert trained.open_trained(copy).step == tiny_workdir.STEP - 1
+    deletion.join()
 
 
 def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Path) -> None:

@@ -127,6 +127,15 @@ def test_the_use_of_the_devices_is_that_of_texts_as_long_as_they_are_computed(
     assert values["train/mfu"] == pytest.approx(values["train/images_per_second"] * share)
 
 
+def test_the_speed_counts_the_steps_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that has only begun, which doubled the first speed after each save."""
+    monkeypatch.setattr(loop._Meter, "lap", lambda self: 1.0)
+    recorder = Recorder()
+    recorder.run(monkeypatch, steps=6, checkpoint_every=3)
+    speeds = [v["train/images_per_second"] for v in recorder.values if "train/loss" in v]
+    assert speeds == [1, 2, 3, 1, 2, 3]
+
+
 def test_a_run_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Recorder().run(monkeypatch, start=5, steps=5) == ["wait"]
 

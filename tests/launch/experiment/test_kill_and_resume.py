@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kill_and_resume import cut_and_kill, kill_and_resume
+from tests.support.kill_and_resume import IN_A_SAVE, cut_and_kill, kill_and_resume
 
 
 @pytest.mark.slow
@@ -22,6 +22,17 @@ def test_fifty_kills_at_random_moments_change_nothing(
     hit = kill_and_resume(tmp_path, kills=50, seed=seed)
     record_property("kills", dict(hit))
     assert hit.total() == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.campaign)])
+def test_kills_within_saves_leave_a_whole_checkpoint_and_the_same_end(
+    tmp_path: Path, kills: int, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """With one checkpoint kept, and a save after every step."""
+    hit = kill_and_resume(tmp_path, kills, seed, in_saves=True)
+    record_property("kills", dict(hit))
+    assert hit[IN_A_SAVE] == kills
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.campaign)])
