@@ -136,7 +136,7 @@ def read(folder: Path) -> Trained:
     Raises:
       UserError: the file is damaged.
     """
-    from jax_vlffd.clip.huggingface import read_json
+    from jax_vlffd.clip.huggingface_files import read_json
 
     path = folder / FILE
     if not path.exists():

@@ -21,20 +21,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jax_vlffd import hub
 from jax_vlffd.clip.config import CLIPConfig, VisionConfig
 from jax_vlffd.clip.huggingface_config import clip_from_hf, clip_to_hf, vit_from_hf
+from jax_vlffd.clip.huggingface_files import check_format, local_folder, read_json, weight_files
 from jax_vlffd.errors import UserError
 
 Table = Sequence[tuple[str, str]]
 Target = Mapping[str, jax.ShapeDtypeStruct]
 
-_MAX_JSON = 16 * 2**20  # a config or an index has kilobytes
 _MAX_FAULTS = 100  # in one message; the tables have fewer rows
-_DOWNLOADED = (
-    "config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
-    "processor_config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-)  # fmt: skip
 _FLOATS = ("F64", "F32", "F16", "BF16")  # quantized weights mean nothing without their scales
 
 
@@ -124,9 +119,8 @@ def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
     Raises:
       UserError: no such folder or id, no or broken config, pickled or broken weights, another model.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = hub.download(source, allow=_DOWNLOADED, cached=cached)
+    folder = local_folder(source, cached=cached)
+    check_format(folder)
     values = read_json(folder / "config.json")
     clip: CLIPConfig | None = None
     try:
@@ -138,7 +132,7 @@ def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}; give a CLIP or a plain ViT") from None
     tensors = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="np") as handle:
                 tensors.update(dict.fromkeys(handle.keys(), file))
@@ -147,60 +141,6 @@ def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
                 f"{file}: not a whole safetensors file ({error}); download it again"
             ) from None
     return Checkpoint(folder, vision, clip, tensors)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = read_json(index).get("weight_map")
-        if not isinstance(names, dict) or not all(map(_is_shard, names.values())):
-            raise UserError(
-                f"{index}: its weight_map names something other than .safetensors files of its own "
-                "folder; download the checkpoint again"
-            )
-        files = sorted({folder / name for name in names.values()})
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [file.name for file in files if not file.exists()]
-    if not missing:
-        return files
-    # Pickled files are not downloaded from the hub, so both messages name the remedy.
-    convert = "convert them once where you trust them: CLIPModel.from_pretrained(OLD).save_pretrained(NEW)"
-    pickled = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-    if pickled:
-        raise UserError(
-            f"{folder}: has only pickled weights ({pickled[0]}), which can run code when opened and are "
-            f"refused; {convert}"
-        )
-    raise UserError(
-        f"{folder}: {', '.join(missing)} is missing; download the checkpoint again, or, where it is "
-        f"offered with pickled weights only, {convert}"
-    )
-
-
-def _is_shard(name: Any) -> bool:
-    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a small JSON object.
-
-    Raises:
-      UserError: the file is missing, too large, or not a JSON object.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise UserError(
-                f"{path}: larger than {_MAX_JSON >> 20} MiB, too large for a config or an index"
-            )
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a JSON object")
-    return values
 
 
 def load(
@@ -249,7 +189,14 @@ def load(
                 if fault := _fault(parts[keys[layer]], inner, ours == "vision/position_embedding"):
                     kinds.setdefault(fault, set()).add(layer)
             faults += [f"{theirs.format(_span(n))} {fault}" for fault, n in kinds.items() if n]
-            readers[ours] = _reader([parts[k] for _, k in sorted(keys.items())], shape, layered)
+            names = [key for _, key in sorted(keys.items())]
+            readers[ours] = _reader(checkpoint.folder, names, parts, shape, layered)
+        wrapper = _wrapper(checkpoint)
+        if faults and wrapper:
+            raise UserError(
+                f"{checkpoint.folder}: every weight's name begins with {wrapper!r}, which a wrapper put there "
+                f"when the model was saved; save the model inside it, or rename the keys without {wrapper!r}"
+            )
         faults += [f"{key} is not a parameter of the model" for key in sorted(unknown)]
         if faults:
             more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
@@ -262,6 +209,15 @@ def load(
             ours: jax.make_array_from_callback(target[ours].shape, shardings[ours], reader)
             for ours, reader in readers.items()
         }
+
+
+def _wrapper(checkpoint: Checkpoint) -> str:
+    """What a wrapper put before the names of all parameters in a file; '' if nothing."""
+    name = "position_embedding.weight" if checkpoint.clip else "position_embeddings"
+    starts = {key.split(".")[0] + "." for key in checkpoint.tensors}
+    if any(key.endswith(name) for key in checkpoint.tensors) and len(starts) == 1:
+        return "".join(starts - {_prefix(checkpoint)})
+    return ""
 
 
 def _prefix(checkpoint: Checkpoint) -> str:
@@ -305,11 +261,22 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def _reader(parts: Sequence[Any], shape: Sequence[int], layered: bool) -> Callable:
+def _reader(
+    folder: Path, keys: Sequence[str], parts: Mapping[str, Any], shape: Sequence[int], layered: bool
+) -> Callable:
+    def read_one(key: str, shape: Sequence[int], index: Any) -> np.ndarray:
+        value = _read(parts[key], shape, index)
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"{folder}: {key} holds values that are not finite; download the checkpoint again, or give "
+                "another one"
+            )
+        return value
+
     def read(index: Any) -> np.ndarray:
         if not layered:
-            return _read(parts[0], shape, index)
-        return np.stack([_read(part, shape[1:], index[1:]) for part in parts[index[0]]])
+            return read_one(keys[0], shape, index)
+        return np.stack([read_one(key, shape[1:], index[1:]) for key in keys[index[0]]])
 
     return read
 

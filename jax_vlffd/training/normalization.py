@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jax_vlffd.clip.huggingface import read_json
+from jax_vlffd.clip.huggingface_files import read_json
 from jax_vlffd.config import CLIP_MEAN, CLIP_STD, VIT_MEAN, VIT_STD, ModelConfig
 from jax_vlffd.errors import UserError
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jax_vlffd.clip.huggingface_config import clip_to_hf
-from tests.support.hf_files import CONFIG, SHAPES, refusal
+from tests.support.hf_files import CONFIG, SHAPES, refusal, writer
 from tests.support.work import calls
 
 
@@ -51,6 +51,51 @@ def test_every_fault_is_in_one_message(
         assert fault in message, fault
     assert message.count(";") == 9, "eight faults and a remedy"
     assert "position_ids" not in message
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["module.", "clip.", "_orig_mod.", "model.", "_forward_module."]
+)
+def test_a_wrapper_that_renamed_every_key_is_named(
+    write: Callable[..., Path], tensors: dict[str, np.ndarray], wrapper: str
+) -> None:
+    message = refusal(write({f"{wrapper}{key}": value for key, value in tensors.items()}))
+    assert f"every weight's name begins with {wrapper!r}" in message
+    assert "rename the keys" in message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@settings(max_examples=5)
+@given(st.data())
+def test_values_that_are_not_finite_are_named(
+    value: float, tensors: dict[str, np.ndarray], tmp_path_factory: Any, data: st.DataObject
+) -> None:
+    key = data.draw(st.sampled_from(sorted(tensors)))
+    broken = np.array(tensors[key])
+    broken.flat[data.draw(st.integers(0, broken.size - 1))] = value
+    folder = tmp_path_factory.mktemp("clip")
+    message = refusal(writer(folder, tensors)({**tensors, key: broken}))
+    assert f"{key} holds values that are not finite" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["config.json", "model.fp16.safetensors"], "has model.fp16.safetensors and no model.safetensors"),
+        (["adapter_config.json", "adapter_model.safetensors"], "holds adapters of PEFT alone; merge them"),
+        (["open_clip_config.json", "open_clip_model.safetensors"], "is a checkpoint of open_clip; give"),
+        (["open_clip_pytorch_model.bin"], "is a checkpoint of open_clip; give"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_another_format_is_named(
+    names: list[str], message: str, write: Callable[..., Path]
+) -> None:
+    folder = write(False)
+    whole = (folder / "config.json").read_bytes()
+    (folder / "config.json").unlink()
+    for name in names:
+        (folder / name).write_bytes(whole if name == "config.json" else b"{}")
+    assert message in refusal(folder)
 
 
 def test_any_missing_key_is_named(
