@@ -73,7 +73,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Makes the parent folder when it is missing. At `out` there may be an empty folder, nothing else.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{file_name(out.name, 200)}."))
     try:
         aside.chmod(0o777 & ~_umask())  # mkdtemp makes 0700
         yield aside

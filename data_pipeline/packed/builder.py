@@ -1,9 +1,9 @@
 """Annotation lines into a packed set: every fake once, every real once, people kept in one split.
 
 Lines are read twice: first all of them, keeping a few integers each (which file, which offset,
-which real, how many bytes), then once more in the order of writing. So ten million lines need no
-more memory than their integers and the paths of their reals. A real and its fakes always lie in one
-shard.
+which real, how many bytes), then once more in the order of writing. Ids and reals are kept as digests,
+and what is written of each record goes to the disk at once, so ten million lines need no more memory than
+their integers. A real and its fakes always lie in one shard.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from data_pipeline.core.files import file_name
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
 from data_pipeline.packed.card import Counts, write_card
+from data_pipeline.packed.numbering import Digests, number, repeated
 from data_pipeline.packed.pair_records import fake_record, real_record
 from data_pipeline.packed.reader import is_packed_set
 from data_pipeline.packed.record import SPLITS, Record
@@ -30,10 +32,13 @@ from data_pipeline.packed.splits import SHARES, Groups
 from data_pipeline.packed.writer import Shard, write_packed_set
 from jax_vlffd.errors import UserError
 
-#: A shard is closed once it holds so many bytes of images.
+#: A shard is closed once it holds so many bytes: images, and captions and the like of each record.
 SHARD_BYTES: Final = 256 << 20
+_RECORD_BYTES: Final = 1 << 10
 
 _FAULTS_SHOWN: Final = 3
+#: What the size of a picture is kept as at most.
+_MAX_INT: Final = 2**31 - 1
 
 
 class PackPlan:
@@ -45,7 +50,6 @@ class PackPlan:
         skipped: pairs that were never annotated, counted by their error's code.
         split_rule: how the splits were made, for the data card.
         counts: what has been written so far.
-        geometry: of the faces written so far, by split, their rows one after the other.
         reals_without_video: reals that only their content tells apart, so that one person may be in
             several splits.
 
@@ -61,24 +65,24 @@ class PackPlan:
         faces: Callable[[list[Path]], Sequence[int]] | None = None,
     ) -> None:
         self.files = list(files)
-        self._file, self._offset, self._line = array("H"), array("q"), array("q")
-        self._real, self._bytes = array("q"), array("q")
-        self._real_bytes = array("q")  # -1 where the real of a fake is not known
-        self._splits: dict[int, int] = {}
-        self._reals: dict[str, int] = {}
+        self._file, self._offset, self._line = array("H"), array("q"), array("I")
+        self._bytes, self._real_bytes = array("i"), array("i")  # -1 where a line has none
+        self._stated = array("b")  # -1 likewise
+        self._ids, self._reals = Digests(1), Digests(2)
         self._groups = Groups()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.counts = Counts()
-        self.geometry: dict[str, array[float]] = {}
         faults: list[str] = []
-        line_of_id: dict[str, int] = {}
-        stated = 0
         for file_index, file in enumerate(self.files):
-            for number, offset, line in _lines(file):
+            for line_number, offset, line in _lines(file):
                 try:
-                    stated += self._add(file_index, number, offset, line, split, line_of_id)
+                    self._add(file_index, line_number, offset, line, split)
                 except UserError as error:
-                    faults.append(f"{file}:{number}: {error}")
+                    faults.append(f"{file}:{line_number}: {error}")
+        faults += self._repeated()
+        self._real_of_line, self._first_lines = number(self._reals.rows())
+        del self._reals, self._ids
+        faults += self._torn()
         if faults:
             more = f" and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
             raise UserError(f"faulty lines: {'; '.join(faults[:_FAULTS_SHOWN])}{more}")
@@ -87,6 +91,7 @@ class PackPlan:
                 f"{', '.join(map(str, self.files))}: no annotated pair to pack"
                 + (f" ({sum(self.skipped.values())} lines have an error)" if self.skipped else "")
             )
+        stated = len(self._stated) - self._stated.count(-1)
         if 0 < stated < len(self._line):
             raise UserError(
                 f"only {stated} of {len(self._line)} lines state a split: complete the column, or "
@@ -102,90 +107,117 @@ class PackPlan:
             raise UserError(
                 "the splits are stated, so --by_face would change nothing: leave it out"
             )
-        self.reals_without_video = 0 if stated or faces else self._groups.unnamed_reals
+        self._splits = np.frombuffer(self._stated, np.int8)[self._first_lines]
         if not stated:
-            if faces:
-                self._groups.join_faces(faces(self._pictures()))
-            self._splits = self._groups.splits(len(self._reals), shares)
-        self.total = sum(1 for size in (*self._real_bytes, *self._bytes) if size >= 0)
+            with self.open() as streams:
+
+                def picture(line: int) -> Path:
+                    pair = self.annotation(line, streams)[0]
+                    path = pair.real or pair.fake
+                    assert path is not None
+                    return path
+
+                grouped = faces([picture(int(at)) for at in self._first_lines]) if faces else ()
+                self._splits = self._groups.splits(
+                    self._real_of_line, self._first_lines, picture, shares, grouped
+                )
+        self.reals_without_video = 0 if stated or faces else self._groups.unnamed_reals
+        self._real_size = np.frombuffer(self._real_bytes, np.int32)[self._first_lines]
+        fakes = np.frombuffer(self._bytes, np.int32) >= 0
+        self.total = int(np.count_nonzero(self._real_size >= 0) + np.count_nonzero(fakes))
 
     def _add(
         self,
         file_index: int,
-        number: int,
+        line_number: int,
         offset: int,
         line: bytes,
         split: str | None,
-        line_of_id: dict[str, int],
-    ) -> int:
-        """Adds a line; returns 1 when its split is stated."""
+    ) -> None:
+        """Adds a line."""
         pair = parse_line(line, self.files[file_index])
         if isinstance(pair, str):
             self.skipped[pair] += 1
-            return 0
-        if pair.id in line_of_id:
-            raise UserError(
-                f"id {pair.id!r} was taken at {self.where(line_of_id[pair.id])}; pack files whose ids "
-                "clash into sets of their own, training mixes sets"
-            )
+            return
         sizes = [_size(path) for path in (pair.fake, pair.mask) if path is not None]
+        real_size = _size(pair.real) if pair.real else -1
+        stated = pair.split or split
+        if not stated:
+            self._groups.add(pair)
         # A fake whose real is not known is a family by itself; no path has a null byte.
-        name = str(pair.real.resolve()) if pair.real else f"\0{pair.id}"
-        real = self._reals.setdefault(name, len(self._reals))
-        if real == len(self._real_bytes):
-            self._real_bytes.append(_size(pair.real) if pair.real else -1)
-        line_of_id[pair.id] = len(self._line)
+        self._reals.add(str(pair.real.resolve()) if pair.real else f"\0{pair.id}")
+        self._real_bytes.append(min(real_size, _MAX_INT))
+        self._ids.add(pair.id)
         self._file.append(file_index)
         self._offset.append(offset)
-        self._line.append(number)
-        self._real.append(real)
-        self._bytes.append(sum(sizes) if pair.fake else -1)
-        stated = pair.split or split
-        if stated:
-            chosen = SPLITS.index(stated)
-            if self._splits.setdefault(real, chosen) != chosen:
-                raise UserError(
-                    f"its real {pair.real} is in split {SPLITS[self._splits[real]]!r} by an "
-                    f"earlier line and in {stated!r} by this one: a face must stay in one split"
-                )
-            return 1
-        self._groups.join(real, pair)
-        return 0
+        self._line.append(line_number)
+        self._bytes.append(min(sum(sizes), _MAX_INT) if pair.fake else -1)
+        self._stated.append(SPLITS.index(stated) if stated else -1)
 
-    def _pictures(self) -> list[Path]:
-        """The picture that stands for each real: itself, or the fake where it is not known."""
-        pictures = [Path(name) for name in self._reals]
+    def _repeated(self) -> list[str]:
+        """The faults of lines whose id an earlier line has."""
+        first: dict[str, int] = {}
+        faults = []
+        with self.open() as streams:
+            for line in repeated(self._ids.rows()).tolist():
+                name = self.annotation(line, streams)[0].id
+                if first.setdefault(name, line) != line:
+                    faults.append(
+                        f"{self.where(line)}: id {name!r} was taken at {self.where(first[name])}; pack files "
+                        "whose ids clash into sets of their own, training mixes sets"
+                    )
+        return faults
+
+    def _torn(self) -> list[str]:
+        """The faults of lines that state another split than the first line of their real."""
+        stated = np.frombuffer(self._stated, np.int8)
+        of_real = stated[self._first_lines]
+        torn = (stated != of_real[self._real_of_line]) & (stated >= 0)
+        torn &= of_real[self._real_of_line] >= 0
+        with self.open() as streams:
+            return [
+                f"{self.where(line)}: its real {self.annotation(line, streams)[0].real} is in split "
+                f"{SPLITS[of_real[self._real_of_line[line]]]!r} by an earlier line and in "
+                f"{SPLITS[stated[line]]!r} by this one: a face must stay in one split"
+                for line in np.flatnonzero(torn).tolist()
+            ]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[list[BinaryIO]]:
+        """The annotation files, opened."""
         with contextlib.ExitStack() as stack:
-            streams = [stack.enter_context(file.open("rb")) for file in self.files]
-            for line, real in enumerate(self._real):
-                if self._real_bytes[real] < 0:
-                    pair = self.annotation(line, streams)[0]
-                    assert pair.fake is not None
-                    pictures[real] = pair.fake
-        return pictures
+            yield [stack.enter_context(file.open("rb")) for file in self.files]
 
-    def shards(self, progress: Callable[[], None]) -> dict[str, list[Shard]]:
-        """The shards of each split that has records; `progress` is called after each record."""
-        order = np.argsort(np.frombuffer(self._real, np.int64), kind="stable")
-        real_of_line = np.frombuffer(self._real, np.int64)[order]
-        bounds = np.searchsorted(real_of_line, np.arange(len(self._reals) + 1))
-        parts: dict[str, list[list[int]]] = {name: [] for name in SPLITS}
-        room = dict.fromkeys(SPLITS, 0)
-        for real in range(len(self._reals)):
-            split = SPLITS[self._splits[real]]
-            lines = order[bounds[real] : bounds[real + 1]]
-            size = max(self._real_bytes[real], 0) + sum(max(self._bytes[line], 0) for line in lines)
-            if not parts[split] or room[split] + size > SHARD_BYTES:
-                parts[split].append([])
-                room[split] = 0
-            parts[split][-1].append(real)
-            room[split] += size
+    def shards(
+        self, geometry: face_geometry.Rows, progress: Callable[[], None]
+    ) -> dict[str, list[Shard]]:
+        """The shards of each split that has records.
+
+        Args:
+          geometry: takes that of each record that is written.
+          progress: is called after each record.
+        """
+        order = np.argsort(self._real_of_line, kind="stable").astype(np.int32)
+        bounds = np.searchsorted(self._real_of_line[order], np.arange(len(self._first_lines) + 1))
+        fakes = np.maximum(np.frombuffer(self._bytes, np.int32), 0)[order]
+        sizes = np.add.reduceat(fakes, bounds[:-1], dtype=np.int64) + np.maximum(self._real_size, 0)
+        sizes += _RECORD_BYTES * (1 + np.diff(bounds))
         shards: dict[str, list[Shard]] = {}
-        for split, groups in parts.items():
+        for split, name in enumerate(SPLITS):
+            reals = np.flatnonzero(self._splits == split)
+            if not len(reals):
+                continue
+            starts, room = [0], 0
+            for at, size in enumerate(sizes[reals].tolist()):
+                if at and room + size > SHARD_BYTES:
+                    starts.append(at)
+                    room = 0
+                room += size
             rows = _Rows()
-            for reals in groups:
-                shard = _WriteShard(self, split, reals, order, bounds, rows, progress)
-                shards.setdefault(split, []).append(shard)
+            shards[name] = [
+                _WriteShard(self, name, part, order, bounds, rows, geometry, progress)
+                for part in np.split(reals, starts[1:])
+            ]
         return shards
 
     def annotation(self, line: int, streams: Sequence[BinaryIO]) -> tuple[Annotation, str]:
@@ -218,16 +250,16 @@ class _WriteShard:
 
     plan: PackPlan
     split: str
-    reals: list[int]
+    reals: np.ndarray
     order: np.ndarray
     bounds: np.ndarray
     rows: _Rows
+    geometry: face_geometry.Rows
     progress: Callable[[], None]
 
     def __call__(self) -> Iterator[tuple[Record, int]]:
-        with contextlib.ExitStack() as stack:
-            streams = [stack.enter_context(file.open("rb")) for file in self.plan.files]
-            for real in self.reals:
+        with self.plan.open() as streams:
+            for real in self.reals.tolist():
                 lines = self.order[self.bounds[real] : self.bounds[real + 1]]
                 pairs = [self.plan.annotation(int(line), streams) for line in lines]
                 row, name = -1, ""
@@ -243,8 +275,7 @@ class _WriteShard:
     def _count(
         self, record: Record, pairs: Sequence[Annotation], path: Path, source: str = ""
     ) -> Record:
-        geometry = face_geometry.of_record(pairs, path, record)
-        self.plan.geometry.setdefault(self.split, array("f")).extend(geometry)
+        self.geometry.add(self.split, face_geometry.of_record(pairs, path, record))
         self.plan.counts.add(self.split, record, source)
         self.rows.count += 1
         self.progress()
@@ -310,18 +341,20 @@ def pack(
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{file_name(out.name, 200)}."))
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
     try:
         (aside / "work").mkdir()
-        built = write_packed_set(aside / "work", plan.shards(step))
-        face_geometry.write(built, plan.geometry)
+        geometry = face_geometry.Rows(aside)
+        built = write_packed_set(aside / "work", plan.shards(geometry, step))
+        geometry.write(built)
         card = write_card(
             built, plan.counts, files=files, skipped=plan.skipped,
             split_rule=plan.split_rule, reals_without_video=plan.reals_without_video,
         )  # fmt: skip
-        if out.exists():
+        _check_free(out, overwrite)  # another run may have filled it meanwhile
+        if overwrite and out.exists():
             out.rename(aside / "old")
         built.rename(out)
     except OSError as error:

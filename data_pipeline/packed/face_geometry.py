@@ -7,8 +7,8 @@ where no landmarks were known. Sets of before have none.
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,10 @@ from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import INDEX_FOLDER, Record
 from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import FaceGeometry, face_geometry
+
+#: Bytes of rows that are kept before they are written.
+_KEPT: Final = 1 << 16
+_ROW: Final = struct.Struct(f"={len(FaceGeometry._fields)}f")
 
 UNKNOWN: Final = FaceGeometry(*[math.nan] * len(FaceGeometry._fields))
 
@@ -46,11 +50,37 @@ def of_record(pairs: Sequence[Annotation], path: Path, record: Record) -> FaceGe
     return face_geometry(landmarks, height, width)
 
 
-def write(folder: Path, rows: Mapping[str, array[float]]) -> None:
-    """Writes the rows of each split, one after the other, into a finished set."""
-    for split, values in rows.items():
-        table = np.array(values, np.float32).reshape(-1, len(FaceGeometry._fields))
-        np.save(_path(folder, split), table, allow_pickle=False)
+class Rows:
+    """The rows of a set that is being written; they lie in files, because there may be many.
+
+    Args:
+        folder: where to keep them meanwhile.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._kept: dict[str, bytearray] = {}
+
+    def add(self, split: str, row: FaceGeometry) -> None:
+        """Adds the row of the next record of a split."""
+        kept = self._kept.setdefault(split, bytearray())
+        kept += _ROW.pack(*row)
+        if len(kept) >= _KEPT:
+            self._append(split)
+
+    def _append(self, split: str) -> Path:
+        path = self._folder / f"{split}.geometry"
+        with path.open("ab") as file:
+            file.write(self._kept[split])
+        self._kept[split].clear()
+        return path
+
+    def write(self, folder: Path) -> None:
+        """Writes the rows of each split into a finished set."""
+        for split in self._kept:
+            table = np.memmap(self._append(split), np.float32, "r")
+            rows = table.reshape(-1, len(FaceGeometry._fields))
+            np.save(_path(folder, split), rows, allow_pickle=False)
 
 
 def read(folder: Path, split: str, records: int) -> np.ndarray | None:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from data_pipeline.packed.annotation import Annotation
+from data_pipeline.packed.numbering import number
 from data_pipeline.packed.record import SPLITS
 
 #: Shares of train, validation and test in per cent, unless others are asked for.
@@ -18,49 +23,86 @@ SHARES: Final = (80.0, 10.0, 10.0)
 
 
 class Groups:
-    """Reals that share a person or a video, joined."""
+    """Reals that share a person or a video, joined.
+
+    A name is kept once, and a line is a number, so that ten million of them take little memory.
+
+    Attributes:
+      unnamed_reals: reals that only their content tells apart, because their first line names no video.
+    """
 
     def __init__(self) -> None:
-        from scipy.cluster.hierarchy import DisjointSet
-
-        self._names = DisjointSet()
-        self._name_of_real: dict[int, str] = {}
-        #: Reals of which no line names a video: their content alone tells them apart.
+        self._names: dict[str, int] = {}
+        self._joined: set[tuple[int, int]] = set()
+        self._name_of_line = array("i")  # -1 where it names no video
         self.unnamed_reals = 0
 
-    def join(self, real: int, pair: Annotation) -> None:
-        """Joins a pair's real with the people its videos show, or with its own content."""
+    def add(self, pair: Annotation) -> None:
+        """Adds the next line; the people whom its videos show are joined."""
         names = people(pair.dataset, pair.video) | people(pair.dataset, pair.real_video)
-        if not names and real not in self._name_of_real:
-            image = pair.real or pair.fake
-            assert image is not None
-            names = {hashlib.sha256(image.read_bytes()).hexdigest()}
-            self.unnamed_reals += 1
-        first = self._name_of_real.setdefault(real, min(names, default=""))
-        for name in (first, *names):
-            self._names.add(name)
-            self._names.merge(name, first)
+        numbers = [self._names.setdefault(name, len(self._names)) for name in sorted(names)]
+        self._name_of_line.append(numbers[0] if numbers else -1)
+        self._joined.update((numbers[0], other) for other in numbers[1:])
 
-    def join_faces(self, groups: Sequence[int]) -> None:
-        """Joins reals that are in one group: `groups` has the group of each real."""
-        first: dict[int, int] = {}
-        for real, group in enumerate(groups):
-            one = first.setdefault(group, real)
-            self._names.merge(self._name_of_real[one], self._name_of_real[real])
-
-    def splits(self, reals: int, shares: Sequence[float] = SHARES) -> dict[int, int]:
-        """The split's number of each real by the hash of its group's first name.
+    def splits(
+        self,
+        real_of_line: np.ndarray,
+        first_lines: np.ndarray,
+        picture: Callable[[int], Path],
+        shares: Sequence[float] = SHARES,
+        faces: Sequence[int] = (),
+    ) -> np.ndarray:
+        """The split's number of each real, int8 [reals], by the hash of its group's first name.
 
         Args:
-          reals: how many there are.
+          real_of_line: int [lines], the number of each line's real.
+          first_lines: int [reals], the first line of each.
+          picture: of a line: what stands for its real, whose content joins it with equal ones where no
+            video is named.
           shares: of train, validation and test, in per cent.
+          faces: the group of each real that shows one face; empty where that is not known.
         """
-        first: dict[str, str] = {}
-        for name in self._names:
-            root = self._names[name]
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        name_of_line = np.frombuffer(self._name_of_line, np.int32)
+        unnamed = np.flatnonzero(name_of_line[first_lines] < 0)
+        self.unnamed_reals = len(unnamed)
+        digests = np.empty((len(unnamed), 4), ">u8")
+        for row, line in enumerate(first_lines[unnamed]):
+            content = hashlib.sha256(picture(int(line)).read_bytes()).digest()
+            digests[row] = np.frombuffer(content, ">u8")
+        content_of_unnamed, rows = number(digests)
+        # A graph of the reals, the names, the contents and the faces.
+        names = len(first_lines)
+        contents = names + len(self._names)
+        ends = contents + len(rows)
+        nodes = ends + (max(faces) + 1 if faces else 0)
+        named = np.flatnonzero(name_of_line >= 0)
+        keys = real_of_line[named].astype(np.int64) * nodes + names + name_of_line[named]
+        edges = [
+            np.stack(np.divmod(np.unique(keys), nodes)),
+            names + np.array(sorted(self._joined), np.int64).reshape(-1, 2).T,
+            np.stack([unnamed, contents + content_of_unnamed]),
+            np.stack([np.arange(len(faces)), ends + np.array(faces, np.int64)]),
+        ]
+        start, end = np.concatenate(edges, axis=1).astype(np.int32)
+        graph = coo_array((np.ones(len(start), np.int8), (start, end)), (nodes, nodes))
+        group = connected_components(graph, directed=False)[1]
+        first: dict[int, str] = {}
+        for at, name in enumerate(self._names):
+            root = int(group[names + at])
             first[root] = min(name, first.get(root, name))
-        chosen = {root: _hash_split(name, shares) for root, name in first.items()}
-        return {real: chosen[self._names[self._name_of_real[real]]] for real in range(reals)}
+        ordered = np.lexsort(digests[rows].T[::-1])[::-1]
+        first_content = np.full(len(group), -1, np.int32)
+        first_content[group[contents + ordered]] = ordered  # the smallest is written last
+        chosen = np.zeros(len(group), np.int8)
+        for root in np.unique(group[:names]):
+            texts = [first[root]] if root in first else []
+            if (at := first_content[root]) >= 0:
+                texts.append(digests[rows[at]].tobytes().hex())
+            chosen[root] = _hash_split(min(texts), shares)
+        return chosen[group[:names]]
 
 
 def people(dataset: str, video: str) -> set[str]:

@@ -41,7 +41,8 @@ class FaceForgery(tfds.core.dataset_builder.ShardBasedBuilder):
     def __init__(self, folder: Path, shards: Mapping[str, Sequence[Shard]]) -> None:
         self._shards = shards
         self._methods: dict[str, int] = {}
-        self._rows: dict[str, list[np.ndarray]] = {split: [] for split in shards}
+        # In files, because there may be many.
+        self._rows = {split: folder / f"{split}.rows" for split in shards}
         super().__init__(data_dir=str(folder), file_format="array_record")
 
     def _info(self) -> Any:
@@ -80,15 +81,16 @@ class FaceForgery(tfds.core.dataset_builder.ShardBasedBuilder):
         )  # by field, or its padding would be whatever was in memory
         for field, values in zip(INDEX_DTYPE.names or (), zip(*rows, strict=True), strict=False):
             index[field] = values
-        self._rows[split].append(index)
+        with self._rows[split].open("ab") as file:
+            file.write(index.tobytes())
 
     def write_index(self, folder: Path) -> None:
         """Writes `index/` into the finished set."""
         index = folder / INDEX_FOLDER
         index.mkdir()
         records = {}
-        for split, parts in self._rows.items():
-            rows = np.concatenate(parts)
+        for split, path in self._rows.items():
+            rows = np.memmap(path, INDEX_DTYPE, "r")
             records[split] = len(rows)
             np.save(index / f"{split}.npy", rows, allow_pickle=False)
         content = {"version": 1, "methods": list(self._methods), "records": records}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,9 @@ def test_long_names_and_names_that_are_not_utf8_are_prepared(tmp_path: Path, out
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "deep" / ("x" * 255)) as aside:
+        (aside / "a").touch()
+    shutil.rmtree(tmp_path / "deep" / ("x" * 255))
     out = tmp_path / "deep" / "set"
 
     def begin() -> None:

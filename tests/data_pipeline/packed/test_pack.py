@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+import gc
 import json
 import os
 import subprocess
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from data_pipeline.packed.splits import Groups, people
 from jax_vlffd.errors import UserError
 from tests.support import tiny
 from tests.support.packed_sets import METHODS, draw, encode, undecodable, write_annotations
+from tests.support.video_trees import write_picture
 
 
 def _edit(file: Path, number: int, **changes: Any) -> None:
@@ -204,6 +208,10 @@ def test_faces_that_are_alike_stay_in_one_split(tmp_path: Path) -> None:
         pack([stated], tmp_path / "no", faces=faces)
 
 
+def no_picture(line: int) -> Path:
+    raise AssertionError(f"line {line} names its video")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=40))
 def test_groups_never_cross_splits(swaps: list[tuple[int, int]]) -> None:
@@ -217,8 +225,9 @@ def test_groups_never_cross_splits(swaps: list[tuple[int, int]]) -> None:
     for target, source in swaps:
         pair: Any = Pair()
         pair.video = f"{target:03d}_{source:03d}"
-        groups.join(reals[target], pair)
-    splits = groups.splits(len(reals))
+        groups.add(pair)
+    of_line = np.array([reals[target] for target, _ in swaps])
+    splits = groups.splits(of_line, np.unique(of_line, return_index=True)[1], no_picture)
     of_person: dict[int, set[int]] = collections.defaultdict(set)
     for target, source in swaps:
         of_person[target].add(splits[reals[target]])
@@ -251,8 +260,9 @@ def test_shares_of_the_hashed_splits() -> None:
     for number in range(3000):
         pair: Any = Pair()
         pair.video = f"video {number}"
-        groups.join(number, pair)
-    counts = np.bincount(list(groups.splits(3000).values())) / 3000
+        groups.add(pair)
+    lines = np.arange(3000)
+    counts = np.bincount(groups.splits(lines, lines, no_picture)) / 3000
     np.testing.assert_allclose(counts, [0.8, 0.1, 0.1], atol=0.02)
 
 
@@ -335,6 +345,91 @@ def test_an_existing_folder_is_respected(tmp_path: Path, monkeypatch: pytest.Mon
         pack([file], out, overwrite=True)
     assert len(_records(out)["train"]) == 3
     assert sorted(os.listdir(tmp_path)) == ["in", "other", "out"]
+
+
+def test_of_two_runs_the_first_to_end_keeps_its_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_annotations(tmp_path / "first", 1)
+    second = write_annotations(tmp_path / "second", 2)
+    out = tmp_path / ("x" * 255)
+    write_card, ended = builder.write_card, False
+
+    def write_late(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        nonlocal ended
+        if not ended:
+            ended = True
+            pack([first], out)
+        return write_card(*args, **kwargs)
+
+    monkeypatch.setattr(builder, "write_card", write_late)
+    with pytest.raises(UserError, match="is a packed set already"):
+        pack([second], out)
+    assert len(_records(out)["train"]) == 3
+    assert sorted(os.listdir(tmp_path)) == ["first", "second", out.name]
+
+
+def wide(folder: Path, lines: int, **columns: Any) -> Path:
+    """Annotations of so many fakes, four of each real, over a few files of pictures."""
+    for part in range(max(lines // 4000, 1)):
+        write_picture(folder / f"{part}.png", np.zeros((8, 8, 3), np.uint8))
+    with (folder / "annotations.jsonl").open("w") as file:
+        for number in range(lines):
+            real = folder / f"real/{number // 4:09d}.png"
+            if not number % 4:
+                real.parent.mkdir(exist_ok=True)
+                os.link(folder / f"{number // 4 % (part + 1)}.png", real)
+            line = {
+                "id": f"DeepFakeDetection/manipulated_sequences/c23/frames/{number:09d}", "label": 1,
+                "real": f"real/{real.name}", "fake": f"{number % (part + 1)}.png",
+                "caption": "The nose is blurred.", "dataset": "d", "method": f"m{number % 4}",
+            }  # fmt: skip
+            named = {k: f(number) if callable(f) else f for k, f in columns.items()}
+            file.write(json.dumps(line | named) + "\n")
+    return folder / "annotations.jsonl"
+
+
+LARGE = pytest.mark.campaign
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("columns", "sizes"),
+    [
+        pytest.param({"video": lambda i: f"{i // 128:06d}"}, (200, 800), id="named"),
+        pytest.param({"video": lambda i: f"{i // 128:06d}"}, (10_000, 20_000, 40_000), marks=LARGE),
+        pytest.param({"split": "train"}, (10_000, 20_000, 40_000), marks=LARGE),
+        pytest.param({}, (10_000, 20_000, 40_000), marks=LARGE),
+    ],
+)
+def test_a_line_is_kept_as_a_few_bytes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+    sizes: tuple[int, ...],
+    columns: dict[str, Any],
+) -> None:
+    write_card, kept = builder.write_card, []
+
+    def measure(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        gc.collect()
+        kept.append(tracemalloc.get_traced_memory()[0])
+        return write_card(*args, **kwargs)
+
+    monkeypatch.setattr(builder, "write_card", measure)
+    monkeypatch.setattr(builder, "SHARD_BYTES", 200_000)
+    peaks = []
+    for number, lines in enumerate((100, *sizes)):  # the first for what is imported and cached
+        file = wide(tmp_path / str(number), lines, **columns)
+        tracemalloc.start()
+        pack([file], tmp_path / f"out_{number}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    growth = np.diff(kept[1:]) / np.diff(sizes)
+    record_property("bytes_a_line", [round(float(rate), 1) for rate in growth])
+    assert growth.max() <= 100  # where all ids and paths are kept it is 190
+    if sizes[0] > 1000:  # what is uncollected of the pictures grows at first
+        assert (np.diff(peaks[1:]) / np.diff(sizes)).max() <= 90
 
 
 def test_card_counts_and_checksums_hold(tmp_path: Path) -> None:
