@@ -80,8 +80,9 @@ class PackPlan:
                 except UserError as error:
                     faults.append(f"{file}:{line_number}: {error}")
         faults += self._repeated()
-        self._real_of_line, self._first_lines = number(self._reals.rows())
-        del self._reals, self._ids
+        del self._ids
+        self._real_of_line, self._first_lines = number(self._reals.columns())
+        del self._reals
         faults += self._torn()
         if faults:
             more = f" and {len(faults) - _FAULTS_SHOWN} more" if len(faults) > _FAULTS_SHOWN else ""
@@ -159,7 +160,7 @@ class PackPlan:
         first: dict[str, int] = {}
         faults = []
         with self.open() as streams:
-            for line in repeated(self._ids.rows()).tolist():
+            for line in repeated(*self._ids.columns()).tolist():
                 name = self.annotation(line, streams)[0].id
                 if first.setdefault(name, line) != line:
                     faults.append(

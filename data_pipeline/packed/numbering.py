@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,44 +18,45 @@ class Digests:
     """
 
     def __init__(self, columns: int) -> None:
-        self._columns = columns
-        self._bytes = bytearray()
+        self._columns = [array("Q") for _ in range(columns)]
 
     def add(self, name: str) -> None:
         """Adds a name, which may hold what UTF-8 cannot."""
         raw = name.encode("utf-8", "surrogatepass")
-        self._bytes += hashlib.blake2b(raw, digest_size=8 * self._columns).digest()
+        digest = hashlib.blake2b(raw, digest_size=8 * len(self._columns)).digest()
+        for at, column in enumerate(self._columns):
+            column.frombytes(digest[8 * at : 8 * at + 8])
 
-    def rows(self) -> np.ndarray:
-        """The digests, uint64 [N, columns]; nothing can be added while it is in use."""
-        return np.frombuffer(self._bytes, np.uint64).reshape(-1, self._columns)
+    def columns(self) -> list[np.ndarray]:
+        """The digests, uint64 [N] each; nothing can be added while they are in use."""
+        return [np.frombuffer(column, np.uint64) for column in self._columns]
 
 
-def number(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def number(digests: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Numbers different digests in the order of their first rows.
 
     Args:
-      digests: uint64 [N, C].
+      digests: their columns, uint64 [N] each.
 
     Returns:
       The number of each row, int32 [N], and the first row of each number, int64.
     """
-    columns = range(digests.shape[1])
-    order = np.lexsort([digests[:, column] for column in reversed(columns)])
-    new = np.arange(len(order)) == 0
-    for column in columns:
-        values = digests[order, column]
+    order = np.lexsort(digests[::-1]).astype(np.int32)
+    new = np.zeros(len(order), bool)
+    new[:1] = True
+    for column in digests:
+        values = column[order]
         new[1:] |= values[1:] != values[:-1]
     first = order[new]  # the order is stable
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
     numbers = np.empty(len(order), np.int32)
     numbers[order] = rank[np.cumsum(new, dtype=np.int32) - 1]
-    return numbers, np.sort(first)
+    return numbers, np.sort(first).astype(np.int64)
 
 
 def repeated(digests: np.ndarray) -> np.ndarray:
-    """The rows whose digest another row has as well, rising; uint64 [N, 1] -> int64."""
-    values = np.sort(digests[:, 0])
+    """The rows whose digest another row has as well, rising; uint64 [N] -> int64."""
+    values = np.sort(digests)
     twice = values[1:][values[1:] == values[:-1]]
-    return np.flatnonzero(np.isin(digests[:, 0], twice)) if len(twice) else np.zeros(0, np.int64)
+    return np.flatnonzero(np.isin(digests, twice)) if len(twice) else np.zeros(0, np.int64)

@@ -72,7 +72,7 @@ class Groups:
         for row, line in enumerate(first_lines[unnamed]):
             content = hashlib.sha256(picture(int(line)).read_bytes()).digest()
             digests[row] = np.frombuffer(content, ">u8")
-        content_of_unnamed, rows = number(digests)
+        content_of_unnamed, rows = number(list(digests.T))
         # A graph of the reals, the names, the contents and the faces.
         names = len(first_lines)
         contents = names + len(self._names)
