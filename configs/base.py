@@ -14,7 +14,8 @@ from ml_collections import config_dict
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.config import RunConfig
 
-#: Lists are given as text on the command line: 'DIR,DIR' or, with weights, 'DIR@0.7,DIR@0.3'.
+#: Lists are given as text on the command line: 'DIR,DIR' or, with weights, 'DIR@0.7,DIR@0.3'. A folder whose name
+#: has a comma or an @ is taken where it exists.
 LISTS = ("train", "validation", "methods")
 
 
@@ -32,7 +33,8 @@ def recipe(run: RunConfig, data: DataSettings) -> config_dict.ConfigDict:
     fields = dataclasses.asdict(data)
     fields.pop("seed")
     fields["train"] = ",".join(
-        folder if weight == 1 else f"{folder}@{weight:g}" for folder, weight in data.train
+        folder if weight == 1 and "@" not in folder else f"{folder}@{weight:g}"
+        for folder, weight in data.train
     )
     for name in ("validation", "methods"):
         fields[name] = ",".join(getattr(data, name))

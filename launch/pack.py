@@ -21,7 +21,11 @@ from launch.cli.outputs import FOLDER
 from launch.cli.progress import note, progress
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("annotations", None, "Annotation files (JSON lines), separated by commas.")
+flags.DEFINE_list(
+    "annotations",
+    None,
+    "Annotation files (JSON lines), separated by commas; one with a comma in double quotes.",
+)
 flags.DEFINE_string("out", None, "Folder of the packed set.")
 flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "Split of the lines that state none."

@@ -88,9 +88,9 @@ def _data(values: Any, seed: int) -> DataSettings:
         "data", fields, [f.name for f in dataclasses.fields(DataSettings) if f.name != "seed"]
     )
     fields["augment"] = build(AugmentSettings, fields.get("augment", {}), "data.augment")
-    fields["train"] = tuple(_weighted(entry) for entry in _listed(fields, "train"))
-    for name in ("validation", "methods"):
-        fields[name] = _listed(fields, name)
+    fields["train"] = tuple(_weighted(entry) for entry in _joined(_listed(fields, "train")))
+    fields["validation"] = _joined(_listed(fields, "validation"))
+    fields["methods"] = _listed(fields, "methods")
     return DataSettings(**fields, seed=seed)
 
 
@@ -101,9 +101,24 @@ def _listed(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
+def _joined(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The sets of a list, those whose path has commas put together again: where there is such a folder."""
+    sets = []
+    while entries:
+        for count in range(len(entries), 0, -1):
+            name = ",".join(entries[:count])
+            folder, _, weight = name.rpartition("@")
+            weighted = folder and "," not in weight and Path(folder).exists()
+            if count == 1 or weighted or Path(name).exists():
+                break
+        sets.append(name)
+        entries = entries[count:]
+    return tuple(sets)
+
+
 def _weighted(entry: str) -> tuple[str, float]:
     folder, at, weight = entry.rpartition("@")
-    if not at:
+    if not at or Path(entry).exists():  # a folder's name may have an @
         return entry, 1.0
     try:
         return folder, float(weight)

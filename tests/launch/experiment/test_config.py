@@ -119,6 +119,22 @@ def test_one_seed_is_that_of_the_parameters_and_of_the_data() -> None:
     assert (run.seed, data.seed) == (7, 7)
 
 
+def test_paths_of_sets_may_have_commas_and_at_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "c@home", "d@2", "e"):
+        (tmp_path / name).mkdir()
+    train = "a,b@0.5,c@home,c@home@3,d@2,e@2,f"
+    _, data = configs.settings(changed(data__train=train, data__validation="e,a,b"))
+    assert data.train == (
+        ("a,b", 0.5), ("c@home", 1.0), ("c@home", 3.0), ("d@2", 1.0), ("e", 2.0), ("f", 1.0),
+    )  # fmt: skip
+    assert data.validation == ("e", "a,b")
+    again = recipe(*configs.settings(changed(data__train="c@home,d@2"))).data.train
+    assert again == "c@home@1,d@2@1"
+
+
 def test_sets_are_listed_with_their_weights() -> None:
     _, data = configs.settings(changed(data__train="/a@0.7, /b@2,/c", data__validation="/a,/b"))
     assert data.train == (("/a", 0.7), ("/b", 2.0), ("/c", 1.0))
@@ -130,8 +146,6 @@ def test_sets_are_listed_with_their_weights() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["/a", "b/c", "x@y"]), st.integers(1, 9)), max_size=4))
 def test_a_list_of_sets_survives_the_round_trip(sets: list[tuple[str, int]]) -> None:
     run, data = configs.settings(get_config())
-    # A folder with an @ in its name needs its weight said.
-    sets = [(folder, 2 if "@" in folder and weight == 1 else weight) for folder, weight in sets]
     data = dataclasses.replace(data, train=tuple((f, float(w)) for f, w in sets))
     assert configs.settings(recipe(run, data))[1] == data
 
