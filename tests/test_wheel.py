@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,3 +128,39 @@ def test_a_packaged_recipe_trains_and_predicts_from_the_wheel(
     (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert 0 < line["probability"] < 1
     assert "face.png" in (tmp_path / "report.html").read_text()
+
+
+#: Declared though no module of ours imports them, and why.
+NOT_IMPORTED = {
+    "dlib-bin": "its module has another name, dlib",
+    "face-recognition-models": "only its data file is read",
+    "flatbuffers": "jax.export imports it",
+    "gcsfs": "fsspec imports it for gs://",
+    "importlib-resources": "tensorflow-datasets imports it",
+}
+#: Imported though they are not declared: dlib is in dlib-bin; no MediaPipe that works installs beside NumPy 2.
+NOT_DECLARED = {"dlib", "mediapipe"}
+
+
+def test_what_the_packages_import_is_declared_and_nothing_else_is() -> None:
+    """The extras `faces`, `annotate` and `gcs` count too; the others are those of tests and accelerators."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *extras["faces"], *extras["annotate"], *extras["gcs"]]
+    declared = {re.split(r"[<>=\[;]", text)[0].lower().replace("_", "-") for text in texts}
+    by_module = importlib.metadata.packages_distributions()
+    imported: set[str] = set()
+    for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            imported |= {name.split(".")[0] for name in names}
+    imported -= {*sys.stdlib_module_names, *PACKAGES, "benchmarks"}
+    names_by_module = {
+        name: {text.lower().replace("_", "-") for text in by_module.get(name, [name])}
+        for name in imported
+    }
+    undeclared = {name for name, names in names_by_module.items() if not names & declared}
+    assert undeclared == NOT_DECLARED
+    assert declared - set().union(*names_by_module.values()) == NOT_IMPORTED.keys()
