@@ -7,6 +7,8 @@ compares faces with them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -78,6 +80,13 @@ class Trained:
         entries = list(described)
         sets = tuple(_checked(entry) for entry in entries if entry is not None)
         return cls(sets, bool(entries) and len(sets) == len(entries))
+
+    def digest(self) -> str:
+        """A short digest of all that `judge` and `placement` depend on."""
+        rule = (_SIZE, _POSITION, _ROLL, _LEVEL, _TEMPLATE, _NEAR_SIZE, _NEAR_POSITION)
+        content = [rule, self.complete, [dict(ranges) for ranges in self.sets]]
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def judge(self, face: FaceGeometry | None) -> str:
         """'as_trained', 'outside', or 'unknown' where the face, or one of the sets, was never measured."""

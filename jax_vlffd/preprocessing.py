@@ -166,7 +166,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     if values.dtype.itemsize == 2:
         white = 65535.0
     else:
-        ranges = (255.0, 65535.0, 2.0**32 - 1)
-        ranges = (1.0, *ranges) if values.dtype.kind == "f" else ranges
-        white = next((end for end in ranges if finite.max(initial=0) <= end), float(finite.max()))
+        highest = float(finite.max(initial=0))
+        ranges = (1.0 if values.dtype.kind == "f" else 255.0, 255.0, 65535.0, 2.0**32 - 1, highest)
+        white = next(end for end in ranges if highest <= end)
     return np.clip(np.round(finite * (255 / white)), 0, 255).astype(np.uint8)

@@ -46,6 +46,8 @@ flags.DEFINE_bool(
 
 def main(argv: Sequence[str]) -> None:
     """Classifies the inputs."""
+    from collections import Counter
+
     from data_pipeline.core import discovery
     from jax_vlffd.errors import UserError
 
@@ -54,10 +56,14 @@ def main(argv: Sequence[str]) -> None:
         command.check_unused(cropping_flags, "with --crops: nothing is detected or cropped")
     if not (FLAGS.overlay or FLAGS.html):
         command.check_unused(["maps"], "without --overlay or --html")
-    names = [*argv[1:], *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else [])]
+    names: list[str | Path] = [
+        *argv[1:],
+        *(discovery.read_list(Path(FLAGS.list)) if FLAGS.list else []),
+    ]
     if not names:
         raise UserError("no inputs: give images, videos or folders, or a file of paths with --list")
-    paths = discovery.find_files(names)
+    ignored: Counter[str] = Counter()
+    paths = discovery.find_files(names, ignored)
     command.use_compilation_cache()
     from jax_vlffd.inference.detector import Detector
     from launch.prediction import run
@@ -71,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
         frames=FLAGS.frames,
         max_frames=FLAGS.most_frames,
         batch_size=FLAGS.batch_size,
+        ignored=ignored,
     )
 
 

@@ -53,12 +53,14 @@ class Frames(Protocol):
       rate: frames a second, 0 where that is not known.
       lost_start: frames before the first that can be decoded, for want of a key frame. They do not
         count: frame 0 is the first that can be decoded.
+      pixel_aspect: width of a pixel by its height, as the file states it; frames are read as they are shown.
       hdr: its colors are HDR (PQ, HLG), and are read as if they were not: flatter than they were seen.
     """
 
     count: int
     rate: float
     lost_start: int
+    pixel_aspect: float
     hdr: bool
 
     def read(self, index: int) -> Image | None:
@@ -100,7 +102,7 @@ class PictureFrames:
         self.count = len(files)
         self.rate = 0.0
         self.lost_start = 0
-        self.hdr = False
+        self.pixel_aspect, self.hdr = 1.0, False
         self._files = files
 
     def read(self, index: int) -> Image | None:
@@ -142,8 +144,6 @@ class FileFrames:
         decoder.options = {"max_pixels": str(MAX_PIXELS)}  # a later frame may be larger
         decoder.thread_count = 1
         self._stream = stream
-        self._aspect = float(stream.sample_aspect_ratio or 1)
-        self.hdr = decoder.color_trc in _HDR
         self._frames = _decode(self._container, stream)
         self._frame: Any = None
         self._to_rgb = VideoReformatter()
@@ -154,7 +154,14 @@ class FileFrames:
             if not decoder.width:  # the decoder takes no size above the limit
                 wrong = f"{path} states no size, or one of more than {MAX_PIXELS:,} pixels"
                 raise VideoError("too_large", wrong)
-            raise VideoError("no_frames", f"{path} has no frame that can be decoded")
+            raise VideoError(
+                "no_frames",
+                f"{path} has no frame that can be decoded by '{decoder.name}'; if it plays elsewhere, store it "
+                "as H.264",
+            )
+        aspect = float(stream.sample_aspect_ratio or 1)
+        self.pixel_aspect = aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
+        self.hdr = decoder.color_trc in _HDR
         self._at, self.lost_start = 0, self._clock()
         stated = stream.frames or int(self._seconds() * self.rate + 0.5)
         self.count = stated - self.lost_start if stated > self.lost_start else count_frames(path)
@@ -206,9 +213,7 @@ class FileFrames:
     def _display_size(self) -> tuple[int, int]:
         """Width and height of the frame as it is shown: of square pixels, none of them lost."""
         width, height = self._frame.width, self._frame.height
-        if not 1 / _MAX_ASPECT <= self._aspect <= _MAX_ASPECT:
-            return width, height
-        wide = round(width * max(self._aspect, 1)), round(height / min(self._aspect, 1))
+        wide = round(width * max(self.pixel_aspect, 1)), round(height / min(self.pixel_aspect, 1))
         return wide if wide[0] * wide[1] <= MAX_PIXELS else (width, height)
 
     def timestamp(self) -> float:

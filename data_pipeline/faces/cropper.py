@@ -9,6 +9,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from data_pipeline.core.images import Image
 from data_pipeline.faces.alignment import (
@@ -27,6 +28,8 @@ from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
 _SEARCH_SIDE: Final = 1920
 #: Landmarks found again may be this far off those that were expected, as a share of the crop.
 _SAME_FACE: Final = 0.1
+#: Share of a face's height or width beyond the image from which on it is cut off; landmarks are less exact.
+_CUT_OFF: Final = 0.05
 #: Faces of one image that are cropped, the largest.
 _MAX_FACES: Final = 32
 
@@ -88,6 +91,9 @@ class FaceCrop:
       matrix: [2, 3], from points of the image to points of the crop.
       confidence: see `Face`.
       geometry: how the face lies in the crop, `pixels` being those of the image; None where the image is one.
+      cut_off: whether the face reaches beyond the image; None where the image is the crop.
+      inside: bool [size, size], the pixels of the crop that the image covers; None where it covers all.
+      faces: how many were detected in the image; the largest of them are cropped.
     """
 
     image: Image | None
@@ -95,6 +101,9 @@ class FaceCrop:
     matrix: Matrix
     confidence: float
     geometry: FaceGeometry | None = None
+    cut_off: bool | None = None
+    inside: NDArray[np.bool_] | None = None
+    faces: int = 1
 
 
 class FaceCropper:
@@ -135,7 +144,8 @@ class FaceCropper:
     def crops(self, image: Image) -> Sequence[FaceCrop]:
         """The faces of uint8 [H, W, 3], RGB, cropped, largest first."""
         size, crops = self._size, []
-        for face in detect_faces(self._face_detector, image)[:_MAX_FACES]:
+        faces = detect_faces(self._face_detector, image)
+        for face in faces[:_MAX_FACES]:
             if self.placement is None:
                 settings = CropSettings(size, self._margin or 1.3, self._align is not False)
                 matrix = crop_matrix(face.landmarks, settings)
@@ -148,5 +158,28 @@ class FaceCropper:
             geometry = face_geometry(move(face.landmarks, matrix), size, size)._replace(
                 pixels=native
             )
-            crops.append(FaceCrop(cut, face.box, matrix, face.confidence, geometry))
+            cut_off, covered = _reaches_beyond(face.landmarks, image), _covered(matrix, size, image)
+            crops.append(
+                FaceCrop(
+                    cut, face.box, matrix, face.confidence, geometry, cut_off, covered, len(faces)
+                )
+            )
         return crops
+
+
+def _reaches_beyond(landmarks: Points, image: Image) -> bool:
+    """Whether the box of a face's 68 landmarks lies beyond the image by more than `_CUT_OFF` of itself."""
+    points = landmarks[:68]
+    low, high = points.min(axis=0), points.max(axis=0)
+    beyond = np.maximum(-low, high - (image.shape[1] - 1, image.shape[0] - 1))
+    return bool((beyond > _CUT_OFF * (high - low)).any())
+
+
+def _covered(matrix: Matrix, size: int, image: Image) -> NDArray[np.bool_] | None:
+    """The pixels of a crop that its image covers, bool [size, size]; None for all of them."""
+    x, y = np.meshgrid(np.arange(size), np.arange(size))
+    inverse = cv2.invertAffineTransform(matrix)
+    height, width = image.shape[:2]
+    column, row = (inverse[i, 0] * x + inverse[i, 1] * y + inverse[i, 2] for i in range(2))
+    covered = (column > -1) & (column < width) & (row > -1) & (row < height)
+    return None if covered.all() else covered

@@ -12,6 +12,7 @@ Without `faces`, each picture is taken for one face crop, like those of a packed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
@@ -43,6 +44,8 @@ class Crop(Protocol):
 
     image: RGB, None where the face is too small. box: left, top, right, bottom in the picture's pixels.
     geometry: the face's size and position in the crop; None, or no such attribute, where it is not measured.
+    Likewise `cut_off`, whether the face reaches beyond its picture, and `inside`, bool [H, W], the pixels of
+    the crop that the picture covers.
     """
 
     @property
@@ -81,8 +84,9 @@ class Prediction:
       geometry: 'as_trained' or 'outside': whether size and position of the face in its crop are those of the
         training's faces; 'unknown' where one of the two was not measured; None where there is nothing to
         classify.
-      classifier_map: the classifier's margin of fake over real for each patch.
-      reason_maps: for each reason, each patch's similarity to its sentences.
+      cut_off: whether the face reaches beyond its picture; None where it is not known.
+      classifier_map: the classifier's margin of fake over real for each patch; NaN beyond the picture.
+      reason_maps: for each reason, each patch's similarity to its sentences; NaN beyond the picture.
     """
 
     verdict: str
@@ -93,6 +97,7 @@ class Prediction:
     reasons: tuple[Reason, ...] = ()
     box: Box | None = None
     geometry: str | None = None
+    cut_off: bool | None = None
     classifier_map: Float32[np.ndarray, "G G"] | None = field(
         default=None, repr=False, compare=False
     )
@@ -111,6 +116,7 @@ class Prediction:
             "reasons": [asdict(reason) for reason in self.reasons],
             "box": None if self.box is None else list(self.box),
             "geometry": self.geometry,
+            "cut_off": self.cut_off,
         }
 
 
@@ -187,10 +193,19 @@ class Detector:
 
     def placed(self, prediction: Prediction | None, crop: Crop) -> Prediction:
         """A prediction with its crop's box and geometry; `face_too_small` where it is None."""
+        cut_off = getattr(crop, "cut_off", None)
         if prediction is None:
-            return Prediction(FACE_TOO_SMALL, box=crop.box)
+            return Prediction(FACE_TOO_SMALL, box=crop.box, cut_off=cut_off)
         judged = self.trained.geometry.judge(getattr(crop, "geometry", None))
-        return replace(prediction, box=crop.box, geometry=judged)
+        placed = replace(prediction, box=crop.box, geometry=judged, cut_off=cut_off)
+        inside = getattr(crop, "inside", None)
+        if inside is None or prediction.classifier_map is None:
+            return placed
+        return replace(
+            placed,
+            classifier_map=_within(prediction.classifier_map, inside),
+            reason_maps=tuple(_within(values, inside) for values in prediction.reason_maps),
+        )
 
     def predict(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Prediction]:
         """Predictions for RGB face crops of any size, computed in batches."""
@@ -210,6 +225,11 @@ class Detector:
         grid = self.trained.model.clip.vision.grid
         for row in range(len(views)):
             logit = float(logits[row, 1]) - float(logits[row, 0])
+            if not (math.isfinite(logit) and np.isfinite(embeddings[row]).all()):
+                raise UserError(
+                    f"{self.trained.name}: the model's numbers overflow, so it has no verdict (logit {logit}); "
+                    "its parameters are damaged: copy the model again, or train it anew"
+                )
             probability = float(self.calibration.probability(logit))
             verdict = self.calibration.verdict(probability)
             classifier = margins[row].reshape(grid, grid)
@@ -228,3 +248,12 @@ class Detector:
                 verdict, probability, logit, explanation.regions, explanation.types,
                 explanation.reasons, geometry=UNKNOWN, classifier_map=classifier, reason_maps=maps,
             )  # fmt: skip
+
+
+def _within(
+    values: Float32[np.ndarray, "G G"], inside: Bool[np.ndarray, "H W"]
+) -> Float32[np.ndarray, "G G"]:
+    """A map with NaN in the patches of which most lies beyond the picture."""
+    shown = square_view(inside[..., None].astype(np.uint8) * 255, 8 * len(values))
+    covered = shown.reshape(len(values), 8, len(values), 8).mean(axis=(1, 3))
+    return np.where(covered < 128, np.float32(np.nan), values)

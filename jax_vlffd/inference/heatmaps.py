@@ -62,12 +62,17 @@ def panels(
 def heat(
     face: UInt8[np.ndarray, "H H 3"], values: Float[np.ndarray, "G G"]
 ) -> UInt8[np.ndarray, "H H 3"]:
-    """Draws a map over an RGB face; higher values are hotter."""
-    low, high = float(values.min()), float(values.max())
+    """Draws a map over an RGB face; higher values are hotter, and nothing is drawn where it is NaN."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     relative = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    relative = np.nan_to_num(relative)
     side = face.shape[0]
     smooth = cv2.resize(relative.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    smooth = np.clip(smooth, 0.0, 1.0)
+    shown = np.isfinite(values).astype(np.float32)
+    smooth = np.clip(smooth, 0.0, 1.0) * cv2.resize(
+        shown, (side, side), interpolation=cv2.INTER_NEAREST
+    )
     colors = cv2.applyColorMap((smooth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = (_STRENGTH * smooth)[..., None]
     return np.round(face * (1 - weight) + colors * weight).astype(np.uint8)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _COLORS: Final = {"real": "34", "fake": "31", "uncertain": "33"}
 _INDENT: Final = " " * 16
+#: Suffixes that the summary counts.
+_MAX_SUFFIXES: Final = 8
 
 Line = Mapping[str, Any]
 
@@ -27,6 +29,11 @@ def remarks(detector: Detector, crops: bool, maps: bool) -> Iterator[str]:
       maps: whether to say that the model has no heat maps.
     """
     trained = detector.trained
+    if trained.calibration is None:
+        yield (
+            "not calibrated: this model has no calibration (its training did not end, or was validated on "
+            "reals or fakes alone), so probabilities are raw and no verdict is 'uncertain'"
+        )
     if trained.explainer is None:
         yield "reasons unavailable: this model was trained without caption alignment"
     if maps and not trained.learned_from_masks:
@@ -63,12 +70,14 @@ def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
         number = "     " if line["probability"] is None else f"{line['probability']:.3f}"
         where = printable(str(line["path"]))
         if len(shown) > 1:
-            where += f", face {line['face'] + 1} of {len(shown)}"
+            where += f", face {line['face'] + 1} of {len(shown)}{_limited(line)}"
         if video and line.get("frames_looked_at"):
             where += f", {line['frames_looked_at']} of {line['frames']} frames"
         yield f"{tag}  {number}  {where}"
         if line.get("geometry") == "outside":
             yield f"{_INDENT}geometry: outside that of the training set; the verdict is less reliable"
+        if line.get("cut_off"):
+            yield f"{_INDENT}note: the face is cut off by the edge of its picture"
         if line.get("message"):
             yield _INDENT + printable(str(line["message"]))
         for note in line.get("notes", ()):
@@ -81,6 +90,11 @@ def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
             yield f"{_INDENT}driven by frames {frames}"
 
 
+def _limited(line: Line) -> str:
+    """Says that a picture has more faces than lines."""
+    return "+" if any(note.startswith("many_faces:") for note in line.get("notes", ())) else ""
+
+
 @dataclass
 class Tally:
     """Counts over a run."""
@@ -88,6 +102,7 @@ class Tally:
     inputs: int = 0
     failed: int = 0
     skipped: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
     outside: int = 0
 
@@ -110,3 +125,14 @@ class Tally:
             )
         if self.skipped:
             yield f"{self.skipped} files were answered before"
+        if self.ignored:
+            suffixes = [
+                f"{count} {printable(suffix or 'without a suffix')}"
+                for suffix, count in self.ignored.most_common(_MAX_SUFFIXES)
+            ]
+            if len(self.ignored) > _MAX_SUFFIXES:
+                suffixes.append("...")
+            yield (
+                f"{self.ignored.total()} other files in the folders have no suffix of a picture or video that "
+                f"can be read: {', '.join(suffixes)}"
+            )

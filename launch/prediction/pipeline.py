@@ -18,9 +18,9 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from data_pipeline.core import discovery
+from data_pipeline.core import discovery, video
 from data_pipeline.core.images import InputError, read_picture
-from data_pipeline.core.video import Frames, VideoError, count_frames, evenly_spaced, open_frames
+from data_pipeline.core.video import Frames, VideoError, evenly_spaced, open_frames
 from data_pipeline.faces.cropper import FaceCrop, FaceCropper
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.explanation import Reason
@@ -149,6 +149,7 @@ def read_input(path: Path, cropper: FaceCropper | None, settings: PredictSetting
             result.format, result.notes, result.exif = picture.format, picture.notes, picture.exif
             result.picture = _reduced(picture.image, settings.thumbnail)
             result.faces = _faces(picture.image, cropper)
+            result.notes += _many_faces(result.faces)
     except (InputError, VideoError) as error:
         result.code, result.message = error.code, str(error)
     except UserError:
@@ -176,6 +177,15 @@ def _faces(image: np.ndarray, cropper: FaceCropper | None) -> list[FaceObservati
     return faces or [FaceObservation(None)]
 
 
+def _many_faces(faces: list[FaceObservation]) -> tuple[str, ...]:
+    """A note where more faces were detected in an image, or a frame, than are cropped of one."""
+    cropped = max(Counter(face.frame for face in faces).values())
+    faces_detected = max(face.crop.faces if face.crop else 0 for face in faces)
+    if faces_detected <= cropped:
+        return ()
+    return (f"many_faces: only the largest {cropped} of {faces_detected} faces were judged",)
+
+
 def _read_video(
     result: InputResult, cropper: FaceCropper | None, settings: PredictSettings
 ) -> None:
@@ -183,17 +193,27 @@ def _read_video(
         stated = frames.count
         _read_frames(result, frames, min(stated, settings.max_frames), cropper, settings)
     notes = []
-    wanted = min(settings.frames, stated, settings.max_frames)
-    if 2 * len(result.frames_read) < wanted and not result.path.is_dir():
-        # The header states more frames than there are: choose again among those that exist.
-        actual = count_frames(result.path)
-        notes.append(f"cut: the header states {stated} frames, the file has {actual}")
-        result.frames_read, result.faces = [], []
-        with contextlib.closing(open_frames(result.path)) as frames:
-            _read_frames(result, frames, min(actual, settings.max_frames), cropper, settings)
-    elif len(result.frames_read) < wanted:
-        missing = wanted - len(result.frames_read)
+    count = min(stated, settings.max_frames)
+    if evenly_spaced(count, settings.frames)[-1] not in result.frames_read:
+        # The header may state more frames than there are: choose again among those that exist.
+        actual = video.count_frames(result.path)
+        if actual < count:
+            notes.append(f"cut: the header states {stated} frames, the file has {actual}")
+            result.frames_read, result.faces, count = [], [], actual
+            with contextlib.closing(open_frames(result.path)) as frames:
+                _read_frames(result, frames, count, cropper, settings)
+    wanted = len(evenly_spaced(count, settings.frames))
+    if missing := wanted - len(result.frames_read):
         notes.append(f"unreadable_frames: {missing} of {wanted} could not be read")
+    notes += _many_faces(result.faces) if result.faces else ()
+    if frames.pixel_aspect != 1:
+        notes.append(
+            "stretched: its pixels are not square; frames were stretched to their shown size"
+        )
+    if frames.hdr:
+        notes.append(
+            "hdr: high dynamic range was not converted, so its colors are paler than they are shown"
+        )
     if stated > settings.max_frames:
         notes.append(f"long: only the first {settings.max_frames} frames were used")
     if frames.lost_start:
@@ -223,7 +243,7 @@ def _read_frames(
         people = _track(faces, people)
         for face in faces:
             face.frame = index
-            face.timestamp = round(index / frames.rate, 3) if frames.rate else None
+            face.timestamp = round(frames.timestamp(), 3) if frames.rate else None
         result.faces += faces
 
 
@@ -298,6 +318,7 @@ def _aggregate(result: InputResult, detector: Detector) -> None:
         verdict, probability, _mean([a.logit for a in predictions]), regions, types,
         _reasons([_prediction(face) for face in result.drivers], verdict),
         geometry=Counter(a.geometry for a in predictions).most_common(1)[0][0],
+        cut_off=Counter(a.cut_off for a in predictions).most_common(1)[0][0],
     )  # fmt: skip
 
 
@@ -344,16 +365,8 @@ def lines(result: InputResult, shared: Line, overlays: dict[int, str] | None = N
     }  # fmt: skip
     if result.code:
         prediction = Prediction(result.code).as_dict()
-        return [
-            {
-                **base,
-                "kind": result.kind,
-                **prediction,
-                "message": result.message,
-                **about,
-                **shared,
-            }
-        ]
+        line = {**base, "kind": result.kind, **prediction, "message": result.message}
+        return [{**line, **about, **shared}]
     formatted = []
     for index, face in enumerate(result.faces):
         line = {

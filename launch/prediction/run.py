@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def predict(
     frames: int = 16,
     max_frames: int = 20_000,
     batch_size: int = 32,
+    ignored: Counter[str] | None = None,
 ) -> None:
     """Classifies every file; prints the verdicts to stdout, and remarks to stderr.
 
@@ -73,6 +75,7 @@ def predict(
       frames: number of frames per video, evenly spaced.
       max_frames: only this many first frames of a video are used.
       batch_size: faces per batch.
+      ignored: files that were left out of folders, by suffix.
 
     Raises:
       UserError: a file cannot be written or belongs to another model, or no input could be read.
@@ -99,7 +102,7 @@ def predict(
         names = {name for name, _ in done}
         # A report shows every input, so earlier inputs are classified again, but not written twice.
         report_all = bool(outputs.html)
-        tally = console.Tally()
+        tally = console.Tally(ignored=ignored or Counter())
 
         def inputs() -> Iterator[InputResult]:
             for path in paths:
@@ -160,6 +163,8 @@ def _shared_fields(
             "smallest": cropping.min_size, "border": "continued",
             "placement": None if placement is None else placement._asdict(),
         }  # fmt: skip
+        if trained.geometry.sets:  # else every face is `unknown`
+            cropped["geometry"] = trained.geometry.digest()
     return {
         "model": {
             "name": trained.name, "step": trained.step, "hash": trained.hash(),
