@@ -14,8 +14,8 @@ from ml_collections import config_dict
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.config import RunConfig
 
-#: Lists are given as text on the command line: 'DIR,DIR' or, with weights, 'DIR@0.7,DIR@0.3'. A folder whose name
-#: has a comma or an @ is taken where it exists.
+#: Lists are given as text on the command line: 'DIR,DIR' or, with weights, 'DIR@0.7,DIR@0.3'. A folder whose
+#: name has a comma or an @ is taken where it exists.
 LISTS = ("train", "validation", "methods")
 
 

@@ -251,6 +251,8 @@ class Explainer:
             ) from error
         if len(explainer.types) != _FORGED or len(explainer.regions) != len(REGIONS):
             raise UserError(f"{path}: its regions and types are not those of this version")
+        if not np.isfinite(explainer.embeddings).all():
+            raise UserError(f"{path}: holds values that are not numbers; copy the model again")
         return explainer
 
 

@@ -24,6 +24,9 @@ MIN_EXAMPLES: Final = 5
 #: Lower bound of a Platt threshold: what is more likely false than true is never stated.
 MIN_THRESHOLD: Final = 0.5
 _LOG_TEMPERATURES: Final = (math.log(0.01), math.log(100.0))
+#: What is read, a little more than can be fitted.
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.009, 101.0
+_MAX_SCALING: Final = 1e9
 
 Verdict = Literal["real", "uncertain", "fake"]
 
@@ -52,9 +55,11 @@ class Calibration:
     def __post_init__(self) -> None:
         """Checks ranges; raises UserError for values that no fit can give."""
         numbers = (self.temperature, self.threshold, self.low, self.high, self.target)
-        if not all(math.isfinite(x) for x in numbers) or self.temperature <= 0:
+        if not all(math.isfinite(x) for x in numbers):
+            raise UserError(f"calibration: not finite: {self}")
+        if not _MIN_TEMPERATURE <= self.temperature <= _MAX_TEMPERATURE:
             raise UserError(
-                f"calibration: not finite, or a temperature that is not positive: {self}"
+                f"calibration: a temperature outside {_MIN_TEMPERATURE:g} to {_MAX_TEMPERATURE:g}: {self}"
             )
         if not 0 <= self.low <= self.threshold <= self.high <= 1:
             raise UserError(f"calibration: not 0 <= low <= threshold <= high <= 1: {self}")
@@ -173,6 +178,12 @@ class PlattScaling:
     threshold: float = 1.0
     examples: int = 0
     fitted: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks ranges; raises UserError for values that no fit can give."""
+        numbers = (self.slope, self.offset, self.threshold)
+        if not all(isinstance(x, int | float) and abs(x) < _MAX_SCALING for x in numbers):
+            raise UserError(f"scaling of a score: not numbers below {_MAX_SCALING:g}: {self}")
 
     def score(self, raw: np.ndarray | float) -> np.ndarray:
         """Probability in [0, 1], float64 in the shape of `raw`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 #: Names within a workdir.
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
+SUMMARY: Final = "summary.json"
 #: Prefixes of the parameters that verdicts and reasons need.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
 
@@ -116,7 +118,8 @@ def open_trained(
         IMAGE_PARTS are read to the host.
 
     Raises:
-      UserError: `source` is not a detector, is damaged or of another architecture, or a link leads out of it.
+      UserError: `source` is not a detector, is damaged or of another architecture, has values that are not
+        numbers, or a link leads out of it.
     """
     folder = Path(source)
     if not folder.exists():
@@ -134,10 +137,40 @@ def open_trained(
         parameters, at_step = _from_checkpoint(folder, checkpoints, step, wanted)
     if abstract is None:
         parameters = {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
+        for path, value in parameters.items():
+            if not np.isfinite(value).all():
+                raise UserError(
+                    f"{source}: the parameter {path} holds values that are not numbers; copy the model again, "
+                    "or train it anew"
+                )
+    calibration, explainer = read_calibration(folder), read_explainer(folder)
+    fitted = _fitted_step(folder)
+    if fitted not in (None, at_step) and (calibration or explainer):
+        sys.stderr.write(
+            f"note: {source}: {CALIBRATION} and {EXPLANATION} are of step {fitted}, and this is step "
+            f"{at_step}, so they are not used: copy the whole folder again, or let launch.train end\n"
+        )
+        calibration = explainer = None
+    width = model.clip.embed_dim
+    if explainer is not None and explainer.embeddings.shape[1] != width:
+        raise UserError(
+            f"{folder / EXPLANATION}: its sentences have {explainer.embeddings.shape[1]} values, and "
+            f"the model's embeddings {width}: it is of another model; copy the folder again"
+        )
     return TrainedModel(
-        trained_name(folder), model, parameters, read_calibration(folder), read_explainer(folder),
-        at_step, geometry.read(folder), masks,
+        trained_name(folder), model, parameters, calibration, explainer, at_step,
+        geometry.read(folder), masks,
     )  # fmt: skip
+
+
+def _fitted_step(folder: Path) -> int | None:
+    """The step that a folder's calibration and bank were fitted on; None where that is not known."""
+    path = folder / SUMMARY
+    try:
+        step = json.loads(read_small(path))["best_step"] if path.exists() else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None
 
 
 def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "") -> None:

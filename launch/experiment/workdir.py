@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is pa
 #: Names within a workdir.
 CONFIG, CHECKPOINTS = pretrained.CONFIG, pretrained.CHECKPOINTS
 CALIBRATION, EXPLANATION = pretrained.CALIBRATION, pretrained.EXPLANATION
-TOKENIZER, SUMMARY = "tokenizer", "summary.json"
+TOKENIZER, SUMMARY = "tokenizer", pretrained.SUMMARY
 
 
 def is_begun(workdir: Path) -> bool:
