@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -170,3 +171,35 @@ def test_the_summary_counts_the_most_frequent_suffixes() -> None:
     (text,) = [text for text in tally.summary() if "other files" in text]
     assert "30 without a suffix, 20 .x0" in text
     assert text.endswith(", ...")
+
+
+def test_a_new_file_costs_the_same_beside_many_answers(
+    detector: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = put(tmp_path / "a.png", draw(0))
+    run.predict([picture], detector, None, run.Outputs(str(tmp_path / "first.jsonl")))
+    first = (tmp_path / "first.jsonl").read_text()
+
+    def calls(answers: int, new: int) -> int:
+        """Calls of functions while `new` files are added to a file of answers."""
+        out = tmp_path / f"{answers}_{new}.jsonl"
+        out.write_text("".join(first.replace("a.png", f"old{n}.png") for n in range(answers)))
+        paths = [tmp_path / f"new{n}.png" for n in range(new)]
+        count = 0
+
+        def profile(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(profile)
+        try:
+            run.predict([picture, *paths], detector, None, run.Outputs(str(out)))
+        finally:
+            sys.setprofile(None)
+        assert len(lines_of(out)) == answers + new + 1
+        return count
+
+    calls(2, 2)  # imports and compiles
+    few, many = ((calls(answers, 22) - calls(answers, 2)) / 20 for answers in (10, 1000))
+    assert many < 2 * few
+    capsys.readouterr()
