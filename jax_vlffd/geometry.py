@@ -25,6 +25,8 @@ AS_TRAINED, OUTSIDE, UNKNOWN = "as_trained", "outside", "unknown"
 FILE: Final = "training_data.json"
 
 _QUANTILES: Final = (5, 50, 95)
+#: Version of how `placement` and `judge` decide a crop, which prediction files keep.
+_RULE: Final = 2
 #: Tolerance beyond the outer quantiles: sizes by a factor, positions in sides, roll in degrees.
 _SIZE, _POSITION, _ROLL = 1.2, 0.08, 10.0
 #: Degrees of roll from the 5 % to the 95 % quantile up to which a set's faces count as level: `launch.prepare`
@@ -83,7 +85,7 @@ class Trained:
 
     def digest(self) -> str:
         """A short digest of all that `judge` and `placement` depend on."""
-        rule = (_SIZE, _POSITION, _ROLL, _LEVEL, _TEMPLATE, _NEAR_SIZE, _NEAR_POSITION)
+        rule = (_RULE, _SIZE, _POSITION, _ROLL, _LEVEL, _TEMPLATE, _NEAR_SIZE, _NEAR_POSITION)
         content = [rule, self.complete, [dict(ranges) for ranges in self.sets]]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

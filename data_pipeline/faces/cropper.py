@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,10 @@ from data_pipeline.faces.alignment import (
 )
 from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import Points
-from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry
+from jax_vlffd.preprocessing import FaceGeometry, Placement, face_geometry, square_view
+
+#: Says of a face in a picture 'as_trained', 'outside' or 'unknown'; see `jax_vlffd.geometry.Trained.judge`.
+Judge = Callable[[FaceGeometry], str]
 
 #: Longest side that faces are searched at; larger frames are reduced for the search alone.
 _SEARCH_SIDE: Final = 1920
@@ -30,6 +33,8 @@ _SEARCH_SIDE: Final = 1920
 _SAME_FACE: Final = 0.1
 #: Share of a face's height or width beyond the image from which on it is cut off; landmarks are less exact.
 _CUT_OFF: Final = 0.05
+#: A picture that is taken whole is reduced to this many times the size of a crop.
+_MAX_SIDES: Final = 4
 #: Faces of one image that are cropped, the largest.
 _MAX_FACES: Final = 32
 
@@ -86,7 +91,8 @@ class FaceCrop:
     """A face cut out of an image as the training's faces were.
 
     Attributes:
-      image: uint8 [size, size, 3], its border continued outside the image; None where the face is too small.
+      image: uint8 [size, size, 3], its border continued outside the image, or the largest centered square of
+        the image where the face lies in that as in training; None where the face is too small.
       box: left, top, right, bottom of the face in the image, in pixels; None where the image is the crop.
       matrix: [2, 3], from points of the image to points of the crop.
       confidence: see `Face`.
@@ -134,11 +140,20 @@ class FaceCropper:
         self._size, self._margin, self._align = size, margin, align
         self._smallest = smallest
         self.placement: Placement | None = None
+        self._judge: Judge | None = None
 
-    def fitted(self, placement: Placement | None) -> FaceCropper:
-        """The same for a detector whose training had its faces so; unchanged where a margin was given."""
+    def fitted(self, placement: Placement | None, judge: Judge | None = None) -> FaceCropper:
+        """The same for a detector whose training had its faces so; unchanged where a margin was given.
+
+        Args:
+          placement: where the crops should have their faces.
+          judge: tells whether a face lies in a picture 'as_trained'. Such a picture is taken whole: to crop it
+            again would only blur it and repeat its border. Not used where `align` was given.
+        """
         fitted = copy.copy(self)
-        fitted.placement = placement if self._margin is None else None
+        if self._margin is None:
+            fitted.placement = placement
+            fitted._judge = judge if self._align is None else None
         return fitted
 
     def crops(self, image: Image) -> Sequence[FaceCrop]:
@@ -146,6 +161,16 @@ class FaceCropper:
         size, crops = self._size, []
         faces = detect_faces(self._face_detector, image)
         for face in faces[:_MAX_FACES]:
+            own = face_geometry(face.landmarks, *image.shape[:2])
+            cut_off = _reaches_beyond(face.landmarks, image)
+            if self._judge and face.size >= self._smallest and self._judge(own) == "as_trained":
+                whole, matrix = _square(image, _MAX_SIDES * size)
+                crops.append(
+                    FaceCrop(
+                        whole, face.box, matrix, face.confidence, own, cut_off, None, len(faces)
+                    )
+                )
+                continue
             if self.placement is None:
                 settings = CropSettings(size, self._margin or 1.3, self._align is not False)
                 matrix = crop_matrix(face.landmarks, settings)
@@ -154,17 +179,26 @@ class FaceCropper:
             # Continued: no picture of a training has black there, and what is new to a detector counts.
             large = face.size >= self._smallest
             cut = crop(image, matrix, size, cv2.BORDER_REPLICATE) if large else None
-            native = face_geometry(face.landmarks, *image.shape[:2]).pixels
             geometry = face_geometry(move(face.landmarks, matrix), size, size)._replace(
-                pixels=native
+                pixels=own.pixels
             )
-            cut_off, covered = _reaches_beyond(face.landmarks, image), _covered(matrix, size, image)
+            covered = _covered(matrix, size, image)
             crops.append(
                 FaceCrop(
                     cut, face.box, matrix, face.confidence, geometry, cut_off, covered, len(faces)
                 )
             )
         return crops
+
+
+def _square(image: Image, max_side: int) -> tuple[Image, Matrix]:
+    """The largest centered square of an image, of at most `max_side` pixels, and the matrix to it."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    scale = min(1.0, max_side / side)
+    corner = np.array([round((width - side) / 2), round((height - side) / 2)])
+    square = square_view(image, min(side, max_side)).astype(np.uint8)
+    return square, np.column_stack([scale * np.eye(2), -scale * corner])
 
 
 def _reaches_beyond(landmarks: Points, image: Image) -> bool:

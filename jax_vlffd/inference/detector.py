@@ -59,7 +59,8 @@ class Crop(Protocol):
 class Faces(Protocol):
     """Detects faces and crops them as the training's were; `data_pipeline.faces.FaceCropper` is one.
 
-    If it has a method `fitted(placement)`, that is called to obtain one that crops as in this model's training.
+    If it has a method `fitted(placement, judge)`, that is called to obtain one that crops as in this model's
+    training; see `data_pipeline.faces.FaceCropper.fitted`.
     """
 
     def crops(self, image: UInt8[np.ndarray, "H W 3"]) -> Sequence[Crop]:
@@ -139,7 +140,8 @@ class Detector:
             raise UserError(f"the batch size is {batch_size}: it must be at least 1")
         self.trained = trained
         fitted = getattr(faces, "fitted", None)
-        self.faces: Faces | None = fitted(trained.geometry.placement()) if fitted else faces
+        known = trained.geometry
+        self.faces: Faces | None = fitted(known.placement(), known.judge) if fitted else faces
         self._batch_size = batch_size
         shapes = nnx.eval_shape(lambda: ImageBranch(trained.model, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(shapes)

@@ -85,7 +85,7 @@ def predict(
     if cropping is not None:
         cropper = FaceCropper(
             cropping.detector, cropping.size, cropping.margin, cropping.align, cropping.min_size
-        ).fitted(detector.trained.geometry.placement())
+        ).fitted(detector.trained.geometry.placement(), detector.trained.geometry.judge)
     drawn = bool(outputs.overlay or outputs.html)
     for text in console.remarks(detector, cropper is None, drawn and outputs.maps is None):
         note(text)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -171,6 +172,33 @@ def test_pictures_are_cropped_as_trained_or_it_is_said_that_they_are_not(
     assert prediction.geometry == "unknown"
     (line,) = lines(Detector.from_pretrained(workdir), path)
     assert line["geometry"] == "unknown"
+
+
+@pytest.mark.parametrize("shape", [(120, 120), (120, 200), (300, 260)])
+def test_a_picture_that_is_as_trained_is_taken_whole(
+    workdir: Path, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    image = np.full((*shape, 3), 90, np.uint8)
+    side, middle = min(shape), (shape[1] // 2, shape[0] // 2 + min(shape) // 12)
+    cv2.circle(image, middle, round(0.42 * side), (230, 40, 60), -1)
+    (face,) = DiscDetector().detect(image)
+    own = measure(face.landmarks, *shape)
+    run = describe(shutil.copytree(workdir, tmp_path / "run"), entry(own._replace(x=0.03)))
+    detector = Detector.from_pretrained(run)
+    (prediction,) = Detector(detector.trained, FaceCropper(DiscDetector(), 64))(image)
+    assert prediction.geometry == "as_trained"
+    if side <= 4 * 64:  # the very pixels that --crops would give
+        assert prediction.logit == detector.predict([image])[0].logit
+    judge = detector.trained.geometry.judge
+    (crop,) = FaceCropper(DiscDetector(), 64).fitted(None, judge).crops(image)
+    assert crop.image.shape == (min(side, 256), min(side, 256), 3)
+    moved = measure(
+        face.landmarks @ crop.matrix[:, :2].T + crop.matrix[:, 2], *crop.image.shape[:2]
+    )
+    assert moved[:4] == pytest.approx(own[:4], abs=0.01)
+    for own_way in ({"margin": 1.3}, {"align": False}):  # as the user asks, it is cropped
+        (crop,) = FaceCropper(DiscDetector(), 64, **own_way).fitted(None, judge).crops(image)
+        assert crop.image.shape == (64, 64, 3)
 
 
 @pytest.mark.slow
