@@ -14,13 +14,16 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from jax_vlffd.clip.config import CLIPConfig, Compute, TextConfig, VisionConfig
 from jax_vlffd.errors import UserError
-from jax_vlffd.settings import AsTuple, Share, build, check_group, check_known, settings
+from jax_vlffd.settings import AsTuple, Resize, Share, build, check_group, check_known, settings
 
 #: The mean and spread of the pictures that OpenAI's and LAION's CLIP were trained on (RGB, of 0..1).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 #: What plain ViTs expect.
 VIT_MEAN = VIT_STD = (0.5, 0.5, 0.5)
+
+#: The resizing of models whose config does not name one.
+UNRECORDED_RESIZE: Resize = "truncated"
 
 AlignmentTargets = Literal["multi_positive", "one_to_one", "sigmoid"]
 TuningMode = Literal["full", "layernorm", "lora", "frozen"]
@@ -40,9 +43,10 @@ _MeshAxis = Annotated[int, Field(ge=-1)]
 
 @settings("model.")
 class ModelConfig:
-    """The model: shapes of the towers and of the fusion block, normalization of the images, compute.
+    """The model: shapes of the towers and of the fusion block, preprocessing of the images, compute.
 
     fusion_heads, fusion_mlp_width: of the cross-attention block. image_mean, image_std: of RGB in 0..1.
+    resize: how pictures become the model's view, see `settings.Resize`.
     """
 
     clip: CLIPConfig
@@ -50,6 +54,7 @@ class ModelConfig:
     fusion_mlp_width: PositiveInt = 2048
     image_mean: Annotated[tuple[float, float, float], AsTuple] = CLIP_MEAN
     image_std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], AsTuple] = CLIP_STD
+    resize: Resize = "antialiased"
     compute: Compute = Compute()
 
     def __post_init__(self) -> None:

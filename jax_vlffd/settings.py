@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Final, TypeVar, dataclass_transform
+from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import ConfigDict, Field, Strict, ValidationError
@@ -23,6 +23,9 @@ T = TypeVar("T")
 Share = Annotated[float, Field(ge=0, le=1)]
 #: For tuple fields: accepts a list too, since JSON has no tuples.
 AsTuple: Final = Strict(False)
+#: How a picture is resized to the model's view. 'antialiased' sees all of it. 'truncated', of versions that did
+#: not record it, leaves out the last rows and columns beyond a multiple of the view, up to a third of each.
+Resize = Literal["antialiased", "truncated"]
 #: Non-empty text.
 Name = Annotated[str, Field(min_length=1)]
 

@@ -54,10 +54,9 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "signals", "vocabulary", "preprocessing", "hub", "path_containment", "checksums", "settings",
-        "clip", "config",
-        "geometry", "model", "losses", "evaluation", "explanation", "training", "export", "inference",
-        "reports", "compilation",
+        "errors", "signals", "vocabulary", "settings", "preprocessing", "hub", "path_containment", "checksums",
+        "clip", "config", "geometry", "model", "losses", "evaluation", "explanation", "training", "export",
+        "inference", "reports", "compilation",
     ),
     "data_pipeline": (
         "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "loading",

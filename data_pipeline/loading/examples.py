@@ -18,6 +18,7 @@ from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.record import Sample
 from jax_vlffd.errors import UserError
 from jax_vlffd.preprocessing import CENTER, Geometry, square_view
+from jax_vlffd.settings import Resize
 from jax_vlffd.vocabulary import LABEL_NAMES, VERDICTS, without_verdict
 
 #: A batch; see `loader` for its fields.
@@ -83,7 +84,12 @@ def choose_caption(record: Sample, choice: str, rng: np.random.Generator | None)
 
 
 def forged_patches(
-    record: Sample, image: np.ndarray, size: int, grid: int, geometry: Geometry = CENTER
+    record: Sample,
+    image: np.ndarray,
+    size: int,
+    grid: int,
+    geometry: Geometry = CENTER,
+    resize: Resize = "antialiased",
 ) -> np.ndarray:
     """How much of each patch of a view is forged, as the record's mask has it.
 
@@ -94,6 +100,7 @@ def forged_patches(
         size: side of the view in pixels.
         grid: patches along it; divides it.
         geometry: of the view.
+        resize: of the view.
 
     Returns:
         float32 [grid * grid], shares from 0 to 1, row by row; all -1 where they are not known.
@@ -107,7 +114,7 @@ def forged_patches(
     if mask.shape != image.shape:
         return np.full(grid * grid, -1, np.float32)
     forged = np.where(mask >= FORGED_FROM, np.uint8(255), np.uint8(0))
-    view = square_view(forged, size, geometry)[..., 0]
+    view = square_view(forged, size, geometry, resize)[..., 0]
     shares = cv2.resize(view, (grid, grid), interpolation=cv2.INTER_AREA)
     return shares.reshape(-1).astype(np.float32) / 255
 
@@ -121,12 +128,18 @@ class LoadUnit:
     """
 
     def __init__(
-        self, mixture: Mixture, settings: DataSettings, image_size: int, mask_grid: int = 0
+        self,
+        mixture: Mixture,
+        settings: DataSettings,
+        image_size: int,
+        mask_grid: int = 0,
+        resize: Resize = "antialiased",
     ) -> None:
         self._mixture = mixture
         self._settings = settings
         self._size = image_size
         self._grid = mask_grid
+        self._resize: Resize = resize
 
     def __call__(self, unit: int, rng: np.random.Generator) -> list[Example]:
         """Makes the examples of a unit of `Mixture.units`: one, or the fake's and its real's."""
@@ -153,12 +166,14 @@ class LoadUnit:
         geometry = draw_geometry(self._settings.augment, rng)
         examples = []
         for record, record_number, image in zip(records, numbers, images, strict=True):
-            view = square_view(image, self._size, geometry)
+            view = square_view(image, self._size, geometry, self._resize)
             view = degrade(view, self._settings.augment, rng)
             caption, key = self._caption(record, rng)
             forged = None
             if self._grid:
-                forged = forged_patches(record, image, self._size, self._grid, geometry)
+                forged = forged_patches(
+                    record, image, self._size, self._grid, geometry, self._resize
+                )
             examples.append(
                 Example(
                     view, caption, self._fused(caption, rng), record.label, key, record_number,
@@ -196,6 +211,7 @@ class LoadRow:
         captions: str,
         fused_caption: str,
         corrupt: Callable[[np.ndarray], np.ndarray] | None,
+        resize: Resize,
     ) -> None:
         self._split = split
         self._rows = rows
@@ -203,6 +219,7 @@ class LoadRow:
         self._captions = captions
         self._fused_caption = fused_caption
         self._corrupt = corrupt
+        self._resize: Resize = resize
 
     def __call__(self, position: int, rng: np.random.Generator) -> list[Example]:
         """Makes the example of the `position`-th selected row, or padding beyond the last."""
@@ -220,7 +237,7 @@ class LoadRow:
             fused = choose_caption(other, self._captions, None)[0]
         example = Example(black, caption, fused, record.label, key, row)
         try:
-            image = square_view(decode_image(record.image), self._size)
+            image = square_view(decode_image(record.image), self._size, resize=self._resize)
         except InputError:
             return [example._replace(bad=1, bad_number=row, valid=False)]
         if self._corrupt is not None:

@@ -44,6 +44,7 @@ from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit
 from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
+from jax_vlffd.settings import Resize
 
 #: Of Grain's error where a worker ended, and how often a run starts its workers anew.
 _KILLED = "Worker process was terminated unexpectedly"
@@ -64,6 +65,7 @@ class TrainLoader:
         process_index: this process, from 0.
         process_count: processes that train together.
         mask_grid: patches along a side of the model's image, for `forged_patches`; 0 leaves them out.
+        resize: the model's.
 
     Raises:
         UserError: a set is missing, empty or unsuitable, or the batch does not divide.
@@ -84,6 +86,7 @@ class TrainLoader:
         process_index: int = 0,
         process_count: int = 1,
         mask_grid: int = 0,
+        resize: Resize = "antialiased",
     ) -> None:
         self._mixture = Mixture(settings)
         if mask_grid:
@@ -96,7 +99,7 @@ class TrainLoader:
         units = self._mixture.units(settings.seed)
         load = LoadBatch(
             units,
-            LoadUnit(self._mixture, settings, image_size, mask_grid),
+            LoadUnit(self._mixture, settings, image_size, mask_grid, resize),
             count=self.batch_size // unit_size,
             size=self.batch_size,
             image_size=image_size,
@@ -266,6 +269,7 @@ class EvalLoader:
         workers: int = 0,
         prefetch: int = 2,
         corrupt: Callable[[np.ndarray], np.ndarray] | None = None,
+        resize: Resize = "antialiased",
     ) -> None:
         self._split = PackedSplit(os.fspath(folder), split)
         rows = select_rows(self._split, tuple(methods))
@@ -275,7 +279,7 @@ class EvalLoader:
         self._reading = (workers, prefetch)
         load = LoadBatch(
             range(self._steps * batch_size),
-            LoadRow(self._split, rows, image_size, captions, fused_caption, corrupt),
+            LoadRow(self._split, rows, image_size, captions, fused_caption, corrupt, resize),
             count=self.batch_size,
             size=self.batch_size,
             image_size=image_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from jax_vlffd.vocabulary import LABEL_NAMES
 
 CARD: Final = "data_card.json"
 _MAX_BYTES: Final = 1 << 18
+#: Sum of the luminance table of the JPEG standard (Annex K), which is that of quality 50.
+_LUMINANCE: Final = 3688
 
 
 class Counts:
@@ -31,14 +34,37 @@ class Counts:
         self.masks: collections.Counter[str] = collections.Counter()
         #: Fakes by where their caption comes from.
         self.sources: collections.Counter[str] = collections.Counter()
+        #: (label name, format) of the stored pictures.
+        self.pictures: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def add(self, split: str, record: Record, source: str) -> None:
         """Counts a record; `source` is that of a fake's caption, empty for a real."""
         self.records[split, record.dataset, record.method, LABEL_NAMES[record.label]] += 1
         self.captions[split] += len(record.captions)
         self.masks[split] += bool(record.mask)
+        self.pictures[LABEL_NAMES[record.label], stored_format(record.image)] += 1
         if source:
             self.sources[source] += 1
+
+
+def stored_format(image: bytes) -> str:
+    """Format of an encoded picture in words, of a JPEG with its quality, from its header alone.
+
+    The quality is the one at which libjpeg's table for luminance is nearest to the picture's, rounded to 5.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(image)) as header:
+            tables = getattr(header, "quantization", None) or {}
+            name = str(header.format)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return "unknown"
+    if 0 not in tables:
+        return name
+    scale = 100 * sum(tables[0]) / _LUMINANCE
+    quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
+    return f"{name}, quality about {min(max(5 * round(quality / 5), 5), 100)}"
 
 
 def write_card(
@@ -80,6 +106,10 @@ def write_card(
         "bytes": sum(path.stat().st_size for path in shards),
         "shards": len(shards),
         "splits": splits,
+        "pictures": [
+            {"label": label, "format": kind, "records": n}
+            for (label, kind), n in sorted(counts.pictures.items())
+        ],
         "split_rule": split_rule,
         "reals_told_by_content": reals_without_video,
         "fakes_by_caption_source": dict(sorted(counts.sources.items())),

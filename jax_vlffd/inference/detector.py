@@ -211,10 +211,11 @@ class Detector:
 
     def predict(self, crops: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Prediction]:
         """Predictions for RGB face crops of any size, computed in batches."""
-        size = self.trained.model.clip.vision.image_size
+        size, resize = self.trained.model.clip.vision.image_size, self.trained.model.resize
         predictions: list[Prediction] = []
         for start in range(0, len(crops), self._batch_size):
-            views = [square_view(crop, size) for crop in crops[start : start + self._batch_size]]
+            batch = crops[start : start + self._batch_size]
+            views = [square_view(crop, size, resize=resize) for crop in batch]
             predictions += self._predictions(np.stack(views))
         return predictions
 

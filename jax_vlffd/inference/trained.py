@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jax_vlffd import geometry, hub
-from jax_vlffd.config import ModelConfig, model_config, on_any_device
+from jax_vlffd.config import UNRECORDED_RESIZE, ModelConfig, model_config, on_any_device
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explanation import Explainer
@@ -65,7 +65,7 @@ class TrainedModel:
     learned_from_masks: bool = False
 
     def hash(self) -> str:
-        """SHA-256 of all that predictions depend on: image parameters and architecture, normalization,
+        """SHA-256 of all that predictions depend on: image parameters and architecture, preprocessing,
         calibration, bank.
         """
         digest = hashlib.sha256()
@@ -73,7 +73,10 @@ class TrainedModel:
             value = np.ascontiguousarray(self.parameters[path])
             digest.update(f"{path} {value.dtype} {value.shape}\n".encode())
             digest.update(value.data)
-        digest.update(json.dumps([*self.model.image_mean, *self.model.image_std]).encode())
+        preprocessing: list[Any] = [*self.model.image_mean, *self.model.image_std]
+        if self.model.resize != UNRECORDED_RESIZE:  # hashes of older models stay
+            preprocessing.append(self.model.resize)
+        digest.update(json.dumps(preprocessing).encode())
         if unusual := self._unusual():
             digest.update(json.dumps(unusual, sort_keys=True).encode())
         if self.calibration is not None:
@@ -294,7 +297,8 @@ def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
     path = workdir / CONFIG
     try:
         values: dict[str, Any] = json.loads(read_small(path))["config"]
-        model, loss = model_config(values["model"], values["compute"]), values["loss"]
+        described = {"resize": UNRECORDED_RESIZE, **values["model"]}
+        model, loss = model_config(described, values["compute"]), values["loss"]
         model = on_any_device(model)
         image, local = float(loss["image"]), float(loss.get("local", 0))
     except UserError as error:

@@ -35,6 +35,11 @@ _FILES: Final = {
     "config.json": "every setting of the training, and the versions that ran it",
     "SHA256SUMS": "of every file; `sha256sum -c SHA256SUMS` checks them",
 }
+#: Ways of resizing, as `settings.Resize`, in words.
+_RESIZING: Final = {
+    "antialiased": "with antialiasing, within 1.5 gray levels of Pillow's bicubic",
+    "truncated": "by an older method, which leaves out the last rows and columns beyond a multiple of the view",
+}
 _HF_FORMS: Final = {
     "clip": "loads by `transformers.CLIPModel.from_pretrained`: both towers and the projections, fp32",
     "vit": "the image tower, loads by `transformers.ViTModel.from_pretrained(..., add_pooling_layer=False)`. "
@@ -94,6 +99,7 @@ def render(facts: Facts) -> str:
         digests=list(_mapping(_mapping(facts.weights).get("files")).items())[:_MAX_ROWS],
         step=facts.step,
         parameters=_integer(summary.get("parameters")),
+        preprocessing=_preprocessing(config),
         files={name: text for name, text in contents.items() if name in facts.files},
         note=facts.note,
         data=[_data(folder, card) for folder, card in facts.data.items()],
@@ -107,6 +113,30 @@ def render(facts: Facts) -> str:
         fitted=facts.calibration,
         settings=json.dumps(config, indent=1),
     )
+
+
+def _preprocessing(config: Mapping[str, Any]) -> dict[str, str]:
+    """What happened to the training pictures, by its name; texts are plain."""
+    model, augment = config["model"], _mapping(config["data"].get("augment"))
+
+    def drawn(name: str, values: str) -> str:
+        chance = _real(augment.get(name))
+        if chance is None:
+            return "not recorded"
+        low, high = augment.get(values) or (None, None)
+        return f"of {100 * chance:g} % of the pictures, {low} to {high}" if chance else "none"
+
+    mean, std = (", ".join(f"{x:.4g}" for x in model[name]) for name in ("image_mean", "image_std"))
+    return {
+        "View": f"the largest centered square, {model['vision']['image_size']} px",
+        "Resizing": _RESIZING.get(model.get("resize", "truncated"), "unknown"),
+        "Normalization": f"RGB in 0 to 1, mean {mean}, spread {std}",
+        "Color": "RGB as decoded, taken for sRGB; training changes brightness, contrast and saturation "
+        f"of {100 * (_real(augment.get('color')) or 0):g} % of the pictures",
+        "JPEG in training, quality": drawn("jpeg", "jpeg_quality"),
+        "Blur in training, sigma in px": drawn("blur", "blur_sigma"),
+        "Noise in training, gray levels": drawn("noise", "noise_std"),
+    }
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -137,8 +167,18 @@ def _data(folder: str, card: Mapping[str, Any] | None) -> dict[str, Any]:
         "records": _integer(card.get("records")),
         "rows": rows[:_MAX_ROWS],
         "rule": card.get("split_rule", "not recorded"),
+        "pictures": _pictures(card),
         "sources": ", ".join(f"{_integer(n)} {key}" for key, n in sources.items()),
     }
+
+
+def _pictures(card: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
+    """Label, format and number of the stored pictures; none for sets of older versions."""
+    rows = card.get("pictures")
+    keys = ("label", "format", "records")
+    return [
+        tuple(map(row.get, keys)) for row in map(_mapping, rows if isinstance(rows, list) else ())
+    ][:_MAX_ROWS]  # type: ignore[return-value]
 
 
 def _results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str], int, int]]:

@@ -35,14 +35,16 @@ def score_maps(workdir: Path, folder: Path, split: str) -> dict[str, Any] | None
       `classifier_of_another`, `center`; None if no mask of the split covers a patch.
     """
     detector = Detector.from_pretrained(workdir)
-    vision = detector.trained.model.clip.vision
+    model = detector.trained.model
+    vision = model.clip.vision
     images, truths = [], []
     for record in _sampled_fakes(PackedSplit(folder, split)):
         try:
             image = decode_image(record.image)
         except InputError:
             continue
-        truth = forged_patches(record, image, vision.image_size, vision.grid) > 0.5
+        shares = forged_patches(record, image, vision.image_size, vision.grid, resize=model.resize)
+        truth = shares > 0.5
         if truth.any() and not truth.all():
             images.append(image)
             truths.append(truth)

@@ -17,6 +17,7 @@ from data_pipeline.core.json_reading import parse_json
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.config import (
+    UNRECORDED_RESIZE,
     InitConfig,
     LossConfig,
     MeshConfig,
@@ -175,6 +176,7 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
         for tower, mode in tuning.items():
             if mode == "linear":  # the mode's name in older versions
                 tuning[tower] = "frozen"
+        values["model"] = {"resize": UNRECORDED_RESIZE, **values.get("model", {})}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -182,10 +184,23 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
     return values
 
 
+def with_saved_resize(
+    run: RunConfig, values: Mapping[str, Any], folder: Path
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Keeps the resizing of the run in `folder`, which this run continues, if an older version made it."""
+    saved = read_saved(folder)
+    if saved is None or saved["model"]["resize"] != UNRECORDED_RESIZE:
+        return run, dict(values)
+    model = dataclasses.replace(run.model, resize=UNRECORDED_RESIZE)
+    kept = {**values["model"], "resize": UNRECORDED_RESIZE}
+    return dataclasses.replace(run, model=model), {**values, "model": kept}
+
+
 def check_same(workdir: Path, config: Mapping[str, Any]) -> None:
     """Checks that a workdir belongs to this config; the settings in FREE may differ.
 
-    A missing key has its default: it was added after the config was written.
+    A missing key has its default: it was added after the config was written. A run of a version without
+    `model.resize` keeps its resizing, see `with_saved_resize`.
 
     Raises:
       UserError: the workdir belongs to another config; names the differing keys.
@@ -194,6 +209,8 @@ def check_same(workdir: Path, config: Mapping[str, Any]) -> None:
     if saved is None:
         return
     now, before = _defaults() | _plain(config), _defaults() | flat(saved)
+    if before["model.resize"] == UNRECORDED_RESIZE:
+        now["model.resize"] = UNRECORDED_RESIZE
     differing = [
         f"{key} {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(now.keys() | before.keys())

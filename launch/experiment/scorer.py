@@ -50,7 +50,7 @@ class Scorer:
           parameters: in the plan's shardings.
           folder: of the packed set.
           split: of it.
-          transform: applied to each decoded image uint8 [H, W, 3] before it is resized.
+          transform: applied to the model's view of each image, uint8 [S, S, 3].
           methods: of the fakes that are scored, beside all reals; all when empty.
           tick: called before each batch; may raise.
 
@@ -69,6 +69,7 @@ class Scorer:
             text_length=clip.text.context_length, batch_size=data.batch_size,
             process_index=index, process_count=count,
             workers=data.workers, prefetch=data.prefetch, corrupt=transform, methods=methods,
+            resize=self.plan.spec.model.resize,
             captions="label_only",  # the image branch reads none, so a set without captions works too
         )  # fmt: skip
         outputs = evaluate(self._step, parameters, iter(loader), self.plan, tick)

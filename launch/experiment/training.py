@@ -96,6 +96,8 @@ def train(
     for folder in (workdir, *([Path(run.init.resume)] if run.init.resume else [])):
         if folder.is_dir():
             check_contained(folder)
+    if continued := str(workdir) if runs.is_begun(workdir) else run.init.resume:
+        run, values = configs.with_saved_resize(run, values, Path(continued))
     main_process, storage = peers.index == 0, remote_workdir.origin(workdir)
     for shared in (storage, storage / runs.CHECKPOINTS):  # may be on another disk
         agreement.check_workdir(peers, shared)
@@ -119,7 +121,7 @@ def train(
     loader = TrainLoader(
         data, image_size=clip.vision.image_size, tokenizer=tokenizer,
         text_length=clip.text.context_length, process_index=index, process_count=count,
-        mask_grid=plans.mask_grid(run),
+        mask_grid=plans.mask_grid(run), resize=run.model.resize,
     )  # fmt: skip
 
     def steps(duration: str, total: int | None = None) -> int:

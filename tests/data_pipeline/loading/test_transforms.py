@@ -140,6 +140,56 @@ def test_center_of_a_wide_image_is_seen() -> None:
     np.testing.assert_array_equal(flipped, draw(3, 10)[:, ::-1])
 
 
+def photograph(side: int, seed: int) -> np.ndarray:
+    """A picture with less contrast in its finer scales, as photographs have: uint8 [side, side, 3]."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        0.75**n * cv2.resize(rng.normal(size=(2**n, 2**n, 3)).astype(np.float32), (side, side))
+        for n in range(10)
+        if 2**n <= side
+    ]
+    picture = 128 + 50 * np.sum(layers, axis=0)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(96, 336), st.floats(0.6, 8), st.integers(0, 3))
+def test_the_view_is_within_a_gray_level_and_a_half_of_pil_at_every_ratio(
+    size: int, ratio: float, seed: int
+) -> None:
+    image = photograph(min(max(round(size * ratio), 1), 480), seed)
+    expected = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    assert np.abs(square_view(image, size).astype(float) - expected).mean() < 1.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 64), st.integers(8, 300), st.booleans())
+def test_every_row_and_column_is_seen(size: int, side: int, column: bool) -> None:
+    """The last one counts too, and a picture that is mirrored gives the mirrored view."""
+    image = np.zeros((side, side, 3), np.uint8)
+    image[-1] = 255
+    image = np.ascontiguousarray(image.swapaxes(0, 1)) if column else image
+    view = square_view(image, size)
+    assert view.max() > 0
+    mirrored = square_view(np.ascontiguousarray(image[::-1, ::-1]), size)[::-1, ::-1]
+    np.testing.assert_allclose(view.astype(int), mirrored, atol=2)
+
+
+def test_older_models_are_shown_what_they_were_trained_on() -> None:
+    """Their view ends with the last multiple of its size: 299 rows are 2 x 149 rows, resized to 112."""
+    image = photograph(299, 0)
+    view = square_view(image, 112, resize="truncated")
+    cut = cv2.resize(image[:298, :298], (149, 149), interpolation=cv2.INTER_AREA)
+    cut = cv2.GaussianBlur(cut, (3, 3), 0.5 * np.sqrt((149 / 112) ** 2 - 1))
+    expected = cv2.resize(cut, (112, 112), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(view, expected)
+    for side in (112, 150, 223, 224, 336):  # multiples and small factors are as before
+        same = [
+            square_view(photograph(side, 1), 112, resize=r) for r in ("truncated", "antialiased")
+        ]
+        np.testing.assert_array_equal(*same)
+
+
 @pytest.mark.parametrize("side", [225, 256, 299, 448, 600, 900])
 def test_resizing_is_antialiased_like_pil(side: int) -> None:
     """Noise is the worst case: sampling it without a filter is 2 to 6 times as far from PIL."""

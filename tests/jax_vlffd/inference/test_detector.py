@@ -215,6 +215,25 @@ def test_a_reader_that_meets_a_checkpoint_being_deleted_takes_the_one_that_stays
     deletion.join()
 
 
+def test_a_picture_is_resized_as_the_model_was_trained(workdir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(workdir, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    del config["config"]["model"]["resize"]  # as older versions wrote it
+    (copy / "config.json").write_text(json.dumps(config))
+    crop = np.zeros((3 * tiny.VISION.image_size - 1,) * 2 + (3,), np.uint8)
+    crop[-12:] = 255
+    logits = []
+    for folder, resize in ((workdir, "antialiased"), (copy, "truncated")):
+        detector = Detector.from_pretrained(folder)
+        assert detector.trained.model.resize == resize
+        view = square_view(crop, tiny.VISION.image_size, resize=resize)
+        (prediction,), (expected,) = detector.predict([crop]), detector.predict([view])
+        assert prediction.logit == expected.logit
+        logits.append(prediction.logit)
+    assert logits[0] != logits[1]
+    assert trained.open_trained(copy).hash() != trained.open_trained(workdir).hash()
+
+
 def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Path) -> None:
     """Decoded, viewed and judged by the loader's way and by the detector's."""
     folder, packed = shutil.copytree(workdir, tmp_path / "run"), tiny.pack_set(tmp_path)

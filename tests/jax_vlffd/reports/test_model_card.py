@@ -107,3 +107,25 @@ def test_an_evaluation_in_the_workdir_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text('{"sets": {}}')
     assert export.evaluation_of(tmp_path, None) == {"sets": {}}
+
+
+def test_the_card_says_how_pictures_were_prepared(made: Made, packed: Path) -> None:
+    run = runs.load_run(made("clip")[0])
+    card = json.loads((packed / "data_card.json").read_text())
+    config = json.loads(json.dumps(run.config))
+    config["data"]["augment"] |= {"jpeg": 0.3, "jpeg_quality": [40, 95], "blur": 0}
+    facts = model_card.Facts("m", "clip", config, 3, ["hf/"], data={"set": card})
+    text = model_card.render(facts)
+    assert "| Resizing | with antialiasing" in text
+    assert "mean 0.4815, 0.4578, 0.4082" in text
+    assert "| JPEG in training, quality | of 30 % of the pictures, 40 to 95 |" in text
+    assert "| Blur in training, sigma in px | none |" in text
+    pictures = {(row["label"], row["format"]): row["records"] for row in card["pictures"]}
+    assert sum(pictures.values()) == card["records"]
+    for (label, kind), count in pictures.items():
+        assert f"| {label} | {kind} | {count} |" in text
+    del config["model"]["resize"], config["data"]["augment"], card["pictures"]  # of older versions
+    older = model_card.render(dataclasses.replace(facts, config=config))
+    assert "leaves out the last rows" in older
+    assert "| JPEG in training, quality | not recorded |" in older
+    assert "as stored" not in older

@@ -319,6 +319,21 @@ def test_tuples_and_lists_are_the_same_in_a_file(tmp_path: Path) -> None:
     assert list(run.model.image_mean) == [0.1, 0.2, 0.3]
 
 
+def test_a_run_of_a_version_without_resizings_goes_on_with_its_own(tmp_path: Path) -> None:
+    values = changed()
+    run, _ = configs.settings(values)
+    assert run.model.resize == "antialiased"
+    saved(tmp_path)
+    assert configs.with_saved_resize(run, values, tmp_path) == (run, values)
+    older = json.loads((tmp_path / "config.json").read_text())
+    del older["config"]["model"]["resize"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    configs.check_same(tmp_path, values)
+    kept, values = configs.with_saved_resize(run, values, tmp_path)
+    assert kept.model.resize == values["model"]["resize"] == "truncated"
+    configs.check_same(tmp_path, values)
+
+
 def test_a_workdir_of_the_mode_once_called_linear_goes_on_frozen(tmp_path: Path) -> None:
     saved(tmp_path, tuning__vision="linear")
     configs.check_same(tmp_path, changed(tuning__vision="frozen"))
