@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -10,6 +12,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -24,6 +27,11 @@ _MAX_NAME: Final = 240
 _FORBIDDEN: Final = re.compile(r"[\\\0\r\n]|^[A-Za-z]:")
 
 _MAX_OBJECT = 64 << 20
+#: What the system says of storage that is full or cannot be written.
+_STORAGE_WORDS: Final = tuple(
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+)
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -71,15 +79,80 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to fill, which takes its name when the `with` block ends well, and else goes.
 
     Makes the parent folder when it is missing. At `out` there may be an empty folder, nothing else.
+
+    Raises:
+      UserError: what is in the block cannot be written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{file_name(out.name, 200)}."))
+    with folder_aside(out) as aside:
+        built = aside / "new"
+        built.mkdir()
+        yield built
+        os.replace(built, out)
+
+
+@contextlib.contextmanager
+def folder_aside(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, which goes when the `with` block ends; so do those that a kill left.
+
+    If such a one holds `old`, the folder that was at `out` and was to be replaced, it is put back.
+
+    Raises:
+      UserError: what is in the block cannot be written.
+    """
     try:
-        aside.chmod(0o777 & ~_umask())  # mkdtemp makes 0700
+        out.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{file_name(out.name, _LIMIT // 2)}.partial-"
+        for left in out.parent.iterdir():
+            if left.name.startswith(prefix) and (lock := _locked(left)) is not None:
+                _remove_aside(left, out, lock)
+        aside, lock = None, None
+        while lock is None:  # another process may take it for one that was left
+            aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix))
+            lock = _locked(aside)
+        assert aside is not None
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+    try:
         yield aside
-        os.replace(aside, out)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(aside)):
+            raise
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+    except Exception as error:
+        # ArrayRecord and TensorStore raise RuntimeError and ValueError with the system's words.
+        reasons = [words for words in _STORAGE_WORDS if words in str(error)]
+        if not reasons or isinstance(error, UserError):
+            raise
+        raise UserError(f"{out} cannot be written ({reasons[0]})") from error
     finally:
+        _remove_aside(aside, out, lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """A handle of a folder that no other process holds; None where one does, or it is gone."""
+    handle = -1
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(folder)):
+            return handle
+    except (BlockingIOError, FileNotFoundError, NotADirectoryError):
+        pass
+    if handle >= 0:
+        os.close(handle)
+    return None
+
+
+def _remove_aside(aside: Path, out: Path, lock: int) -> None:
+    old = aside / "old"
+    if old.is_dir() and not out.exists():
+        old.rename(out)
+    for _ in range(10):  # a library's thread may write on for a moment after an error
         shutil.rmtree(aside, ignore_errors=True)
+        if not aside.exists():
+            break
+        time.sleep(0.1)
+    os.close(lock)
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:

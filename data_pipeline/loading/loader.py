@@ -28,6 +28,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -225,8 +226,8 @@ class TrainIterator(grain.DatasetIterator):
     def start_prefetch(self) -> None:
         """Starts the workers before the first batch is asked for."""
         if self._inner is None:
-            self._inner = self._loader.batches(self.step)
             with without_interrupts():
+                self._inner = self._loader.batches(self.step)
                 self._inner.start_prefetch()
 
     def close(self) -> None:
@@ -294,7 +295,8 @@ class EvalLoader:
         return self._steps
 
     def __iter__(self) -> Iterator[Batch]:
-        iterator = iter(_read(self._batches, *self._reading))
+        with without_interrupts():
+            iterator = iter(_read(self._batches, *self._reading))
         try:
             while (batch := _next(iterator)) is not None:
                 yield batch
@@ -355,5 +357,8 @@ def _cores() -> int:
 def _start_worker(index: int, count: int) -> None:
     """Keeps a worker to its own core, since there are as many as cores are wanted, and to its parent's life."""
     del index, count
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends Ctrl-C to all, and the run has to be saved
     end_with_parent()
     cv2.setNumThreads(1)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from data_pipeline.core.files import file_name
+from data_pipeline.core.files import folder_aside
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
 from data_pipeline.packed.card import Counts, write_card
@@ -28,6 +26,7 @@ from data_pipeline.packed.numbering import Digests, number, repeated
 from data_pipeline.packed.pair_records import fake_record, real_record
 from data_pipeline.packed.reader import is_packed_set
 from data_pipeline.packed.record import SPLITS, Record
+from data_pipeline.packed.remote import CHECKSUMS
 from data_pipeline.packed.splits import SHARES, Groups
 from data_pipeline.packed.writer import Shard, write_packed_set
 from jax_vlffd.errors import UserError
@@ -340,12 +339,7 @@ def pack(
         done += 1
         progress(done, plan.total)
 
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{file_name(out.name, 200)}."))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
-    try:
+    with folder_aside(out) as aside:
         (aside / "work").mkdir()
         geometry = face_geometry.Rows(aside)
         built = write_packed_set(aside / "work", plan.shards(geometry, step))
@@ -354,16 +348,10 @@ def pack(
             built, plan.counts, files=files, skipped=plan.skipped,
             split_rule=plan.split_rule, reals_without_video=plan.reals_without_video,
         )  # fmt: skip
-        _check_free(out, overwrite)  # another run may have filled it meanwhile
-        if overwrite and out.exists():
+        _check_free(out, overwrite)  # another process may have packed it meanwhile
+        if out.exists():
             out.rename(aside / "old")
         built.rename(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
-    finally:
-        if (aside / "old").exists() and not out.exists():
-            (aside / "old").rename(out)
-        shutil.rmtree(aside, ignore_errors=True)
     return card
 
 
@@ -374,3 +362,13 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out} exists and is not a packed set: name another --out")
     if not overwrite:
         raise UserError(f"{out} is a packed set already: name another --out, or give --overwrite")
+    try:
+        sums = (out / CHECKSUMS).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out / CHECKSUMS} cannot be read: name another --out") from error
+    own = {CHECKSUMS, *(line.partition("  ")[2] for line in sums)}
+    for path in out.rglob("*"):
+        if not path.is_dir() and str(path.relative_to(out)) not in own:
+            raise UserError(
+                f"{path} is no part of the packed set that --overwrite replaces: move it"
+            )

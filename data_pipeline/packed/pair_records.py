@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import cv2
 import numpy as np
 
-from data_pipeline.core.images import InputError, image_size
+from data_pipeline.core.images import InputError, image_size, read_picture
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
@@ -45,11 +46,6 @@ def real_record(pairs: Sequence[tuple[Annotation, str]]) -> Record:
 def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
     """The record of a line's fake; `real_id` is "" where its real is not known."""
     assert pair.fake is not None
-    mask = b""
-    if pair.mask is not None:
-        mask = pair.mask.read_bytes()
-        if not mask.startswith(_PNG):
-            raise UserError(f"{where}: the mask {pair.mask} is not a PNG")
     return Record(
         id=pair.id,
         image=_image(pair.fake, where),
@@ -64,8 +60,21 @@ def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
         caption_key=pair.caption_key,
         regions=pair.regions,
         types=pair.types,
-        mask=mask,
+        mask=b"" if pair.mask is None else _mask(pair.mask, where),
     )
+
+
+def _mask(path: Path, where: str) -> bytes:
+    """A mask as PNG: as it is stored, or encoded anew where it has another of the formats that are read."""
+    try:
+        data = path.read_bytes()
+        if data.startswith(_PNG):
+            return data
+        return cv2.imencode(".png", read_picture(path, gray=True).image)[1].tobytes()
+    except OSError as error:
+        raise UserError(f"{where}: the mask {path} cannot be read ({error.strerror})") from error
+    except InputError as error:
+        raise UserError(f"{where}: the mask {error}") from error
 
 
 def _image(path: Path, where: str) -> bytes:

@@ -148,7 +148,7 @@ def _checked(
     """Runs `main` once its outputs are sure not to lie in the way of anything."""
     outputs.check(
         {name: (kind, _given(name)) for name, kind in writes.items()},
-        {f"--{name}": flags.FLAGS[name].value for name in reads},
+        {f"--{name}": flags.FLAGS[name].value for name in reads} | {"this command": argv[1:]},
     )
     if not any(flags.FLAGS[name].value for name in writes):
         streams.end_without_reader()

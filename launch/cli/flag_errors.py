@@ -38,6 +38,8 @@ def message(error: Exception) -> str | None:
                     *(group.replace("|", ", ") for group in fitting.groups()), flag=flag
                 )
                 return f"--{flag}={value}: {told}; see --help"
+        if "Traceback (most recent call last)" in reason:  # ml_collections' own
+            reason = str(error).strip().splitlines()[-1]
         return f"--{flag}={value}: {reason}; see --help"
     if match := re.fullmatch(r"Missing value for flag --(.*)", text):
         return f"--{match[1]} must have a value; see --help"

@@ -33,6 +33,7 @@ class _State:
     """What the signals have done so far."""
 
     number = 0  # of the first one
+    read = 0  # by the thread
     patience = _PATIENCE
     raised = False
     ending = threading.Lock()
@@ -44,16 +45,18 @@ def ends_on_signals() -> Iterator[None]:
     parent = os.environ.pop(_PARENT, "")
     if parent:
         threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
-    _State.number, _State.raised, _State.patience = 0, False, _PATIENCE
+    _State.number, _State.read, _State.raised, _State.patience = 0, 0, False, _PATIENCE
 
     def raise_once(number: int, _: object) -> None:
+        _State.number = _State.number or number  # whichever thread is first
         if not _State.raised:  # not again in what cleans up
             _State.raised = True
             raise Interrupted(number)
 
     def read(number: int) -> None:
-        if not _State.number:
-            _State.number = number
+        _State.number = _State.number or number
+        _State.read += 1
+        if _State.read == 1:
             if math.isfinite(_State.patience):
                 timer = threading.Timer(_State.patience, _end_here)
                 timer.daemon = True

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jax_vlffd.config import LossConfig
 from jax_vlffd.evaluation.calibration import sigmoid
 from jax_vlffd.evaluation.scores import Scores, to_csv
+from launch.cli import streams
 from tests.support import drawn_pairs, tiny, tiny_export
 
 #: Letters that an ASCII terminal cannot show.
@@ -52,6 +55,10 @@ class Kit:
         name = np.arange(200).astype(str)
         scores = Scores(*columns, method, name, name, name, label, sigmoid(rng.normal(size=200)))
         (self.folder / "scores.csv").write_text(to_csv({"": scores}))
+        words = [{"id": str(n), "caption": "The mouth is blurred."} for n in range(3)]
+        (self.folder / "words.jsonl").write_text("".join(json.dumps(line) + "\n" for line in words))
+        truth = "".join(f"{n},0,0,0,1,0\n" for n in range(3))
+        (self.folder / "truth.csv").write_text(f"id,left_eye,right_eye,nose,mouth,face\n{truth}")
         self.workdir = tiny_export.make_workdir(self.folder / "trained", packed)
         loss = LossConfig(alignment=0, fusion=0)
         settings = tiny.settings(packed, loss=loss, duration="2 steps", evaluate_every="1 steps")
@@ -86,7 +93,8 @@ class Kit:
                 "--workers=1",
             ],
             "score_annotations": [
-                f"--annotations={self.packed.parent / 'train/annotations.jsonl'}", f"--out={out / 's.json'}"
+                f"--annotations={self.folder / 'words.jsonl'}", f"--out={out / 's.json'}",
+                f"--truth={self.folder / 'truth.csv'}",
             ],
             "score_reasons": [
                 f"--workdir={self.workdir}", f"--data=x={self.packed}", "--split=validation",
@@ -106,6 +114,7 @@ def nobody_reads() -> None:
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii", write_through=True)
     os.close(2)
     sys.stderr = None  # type: ignore[assignment]  # as Python has it then
+    streams.open_closed()  # as the package does before all else where it is run by `python -m`
 
 
 def ascii_only() -> None:
@@ -119,4 +128,7 @@ def ascii_only() -> None:
 
 def small_disk() -> None:
     """No file may get larger than 600 bytes, as on a disk that gets full: root has no other limit."""
+    sys.dont_write_bytecode = True  # Python and JAX would leave cut files in their caches
+    jax.config.update("jax_enable_compilation_cache", False)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.core.files import atomic_write_text, file_name, inside, new_folder
+from data_pipeline.core.files import atomic_write_text, file_name, folder_aside, inside, new_folder
 from jax_vlffd.errors import UserError
 from tests.support import tiny
 from tests.support.preparing import prepare
@@ -184,6 +184,28 @@ def test_long_names_and_names_that_are_not_utf8_are_prepared(tmp_path: Path, out
         assert len({row["video"] for row in csv.DictReader(file)}) == 4
 
 
+def test_what_a_kill_left_of_a_folder_goes_and_what_was_to_be_replaced_comes_back(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "set"
+    left = tmp_path / ".set.partial-abcdefgh"
+    for name in ("new", "old"):
+        (left / name).mkdir(parents=True)
+        (left / name / "file").write_text(name)
+    users = tmp_path / ".set.mine"
+    users.mkdir()
+    with new_folder(out) as first:
+        assert (out / "file").read_text() == "old"
+        with folder_aside(out) as second:  # another process's, still at work
+            assert first.is_dir()
+            assert second.is_dir()
+        assert set(os.listdir(tmp_path)) == {"set", ".set.mine", first.parent.name}
+        (out / "file").unlink()
+        (first / "file").write_text("new")
+    assert (out / "file").read_text() == "new"
+    assert set(os.listdir(tmp_path)) == {"set", ".set.mine"}
+
+
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with new_folder(tmp_path / "deep" / ("x" * 255)) as aside:
         (aside / "a").touch()
@@ -205,7 +227,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(out.parent) == ["set"]
     assert (out / "a").read_text() == "x"
     assert out.stat().st_mode == out.parent.stat().st_mode
-    with pytest.raises(OSError, match="not empty"), new_folder(out):
+    with pytest.raises(UserError, match=r"set cannot be written .*not empty"), new_folder(out):
         pass
     assert os.listdir(out.parent) == ["set"]
     assert (out / "a").read_text() == "x"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data_pipeline.loading import loader
 from data_pipeline.loading.examples import caption_key_number
 from data_pipeline.loading.loader import EvalLoader, TrainIterator
 from data_pipeline.loading.settings import AugmentSettings
@@ -59,6 +61,29 @@ def test_workers_do_not_change_the_batches(
     resumed = iter(make_loader(tokenizer, settings))
     resumed.set_state(json.loads(json.dumps(state)))
     assert_equal(take(resumed, 2), expected[3:])
+    iterator.close()
+
+
+def test_workers_that_are_killed_are_started_anew_and_lose_no_batch(
+    folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = data_settings(folder)
+    expected = take(iter(make_loader(tokenizer, settings)), 30)
+    iterator = iter(make_loader(tokenizer, dataclasses.replace(settings, workers=1)))
+    others = set(multiprocessing.active_children())
+
+    def kill() -> None:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+
+    got = take(iterator, 3)
+    kill()
+    got += take(iterator, 27)
+    assert_equal(got, expected)
+    monkeypatch.setattr(loader, "_MAX_KILLED", 1)
+    kill()
+    with pytest.raises(UserError, match=r"killed 2 times.*fewer data\.workers"):
+        take(iterator, 1000)
     iterator.close()
 
 

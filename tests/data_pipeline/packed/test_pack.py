@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from data_pipeline.packed import builder
@@ -127,7 +130,7 @@ def test_pairs_that_were_not_annotated_are_counted(tmp_path: Path) -> None:
         ({"real": "gone.png"}, "gone.png cannot be read"),
         ({"fake": "gone.png"}, "gone.png cannot be read"),
         ({"mask": "gone.png"}, "gone.png cannot be read"),
-        ({"mask": "Deepfakes_0.img"}, "is not a PNG"),
+        ({"mask": "annotations.jsonl"}, "annotations.jsonl is not a picture"),
         ({"fake": "annotations.jsonl"}, "not a PNG, JPEG, WebP or BMP"),
         ({"real": ...}, "names no real image"),
         ({"real": ["a"]}, "'real' that is not text"),
@@ -154,6 +157,21 @@ def test_faults_are_reported_by_file_and_line(
         pack([file], tmp_path / "out")
     assert message in str(caught.value)
     assert os.listdir(tmp_path) == ["in"]  # nothing half-written
+
+
+def test_a_mask_of_another_format_is_packed_as_png(tmp_path: Path) -> None:
+    file = write_annotations(tmp_path / "in", 1)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:20, 10:20] = 255
+    cv2.imwrite(str(file.parent / "mask.bmp"), mask)
+    _edit(file, 2, mask="mask.bmp")
+    pack([file], tmp_path / "out")
+    (packed,) = [
+        record.mask for record in _records(tmp_path / "out")["train"].values() if record.mask
+    ]
+    assert packed.startswith(b"\x89PNG")
+    decoded = cv2.imdecode(np.frombuffer(packed, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, mask)
 
 
 def test_junk_lines_are_reported_and_summed_up(tmp_path: Path) -> None:
@@ -191,6 +209,18 @@ def test_an_existing_folder_is_respected(tmp_path: Path, monkeypatch: pytest.Mon
     pack([file], out, overwrite=True)
     records = _records(out)["train"]
     assert records["Deepfakes_0"].image == records["FaceSwap_0"].image
+
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt is no part of the packed set"):
+        pack([file], out, overwrite=True)
+    (out / "notes.txt").unlink()
+
+    def meanwhile(done: int, total: int) -> None:
+        pack([file], tmp_path / "third") if done == 1 else None
+
+    with pytest.raises(UserError, match="third is a packed set already"):
+        pack([file], tmp_path / "third", progress=meanwhile)
+    shutil.rmtree(tmp_path / "third")
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
