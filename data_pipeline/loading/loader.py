@@ -109,7 +109,10 @@ class TrainLoader:
             seed=settings.seed % 2**32,
         )
         # Far more than any run takes, and few enough that Grain's numbers of units do not overflow.
-        self._batches = grain.MapDataset.range(len(units) // settings.batch_size).map(load)
+        steps = len(units) // settings.batch_size
+        if not steps:
+            raise UserError(f"data.batch_size is {settings.batch_size}: no run takes that many")
+        self._batches = grain.MapDataset.range(steps).map(load)
 
     def __iter__(self) -> TrainIterator:
         return TrainIterator(self)

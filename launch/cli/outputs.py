@@ -25,7 +25,7 @@ def check(writes: Mapping[str, tuple[str, Any]], reads: Mapping[str, Any]) -> No
       UserError: an output is an address of a bucket, lies below a file, is of the other kind, cannot be
         written, or is or holds an input.
     """
-    inputs = [(flag, path) for flag, value in reads.items() for path in _paths(value)]
+    inputs = [path for value in reads.values() for path in _paths(value)]
     for flag, (kind, value) in writes.items():
         for path in [value] if isinstance(value, str) else list(value or ()):
             try:
@@ -61,13 +61,14 @@ def _check(flag: str, kind: str, text: str) -> None:
         raise UserError(f"--{flag}={text}: {nearest} cannot be written by this user")
 
 
-def _check_inputs(flag: str, kind: str, text: str, inputs: Iterable[tuple[str, str]]) -> None:
+def _check_inputs(flag: str, kind: str, text: str, inputs: Iterable[str]) -> None:
     out = os.path.realpath(text)
-    for name, path in inputs:
+    for path in inputs:
         real = os.path.realpath(path)
         if real == out or (kind == FOLDER and Path(real).is_relative_to(out)):
             held = "is" if real == out else "holds"
-            raise UserError(f"--{flag}={text} {held} {path}, which {name} reads; name another path")
+            beside = "a folder beside it" if kind == FOLDER else "another file"
+            raise UserError(f"--{flag}={text} {held} {path}, which is read: name {beside}")
 
 
 def _paths(value: Any) -> list[str]:

@@ -24,10 +24,10 @@ def recipe_fault(error: BaseException, recipe: str = "") -> str | None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     for cause in reversed(chain):
-        if isinstance(cause, SyntaxError) and cause.filename and cause.filename.endswith(".py"):
-            return f"{cause.filename}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}"
         frames = traceback.extract_tb(cause.__traceback__)
         within = [n for n, frame in enumerate(frames) if Path(frame.filename).name == _FLAGS]
+        if isinstance(cause, SyntaxError) and cause.filename and (recipe or within):
+            return f"{cause.filename}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}"
         if not recipe and not within:
             continue
         run = [

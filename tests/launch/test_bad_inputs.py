@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,7 @@ def test_a_bad_file_flag_or_setting_is_one_line(
         ends[f"status {status}"] += 1
         if why := fault(case, tmp_path / str(number), status, error):
             faults.append(f"{number}: {why}")
+            print(faults[-1], flush=True)
     record_property("inputs", count)
     record_property("ends", dict(ends))
     assert not faults, "\n".join(faults)
@@ -111,8 +113,10 @@ def test_a_broken_picture_or_video_is_counted_and_the_others_are_read(
             str(sound),
         ]
     elif command == "annotate":
-        forged = kit.pairs.parent / "fake" / "0.png"
-        rows = "".join(f"{sound},{path}\n" for path in [*files, forged])
+        for name in ("real", "fake"):
+            shutil.copytree(kit.pairs.parent / name, tmp_path / name)
+        names = [str(path.relative_to(tmp_path)) for path in files]
+        rows = "".join(f"real/0.png,{name}\n" for name in [*names, "fake/0.png"])
         (tmp_path / "pairs.csv").write_text(f"real,fake\n{rows}")
         arguments = [f"--pairs={tmp_path / 'pairs.csv'}", f"--out={out / 'a.jsonl'}", "--workers=1"]
     else:

@@ -128,7 +128,9 @@ def ascii_only() -> None:
 
 def small_disk() -> None:
     """No file may get larger than 600 bytes, as on a disk that gets full: root has no other limit."""
-    sys.dont_write_bytecode = True  # Python and JAX would leave cut files in their caches
+    # Python and JAX would leave cut files in their caches.
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     jax.config.update("jax_enable_compilation_cache", False)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))

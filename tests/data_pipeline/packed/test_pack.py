@@ -296,7 +296,7 @@ def test_command(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run(f"--annotations={file}", f"--out={tmp_path / 'file/out'}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "file/out cannot be written" in done.stderr
+    assert "file is not a folder, so nothing can be below it" in done.stderr
     shares = run(f"--annotations={file}", "--shares=80,30")
     assert (shares.returncode, shares.stderr.count("\n")) == (1, 1)
     assert "three numbers that add up to 100" in shares.stderr
