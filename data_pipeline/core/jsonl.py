@@ -229,13 +229,13 @@ def _complete_lines(
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            if _is_torn(text):
+            if is_torn(text):
                 return
             raise UserError(f"{path}, line {number}: {fault}") from error
         yield text, entry
 
 
-def _is_torn(text: bytes) -> bool:
+def is_torn(text: bytes) -> bool:
     """Whether text is the start of a line that was cut off: by a kill, or by a power cut (zeros)."""
     if text.endswith(b"\n") or text.lstrip(b"\0")[:1] not in (b"", b"{"):
         return False

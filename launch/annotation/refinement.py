@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.cli.progress import progress
+from launch.cli.progress import note, progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,17 +66,17 @@ def refine_lines(
     load = _loader(out.parent)
     if dry_run:
         folder = out.with_name(out.name + ".dry_run")
-        written = online.dry_run(lines, folder, out, settings, load)
+        written = online.dry_run(lines, folder, out, settings, load, note=print)
         print(f"dry run: {len(written)} files in {folder}; nothing was sent")
     elif mode == "batch-export":
-        files = batch.export_batch(lines, out, Path(batch_files[0]), settings, load)
+        files = batch.export_batch(lines, out, Path(batch_files[0]), settings, load, note)
         print("\n".join(f"wrote {path}" for path in files) or "no requests are left")
     elif mode == "batch-import":
         paths = [Path(name) for name in batch_files]
-        print(batch.import_batch(lines, out, paths, settings, load).text())
+        print(batch.import_batch(lines, out, paths, settings, load, note).text())
     else:
         with progress("refining") as update:
-            summary = online.refine_annotations(lines, out, settings, load, update)
+            summary = online.refine_annotations(lines, out, settings, load, update, note)
         print(summary.text())
 
 
@@ -102,8 +102,12 @@ def review_lines(out: Path, annotator: Annotator, page: Path, sample: int) -> No
 
 def _loader(root: Path) -> LoadImages:
     from data_pipeline.fftg.images import read_image
+    from jax_vlffd.errors import UserError
 
     def load(line: Mapping[str, Any]) -> tuple[Any, Any]:
-        return read_image(root / line["real"])[0], read_image(root / line["fake"])[0]
+        names = line.get("real"), line.get("fake")
+        if not all(isinstance(name, str) for name in names):
+            raise UserError("the line does not name a real and a fake")
+        return read_image(root / str(names[0]))[0], read_image(root / str(names[1]))[0]
 
     return load

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from data_pipeline.core.files import atomic_write_bytes, read_regular
 from data_pipeline.core.json_reading import parse_json
-from data_pipeline.fftg.refine.completions import FORMATS, read_completion, request_body
+from data_pipeline.fftg.refine.completions import (
+    FORMATS,
+    error_words,
+    read_completion,
+    request_body,
+)
 from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.refine.online import estimate_text, journal_path
 from data_pipeline.fftg.refine.prompts import load_prompts
-from data_pipeline.fftg.refine.redaction import printable, redacted
+from data_pipeline.fftg.refine.redaction import redacted_strings
 from data_pipeline.fftg.refine.requests import (
     UNREADABLE,
     Line,
@@ -48,6 +53,7 @@ def export_batch(
     requests: Path,
     settings: RefineSettings,
     load_images: LoadImages,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Writes every open question as a request, split into files within the API's limits.
 
@@ -57,6 +63,7 @@ def export_batch(
       requests: the file to write; further ones get `-002` and so on before their suffix.
       settings: the run's settings.
       load_images: returns the pair of a line.
+      note: called with each remark on the run, a line.
 
     Returns:
       The files written; empty if no question is open.
@@ -64,7 +71,9 @@ def export_batch(
     prompter = Prompter(settings, load_prompts(settings.prompt_version), load_images)
     plan = prompter.plan(list(lines))
     with Journal(journal_path(out)) as journal:
-        print(estimate_text(plan, journal, settings))
+        for remark in journal.remarks:
+            note(remark)
+        note(estimate_text(plan, journal, settings))
         written: list[Path] = []
         part: list[bytes] = []
         size = 0
@@ -85,6 +94,7 @@ def import_batch(
     replies: Sequence[Path],
     settings: RefineSettings,
     load_images: LoadImages,
+    note: Callable[[str], None] = lambda text: None,
 ) -> RefineSummary:
     """Adds the replies of a batch to the journal and writes all lines to `out`.
 
@@ -97,6 +107,7 @@ def import_batch(
       replies: the batch's output files and error files.
       settings: the run's settings, as exported.
       load_images: returns the pair of a line.
+      note: called with each remark on the run, a line.
 
     Raises:
       UserError: a file cannot be read, or a line of it is not a batch reply.
@@ -110,10 +121,12 @@ def import_batch(
     failures: dict[str, str] = {}
     unmatched = 0
     with Journal(journal_path(out)) as journal:
+        for remark in journal.remarks:
+            note(remark)
         summary.reused = sum(journal.get(key, 0) is not None for key in questions)
         before = journal.cost()
         for location, key, turn, reply in _replies(replies):
-            if key not in questions:
+            if key not in questions or turn not in (0, 1):
                 unmatched += 1
                 continue
             if journal.get(key, turn) is not None:
@@ -127,7 +140,7 @@ def import_batch(
             journal.append(prompter.record(questions[key], turn, completion, "batch"))
             summary.count_reply(completion.tokens_in, completion.tokens_out)
         if unmatched:
-            print(f"refine: {unmatched} replies belong to other questions and were ignored")
+            note(f"refine: {unmatched} replies belong to other questions and were ignored")
         write_output(out, lines, plan, journal, failures, summary)
         if settings.prices is not None:
             summary.total_usd = journal.cost()
@@ -173,7 +186,7 @@ def _replies(paths: Sequence[Path]) -> Iterator[tuple[str, str, int, dict[str, A
                 continue
             location = f"{path}: line {number}"
             try:
-                reply = parse_json(redacted(line), lenient=True)
+                reply = redacted_strings(parse_json(line, lenient=True), keep=("custom_id",))
                 key, _, turn_text = reply["custom_id"].rpartition("-")
                 turn = int(turn_text)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -190,9 +203,9 @@ def _body(reply: dict[str, Any]) -> dict[str, Any]:
     body = response.get("body")
     body = body if isinstance(body, dict) else {}
     if reply.get("error") or response.get("status_code") != 200:
-        error = reply.get("error") or body.get("error")
-        message = error.get("message") if isinstance(error, dict) else error
-        raise ValueError(f"http {response.get('status_code')}: {printable(str(message))[:120]}")
+        words = error_words({"error": reply.get("error"), "body": body})
+        status = response.get("status_code")
+        raise ValueError(f"http {status if isinstance(status, int) else 'error'}: {words}")
     if not body:
         raise ValueError("not a chat completion")
     return body

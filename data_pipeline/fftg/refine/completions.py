@@ -1,13 +1,15 @@
-"""Chat completions: writes the body of a request, and reads the body of a response."""
+"""Chat completions: writes the body of a request, and reads the body of a response or of an error."""
 
 from __future__ import annotations
 
+import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.json_reading import parse_json
 from data_pipeline.fftg.refine.prompts import Message
+from data_pipeline.fftg.refine.redaction import printable, redacted
 from data_pipeline.fftg.refine.reply_schema import reply_schema
 from data_pipeline.fftg.refine.settings import RefineSettings
 
@@ -17,14 +19,29 @@ FORMATS: Final = ("json_schema", "json_object", "text")
 WEB_PAGE: Final = "a web page, not JSON: does --base_url lack a /v1 at its end?"
 _CHARACTERS_PER_TOKEN = 4
 _MAX_NAME = 200  # characters of a model's name
+_MAX_TEXT = 1 << 20  # characters of a reply, as of an HTTP response
+_MAX_WORDS = 200  # characters of an error that are shown
+_MAX_PAGE = 8_000  # characters of a web page that are read for them
 # Larger token counts are ignored: a picture may cost many times our estimate, but a wrong count would block the
 # budget and the rate limit.
 _MAX_FACTOR, _MAX_EXTRA, _MAX_TOKENS_OUT = 20, 10_000, 200_000
-#: Words in the errors of endpoints that do not accept a parameter.
+#: Words in the errors of endpoints that do not accept a parameter, and in those that only want another value.
 _UNKNOWN = re.compile(
-    r"not support|unsupported|unknown|unrecogni|unexpected|not permitted|not allowed|extra",
+    r"not support|unsupported|unknown|unrecogni|unexpected|not permitted|not allowed|extra|invalid|bad|wrong"
+    r"|deprecated|instead|not accept|only|must|forbidden",
     re.IGNORECASE,
 )
+_OTHER_VALUE = re.compile(r"too (?:large|high|many|long)|context|at most|less than", re.IGNORECASE)
+_CODES = (
+    "code",
+    "id",
+    "input",
+    "object",
+    "request_id",
+    "status",
+    "type",
+)  # of an error, beside its words
+_TAG = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 class Completion(NamedTuple):
@@ -72,10 +89,46 @@ def unknown_names(message: str, settings: RefineSettings) -> frozenset[str]:
     if not _UNKNOWN.search(message):
         return frozenset()
     name = _max_tokens_names(settings)[0]
-    names = {name} if re.search(rf"\b{name}\b", message) else set()
+    refused = re.search(rf"\b{name}\b", message) and not _OTHER_VALUE.search(message)
+    names = {name} if refused else set()
     if settings.temperature is not None and "temperature" in message:
         names.add("temperature")
     return frozenset(names)
+
+
+def error_texts(body: str | Mapping[str, Any], skip: Container[str] = ()) -> list[str]:
+    """The texts in the body of an error, the message first: the strings of JSON outside the fields `skip`, else
+    the words of a page.
+    """
+    try:
+        value = parse_json(body, lenient=True) if isinstance(body, str) else body
+    except ValueError:
+        text = str(body)[:_MAX_PAGE]
+        value = redacted(html.unescape(_TAG.sub(" ", text) if _is_page(text) else text))
+    texts = (printable(text) for text in _strings(value, skip))
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def error_words(body: str | Mapping[str, Any]) -> str:
+    """What the body of an error says, in one short printable line; "no message" if nothing."""
+    texts = error_texts(body, _CODES) or error_texts(body)
+    return ", ".join(texts)[:_MAX_WORDS] or "no message"
+
+
+def _strings(value: Any, skip: Container[str]) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part, skip)
+    elif isinstance(value, Mapping):
+        for name in sorted(value, key=lambda name: name not in ("error", "message", "msg")):
+            if name not in skip:
+                yield from _strings(value[name], skip)
+
+
+def _is_page(body: Any) -> bool:
+    return isinstance(body, str) and body.lstrip()[:1] == "<"
 
 
 def read_completion(body: str | Mapping[str, Any], form: str, estimate: int) -> Completion:
@@ -92,8 +145,8 @@ def read_completion(body: str | Mapping[str, Any], form: str, estimate: int) -> 
     try:
         value = parse_json(body, lenient=True) if isinstance(body, str) else body
     except ValueError as error:
-        html = isinstance(body, str) and body.lstrip()[:1] == "<"
-        raise ValueError(WEB_PAGE if html else "not JSON") from error
+        kind = WEB_PAGE if _is_page(body) else "not JSON"
+        raise ValueError(f"{kind} ({error_words(body)})") from error
     try:
         choice = value["choices"][0]
         message = choice["message"]
@@ -110,10 +163,11 @@ def read_completion(body: str | Mapping[str, Any], form: str, estimate: int) -> 
         usage = usage if isinstance(usage, dict) else {}
         model = value.get("model")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError("not a chat completion") from error
+        words = error_words(value) if isinstance(value, dict) else "no message"
+        raise ValueError(f"not a chat completion ({words})") from error
     written = len(text) // _CHARACTERS_PER_TOKEN + 1
     return Completion(
-        text=text,
+        text=text[:_MAX_TEXT],
         finish_reason=finish[:_MAX_NAME] if isinstance(finish, str) else None,
         model=model[:_MAX_NAME] if isinstance(model, str) else "",
         tokens_in=_token_count(

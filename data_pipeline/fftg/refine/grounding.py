@@ -57,11 +57,14 @@ _UNSAFE = re.compile(
     r"|passwords?|chatgpt|openai|json)\b",
     re.IGNORECASE | re.DOTALL,
 )
-# Typographic characters and their plain replacements.
-_PLAIN: Final = str.maketrans({
-    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-",
-    "\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2026": "...",
-})  # fmt: skip
+# Typographic characters and their plain replacements; what is compatible with plain ones (spaces, the ellipsis)
+# follows from normalization.
+_PLAIN: Final = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+)
+_MAX_CHECKED: Final = 2_000  # characters; longer captions are refused anyway
 
 
 class Violation(NamedTuple):
@@ -114,7 +117,8 @@ def final_caption(reply: Reply, label: int) -> str:
 
 def _plain(text: str, label: int) -> str:
     """The text without the verdict sentence, on one line, with plain quotes and dashes."""
-    text = re.sub(r"[ \t\n]+", " ", text.translate(_PLAIN)).strip()
+    text = unicodedata.normalize("NFKC", text[:_MAX_CHECKED].translate(_PLAIN))
+    text = re.sub(r"[ \t\n]+", " ", text).strip()
     return re.sub(rf"(?:^|(?<=[.!?] )){re.escape(VERDICTS[label])}(?: |$)", "", text).strip()
 
 

@@ -64,6 +64,7 @@ def refine_annotations(
     settings: RefineSettings,
     load_images: LoadImages,
     progress: Callable[[int, int, str], None] = lambda done, total, state: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> RefineSummary:
     """Asks the endpoint about every fake with a forged region, and writes all lines to `out`.
 
@@ -73,6 +74,7 @@ def refine_annotations(
       settings: the run's settings.
       load_images: returns the pair of a line.
       progress: called with the number of questions done, their total, and a status text.
+      note: called with each remark on the run, a line: the estimate, and what the endpoint said.
 
     Raises:
       UserError: no key, an endpoint that refuses all requests, or a file that cannot be written.
@@ -85,12 +87,12 @@ def refine_annotations(
     prompter = Prompter(settings, load_prompts(settings.prompt_version), load_images)
     summary = RefineSummary()
     with Journal(journal_path(out)) as journal:
-        if journal.repaired:
-            print(f"{journal.path}: removed an incomplete last line of {journal.repaired} bytes")
+        for remark in journal.remarks:
+            note(remark)
         plan = prompter.plan(lines)
         summary.reused = sum(journal.get(q.key, 0) is not None for q in plan.questions)
-        print(estimate_text(plan, journal, settings))
-        run = _QuestionLoop(prompter, journal, plan, summary, progress)
+        note(estimate_text(plan, journal, settings))
+        run = _QuestionLoop(prompter, journal, plan, summary, progress, note)
         with _signals_kept():
             asyncio.run(run.ask_all())
         if summary.stopped == _INTERRUPTED:
@@ -129,6 +131,7 @@ def dry_run(
     settings: RefineSettings,
     load_images: LoadImages,
     count: int = 5,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Writes the prompts and images of the first questions, and sends nothing.
 
@@ -139,6 +142,7 @@ def dry_run(
       settings: the run's settings.
       load_images: returns the pair of a line.
       count: number of questions.
+      note: called with the estimate.
 
     Returns:
       The files written.
@@ -147,7 +151,7 @@ def dry_run(
     plan = prompter.plan(list(lines))
     written = []
     with Journal(journal_path(out)) as journal:
-        print(estimate_text(plan, journal, settings))
+        note(estimate_text(plan, journal, settings))
         for number, question in enumerate(plan.questions[:count]):
             name = re.sub(r"[^\w.-]+", "_", str(question.line.get("id", "")))[-80:]
             stem = folder / f"{number:03d}_{name}"
@@ -196,12 +200,14 @@ class _QuestionLoop:
         plan: RefinePlan,
         summary: RefineSummary,
         progress: Callable[[int, int, str], None],
+        note: Callable[[str], None],
     ):
         self._prompter = prompter
         self._journal = journal
         self._plan = plan
         self._summary = summary
         self._progress = progress
+        self._note = note
         self._done = self._total = 0  # questions of this run
         self._error: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -216,7 +222,7 @@ class _QuestionLoop:
         if not open_questions:
             self._summary.spent_usd = 0.0 if settings.prices is not None else None
             return
-        endpoint = Endpoint(settings, self._summary, self._journal.cost())
+        endpoint = Endpoint(settings, self._summary, self._journal.cost(), self._note)
         before = self._journal.cost()
         queue = iter(open_questions)
         self._total = len(open_questions)
@@ -296,7 +302,9 @@ class _QuestionLoop:
         return self._error is not None or self._summary.stopped is not None
 
     async def _settle(self, question: Question, endpoint: Endpoint) -> None:
-        while (turn := next_turn(question, self._journal)) is not None and not self._stopped():
+        for turn in (0, 1):
+            if next_turn(question, self._journal) != turn or self._stopped():
+                continue
             try:
                 conversation = await asyncio.to_thread(
                     self._prompter.conversation, question, self._journal, turn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 
 class Stopped(Exception):
@@ -36,7 +35,10 @@ class Halt:
 
 
 class Pacer:
-    """Rate limiter: spaces requests evenly within the limits per minute, without bursts."""
+    """Rate limiter: spaces requests evenly within the limits per minute, without bursts.
+
+    Its clock is the event loop's.
+    """
 
     def __init__(self, rpm: float | None, tpm: float | None, halt: Halt):
         self._per_request = 60.0 / rpm if rpm else 0.0
@@ -52,11 +54,12 @@ class Pacer:
         Raises:
           Stopped: the run ends.
         """
+        clock = asyncio.get_running_loop().time
         while True:
-            start = max(time.monotonic(), self._next_request, self._next_token, self._held)
+            start = max(clock(), self._next_request, self._next_token, self._held)
             self._next_request = start + self._per_request
             self._next_token = start + tokens * self._per_token
-            while (wait := start - time.monotonic()) > 0:
+            while (wait := start - clock()) > 0:
                 await self._halt.sleep(wait)
             if self._held <= start:
                 return  # else the endpoint has asked for a pause since: wait again
@@ -67,7 +70,7 @@ class Pacer:
 
     def hold(self, seconds: float) -> bool:
         """Holds all requests for some seconds; returns whether that extends the current pause."""
-        until = time.monotonic() + seconds
+        until = asyncio.get_running_loop().time() + seconds
         longer = until > self._held + 1
         self._held = max(self._held, until)
         return longer

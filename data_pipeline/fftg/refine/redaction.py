@@ -6,7 +6,8 @@ import base64
 import functools
 import os
 import re
-from typing import Final
+from collections.abc import Container
+from typing import Any, Final
 
 #: Replaces the key, or a part of it.
 MARK: Final = "[key]"
@@ -29,10 +30,28 @@ def redacted(text: str) -> str:
     """The text without the key of $OPENAI_API_KEY: the key, any 8 characters of it in a row, its ends around a
     mask (`sk-ab...yz`), also escaped, or in base64 or hex.
 
-    A key of fewer than 8 characters is only removed as a whole, and not if it is a word ("none", "EMPTY").
+    A key of fewer than 8 characters is only removed as a whole, and not if it is a word or a number ("none",
+    "EMPTY", "0"), as servers of one's own are given.
     """
     key = os.environ.get("OPENAI_API_KEY", "")
     return _KeyFilter(key).remove(text) if key else text
+
+
+def redacted_strings(value: Any, keep: Container[str] = ()) -> Any:
+    """A JSON value with all of its strings `redacted`, but those of its own fields named in `keep`.
+
+    Numbers and hashes stay as they are, whatever digits of the key they happen to hold.
+    """
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, list):
+        return [redacted_strings(part) for part in value]
+    if isinstance(value, dict):
+        return {
+            redacted(name): part if name in keep else redacted_strings(part)
+            for name, part in value.items()
+        }
+    return value
 
 
 def printable(text: str) -> str:
@@ -45,7 +64,8 @@ class _KeyFilter:
     def __init__(self, key: str):
         self._key = key.translate(_LOWER)
         self._size = min(_PART, len(key))
-        spellings = [key] if len(key) >= _PART or not key.isalpha() else []
+        word = key.isalpha() or key.isdecimal()
+        spellings = [key] if len(key) >= _PART or not word else []
         if len(key) >= _PART:
             raw = key.encode()
             # Base64 encodes the same bytes in three ways, depending on the bytes before them.

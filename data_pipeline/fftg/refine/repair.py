@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from data_pipeline.fftg.refine.grounding import Violation
 from data_pipeline.fftg.refine.prompts import Message
 
+_MAX_QUOTED = 4_000  # characters of a reply that are sent back; a good one has about 500
+
 
 def repair_messages(
     conversation: Sequence[Message], reply: str, violations: Sequence[Violation]
@@ -19,6 +21,6 @@ def repair_messages(
     )
     return [
         *conversation,
-        {"role": "assistant", "content": reply},
+        {"role": "assistant", "content": reply[:_MAX_QUOTED]},
         {"role": "user", "content": text},
     ]

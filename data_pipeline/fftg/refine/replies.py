@@ -12,10 +12,21 @@ from pydantic import ValidationError
 from data_pipeline.core.json_reading import parse_json_at
 from data_pipeline.fftg.refine import grounding
 from data_pipeline.fftg.refine.grounding import Violation
+from data_pipeline.fftg.refine.redaction import printable
 from data_pipeline.fftg.refine.reply_schema import Reply
 
 _MAX_REPLY = 20_000  # characters; a good one has about 500
 _MAX_PARSED = 10 * _MAX_REPLY  # characters of failed attempts to parse
+#: Ends of a model's thoughts, and where thoughts begin, as models mark them.
+_THOUGHTS = r"(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection)"
+_THOUGHT_END = re.compile(
+    rf"</{_THOUGHTS}>|\[/{_THOUGHTS}\]|\u25c1/{_THOUGHTS}\u25b7|<\|channel\|>\s*final\b",
+    re.IGNORECASE,
+)
+_THOUGHT_START = re.compile(
+    rf"<{_THOUGHTS}>|\[{_THOUGHTS}\]|\u25c1{_THOUGHTS}\u25b7|<\|channel\|>\s*(?:analysis|commentary)\b",
+    re.IGNORECASE,
+)
 
 
 def judge(
@@ -41,12 +52,12 @@ def judge(
             problem = f"{location}: {first['msg']}"
         else:
             return reply, grounding.check(reply, annotation)
-    return None, [Violation("bad_format", problem[:120])]
+    return None, [Violation("bad_format", printable(problem)[:120])]
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every outermost JSON object in a text after the model's thoughts."""
-    text = text.rpartition("</think>")[2][:_MAX_REPLY]
+    """Every outermost JSON object in a text outside the model's thoughts."""
+    text = _without_thoughts(text)[:_MAX_REPLY]
     end = 0
     budget = _MAX_PARSED
     for brace in re.finditer(r"\{", text):
@@ -61,3 +72,12 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(value, dict):
             yield value
+
+
+def _without_thoughts(text: str) -> str:
+    """What follows the last thought, and ends where one begins that was cut off."""
+    # A mark behind all objects ends nothing: the answer came before it.
+    ends = (match.end() for match in _THOUGHT_END.finditer(text, 0, text.rfind("{") + 1))
+    end = max(ends, default=0)
+    start = _THOUGHT_START.search(text, end)
+    return text[end : start.start() if start else None]

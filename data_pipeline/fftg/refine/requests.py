@@ -6,7 +6,9 @@ parts and an uninterrupted run all write the same output with the same code.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +40,7 @@ Line = Mapping[str, Any]
 #: Returns the pair of a line, RGB uint8 [H, W, 3]; called from threads; may raise UNREADABLE.
 LoadImages = Callable[[Line], tuple[Image, Image]]
 UNREADABLE = (UserError, PairError, OSError, ValueError)
+_MAX_FIELD, _MAX_NAMES = 300, 20  # characters and names of a field of the provenance
 
 
 @dataclass
@@ -243,8 +246,21 @@ def _provenance(
         "cost_usd": sum(usd(r) for r in replies),
         "tokens_in": sum(_count(r.get("tokens_in")) for r in replies),
         "tokens_out": sum(_count(r.get("tokens_out")) for r in replies),
-        **({name: replies[-1].get(name) for name in names} if replies else {}),
+        **({name: _plain(replies[-1].get(name)) for name in names} if replies else {}),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A field of a journal's line, which may hold anything, as we write it: flat, short, finite, else None."""
+    if isinstance(value, dict):
+        return {
+            name[:_MAX_FIELD]: None if isinstance(part, dict) else _plain(part)
+            for name, part in itertools.islice(value.items(), _MAX_NAMES)
+        }
+    if isinstance(value, str):
+        return value[:_MAX_FIELD]
+    number = isinstance(value, int | float) and math.isfinite(value)
+    return value if number else None
 
 
 def _count(tokens: Any) -> int:

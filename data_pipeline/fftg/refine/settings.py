@@ -23,7 +23,8 @@ PRICES: Final[dict[str, tuple[float, float]]] = {
 }
 
 
-def _address(text: str) -> str:
+def check_address(text: str) -> str:
+    """Returns the address of an endpoint; ValueError if it is not one of HTTP."""
     try:
         parts = urllib.parse.urlsplit(text)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -60,7 +61,7 @@ class RefineSettings:
     """
 
     model: str = "gpt-4o-mini"
-    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    base_url: Annotated[str, AfterValidator(check_address)] | None = None
     concurrency: PositiveInt = 8
     rpm: PositiveFloat | None = None
     tpm: PositiveFloat | None = None

@@ -57,9 +57,11 @@ async def _read(response: httpx2.Response) -> httpx2.Response:
                 raise httpx2.ReadError("the response is too long", request=response.request)
     finally:
         await response.aclose()
-    text = redacted(body.decode("utf-8", "replace").translate(_CONTROLS))
+    text = redacted(body.decode("utf-8-sig", "replace").translate(_CONTROLS))
     headers = {
-        name: redacted(response.headers[name]) for name in _READ_HEADERS if name in response.headers
+        name: redacted(response.headers[name]).encode("ascii", "replace").decode()
+        for name in _READ_HEADERS
+        if name in response.headers
     }
     kind = headers.get("content-type", "").partition(";")[0]
     return httpx2.Response(

@@ -128,6 +128,11 @@ def test_what_a_power_cut_leaves_is_cut_off(tmp_path: Path) -> None:
 def test_another_file_is_not_taken_for_a_torn_line(name: str, text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(text)
+    if name == "replies":  # passed over, and nothing of it is lost
+        with KINDS[name].open(path) as log:
+            KINDS[name].append(log, KINDS[name].entry(0, "x"))
+        assert path.read_bytes().startswith(text + b"\n{")
+        return
     with pytest.raises(UserError, match="line 1: "):
         KINDS[name].open(path)
     assert path.read_bytes() == text

@@ -30,6 +30,7 @@ Image = npt.NDArray[np.uint8]
 Message = dict[str, Any]
 
 _FOLDER = Path(__file__).parent
+_FIGURES: Final = ("score", "threshold", "margin")
 _NAMES: Final = ("visual", "guide", "task", "predefined")
 _BAR = 8  # width in pixels of the white bar between the two faces
 _JPEG_QUALITY = 95  # preserves fine grain at a fifth of a PNG's size
@@ -172,7 +173,8 @@ def evidence_text(annotation: Mapping[str, Any]) -> str:
     lines = []
     for name, types in forged_regions(annotation).items():
         region = annotation["regions"][name]
-        evidence = region.get("evidence") or {}
+        evidence = region.get("evidence")
+        evidence = evidence if isinstance(evidence, Mapping) else {}
         lines.append(f"{name}: changed{_figures(evidence.get('mask'))}")
         lines += [f"  {kind}{_figures(evidence.get(kind))}" for kind in types]
         if not types:
@@ -204,6 +206,13 @@ def _image_digest(image: Image) -> str:
     return shape + ":" + hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
-def _figures(evidence: Mapping[str, float] | None) -> str:
-    known = [f"{name} {value:.3g}" for name, value in (evidence or {}).items()]
+def _figures(evidence: Any) -> str:
+    """The figures of a region or type. Lines of other programs may hold anything: no text of theirs is sent."""
+    if not isinstance(evidence, Mapping):
+        return ""
+    known = [
+        f"{name} {value:.3g}"
+        for name, value in evidence.items()
+        if name in _FIGURES and isinstance(value, int | float)
+    ]
     return f" ({', '.join(known)})" if known else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,20 @@ def test_batch_files_keep_within_the_limits(
     assert [len(read(path)) for path in files] == [2, 2, 1]
 
 
-def test_replies_to_other_questions_are_ignored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    how = settings(None)
+def test_replies_to_other_questions_are_ignored(tmp_path: Path) -> None:
+    how, said = settings(None), list[str]()
     files = batch.export_batch(pairs(3), tmp_path / "o", tmp_path / "a.jsonl", how, load)
     answer_batch(files, tmp_path / "b.jsonl")
-    summary = batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)
-    assert summary.refined == 2
-    assert "1 replies belong to other questions" in capsys.readouterr().out
+    answers = tmp_path / "b.jsonl"
+    more = [
+        r | {"custom_id": f"{r['custom_id'][:-1]}{turn}"}
+        for r in read(answers)
+        for turn in (-1, 7, 10**25)
+    ]
+    answers.write_text(answers.read_text() + "".join(json.dumps(line) + "\n" for line in more))
+    summary = batch.import_batch(pairs(2), tmp_path / "o", [answers], how, load, said.append)
+    assert (summary.refined, summary.answered) == (2, 2)
+    assert said == ["refine: 10 replies belong to other questions and were ignored"]
     (tmp_path / "b.jsonl").write_text('{"what": 1}\n')
     with pytest.raises(UserError, match="line 1 is not a batch reply"):
         batch.import_batch(pairs(2), tmp_path / "o", [tmp_path / "b.jsonl"], how, load)

@@ -95,16 +95,23 @@ def test_other_settings_do_not_disturb_what_was_paid(tmp_path: Path) -> None:
     assert out.read_bytes() == first_output
 
 
-def test_dry_run_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_sends_nothing(tmp_path: Path) -> None:
+    notes: list[str] = []
     with FaultyServer() as server:
         files = online.dry_run(
-            pairs(9), tmp_path / "dry", tmp_path / "out.jsonl", settings(server), load, 2
+            pairs(9),
+            tmp_path / "dry",
+            tmp_path / "out.jsonl",
+            settings(server),
+            load,
+            2,
+            notes.append,
         )
         assert server.calls == []
     assert [path.suffix for path in files] == [".jpg", ".txt", ".json"] * 2
     assert all(path.stat().st_size for path in files)
     assert not (tmp_path / "out.jsonl").exists()
-    said = capsys.readouterr().out
+    (said,) = notes
     assert "9 pairs, 0 settled already, 9 to ask" in said
     assert "$" in said
 

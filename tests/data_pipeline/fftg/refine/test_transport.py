@@ -220,7 +220,10 @@ def test_the_command_reports_a_redirect_in_one_line(tmp_path: Path, shared_dir: 
             )  # fmt: skip
         assert other.requests == []
     assert done.returncode == 1
-    assert re.fullmatch(r"error: the endpoint redirects to .*\n", done.stderr)
+    assert re.search(
+        r"^refine: 1 pairs, .*\nerror: the endpoint redirects to .*\n\Z", done.stderr, re.M
+    )
+    assert "refine:" not in done.stdout
     assert_no_key(done.stdout + done.stderr + stored_text(tmp_path))
 
 
