@@ -61,6 +61,41 @@ def test_a_true_reply_passes() -> None:
     assert kinds(Reply("The mouth\u2019s lips look blurry \u2013 the eyes na\u00efve.")) == []
 
 
+#: Characters that models write for plain ones.
+TYPOGRAPHIC = {
+    " ": "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000\n\t",
+    "-": "\u2010\u2011\u2012\u2013\u2014\u2015\u2212",
+    "'": "\u2018\u2019\u201a\u201b\u2032\u00b4",
+    '"': "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb",
+    "...": "\u2026",
+    "fi": "\ufb01",
+}
+
+
+@pytest.mark.parametrize(
+    ("plain", "sign"), [(plain, sign) for plain, signs in TYPOGRAPHIC.items() for sign in signs]
+)
+def test_a_sign_is_as_good_as_its_plain_twin(plain: str, sign: str) -> None:
+    text = (
+        """The mouth's soft rim is low-detail and "blurry", the eyes are fine... no, misfitting."""
+    )
+    assert plain in text
+    reply = Reply(text.replace(plain, sign))
+    assert kinds(reply) == []
+    assert final_caption(reply, FAKE) == f"{VERDICTS[FAKE]} {text}"
+
+
+def test_accents_of_two_characters_are_those_of_one() -> None:
+    assert kinds(Reply("The mouth looks blurry, the eyes nai\u0308ve.")) == []
+
+
+@pytest.mark.parametrize("text", ["a-" * 9_900, "no " * 6_000, "x." * 9_000])
+def test_only_the_start_of_a_long_caption_is_searched(text: str) -> None:
+    """Some of the searches take time by the square of the length."""
+    (violation,) = (v for v in check(Reply(text), LINE) if v.kind == "too_long")
+    assert int(violation.detail.split()[-2]) <= 2_000
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

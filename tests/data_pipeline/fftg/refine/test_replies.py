@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 
+from data_pipeline.fftg.refine import online
 from data_pipeline.fftg.refine.replies import judge
-from tests.support.faulty_server import FaultyServer
-from tests.support.refining import CONTENT, pairs, read, run
+from tests.support.echoing_server import EchoingServer, Reply, Request
+from tests.support.faulty_server import Call, FaultyServer, completion, good_reply
+from tests.support.refining import CONTENT, load, pairs, read, run, settings
 
 pytestmark = pytest.mark.usefixtures("openai_key")
 
@@ -47,6 +50,24 @@ def test_one_repair_turn(tmp_path: Path, fault: str) -> None:
     repair = next(call for call in server.calls if call.turn == 1)
     assert [m["role"] for m in repair.body["messages"]] == ["system", "user", "assistant", "user"]
     assert CONTENT[fault].replace("_", " ") in repair.body["messages"][3]["content"]
+
+
+def test_a_long_reply_is_not_sent_back_whole(tmp_path: Path) -> None:
+    """Its tokens would be paid for."""
+
+    def answer(question: Request) -> Reply:
+        text = (
+            "x" * 500_000
+            if question.number == 0
+            else good_reply(Call(0, "", 1, 0, json.loads(question.body)))
+        )
+        return Reply(body=json.dumps(completion(text)).encode())
+
+    with EchoingServer(answer) as server:
+        how = settings(None, base_url=server.url)
+        assert online.refine_annotations(pairs(1), tmp_path / "out.jsonl", how, load).refined == 1
+        quoted = json.loads(server.requests[1].body)["messages"][2]["content"]
+    assert quoted == "x" * 4_000
 
 
 @pytest.mark.parametrize("fault", CONTENT)
