@@ -119,7 +119,7 @@ class Endpoint:
 
         Raises:
           QuestionFailed: this question got no reply.
-          Stopped: the budget is spent.
+          Stopped: the budget is spent, or the endpoint that answered others refuses all questions.
           EndpointRefused: a wrong key, model or address, no quota, or the endpoint is down.
         """
         problem = ""
