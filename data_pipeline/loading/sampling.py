@@ -92,6 +92,7 @@ class Mixture:
             raise UserError("data.train names no packed set: give at least one (folder, weight)")
         self.splits = [PackedSplit(folder, "train") for folder, _ in settings.train]
         _check_methods(self.splits, settings.methods)
+        _check_labels(self.splits, settings.methods)
         self.unit_size = 2 if settings.paired else 1
         self.streams: list[Stream] = []
         self.records_per_epoch = 0
@@ -189,6 +190,21 @@ def _rows(split: PackedSplit, kind: Kind, methods: tuple[str, ...]) -> Sequence[
     if kind == "all":
         chosen |= label == REAL
     return np.flatnonzero(chosen).astype(np.int32)
+
+
+def _check_labels(splits: list[PackedSplit], methods: tuple[str, ...]) -> None:
+    labels = {
+        label
+        for split in splits
+        for label in np.unique(split.index["label"][_rows(split, "all", methods)]).tolist()
+    }
+    missing = [name for name, label in (("reals", REAL), ("fakes", FAKE)) if label not in labels]
+    if len(missing) == 1:  # a set without any is named elsewhere
+        folders = ", ".join(str(split.folder) for split in splits)
+        raise UserError(
+            f"data.train: {folders} has no {missing[0]} in split 'train', and a detector learns from reals and "
+            f"fakes; add a set that has {missing[0]}"
+        )
 
 
 def _check_methods(splits: list[PackedSplit], methods: tuple[str, ...]) -> None:

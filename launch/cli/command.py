@@ -75,6 +75,7 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
         if "config" in flags.FLAGS:
             # A missing config file is only reported when the config is read.
             hasattr(flags.FLAGS["config"].value, "keys")
+            _check_groups()
         flag_errors.check_numbers(
             {
                 name: flags.FLAGS[name].value
@@ -115,6 +116,25 @@ def _with_packaged_recipe(argv: Sequence[str]) -> list[str]:
             if installed.is_file() and not os.path.exists(match[2]):
                 result[number] = f"{match[1] or ''}{installed}{match[3]}"
     return result
+
+
+def _check_groups() -> None:
+    """Refuses a whole group given on the command line: it would drop the recipe's other values.
+
+    Raises:
+      UserError: names the group.
+    """
+    from ml_collections import config_flags
+
+    flag = flags.FLAGS["config"]
+    chosen = config_flags.get_override_values(flag) if hasattr(flag, "override_values") else {}
+    for name, value in chosen.items():
+        if hasattr(value, "keys"):
+            key = next(iter(value.keys()), "KEY")
+            raise UserError(
+                f"--config.{name} would drop the recipe's other values of {name}; give each key by itself, as "
+                f"--config.{name}.{key}=VALUE"
+            )
 
 
 def _guarded(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

@@ -78,9 +78,12 @@ def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
       changed: keys that the command line or a sweep sets.
 
     Raises:
-      UserError: a setting has no effect; names it and the remedy.
+      UserError: a setting has no effect; names it and the remedy. Or the seed is too large.
     """
-    check_used(*settings(values), _plain(values), _defaults(), changed)
+    run, data = settings(values)
+    if run.seed >= 2**32:
+        raise UserError(f"seed is {run.seed}: draws use 32 bits of it; give one below {2**32}")
+    check_used(run, data, _plain(values), _defaults(), changed)
 
 
 def _data(values: Any, seed: int) -> DataSettings:

@@ -146,6 +146,8 @@ def test_what_is_no_recipe_is_one_line_and_status_2(recipe: str, message: str) -
         ("--config.data.train=/nowhere", "no validation set"),
         ("--config.train.keep=0", "train.keep is 0: it must be greater than 0"),
         ("--config.optim.learning_rate=nan", "optim.learning_rate is nan: it must be"),
+        ("--config.seed=4294967296", "seed is 4294967296: draws use 32 bits of it"),
+        ("--config.optim={'learning_rate': 1e-3}", "would drop the recipe's other values of optim"),
     ],
 )
 def test_a_value_that_cannot_be_is_one_line_and_status_1(

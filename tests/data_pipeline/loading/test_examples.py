@@ -123,10 +123,12 @@ def test_the_draws_of_a_unit_follow_from_the_seed_and_its_number(tokenizer: Toke
 def test_a_set_without_captions_is_reported(
     folder: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    record = dataclasses.replace(PackedSplit(folder, "train")[0], captions=())
-    bare = write_packed_set(tmp_path, {"train": [lambda: iter([(record, -1)])]})
+    split = PackedSplit(folder, "train")
+    rows = [int((split.index["label"] == label).argmax()) for label in (0, 1)]
+    records = [(dataclasses.replace(split[row], captions=()), -1) for row in rows]
+    bare = write_packed_set(tmp_path, {"train": [lambda: iter(records)]})
     settings = data_settings(bare, batch_size=1)
-    with pytest.raises(UserError, match=r"'Deepfakes_0/real' has no caption: annotate"):
+    with pytest.raises(UserError, match=r"record 'Deepfakes_0.* has no caption: annotate"):
         next(iter(make_loader(tokenizer, settings)))
     next(iter(make_loader(tokenizer, dataclasses.replace(settings, captions="label_only"))))
 

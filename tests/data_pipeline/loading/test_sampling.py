@@ -13,6 +13,7 @@ from data_pipeline.loading.sampling import Mixture
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.writer import write_packed_set
 from jax_vlffd.errors import UserError
 from tests.support.loading import data_settings, make_loader, take
 from tests.support.packed_sets import METHODS, make_set
@@ -84,6 +85,20 @@ def test_unsuitable_sets_are_reported(
     mixed = data_settings(folder, second, methods=METHODS, balance=0.5)
     with pytest.raises(UserError, match="has no fakes of the methods Deepfakes, FaceSwap"):
         make_loader(tokenizer, mixed)
+
+
+@pytest.mark.parametrize(("label", "missing"), [(0, "fakes"), (1, "reals")])
+def test_sets_of_one_label_alone_are_refused_and_together_taken(
+    label: int, missing: str, folder: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    split = PackedSplit(folder, "train")
+    rows = np.flatnonzero(split.index["label"] == label)[:3]
+    alone = write_packed_set(
+        tmp_path, {"train": [lambda: iter([(split[int(row)], -1) for row in rows])]}
+    )
+    with pytest.raises(UserError, match=f"has no {missing} in split 'train'"):
+        make_loader(tokenizer, data_settings(alone, batch_size=2))
+    make_loader(tokenizer, data_settings(folder, alone, batch_size=2))
 
 
 def test_pickled_mixture_stays_small(folder: Path) -> None:

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -21,7 +19,6 @@ import jax
 import numpy as np
 import pytest
 
-from jax_vlffd import checksums
 from jax_vlffd.config import LossConfig, TuningConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import checkpoints as checkpoint
@@ -194,11 +191,6 @@ def test_what_a_killed_save_left_is_no_checkpoint(plan: TrainPlan, copied: Path)
 # --- what does not fit ---
 
 
-def read(folder: Path, plan: TrainPlan, step: int = 4) -> None:
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        checkpoints.restore(plan.abstract, step)
-
-
 def message(folder: Path, plan: TrainPlan, step: int = 4) -> str:
     with Checkpoints(folder, read_only=True) as checkpoints:
         with pytest.raises(UserError) as caught:
@@ -275,57 +267,6 @@ def test_every_damaged_item_is_a_one_line_error(
     with Checkpoints(copied) as checkpoints:
         assert checkpoints.latest == 3
         assert_same(checkpoints.restore(plan.abstract, 3)[0], filled(plan, 3))
-
-
-@pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.campaign)])
-def test_no_flipped_byte_goes_unseen(count: int, plan: TrainPlan, copied: Path, seed: int) -> None:
-    """One byte at a time, anywhere in what a resume reads."""
-    rng = random.Random(seed)
-    folder = copied / "4"
-    files = [
-        path
-        for part in ("parameters", "rest", "position", "metrics")
-        for path in sorted((folder / part).rglob("*"))
-        if path.is_file()
-        and path.stat().st_size
-        and (part in ("parameters", "rest") or path.name in ("metadata", "metrics"))
-    ]
-    for turn in range(count):
-        file = files[turn] if turn < len(files) else rng.choice(files)
-        sound = file.read_bytes()
-        changed = bytearray(sound)
-        changed[rng.randrange(len(changed))] ^= rng.randrange(1, 256)
-        file.write_bytes(changed)
-        with pytest.raises(UserError, match=f"{folder}: the checkpoint is damaged"):
-            read(copied, plan)
-        file.write_bytes(sound)
-    with Checkpoints(copied, read_only=True) as checkpoints:
-        assert_same(checkpoints.restore(plan.abstract, 4)[0], filled(plan, 4))
-
-
-def test_a_flipped_byte_moves_the_checkpoint_away(
-    plan: TrainPlan, copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (file,) = (copied / "4" / "parameters").rglob("_METADATA")
-    file.write_bytes(file.read_bytes()[:-1] + b" ")
-    with Checkpoints(copied) as checkpoints:
-        state, _ = checkpoints.restore_newest(plan.abstract)
-    assert_same(state, filled(plan, 3))
-    assert "parameters/_METADATA is not as it was saved" in capsys.readouterr().err
-    assert (copied.parent / DAMAGED_FOLDER / "4.0").is_dir()
-
-
-def test_a_checkpoint_of_an_older_version_has_no_digests_and_is_read(
-    plan: TrainPlan, copied: Path
-) -> None:
-    folder = copied / "4"
-    (folder / checksums.FILE).unlink()
-    (folder / "position" / "metadata").write_text(json.dumps(POSITION))
-    (folder / "metrics" / "metrics").write_text('{"auc": 0.5}')
-    with Checkpoints(copied) as checkpoints:
-        state, position = checkpoints.restore_newest(plan.abstract)
-    assert position == POSITION
-    assert_same(state, filled(plan, 4))
 
 
 # --- a validation made up, reads that fail ---
