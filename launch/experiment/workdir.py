@@ -58,8 +58,13 @@ class TrainedRun(TrainedModel):
     trained: Mapping[str, Any] | None = None
 
     def score(self, folder: str | Path, split: str, transform: Transform | None = None) -> Scores:
-        """Scores a packed set's split, with reasons if the run has a bank; see `Scorer.score`."""
+        """Scores a packed set's split, with reasons if the run has a bank; see `Scorer.score`.
+
+        Pictures that a transform changes get no reasons: nothing reads them.
+        """
         scores = self.scorer.score(self.parameters, folder, split, transform)
+        if transform is not None:
+            return scores
         return explanations.with_reasons(scores, self.explainer, self.calibration)
 
 

@@ -238,7 +238,11 @@ def test_a_crop_is_answered_as_evaluation_scores_it(workdir: Path, tmp_path: Pat
     """Decoded, viewed and judged by the loader's way and by the detector's."""
     folder, packed = shutil.copytree(workdir, tmp_path / "run"), tiny.pack_set(tmp_path)
     train_tokenizer(["This is a fake face."], tiny.TEXT.vocab_size, folder / runs.TOKENIZER)
-    scores = runs.load_run(folder).score(packed, "validation")
+    run = runs.load_run(folder)
+    scores = run.score(packed, "validation")
+    changed = run.score(packed, "validation", lambda image: image)  # as --robustness does
+    np.testing.assert_array_equal(changed.logit, scores.logit)
+    assert changed.reasons is None  # nothing reads them
     split = PackedSplit(packed, "validation")
     images = {
         record.id: decode_image(record.image)

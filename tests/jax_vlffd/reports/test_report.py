@@ -135,6 +135,15 @@ def test_every_section_is_there(html: str) -> None:
     assert "no picture" in html
 
 
+def test_probabilities_of_several_detectors_are_labeled(html: str) -> None:
+    texts = "".join(parse(html).words)
+    assert texts.count(f"{HOSTILE}: probability of fake 0.") >= 8
+    assert texts.count("image-only: 0.") >= 8
+    one = detector("one", 1.0)
+    alone = evaluation.render("t", {}, [one], gallery.galleries([one], 2, 0, lambda rows: {}))
+    assert "one: probability of fake" not in alone
+
+
 def test_figures_of_the_report_are_those_of_the_metrics() -> None:
     one = detector("one", 1.5)
     html = evaluation.render("t", {}, [one])
