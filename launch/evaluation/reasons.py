@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd import explanation
 from jax_vlffd.config import InitConfig
 from jax_vlffd.errors import UserError
@@ -18,7 +19,6 @@ from jax_vlffd.vocabulary import REGIONS
 from launch.cli.progress import note
 from launch.experiment import config as configs
 from launch.experiment import explanations
-from launch.experiment.training import validation_methods
 from launch.experiment.workdir import TrainedRun
 
 UNTUNED, CONSTANT = "untuned text tower", "the same regions for all"
@@ -73,12 +73,11 @@ def score_reasons(
     tested = {
         key: scorer.score(run.parameters, folder, sets.split) for key, folder in sets.tested.items()
     }
-    settings, data = configs.settings(run.config)
-    # As in training: a method that was left out calibrates nothing.
+    settings, _ = configs.settings(run.config)
     validation = concatenate(
         [
-            scorer.score(run.parameters, folder, "validation", methods=methods)
-            for folder, methods in validation_methods(sets.validation, data.methods).items()
+            scorer.score(run.parameters, folder, "validation", methods=_trained_on(run, folder))
+            for folder in sets.validation
         ]
     )
     banks = {name: run.parameters}
@@ -107,6 +106,21 @@ def score_reasons(
             every = np.tile(_best_constant(validation), (len(scores), 1))
             figures[key][CONSTANT] = _figures(scores, every, np.zeros(every.shape), sets.split)
     return figures
+
+
+def _trained_on(run: TrainedRun, folder: str) -> tuple[str, ...]:
+    """The methods of a validation set that the run was trained on; all where none of them is known.
+
+    A method that the run has not seen must not calibrate reasons that are then scored on it.
+    """
+    split = PackedSplit(folder, "validation")
+    available = {split.methods[number] for number in set(split.index["method"].tolist())}
+    known = tuple(name for name in run.methods if name in available)
+    if not known:
+        note(
+            f"note: {folder}: not known to hold methods of the training; all of its methods calibrate"
+        )
+    return known
 
 
 def _why_no_start(init: InitConfig, clip: str) -> str:

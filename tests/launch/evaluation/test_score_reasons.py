@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from data_pipeline.packed.builder import pack
+from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.config import LossConfig
+from launch.evaluation import reasons
+from launch.experiment.workdir import TrainedRun
 from tests.support import tiny, tiny_workdir
 from tests.support.packed_sets import write_annotations
 
@@ -64,3 +69,11 @@ def test_a_run_without_alignment_is_refused(packed: Path, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "trained without the alignment branch" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_only_the_methods_of_the_training_calibrate_reasons(packed: Path) -> None:
+    split = PackedSplit(packed, "validation")
+    seen = split.methods[int(split.index["method"][split.index["label"] == 1][0])]
+    for methods, expected in (((seen, "unseen"), (seen,)), (("unseen",), ()), ((), ())):
+        run = cast(TrainedRun, SimpleNamespace(methods=methods))
+        assert reasons._trained_on(run, str(packed)) == expected
