@@ -19,7 +19,7 @@ from data_pipeline.faces.landmarks import stored_landmarks
 from data_pipeline.packed import set_files
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import INDEX_FOLDER, Record
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, fault
 from jax_vlffd.preprocessing import FaceGeometry, face_geometry
 
 #: Bytes of rows that are kept before they are written.
@@ -93,9 +93,9 @@ def read(folder: Path, split: str, records: int) -> np.ndarray | None:
         return None
     path = set_files.regular(folder, f"{INDEX_FOLDER}/{split}.geometry.npy")
     try:
-        rows: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read ({error}); pack the set again") from error
+        rows: Any = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy's reader of headers raises what it likes
+        raise UserError(f"{path} cannot be read ({fault(error)}); pack the set again") from error
     if rows.dtype != np.float32 or rows.shape != (records, len(FaceGeometry._fields)):
         raise UserError(f"{path} is not of the set's {records} records; pack the set again")
     return np.asarray(rows)

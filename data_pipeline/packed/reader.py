@@ -21,7 +21,7 @@ from data_pipeline.packed.record import (
     parse_sample,
     schema,
 )
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, fault
 
 _Parsed = TypeVar("_Parsed")
 
@@ -64,9 +64,11 @@ class PackedSplit:
         if self._index is None:
             path = set_files.regular(self.folder, f"{INDEX_FOLDER}/{self.split}.npy")
             try:
-                index = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} cannot be read ({error}); pack the set again") from error
+                index = np.lib.format.open_memmap(path, mode="r")
+            except Exception as error:  # NumPy's reader of headers raises what it likes
+                raise UserError(
+                    f"{path} cannot be read ({fault(error)}); pack the set again"
+                ) from error
             if index.dtype != INDEX_DTYPE or index.ndim != 1:
                 raise UserError(f"{path} is not an index of this version; pack the set again")
             self._index = index
