@@ -154,7 +154,8 @@ class Sweep:
 
     def _call(self, run: SweepRun, arguments: Sequence[str], log: IO[bytes]) -> str:
         """Runs one command with output to the log; returns why it failed, '' on success."""
-        log.write(f"$ python -m {shlex.join(arguments)}\n".encode())
+        # A path need not be UTF-8.
+        log.write(f"$ python -m {shlex.join(arguments)}\n".encode(errors="backslashreplace"))
         log.flush()
         start = log.tell()
         status = interrupts.call(arguments, log)
