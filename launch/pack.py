@@ -103,7 +103,8 @@ def _print_card(card: dict[str, Any]) -> None:
             "note: everything is in one split, because all videos are connected by shared people "
             "or there are too few; state a `split` in the lines or give --split"
         )
-    print(f"wrote {card['shards']} shards, {card['bytes']} bytes, to {FLAGS.out}")
+    shards = "1 shard" if card["shards"] == 1 else f"{card['shards']} shards"
+    print(f"wrote {shards}, {card['bytes']} bytes, to {FLAGS.out}")
 
 
 if __name__ == "__main__":

@@ -370,5 +370,5 @@ def _check_free(out: Path, overwrite: bool) -> None:
     for path in out.rglob("*"):
         if not path.is_dir() and str(path.relative_to(out)) not in own:
             raise UserError(
-                f"{path} is no part of the packed set that --overwrite replaces: move it"
+                f"{path} is not part of the packed set that --overwrite replaces: move it"
             )

@@ -30,7 +30,7 @@ STDOUT: Final = "standard output"
 class _Stream(io.FileIO):
     """A standard stream; after its first error, what is written goes nowhere.
 
-    `work_goes_on` tells whether a reader that has gone (as `head`) is no error.
+    `work_goes_on` tells whether a reader that has gone (as `head`) is not an error.
     """
 
     work_goes_on = True

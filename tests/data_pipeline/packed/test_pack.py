@@ -211,7 +211,7 @@ def test_an_existing_folder_is_respected(tmp_path: Path, monkeypatch: pytest.Mon
     assert records["Deepfakes_0"].image == records["FaceSwap_0"].image
 
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"notes\.txt is no part of the packed set"):
+    with pytest.raises(UserError, match=r"notes\.txt is not part of the packed set"):
         pack([file], out, overwrite=True)
     (out / "notes.txt").unlink()
 
