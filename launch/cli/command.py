@@ -127,7 +127,9 @@ def _check_groups() -> None:
     from ml_collections import config_flags
 
     flag = flags.FLAGS["config"]
-    chosen = config_flags.get_override_values(flag) if hasattr(flag, "override_values") else {}
+    if flag.value is None or not hasattr(flag, "override_values"):  # a bench takes it or not
+        return
+    chosen = config_flags.get_override_values(flag)
     for name, value in chosen.items():
         if hasattr(value, "keys"):
             key = next(iter(value.keys()), "KEY")

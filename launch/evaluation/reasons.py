@@ -73,7 +73,7 @@ def score_reasons(
     tested = {
         key: scorer.score(run.parameters, folder, sets.split) for key, folder in sets.tested.items()
     }
-    settings, _ = configs.settings(run.config)
+    settings, _ = configs.settings(run.config, saved=True)
     validation = concatenate(
         [
             scorer.score(run.parameters, folder, "validation", methods=_trained_on(run, folder))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,15 @@ _GROUPS: dict[str, Any] = {
 }
 
 
-def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunConfig, DataSettings]:
+def settings(
+    config: config_dict.ConfigDict | Mapping[str, Any], *, saved: bool = False
+) -> tuple[RunConfig, DataSettings]:
     """Checks a config and returns its settings; a missing key has its default.
+
+    Args:
+      config: as a recipe or a workdir has it.
+      saved: it was read from a workdir, which may be a stranger's: the folders that it names are not
+        looked for, so a comma or an @ always ends a set's path.
 
     Raises:
       UserError: an unknown key (the nearest valid one is named), a value of another type or out of range.
@@ -67,7 +75,8 @@ def settings(config: config_dict.ConfigDict | Mapping[str, Any]) -> tuple[RunCon
         )
     seed = values.get("seed", 0)
     model = model_config(values.get("model", {}), values.get("compute", {}))
-    return RunConfig(model=model, seed=seed, **parts), _data(values.get("data", {}), seed)
+    exists = _never if saved else os.path.exists
+    return RunConfig(model=model, seed=seed, **parts), _data(values.get("data", {}), seed, exists)
 
 
 def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
@@ -86,14 +95,20 @@ def check_effect(values: Mapping[str, Any], changed: Collection[str]) -> None:
     check_used(run, data, _plain(values), _defaults(), changed)
 
 
-def _data(values: Any, seed: int) -> DataSettings:
+def _never(path: str) -> bool:
+    return False
+
+
+def _data(values: Any, seed: int, exists: Callable[[str], bool]) -> DataSettings:
     fields = dict(check_group(values, "data"))
     check_known(
         "data", fields, [f.name for f in dataclasses.fields(DataSettings) if f.name != "seed"]
     )
     fields["augment"] = build(AugmentSettings, fields.get("augment", {}), "data.augment")
-    fields["train"] = tuple(_weighted(entry) for entry in _joined(_listed(fields, "train")))
-    fields["validation"] = _joined(_listed(fields, "validation"))
+    fields["train"] = tuple(
+        _weighted(entry, exists) for entry in _joined(_listed(fields, "train"), exists)
+    )
+    fields["validation"] = _joined(_listed(fields, "validation"), exists)
     fields["methods"] = _listed(fields, "methods")
     return DataSettings(**fields, seed=seed)
 
@@ -105,24 +120,24 @@ def _listed(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
-def _joined(entries: tuple[str, ...]) -> tuple[str, ...]:
+def _joined(entries: tuple[str, ...], exists: Callable[[str], bool]) -> tuple[str, ...]:
     """The sets of a list, those whose path has commas put together again: where there is such a folder."""
     sets = []
     while entries:
         for count in range(len(entries), 0, -1):
             name = ",".join(entries[:count])
             folder, _, weight = name.rpartition("@")
-            weighted = folder and "," not in weight and Path(folder).exists()
-            if count == 1 or weighted or Path(name).exists():
+            weighted = folder and "," not in weight and exists(folder)
+            if count == 1 or weighted or exists(name):
                 break
         sets.append(name)
         entries = entries[count:]
     return tuple(sets)
 
 
-def _weighted(entry: str) -> tuple[str, float]:
+def _weighted(entry: str, exists: Callable[[str], bool]) -> tuple[str, float]:
     folder, at, weight = entry.rpartition("@")
-    if not at or Path(entry).exists():  # a folder's name may have an @
+    if not at or exists(entry):  # a folder's name may have an @
         return entry, 1.0
     try:
         return folder, float(weight)

@@ -107,7 +107,7 @@ def _check_same_model(run: RunConfig) -> None:
     saved = configs.read_saved(Path(run.init.resume))
     if saved is None:
         return
-    other, _ = configs.settings(saved)
+    other, _ = configs.settings(saved, saved=True)
     before, now = (
         # In JSON, lists and tuples are equal.
         json.loads(json.dumps(configs.flat(dataclasses.asdict(each.model))))

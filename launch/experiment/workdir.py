@@ -105,7 +105,7 @@ def load_run(
     from jax_vlffd.training.metric_writer import read_history
 
     config = require_run(workdir)
-    run, data = configs.settings(config)
+    run, data = configs.settings(config, saved=True)
     tokenizer = Tokenizer.load(workdir / TOKENIZER)
     run = with_tokenizer(run, tokenizer)
     # The mesh and the batch are those of the machine that evaluates, not of the one that trained.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.packed import builder
-from data_pipeline.packed.builder import PackPlan, pack
+from tests.support.packing_memory import in_new_process, kept_by_packing, planning_peaks
 from tests.support.video_trees import write_picture
 
 
@@ -60,33 +57,21 @@ def test_planning_takes_a_few_bytes_a_line(
     sizes: tuple[int, ...],
     columns: str,
 ) -> None:
-    peaks = []
-    for number, lines in enumerate((100, *sizes)):  # the first for what is imported and cached
-        file = wide(tmp_path / str(number), lines, **COLUMNS[columns])
-        gc.collect()
-        tracemalloc.start()
-        PackPlan([file], split=None)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
+    files = [
+        wide(tmp_path / str(number), lines, **COLUMNS[columns])
+        for number, lines in enumerate((100, *sizes))  # the first for what is imported and cached
+    ]
+    peaks = in_new_process(planning_peaks, files)
     growth = np.diff(peaks[1:]) / np.diff(sizes)
     record_property("bytes_a_line", growth.round(1).tolist())
     assert growth.max() <= 100  # where all ids and paths are kept, it is 190 and more
 
 
 @pytest.mark.slow
-def test_writing_keeps_a_few_bytes_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, write_card = [], builder.write_card
-
-    def measure(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        gc.collect()
-        kept.append(tracemalloc.get_traced_memory()[0])
-        return write_card(*args, **kwargs)
-
-    monkeypatch.setattr(builder, "write_card", measure)
-    monkeypatch.setattr(builder, "SHARD_BYTES", 100_000)
-    for number, lines in enumerate((100, 100, 500)):
-        file = wide(tmp_path / str(number), lines, split="train")
-        tracemalloc.start()
-        pack([file], tmp_path / f"out_{number}")
-        tracemalloc.stop()
+def test_writing_keeps_a_few_bytes_a_line(tmp_path: Path) -> None:
+    files = [
+        wide(tmp_path / str(number), lines, split="train")
+        for number, lines in enumerate((100, 100, 500))
+    ]
+    kept = in_new_process(kept_by_packing, files, tmp_path)
     assert (kept[2] - kept[1]) / 400 <= 100
