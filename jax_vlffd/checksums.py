@@ -72,8 +72,12 @@ def _digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with a digest of their own, for a file that is replaced alone."""
-    return {**values, _KEY: _json_digest(values)}
+    """JSON values with a digest of their own, for a file that is replaced alone.
+
+    A copy to the last level: what is saved in the background may go on changing.
+    """
+    copy: dict[str, Any] = json.loads(json.dumps(values))
+    return {**copy, _KEY: _json_digest(copy)}
 
 
 def unseal(values: Mapping[str, Any], required: bool = False) -> dict[str, Any]:
@@ -96,5 +100,4 @@ def unseal(values: Mapping[str, Any], required: bool = False) -> dict[str, Any]:
 
 
 def _json_digest(values: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(values))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -33,6 +33,10 @@ _BLOCKS, _BLOCK = (
     1 << 16,
 )  # of a file of records: how many are read for a digest, and their bytes
 _MAX_INDEX: Final = 1 << 30  # bytes of an index: 16 a record
+_NOT_COPIED: Final = (
+    "cannot be copied here",
+    "see that it is there, that this machine may read it, and that there is room in $XDG_CACHE_HOME",
+)
 
 
 def local(address: str | os.PathLike[str]) -> Path:
@@ -50,8 +54,7 @@ def local(address: str | os.PathLike[str]) -> Path:
         )
     from etils import epath
 
-    remedy = "see that it is there, that this machine may read it, and that there is room in $XDG_CACHE_HOME"
-    with bucket_errors(text, "cannot be copied here", remedy):
+    with bucket_errors(text, *_NOT_COPIED):
         source = epath.Path(text.rstrip("/"))
         listed = source / CHECKSUMS
         if not listed.exists() or listed.stat().length > _MAX_SUMS:
@@ -98,7 +101,7 @@ def set_digest(folder: Path) -> str:
 
 def _copy(source: epath.Path, sums: str, folder: Path) -> None:
     sys.stderr.write(f"copying {source} to {folder}\n")
-    with new_folder(folder) as aside:
+    with new_folder(folder) as aside, bucket_errors(str(source), *_NOT_COPIED):
         for line in sums.splitlines():
             match = _LINE.fullmatch(line)
             if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
