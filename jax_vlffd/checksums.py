@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import MAX_CONFIG, read_regular
 
 FILE: Final = "SHA256SUMS"
 _KEY: Final = "sha256"
-_MAX_BYTES: Final = 4 << 20  # of a SHA256SUMS
 _THREADS: Final = 8  # hashlib lets go of Python's lock
 
 
@@ -33,20 +33,17 @@ def read(folder: Path) -> dict[str, str]:
     """Name -> digest of the files that `SHA256SUMS` lists, all of them inside the folder.
 
     Raises:
-      UserError: it is not such a list.
-      OSError: it is missing or cannot be read.
+      UserError: it is missing, cannot be read, or is not such a list; the message ends with the fault.
     """
     path = folder / FILE
-    if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"{path}: larger than such a file can be; copy the folder again")
     listed = {}
-    for line in path.read_bytes().decode("utf-8", "replace").splitlines():
+    for line in read_regular(path, MAX_CONFIG).decode("utf-8", "replace").splitlines():
         digest, _, name = line.partition("  ")
         if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path}: not a list of a folder's files; copy the folder again")
+            raise UserError(f"{path}: not a list of a folder's files")
         listed[name] = digest
     if not listed:
-        raise UserError(f"{path}: lists no files; copy the folder again")
+        raise UserError(f"{path}: lists no files")
     return listed
 
 

@@ -25,6 +25,8 @@ import numpy as np
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.calibration import PlattScaling, Verdict, fit_platt
+from jax_vlffd.files import check_regular
+from jax_vlffd.json_reading import parse_json
 from jax_vlffd.vocabulary import (
     PHRASES,
     REGION_NOUNS,
@@ -229,11 +231,10 @@ class Explainer:
         """
         import safetensors
 
+        check_regular(path, _MAX_BYTES)
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise ValueError(f"larger than {_MAX_BYTES} bytes")
             with safetensors.safe_open(path, "numpy") as file:
-                table = json.loads((file.metadata() or {})["explanation"])
+                table = parse_json((file.metadata() or {})["explanation"])
                 embeddings = file.get_tensor("embeddings")
             if table["version"] != VERSION:
                 raise ValueError(f"version {table['version']}, not {VERSION}")
@@ -249,8 +250,14 @@ class Explainer:
             raise UserError(
                 f"{path}: not a bank of sentences ({error}); train or export the model again"
             ) from error
-        if len(explainer.types) != _FORGED or len(explainer.regions) != len(REGIONS):
-            raise UserError(f"{path}: its regions and types are not those of this version")
+        if (
+            explainer.sentences != bank()
+            or len(explainer.types) != _FORGED
+            or len(explainer.regions) != len(REGIONS)
+        ):
+            raise UserError(
+                f"{path}: its sentences, regions or types are not those of this version; train the model again"
+            )
         if not np.isfinite(explainer.embeddings).all():
             raise UserError(f"{path}: holds values that are not numbers; copy the model again")
         return explainer

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_json
 from jax_vlffd.preprocessing import FaceGeometry, Placement
 
 AS_TRAINED, OUTSIDE, UNKNOWN = "as_trained", "outside", "unknown"
@@ -147,8 +148,6 @@ def read(folder: Path) -> Trained:
     Raises:
       UserError: the file is damaged.
     """
-    from jax_vlffd.clip.huggingface_files import read_json
-
     path = folder / FILE
     if not path.exists():
         return Trained()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jax_vlffd.errors import UserError
 
-_MAX_BYTES = 16 << 20
 #: A folder of the Hugging Face cache, and what its files are called.
 _HUB = re.compile(r"/models--[^/]+/snapshots/[0-9a-f]{40}$")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -26,38 +25,32 @@ def check_contained(folder: Path) -> None:
     Raises:
       UserError: an entry, which is named, leads out or is a pipe, a socket or a device.
     """
-    home = folder.resolve()
-    hub = home.parents[1] / "blobs" if _HUB.search(home.as_posix()) else None
     pending = [folder]
     while pending:
         # A folder that vanishes (a run is active) or cannot be listed cannot be opened either.
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_symlink():
-                    real = _target(Path(entry.path))
-                    of_hub = real and hub and real.parent == hub and _DIGEST.fullmatch(real.name)
-                    if real is None or not (real.is_relative_to(home) or of_hub):
-                        raise UserError(
-                            f"{entry.path} is a link out of {folder}; put there what it points to, or remove it"
-                        )
+                    check_link(folder, Path(entry.path))
                 elif entry.is_dir():
                     pending.append(Path(entry.path))
                 elif not entry.is_file():
                     raise UserError(f"{entry.path} is neither file nor folder; remove it")
 
 
-def read_small(path: Path) -> str:
-    """Reads a text file of at most 16 MiB.
+def check_link(folder: Path, path: Path) -> None:
+    """Checks that a path in a folder does not lead out of it; see `check_contained`.
 
     Raises:
-      OSError: the file is missing or cannot be read.
-      ValueError: the file is larger, or is not UTF-8.
+      UserError: it does.
     """
-    with path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
-    return data.decode("utf-8")
+    home, real = folder.resolve(), _target(path)
+    hub = home.parents[1] / "blobs" if _HUB.search(home.as_posix()) else None
+    of_hub = real and hub and real.parent == hub and _DIGEST.fullmatch(real.name)
+    if real is None or not (real.is_relative_to(home) or of_hub):
+        raise UserError(
+            f"{path} is a link out of {folder}; put there what it points to, or remove it"
+        )
 
 
 def _target(link: Path) -> Path | None:

@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
             progress=update,
             shares=shares,
             faces=_faces if FLAGS.by_face else None,
+            note=note,
         )
     _print_card(card)
 

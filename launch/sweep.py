@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     """Lists or runs the sweep; the exit status is 1 if any run failed."""
     del argv
     from jax_vlffd.errors import UserError
+    from jax_vlffd.path_containment import check_contained
     from launch.experiment import config as configs
     from launch.sweeps import plan, run
 
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> None:
     if not sets:
         sets, split = run.validation_sets(flat["data.validation"]), "validation"
     folder = plan.Folder(Path(FLAGS.workdir))
+    for inner in (plan.LOGS, plan.FAILURES):
+        check_contained(folder.path / inner)
     request = run.request(sets, split, FLAGS.bootstrap)
     sweep = run.Sweep(recipe, folder, runs, request, FLAGS.metric)
     if FLAGS.list:

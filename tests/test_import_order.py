@@ -41,7 +41,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data_pipeline": (
         "data_pipeline",
         "jax_vlffd.errors",
+        "jax_vlffd.files",
         "jax_vlffd.hub",
+        "jax_vlffd.json_reading",
         "jax_vlffd.preprocessing",
         "jax_vlffd.settings",
         "jax_vlffd.vocabulary",
@@ -54,9 +56,9 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "signals", "vocabulary", "settings", "preprocessing", "hub", "path_containment", "checksums",
-        "clip", "config", "geometry", "model", "losses", "evaluation", "explanation", "training", "export",
-        "inference", "reports", "compilation",
+        "errors", "signals", "vocabulary", "settings", "preprocessing", "json_reading", "files", "hub",
+        "path_containment", "checksums", "clip", "config", "geometry", "model", "losses", "evaluation",
+        "explanation", "training", "export", "inference", "reports", "compilation",
     ),
     "data_pipeline": (
         "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "loading",

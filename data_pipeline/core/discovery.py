@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, cast
 
-from data_pipeline.core.files import open_regular
 from data_pipeline.core.frame_numbers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from data_pipeline.core.images import InputError, is_picture
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import open_regular, read_text
 
 PICTURE_SUFFIXES: Final = (
     *IMAGE_SUFFIXES,
@@ -64,10 +64,7 @@ def read_list(path: Path) -> list[Path]:
     Raises:
       UserError: it cannot be read or names nothing.
     """
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of paths ({error})") from error
+    lines = read_text(path).splitlines()
     paths = [path.parent / line.strip() for line in lines if line.strip()]
     if not paths:
         raise UserError(f"{path}: names no file")

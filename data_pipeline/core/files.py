@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever seen, and reading those that may be damaged."""
+"""Writing files so that nothing half-written is ever seen; names from files of strangers as paths."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import re
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
-from data_pipeline.core.json_reading import parse_json
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_json
 
 #: Bytes of a name: what file systems take, and what leaves room for a suffix.
 _LIMIT: Final = 255
@@ -235,45 +233,11 @@ def inside(folder: Path, name: str, record: str = "") -> Path:
     return path
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file, opened to read without a buffer; devices and pipes are never waited for.
-
-    Raises:
-      UserError: it is missing, another kind of file, or cannot be opened.
-    """
-    try:
-        # Without O_NONBLOCK, to open a pipe that nobody writes to would wait forever.
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else None
-        raise UserError(f"{path}: cannot be read ({why or error})") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise UserError(f"{path}: not a regular file; give a copy of the file itself")
-    return cast(BinaryIO, file)
-
-
-def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`; see `open_regular`.
-
-    Raises:
-      UserError: it is missing, another kind of file, larger, or cannot be read.
-    """
-    with io.BufferedReader(cast(io.RawIOBase, open_regular(path))) as file:
-        try:
-            data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(data) > max_bytes:
-        raise UserError(f"{path}: larger than the {max_bytes:,} bytes that such a file may have")
-    return data
-
-
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where it is missing, damaged, no regular file or above 64 MiB."""
     try:
-        value = parse_json(read_regular(path, _MAX_OBJECT))
-    except (UserError, ValueError):
+        value = read_json(path, _MAX_OBJECT)
+    except UserError:
         return None
     return value if isinstance(value, dict) else None
 

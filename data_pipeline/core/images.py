@@ -12,7 +12,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import cv2
 import numpy as np
@@ -21,8 +21,8 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
-from data_pipeline.core.files import read_regular
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import open_buffered, read_regular
 from jax_vlffd.preprocessing import as_rgb
 
 Image = NDArray[np.uint8]
@@ -136,7 +136,7 @@ def read_image(path: Path) -> Image | None:
 def is_picture(path: Path) -> bool:
     """Whether a file starts as a picture does; reads its header alone."""
     try:
-        with _open(path):
+        with open_buffered(path) as file, _open(file):
             return True
     except Exception:  # Pillow's readers raise what they like
         return False
@@ -207,7 +207,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open(source: Path | bytes) -> PIL.Image.Image:
+def _open(source: BinaryIO | bytes) -> PIL.Image.Image:
     PIL.Image.init()
     known = [name for name in _FORMATS if name in PIL.Image.OPEN]  # AVIF is in newer ones alone
     return PIL.Image.open(

@@ -7,14 +7,16 @@ import fcntl
 import functools
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
 from data_pipeline.core.files import atomic_write_bytes
-from data_pipeline.core.json_reading import parse_json
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import open_buffered
+from jax_vlffd.json_reading import parse_json
 
 Line = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
@@ -44,7 +46,7 @@ def read_lines(path: Path, names: Sequence[str] = ("id",)) -> list[Line]:
     parse = functools.partial(identified, names=names)
     fault = f"not a JSON object with {' or '.join(names)}; remove the line"
     try:
-        with path.open("rb") as file:
+        with open_buffered(path) as file:
             entries = [entry for _, entry in _complete_lines(file, path, parse, fault)]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -170,6 +172,8 @@ class JsonLog(Generic[Key, Value]):
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self.path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise UserError(f"{self.path}: not a regular file; name another")
         offset = 0
         with open(self._file, "rb", closefd=False) as file:
             for text, entry in _complete_lines(file, self.path, self._parse, self._fault):

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.json_reading import parse_json
+from jax_vlffd import files
 from jax_vlffd.errors import UserError
 
 #: The names of splits, in full and as data sets and users write them.
@@ -27,32 +27,19 @@ def split_name(name: str) -> str | None:
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises UserError where it cannot be read or is not JSON."""
-    try:
-        return parse_json(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from error
+    return files.read_json(path, files.MAX_TEXT)
 
 
 def read_rows(path: Path, *columns: str) -> list[dict[str, str]]:
     """Reads a CSV with at least `columns`; raises UserError where it cannot or they are missing."""
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        reader = csv.DictReader(io.StringIO(files.read_text(path), newline=""), restval="")
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
-            columns_there = ", ".join(reader.fieldnames or ())
+            columns_there = ", ".join(reader.fieldnames or ())[:300]
             raise UserError(f"{path}: column '{missing[0]}' is missing; found: {columns_there}")
         return [
             {k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in reader
         ]
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV ({error})") from error
-
-
-def read_text(path: Path) -> str:
-    """Reads a text file in UTF-8, with or without a byte-order mark; UserError where it cannot."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8") from error

@@ -7,6 +7,7 @@ file and never a name: a name may be an address, and it would be followed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,10 +16,10 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from data_pipeline.core.files import open_regular
 from data_pipeline.core.frame_numbers import is_picture, pictures
 from data_pipeline.core.images import Image, read_image
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import open_regular
 
 #: Pixels of the largest frame that is read: 8K. A larger one is most likely a damaged header.
 MAX_PIXELS: Final = 8192 * 4608
@@ -85,7 +86,7 @@ def open_frames(path: Path) -> Frames:
     Raises:
       VideoError: it does not exist, is not a video, has no frame that can be decoded, or is too large.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # a name that is too long, too
         raise VideoError("missing_file", f"{path} does not exist")
     if path.is_dir() or is_picture(path):
         files = list(pictures(path).values()) if path.is_dir() else [path]

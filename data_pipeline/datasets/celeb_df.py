@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Final
 
 from data_pipeline.core.frame_numbers import entries
-from data_pipeline.core.tables import read_text
 from data_pipeline.datasets import base
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ splits; they count as test, else validation, so that no test video is trained on
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -244,7 +245,7 @@ class _Locator:
         # What was dropped from one path is most likely what has to be dropped from the next.
         for dropped in (self._dropped, *range(len(parts) - 1)):
             path = self._root.joinpath(*parts[dropped:])
-            if dropped < len(parts) and path.is_file():
+            if dropped < len(parts) and os.path.isfile(path):
                 self._dropped = dropped
                 return path
         return None
@@ -287,7 +288,7 @@ def _method(dataset: str, label: str, number: int) -> str:
 
 def _beside(frames: Mapping[int, Path]) -> dict[int, Path]:
     masks = {number: swap_folder(path, "masks") for number, path in frames.items()}
-    return {number: path for number, path in masks.items() if path.is_file()}
+    return {number: path for number, path in masks.items() if os.path.isfile(path)}
 
 
 def _with_reals(videos: Mapping[tuple[str, str], Video]) -> Iterator[Video]:

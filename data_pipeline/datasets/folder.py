@@ -145,6 +145,6 @@ def _inside(root: Path, name: str, where: str) -> Path:
     path = Path(os.path.normpath(root / name.replace("\\", "/")))
     if not path.is_relative_to(root):
         raise UserError(f"{where}: '{name}' leaves {root}; paths are relative to the CSV")
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{where}: '{name}' is not there")
     return path

@@ -6,6 +6,8 @@ They follow the 68-point scheme of iBUG 300-W (0-16 jaw, 17-26 brows, 27-35 nose
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from tokenize import TokenError
 from typing import Final
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.core.frame_numbers import swap_folder
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
 
 Points = NDArray[np.float32]
 
@@ -42,16 +45,14 @@ def stored_landmarks(image_path: Path) -> Points | None:
       UserError: a file is there and is not a finite array of 68 or 81 points.
     """
     for path in landmark_paths(image_path):
-        if path.is_file():
+        if os.path.isfile(path):
             return _read_points(path)
     return None
 
 
 def _read_points(path: Path) -> Points:
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise ValueError("it is too large for 81 points")
-        points = np.load(path, allow_pickle=False)
+        points = np.load(io.BytesIO(read_regular(path, _MAX_FILE)), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: landmarks cannot be read ({reason}); remove the file") from error

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from data_pipeline import captions
 from data_pipeline.core.files import atomic_write_bytes, inside
+from data_pipeline.core.images import MAX_BYTES
 from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import landmark_paths, stored_landmarks
 from data_pipeline.faces.regions import face_outline
@@ -28,6 +29,7 @@ from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.measure.difference_mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.errors import UserError, fault
+from jax_vlffd.files import read_regular
 from jax_vlffd.preprocessing import face_geometry
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 
@@ -230,8 +232,8 @@ class Annotator:
         landmarks = (path for image in images for path in landmark_paths(image))
         for path in (*images, task.mask, *landmarks):
             try:
-                data = path.read_bytes() if path and not task.refused else b""
-            except OSError:
+                data = read_regular(path, MAX_BYTES) if path and not task.refused else b""
+            except UserError:
                 data = b"unreadable"
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.hexdigest()[:32]

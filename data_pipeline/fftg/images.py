@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ def read_image(path: Path) -> tuple[Image, str | None]:
     try:
         picture = read_picture(path)
     except InputError as error:
-        code = "unreadable_image" if path.is_file() else "missing_file"
+        code = "unreadable_image" if os.path.isfile(path) else "missing_file"
         raise PairError(code, str(error)) from error
     codes = {note.partition(":")[0] for note in picture.notes}
     remark = next((text for code, text in _REMARKS.items() if code in codes), None)
@@ -45,7 +46,7 @@ def read_mask(path: Path, real: Image, fake: Image) -> Image:
     try:
         mask = read_picture(path, gray=True).image
     except InputError as error:
-        code = "bad_mask" if path.is_file() else "missing_file"
+        code = "bad_mask" if os.path.isfile(path) else "missing_file"
         raise PairError(code, str(error)) from error
     if mask.shape not in (real.shape[:2], fake.shape[:2]):
         sizes = f"{mask.shape[1]}x{mask.shape[0]}; the images are {real.shape[1]}x{real.shape[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Final
 
 from data_pipeline.fftg.annotator import AnnotationTask
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
 
 #: Columns that the annotator reads; all others are copied into the lines.
 _READ: Final = ("id", "real", "fake", "mask")
@@ -33,24 +35,19 @@ def read_pairs(path: Path) -> list[AnnotationTask]:
       UserError: the file cannot be read, is not a CSV in UTF-8, lacks a column or has no rows.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            names = reader.fieldnames or []
-            for column in ("real", "fake"):
-                if column not in names:
-                    raise UserError(
-                        f"{path}: column '{column}' is missing; its columns: {', '.join(names)}"
-                    )
-            clash = [name for name in _WRITTEN if name in names]
-            if clash:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restval="")
+        names = reader.fieldnames or []
+        for column in ("real", "fake"):
+            if column not in names:
                 raise UserError(
-                    f"{path}: column '{clash[0]}' is written by the annotator; rename it"
+                    f"{path}: column '{column}' is missing; its columns: {', '.join(names)[:300]}"
                 )
-            rows = list(reader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+        clash = [name for name in _WRITTEN if name in names]
+        if clash:
+            raise UserError(f"{path}: column '{clash[0]}' is written by the annotator; rename it")
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV ({error})") from error
     if not rows:
         raise UserError(f"{path}: has no rows")
     tasks: list[AnnotationTask] = []

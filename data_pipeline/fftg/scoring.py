@@ -8,6 +8,7 @@ not the harmonic mean of the other two.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
 from jax_vlffd.vocabulary import REGIONS, regions_named
 
 Line = Mapping[str, Any]
@@ -46,9 +48,8 @@ def read_truth(path: Path) -> Truth:
       UserError: the file cannot be read, lacks columns or has another value.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval=""))
+    except csv.Error as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
     names = set(rows[0]) if rows else set()
     columns: dict[str, tuple[str, ...]] = {name: (name,) for name in REGIONS if name in names}

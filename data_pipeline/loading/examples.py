@@ -149,6 +149,11 @@ class LoadUnit:
             rows = stream.unit(number)
             records = [stream.split.sample(row) for row in rows]
             numbers = [stream.start + row for row in rows]
+            if len(records) == 2 and (records[0].pair != records[1].id or records[1].label):
+                raise UserError(
+                    f"{stream.split.folder} ({stream.split.split}): the index pairs {records[0].id!r:.80} with "
+                    f"{records[1].id!r:.80}, which is not its real; pack the set again"
+                )
             images = []
             for record, record_number in zip(records, numbers, strict=True):
                 try:

@@ -20,9 +20,10 @@ from tokenizers import Regex, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 from data_pipeline.core.files import atomic_write_text
-from data_pipeline.core.json_reading import parse_json
 from jax_vlffd import hub
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
+from jax_vlffd.json_reading import parse_json
 
 BOS: Final = "<|startoftext|>"
 EOS: Final = "<|endoftext|>"
@@ -249,14 +250,7 @@ def _special_tokens(folder: Path) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def _read_text(path: Path) -> str:
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise UserError(
-            f"{path} is larger than {_MAX_FILE_BYTES >> 20} MiB: not a tokenizer's file"
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+    return read_text(path, _MAX_FILE_BYTES)
 
 
 def _read_json(path: Path) -> Any:

@@ -31,10 +31,10 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from data_pipeline import captions as caption_writer
-from data_pipeline.core.json_reading import parse_json
 from data_pipeline.core.tables import split_name
-from data_pipeline.packed.record import SPLITS
+from data_pipeline.packed.record import MAX_CAPTION, MAX_NAME, SPLITS
 from jax_vlffd.errors import UserError
+from jax_vlffd.json_reading import parse_json
 from jax_vlffd.preprocessing import FaceGeometry
 from jax_vlffd.vocabulary import CAPTION_SOURCES, FAKE, REAL, REGIONS, TYPES
 
@@ -46,9 +46,19 @@ def _text(value: Any) -> Any:
 
 if TYPE_CHECKING:
     _Text = str
+    _Caption = str
 else:  # of three kinds, so that Python is called for the two rare ones alone
-    _Text = StrictStr | Annotated[StrictInt | None, AfterValidator(_text)]
-_Texts = Annotated[list[str], BeforeValidator(lambda value: value or [])]
+    _Text = (
+        Annotated[StrictStr, Field(max_length=MAX_NAME)]
+        | Annotated[StrictInt | None, AfterValidator(_text)]
+    )
+    _Caption = (
+        Annotated[StrictStr, Field(max_length=MAX_CAPTION)] | Annotated[None, AfterValidator(_text)]
+    )
+_Texts = Annotated[
+    list[Annotated[str, Field(max_length=MAX_CAPTION)]],
+    BeforeValidator(lambda value: value or []),
+]
 # Pixels, sides or degrees: no face lies further away.
 _Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
 _NUMBERS: Any = dict.fromkeys(FaceGeometry._fields, (_Number, ...))
@@ -69,12 +79,12 @@ class _Line(BaseModel):
     fake: _Text = ""
     label: Any = None
     regions: Annotated[dict[str, _Region], BeforeValidator(lambda value: value or {})] = {}
-    caption: _Text = ""
+    caption: _Caption = ""
     caption_key: _Text = ""
     source: _Text = ""
     mask: _Text = ""
     captions: _Texts = []
-    raw_caption: _Text = ""
+    raw_caption: _Caption = ""
     real_captions: _Texts = []
     real_caption_key: _Text = ""
     dataset: _Text = ""
@@ -212,6 +222,8 @@ def parse_line(line: bytes, file: Path) -> Annotation | str:
 def _in_one_line(error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_context=False)[0]
     name, *inner = map(str, fault["loc"])
+    if fault["type"] == "string_too_long":
+        return f"has a text in {name!r:.80} that is longer than such a text may be"
     if name == "real" and fault["type"] == "missing":
         return "names no real image (null where the real of a fake is not known)"
     if name == "geometry":

@@ -11,14 +11,16 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 
 from data_pipeline.core.files import folder_aside
+from data_pipeline.core.jsonl import MAX_LINE
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
 from data_pipeline.packed.card import Counts, write_card
@@ -30,6 +32,7 @@ from data_pipeline.packed.remote import CHECKSUMS
 from data_pipeline.packed.splits import SHARES, Groups
 from data_pipeline.packed.writer import Shard, write_packed_set
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
 
 #: A shard is closed once it holds so many bytes: images, and captions and the like of each record.
 SHARD_BYTES: Final = 256 << 20
@@ -49,6 +52,8 @@ class PackPlan:
         skipped: pairs that were never annotated, counted by their error's code.
         split_rule: how the splits were made, for the data card.
         counts: what has been written so far.
+        outside: pictures and masks that lie outside the folders of their annotation files.
+        outside_folder: the folder that all of those lie below.
         reals_without_video: reals that only their content tells apart, so that one person may be in
             several splits.
 
@@ -71,6 +76,7 @@ class PackPlan:
         self._groups = Groups()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.counts = Counts()
+        self.outside, self.outside_folder = 0, ""
         faults: list[str] = []
         for file_index, file in enumerate(self.files):
             for line_number, offset, line in _lines(file):
@@ -139,6 +145,7 @@ class PackPlan:
         if isinstance(pair, str):
             self.skipped[pair] += 1
             return
+        self._note_outside(file_index, filter(None, (pair.real, pair.fake, pair.mask)))
         sizes = [_size(path) for path in (pair.fake, pair.mask) if path is not None]
         real_size = _size(pair.real) if pair.real else -1
         stated = pair.split or split
@@ -153,6 +160,14 @@ class PackPlan:
         self._line.append(line_number)
         self._bytes.append(min(sum(sizes), _MAX_INT) if pair.fake else -1)
         self._stated.append(SPLITS.index(stated) if stated else -1)
+
+    def _note_outside(self, file_index: int, paths: Iterable[Path]) -> None:
+        home = os.path.realpath(self.files[file_index].parent)
+        for path in paths:
+            place = os.path.dirname(os.path.realpath(path))
+            if os.path.commonpath([home, place]) != home:
+                self.outside += 1
+                self.outside_folder = os.path.commonpath([self.outside_folder or place, place])
 
     def _repeated(self) -> list[str]:
         """The faults of lines whose id an earlier line has."""
@@ -290,7 +305,9 @@ def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
         )
     offset = 0
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
+            if len(line) > MAX_LINE:
+                raise UserError(f"{file}:{number}: longer than {MAX_LINE:,} bytes; remove the line")
             if line.strip():
                 yield number, offset, line
             offset += len(line)
@@ -312,6 +329,7 @@ def pack(
     progress: Callable[[int, int], None] = lambda done, total: None,
     shares: Sequence[float] = SHARES,
     faces: Callable[[list[Path]], Sequence[int]] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Packs annotation files into a new folder and returns its data card.
 
@@ -326,12 +344,18 @@ def pack(
         shares: of train, validation and test in per cent, where no line states a split.
         faces: groups pictures by the face that they show, as `faces.identity.group_by_face`; without it
             pictures whose video is not named are told apart by their content alone.
+        note: called with a remark on the input.
 
     Raises:
         UserError: `out` is taken, or see `PackPlan`.
     """
     _check_free(out, overwrite)
     plan = PackPlan(files, split, shares, faces)
+    if plan.outside:
+        note(
+            f"note: {plan.outside} pictures and masks lie outside the folders of their annotations, below "
+            f"{plan.outside_folder}; look at them before you share the set"
+        )
     done = 0
 
     def step() -> None:
@@ -363,9 +387,9 @@ def _check_free(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{out} is a packed set already: name another --out, or give --overwrite")
     try:
-        sums = (out / CHECKSUMS).read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out / CHECKSUMS} cannot be read: name another --out") from error
+        sums = read_text(out / CHECKSUMS).splitlines()
+    except UserError as error:
+        raise UserError(f"{error}: name another --out") from error
     own = {CHECKSUMS, *(line.partition("  ")[2] for line in sums)}
     for path in out.rglob("*"):
         if not path.is_dir() and str(path.relative_to(out)) not in own:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_text, read_regular
+from data_pipeline.core.files import atomic_write_text
 from data_pipeline.packed.record import SPLITS, Record
 from data_pipeline.packed.remote import CHECKSUMS
 from data_pipeline.packed.set_files import regular
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, plain_markdown
+from jax_vlffd.files import read_regular
 from jax_vlffd.vocabulary import LABEL_NAMES
 
 CARD: Final = "data_card.json"
@@ -135,12 +136,13 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 def _readme(card: Mapping[str, Any]) -> str:
     rows = [
-        f"| {split} | {row['dataset']} | {row['method']} | {row['label']} | {row['records']} |"
+        f"| {split} | {plain_markdown(row['dataset'])} | {plain_markdown(row['method'])} | {row['label']} "
+        f"| {row['records']} |"
         for split, content in card["splits"].items()
         for row in content["by_method"]
     ]
     sources = ", ".join(f"{n} {name}" for name, n in card["fakes_by_caption_source"].items())
-    skipped = ", ".join(f"{n} {code}" for code, n in card["skipped"].items())
+    skipped = ", ".join(f"{n} {plain_markdown(code)}" for code, n in card["skipped"].items())
     return "\n".join(
         [
             "# Packed face-forgery set",

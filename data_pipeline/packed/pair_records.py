@@ -9,10 +9,11 @@ from typing import Final
 import cv2
 import numpy as np
 
-from data_pipeline.core.images import InputError, image_size, read_picture
+from data_pipeline.core.images import MAX_BYTES, InputError, image_size, read_picture
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.record import Record
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -66,23 +67,26 @@ def fake_record(pair: Annotation, where: str, real_id: str) -> Record:
 
 def _mask(path: Path, where: str) -> bytes:
     """A mask as PNG: as it is stored, or encoded anew where it has another of the formats that are read."""
+    data = _read(path, where)
+    if data.startswith(_PNG):
+        return data
     try:
-        data = path.read_bytes()
-        if data.startswith(_PNG):
-            return data
         return cv2.imencode(".png", read_picture(path, gray=True).image)[1].tobytes()
-    except OSError as error:
-        raise UserError(f"{where}: the mask {path} cannot be read ({error.strerror})") from error
     except InputError as error:
         raise UserError(f"{where}: the mask {error}") from error
 
 
 def _image(path: Path, where: str) -> bytes:
+    data = _read(path, where)
     try:
-        data = path.read_bytes()
         image_size(data)
-    except OSError as error:
-        raise UserError(f"{where}: {path} cannot be read ({error.strerror})") from error
     except InputError as error:
         raise UserError(f"{where}: {path}: {error}") from error
     return data
+
+
+def _read(path: Path, where: str) -> bytes:
+    try:
+        return read_regular(path, MAX_BYTES)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

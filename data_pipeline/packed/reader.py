@@ -14,6 +14,7 @@ from data_pipeline.packed.record import (
     DATASET_NAME,
     INDEX_DTYPE,
     INDEX_FOLDER,
+    MAX_NAME,
     SPLITS,
     Record,
     Sample,
@@ -22,8 +23,9 @@ from data_pipeline.packed.record import (
     schema,
 )
 from jax_vlffd.errors import UserError, fault
+from jax_vlffd.vocabulary import FAKE
 
-_Parsed = TypeVar("_Parsed")
+_Parsed = TypeVar("_Parsed", Record, Sample)
 
 
 class PackedSplit:
@@ -71,6 +73,14 @@ class PackedSplit:
                 ) from error
             if index.dtype != INDEX_DTYPE or index.ndim != 1:
                 raise UserError(f"{path} is not an index of this version; pack the set again")
+            if len(index) and (
+                index["method"].max() >= len(self.methods)
+                or index["label"].max() > FAKE
+                or not -1 <= index["pair"].min() <= index["pair"].max() < len(index)
+            ):
+                raise UserError(
+                    f"{path} names methods, labels or rows that are not there; pack the set again"
+                )
             self._index = index
         return self._index
 
@@ -86,12 +96,22 @@ class PackedSplit:
 
     def _read(self, row: int, parse: Callable[[bytes], _Parsed]) -> _Parsed:
         try:
-            return parse(self._source[row])
+            record = parse(self._source[row])
+            self._check(row, record)
+            return record
         except Exception as error:  # ArrayRecord and protobuf have errors of their own
             raise UserError(
                 f"record {row} of {self.folder} ({self.split}) cannot be read ({error}); check the "
                 "set with `sha256sum -c SHA256SUMS` and pack or copy it again"
             ) from error
+
+    def _check(self, row: int, record: Record | Sample) -> None:
+        """Checks a record against its row: by the index it was chosen, and a set is untrusted."""
+        _, method, label = self.index[row].item()
+        if label != record.label:
+            raise ValueError(f"its label is {record.label}, in the index {label}")
+        if label == FAKE and self.methods[method] != record.method:
+            raise ValueError(f"its method is {record.method!r:.80}, in the index another")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_index": None}
@@ -125,8 +145,10 @@ def _index_content(folder: Path) -> dict[str, Any]:
                 f"{path} is of version {content['version']!r:.80}, not 1; pack the set again"
             )
         methods, records = content["methods"], content["records"]
-        if not all(isinstance(name, str) for name in methods) or not set(records) <= set(SPLITS):
-            raise ValueError("unknown methods or splits")
+        if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in methods):
+            raise ValueError("methods that are not names")
+        if not set(records) <= set(SPLITS):
+            raise ValueError("unknown splits")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}); pack the set again") from error
     return {"methods": methods, "records": records}

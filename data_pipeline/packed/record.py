@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jax_vlffd.vocabulary import LABEL_NAMES, REGIONS, TYPES
+from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, TYPES
 
 SPLITS: Final = ("train", "validation", "test")
 DATASET_NAME: Final = "face_forgery"
@@ -20,6 +20,12 @@ INDEX_FOLDER: Final = "index"
 #: One row a record: the row of its real in the same split (-1: none, or it is a real), the place of
 #: its method in the index's list of methods, and its label.
 INDEX_DTYPE: Final = np.dtype([("pair", "<i8"), ("method", "<u2"), ("label", "u1")], align=True)
+
+
+#: Letters of a name, such as an id, and of a caption; a letter has at most four bytes.
+MAX_NAME: Final = 4096
+MAX_CAPTION: Final = 1 << 16
+_MAX_CAPTIONS: Final = 16 << 20  # bytes of all captions of a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Sample(NamedTuple):
     """What of a record goes into batches; read in less than half a `Record`'s time. Fields as there."""
 
     id: str
+    method: str
+    pair: str
     image: bytes
     mask: bytes
     label: int
@@ -107,19 +115,14 @@ def parse_record(data: bytes) -> Record:
     """
     field = _fields(data)
 
-    def text(name: str) -> str:
-        return field[name].bytes_list.value[0].decode()  # type: ignore[no-any-return]
-
     def numbers(name: str) -> np.ndarray:
         return np.array(field[name].int64_list.value[:], np.int64)
 
     return Record(
         **_sample(field)._asdict(),
-        dataset=text("dataset"),
-        method=text("method"),
-        video=text("video"),
-        frame=text("frame"),
-        pair=text("pair"),
+        dataset=_text(field, "dataset"),
+        video=_text(field, "video"),
+        frame=_text(field, "frame"),
         regions=numbers("regions"),
         types=numbers("types").reshape(len(REGIONS), len(TYPES)),
     )
@@ -135,12 +138,28 @@ def _fields(data: bytes) -> Any:
 
 
 def _sample(field: Any) -> Sample:
+    captions = field["captions"].bytes_list.value
+    lengths = [len(caption) for caption in captions]
+    if sum(lengths) > _MAX_CAPTIONS or max(lengths, default=0) > 4 * MAX_CAPTION:
+        raise ValueError("its captions are longer than a record may have")
+    label = field["label"].int64_list.value[0]
+    if label not in (REAL, FAKE):
+        raise ValueError(f"the label is {label}, neither {REAL} nor {FAKE}")
     return Sample(
-        id=field["id"].bytes_list.value[0].decode(),
+        id=_text(field, "id"),
+        method=_text(field, "method"),
+        pair=_text(field, "pair"),
         image=field["image"].bytes_list.value[0],
         mask=field["mask"].bytes_list.value[0],
-        label=field["label"].int64_list.value[0],
-        captions=tuple(caption.decode() for caption in field["captions"].bytes_list.value),
-        raw_caption=field["raw_caption"].bytes_list.value[0].decode(),
-        caption_key=field["caption_key"].bytes_list.value[0].decode(),
+        label=label,
+        captions=tuple(caption.decode() for caption in captions),
+        raw_caption=_text(field, "raw_caption", MAX_CAPTION),
+        caption_key=_text(field, "caption_key"),
     )
+
+
+def _text(field: Any, name: str, max_letters: int = MAX_NAME) -> str:
+    value: bytes = field[name].bytes_list.value[0]
+    if len(value) > 4 * max_letters:
+        raise ValueError(f"{name} has {len(value):,} bytes, more than a record may have")
+    return value.decode()

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from data_pipeline.core.files import new_folder, open_regular, read_regular
+from data_pipeline.core.files import new_folder
 from data_pipeline.packed.set_files import regular
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import open_regular, read_regular
 
 if TYPE_CHECKING:
     from etils import epath

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.files import read_regular
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
 
 _MAX_BYTES: Final = 16 << 20  # of a JSON file: 100,000 shards take 1 MB
 _MAX_SHARDS: Final = 100_000

@@ -14,9 +14,11 @@ from typing import Final
 
 import numpy as np
 
+from data_pipeline.core.images import MAX_BYTES
 from data_pipeline.packed.annotation import Annotation
 from data_pipeline.packed.numbering import number
 from data_pipeline.packed.record import SPLITS
+from jax_vlffd.files import read_regular
 
 #: Shares of train, validation and test in per cent, unless others are asked for.
 SHARES: Final = (80.0, 10.0, 10.0)
@@ -70,8 +72,8 @@ class Groups:
         self.unnamed_reals = len(unnamed)
         digests = np.empty((len(unnamed), 4), ">u8")
         for row, line in enumerate(first_lines[unnamed]):
-            content = hashlib.sha256(picture(int(line)).read_bytes()).digest()
-            digests[row] = np.frombuffer(content, ">u8")
+            content = read_regular(picture(int(line)), MAX_BYTES)
+            digests[row] = np.frombuffer(hashlib.sha256(content).digest(), ">u8")
         content_of_unnamed, rows = number(list(digests.T))
         # A graph of the reals, the names, the contents and the faces.
         names = len(first_lines)

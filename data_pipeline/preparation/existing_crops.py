@@ -118,7 +118,7 @@ def _add(
     number = key.number
     path = crop_path(video, number, source.suffix, key.rank)
     _link(source, inside(out, path))
-    points = next((at for at in landmark_paths(source) if at.is_file()), None)
+    points = next((at for at in landmark_paths(source) if os.path.isfile(at)), None)
     if points:
         _link(points, inside(out, f"{folder_of(video, 'landmarks')}/{Path(path).stem}.npy"))
     mask = ""

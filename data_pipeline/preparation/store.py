@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from data_pipeline.core.files import atomic_write_text, inside
-from data_pipeline.core.json_reading import parse_json
 from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.base import Video
 from jax_vlffd.errors import UserError, printable
+from jax_vlffd.files import MAX_TEXT, read_json
 from jax_vlffd.vocabulary import FAKE, REAL
 
 #: Videos that the summary names, of those that failed.
@@ -102,11 +102,11 @@ def stamp(video: Video) -> str:
 def load(out: Path, video: Video) -> PreparedVideo | None:
     """The outcome of an earlier run; None where there is none, or the video has changed since."""
     try:
-        content = json.loads(_marker(out, video).read_text(encoding="utf-8"))
+        content = read_json(_marker(out, video), MAX_TEXT)
         outcome = PreparedVideo(**content)
         outcome.frames = [PreparedFrame(*frame) for frame in outcome.frames]
         outcome.skipped, outcome.remarks = Counter(outcome.skipped), Counter(outcome.remarks)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (UserError, ValueError, TypeError, KeyError):
         return None
     return outcome if outcome.stamp == stamp(video) else None
 
@@ -150,14 +150,14 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
       UserError: it was begun otherwise.
     """
     path = out / "prepare.json"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file; name a folder")
     try:
-        before = dict(parse_json(path.read_bytes()))
-    except FileNotFoundError:
-        atomic_write_text(path, json.dumps(settings, indent=2) + "\n")
-        return
-    except NotADirectoryError as error:
-        raise UserError(f"--out={out} is a file; name a folder") from error
-    except (OSError, ValueError, TypeError) as error:
+        if not os.path.lexists(path):
+            atomic_write_text(path, json.dumps(settings, indent=2) + "\n")
+            return
+        before = dict(read_json(path))
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); take another --out") from error
     for name, value in settings.items():
         if before.get(name) != value:

@@ -21,14 +21,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jax_vlffd import files
 from jax_vlffd.clip.config import CLIPConfig, VisionConfig
 from jax_vlffd.clip.huggingface_config import clip_from_hf, clip_to_hf, vit_from_hf
 from jax_vlffd.clip.huggingface_files import check_format, local_folder, read_json, weight_files
 from jax_vlffd.errors import UserError
+from jax_vlffd.path_containment import check_link
 
 Table = Sequence[tuple[str, str]]
 Target = Mapping[str, jax.ShapeDtypeStruct]
 
+_MAX_WEIGHTS = 1 << 40
 _MAX_FAULTS = 100  # in one message; the tables have fewer rows
 _FLOATS = ("F64", "F32", "F16", "BF16")  # quantized weights mean nothing without their scales
 
@@ -121,6 +124,7 @@ def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
     """
     folder = local_folder(source, cached=cached)
     check_format(folder)
+    check_link(folder, folder / "config.json")
     values = read_json(folder / "config.json")
     clip: CLIPConfig | None = None
     try:
@@ -133,6 +137,8 @@ def open_checkpoint(source: str, *, cached: bool = False) -> Checkpoint:
         raise UserError(f"{folder / 'config.json'}: {error}; give a CLIP or a plain ViT") from None
     tensors = {}
     for file in weight_files(folder):
+        check_link(folder, file)
+        files.check_regular(file, _MAX_WEIGHTS)
         try:
             with safe_open(file, framework="np") as handle:
                 tensors.update(dict.fromkeys(handle.keys(), file))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
-from jax_vlffd import hub
+from jax_vlffd import files, hub
 from jax_vlffd.errors import UserError
+from jax_vlffd.path_containment import check_link
 
-_MAX_JSON: Final = 16 * 2**20  # a config or an index has kilobytes
 _DOWNLOADED: Final = (
     "config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json",
     "processor_config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json",
@@ -60,18 +59,19 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
+        check_link(folder, index)
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not all(map(_is_shard, names.values())):
             raise UserError(
                 f"{index}: its weight_map names something other than .safetensors files of its own "
                 "folder; download the checkpoint again"
             )
-        files = sorted({folder / name for name in names.values()})
+        paths = sorted({folder / name for name in names.values()})
     else:
-        files = [folder / "model.safetensors"]
-    missing = [file.name for file in files if not file.exists()]
+        paths = [folder / "model.safetensors"]
+    missing = [path.name for path in paths if not path.exists()]
     if not missing:
-        return files
+        return paths
     others = sorted(file.name for file in folder.glob("model.*.safetensors"))
     if others and not index.exists():
         raise UserError(
@@ -93,7 +93,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _is_shard(name: Any) -> bool:
-    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and name.endswith(".safetensors")
+        and len(name) <= 255
+        and name.isprintable()
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -102,16 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: the file is missing, too large, or not a JSON object.
     """
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise UserError(
-                f"{path}: larger than {_MAX_JSON >> 20} MiB, too large for a config or an index"
-            )
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    values = files.read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a JSON object")
     return values

@@ -16,6 +16,7 @@ from typing import Final, Literal
 import numpy as np
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.json_reading import parse_json
 
 VERSION: Final = 1
 BINS: Final = 15
@@ -86,8 +87,8 @@ class Calibration:
           UserError: the text is anything else; it names `source`.
         """
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(text)
+        except ValueError as error:
             raise UserError(f"{source}: not JSON ({error}); fit the calibration again") from error
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise UserError(f"{source}: not a calibration of version {VERSION}; fit it again")

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
@@ -24,6 +25,23 @@ REQUIRED_COLUMNS: Final = ("dataset", "method", "video", "label", "probability")
 COLUMNS: Final = ("dataset", "split", "method", "video", "frame", "id", "label", "probability")
 #: Optional columns: evaluation set (default: dataset), detector, the record's and the model's words.
 OPTIONAL_COLUMNS: Final = ("set", "detector", "logit", "regions", "caption", "reasons")
+
+#: Columns of text.
+_NAMES: Final = frozenset((*COLUMNS, *OPTIONAL_COLUMNS)) - {
+    "label",
+    "probability",
+    "logit",
+    "regions",
+}
+#: An array of names is as wide as its longest: letters that a name may have whatever the number of rows, and
+#: bytes of an array with a longer one.
+_WIDTH: Final = 256
+_MAX_BYTES: Final = 1 << 28
+#: Between a probability and that of the logit beside it, which others may have rounded.
+_MAX_GAP: Final = 0.01
+#: What a spreadsheet takes for a formula, behind any apostrophes; and an apostrophe that was put before one.
+_FORMULA: Final = re.compile(r"'*([=@\t\r]|[+-].*[(|!=@])", re.DOTALL)
+_ESCAPED: Final = re.compile(r"^'('*([=@\t\r]|[+-].*[(|!=@]).*)$", re.DOTALL)
 
 _MIN_PROBABILITY: Final = 1e-12  # a probability of exactly 0 or 1 has no finite logit
 
@@ -67,9 +85,9 @@ class Scores:
         """Converts sequences to arrays and checks lengths and ranges (UserError names the row)."""
         assign = object.__setattr__
         for name in ("dataset", "split", "method", "video", "frame", "id"):
-            assign(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+            assign(self, name, _names(name, getattr(self, name)))
         names = self.dataset if self.set_name is None else self.set_name
-        assign(self, "set_name", np.asarray(names, dtype=np.str_))
+        assign(self, "set_name", _names("set", names))
         assign(self, "label", np.asarray(self.label, dtype=np.int64))
         assign(self, "probability", np.asarray(self.probability, dtype=np.float64))
         if self.logit is not None:
@@ -155,6 +173,14 @@ class Scores:
             return None
         named = [[r in names for r in REGIONS] for names in map(regions_named, self.reasons)]
         return np.asarray(named, dtype=bool).reshape(-1, len(REGIONS))
+
+
+def _names(column: str, values: Any) -> np.ndarray:
+    if not (isinstance(values, np.ndarray) and values.dtype.kind == "U"):
+        width = max((len(str(value)) for value in values), default=0)
+        if width > _WIDTH and 4 * width * len(values) > _MAX_BYTES:
+            raise UserError(f"scores: {column} has a name of {width:,} letters; shorten it")
+    return np.asarray(values, dtype=np.str_)
 
 
 def _number_keys(*columns: np.ndarray) -> np.ndarray:
@@ -250,8 +276,13 @@ def to_csv(tables: Mapping[str, Scores]) -> str:
                 columns.append([_region_text(flags) for flags in values])
             else:
                 columns.append(values.tolist())
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerows([for_spreadsheets(v) for v in row] for row in zip(*columns, strict=True))
     return out.getvalue()
+
+
+def for_spreadsheets(value: Any) -> Any:
+    """A cell of a CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def from_csv(text: str, source: str) -> dict[str, Scores]:
@@ -265,23 +296,36 @@ def from_csv(text: str, source: str) -> dict[str, Scores]:
     Raises:
       UserError: a missing column, no rows, or a wrong value (with its line).
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    try:
+        reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{source} is not a CSV ({error})") from error
     header = list(reader.fieldnames or ())
     missing = [name for name in REQUIRED_COLUMNS if name not in header]
     if missing:
         raise UserError(
             f"{source}: lacks the column(s) {', '.join(missing)}; required are "
-            f"{', '.join(REQUIRED_COLUMNS)}, and it has {', '.join(header) or 'none'}"
+            f"{', '.join(REQUIRED_COLUMNS)}, and it has {', '.join(header)[:300] or 'none'}"
         )
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in reader:
-        where = f"{source}, line {reader.line_num}"
+    row: dict[str, Any]
+    for number, row in lines:
+        where = f"{source}, line {number}"
         if None in row or None in row.values():
             raise UserError(f"{where}: the number of fields differs from the header")
+        for name in _NAMES & row.keys():
+            row[name] = _ESCAPED.sub(r"\1", row[name])
         row["label"] = _label(row["label"], where)
         row["probability"] = _number(row["probability"], where, "probability", 0.0, 1.0)
         if row.get("logit"):
-            row["logit"] = _number(row["logit"], where, "logit", -math.inf, math.inf)
+            logit = row["logit"] = _number(row["logit"], where, "logit", -math.inf, math.inf)
+            gap = 1 / (1 + math.exp(-max(logit, -700.0))) - row["probability"]
+            if abs(gap) > _MAX_GAP:
+                raise UserError(
+                    f"{where}: the logit {logit:g} and the probability {row['probability']:g} contradict each "
+                    "other; the logit is the log-odds of the probability"
+                )
         if row.get("regions"):
             row["regions"] = _region_flags(row["regions"], where)
         rows.setdefault(row.get("detector", ""), []).append(row)

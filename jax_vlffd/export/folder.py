@@ -6,8 +6,8 @@ workdir, and `orbax/`: the parameters exactly as trained, adapters separate. Our
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from jax_vlffd import checksums, geometry
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_json
 
 if TYPE_CHECKING:  # JAX is imported when parameters are read or written
     import jax
@@ -34,7 +35,6 @@ _READ: Final = (
 )
 
 VERSION: Final = 1
-_MAX_BYTES: Final = 4 << 20  # of the manifest
 
 
 def is_export(folder: Path) -> bool:
@@ -49,10 +49,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       UserError: it is damaged, of another version, or a file of the export is missing.
     """
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(_small_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the export again") from None
+    with _remedied():
+        manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise UserError(f"{path}: not an export of version {VERSION}; export the run again")
     if type(manifest.get("step")) is not int:
@@ -100,21 +98,16 @@ def _is_read(name: str) -> bool:
 
 def _listed(folder: Path) -> dict[str, str]:
     """Name -> digest in the list of checksums."""
-    try:
+    with _remedied():
         return checksums.read(folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder / CHECKSUMS}: cannot be read ({error}); copy the whole export again"
-        ) from None
 
 
-def _small_text(path: Path) -> str:
+@contextlib.contextmanager
+def _remedied() -> Iterator[None]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: larger than such a file can be; copy the export again")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); copy the whole export again") from None
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; copy the whole export again") from error
 
 
 def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
@@ -128,9 +121,14 @@ def save_parameters(folder: Path, parameters: Mapping[str, np.ndarray]) -> None:
 
 
 def load_parameters(
-    folder: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]
+    folder: Path, abstract: Mapping[str, jax.ShapeDtypeStruct], prefixes: tuple[str, ...] = ("",)
 ) -> dict[str, jax.Array]:
     """Reads the parameters of an export, in the shapes and shardings of `abstract`.
+
+    Args:
+      folder: the export.
+      abstract: of every parameter.
+      prefixes: of the paths of those that are read.
 
     Raises:
       UserError: the export is damaged, or its parameters do not match its config.
@@ -142,36 +140,16 @@ def load_parameters(
     path = folder / PARAMETERS
     orbax_path = storage.for_orbax(path)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            # Orbax itself would start to read before it detects a wrong shape.
-            stored = checkpointer.metadata(orbax_path).item_metadata.tree
-            faults = _faults({name: tuple(leaf.shape) for name, leaf in stored.items()}, abstract)
-            if not faults:
-                parameters: dict[str, jax.Array]
-                parameters = checkpointer.restore(orbax_path, dict(abstract))
-                return parameters
+        storage.check_shapes(path, abstract)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            args = storage.partial_restore(abstract, prefixes)
+            parameters: dict[str, jax.Array] = checkpointer.restore(orbax_path, args=args)
+            return parameters
+    except storage.OtherShapes as error:
+        raise UserError(
+            f"{path}: not the parameters of the model that {folder / 'config.json'} describes: {error}; copy "
+            "the whole export again"
+        ) from error
     except Exception as error:  # TensorStore's own errors have no other base
         first = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged ({first}); copy the whole export again") from error
-    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    raise UserError(
-        f"{path}: not the parameters of the model that {folder / 'config.json'} describes: "
-        f"{'; '.join(faults[:3])}{more}; copy the whole export again"
-    )
-
-
-def _faults(
-    stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, jax.ShapeDtypeStruct]
-) -> list[str]:
-    """Describes each difference between the stored and the expected shapes."""
-    faults = [f"{name} is missing" for name in sorted(expected.keys() - stored.keys())]
-    faults += [
-        f"{name} is not a parameter of the model"
-        for name in sorted(stored.keys() - expected.keys())
-    ]
-    faults += [
-        f"{name} is {list(stored[name])}, not {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & stored.keys())
-        if stored[name] != expected[name].shape
-    ]
-    return faults

@@ -5,9 +5,12 @@ The only reader for prediction, evaluation and export. JAX is imported when a mo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -19,12 +22,13 @@ import numpy as np
 
 from jax_vlffd import geometry, hub
 from jax_vlffd.config import UNRECORDED_RESIZE, ModelConfig, model_config, on_any_device
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, printable
 from jax_vlffd.evaluation.calibration import Calibration
 from jax_vlffd.explanation import Explainer
 from jax_vlffd.export import folder as exported
+from jax_vlffd.files import MAX_CONFIG, MAX_TEXT, read_json, read_text
 from jax_vlffd.geometry import Trained
-from jax_vlffd.path_containment import check_contained, read_small
+from jax_vlffd.path_containment import check_contained
 
 if TYPE_CHECKING:
     import jax
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 CALIBRATION, EXPLANATION = "calibration.json", "explanation.safetensors"
 SUMMARY: Final = "summary.json"
+#: Letters of a model's name.
+_MAX_NAME: Final = 200
+#: Parameters are not compressed to less than this part of their size; zeros are.
+_MAX_RATIO: Final = 8
 #: Prefixes of the parameters that verdicts and reasons need.
 IMAGE_PARTS: Final = ("vision/", "visual_projection/", "image_head/")
 
@@ -132,14 +140,16 @@ def open_trained(
         exported.check_files(folder)
     model, masks = _read_model(folder)
     wanted = _on_one_device(model) if abstract is None else abstract
+    prefixes = IMAGE_PARTS if abstract is None else ("",)
     parameters: Mapping[str, Any]
     if exported.is_export(folder):
         at_step = exported.read_manifest(folder)["step"]
-        parameters = exported.load_parameters(folder, wanted)
+        check_size(folder / exported.PARAMETERS, wanted, prefixes)
+        parameters = exported.load_parameters(folder, wanted, prefixes)
     else:
-        parameters, at_step = _from_checkpoint(folder, checkpoints, step, wanted)
+        parameters, at_step = _from_checkpoint(folder, checkpoints, step, wanted, prefixes)
     if abstract is None:
-        parameters = {k: np.asarray(v) for k, v in parameters.items() if k.startswith(IMAGE_PARTS)}
+        parameters = {k: np.asarray(v) for k, v in parameters.items()}
         for path, value in parameters.items():
             if not np.isfinite(value).all():
                 raise UserError(
@@ -170,8 +180,8 @@ def _fitted_step(folder: Path) -> int | None:
     """The step that a folder's calibration and bank were fitted on; None where that is not known."""
     path = folder / SUMMARY
     try:
-        step = json.loads(read_small(path))["best_step"] if path.exists() else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        step = read_json(path)["best_step"] if path.exists() else None
+    except (UserError, LookupError, TypeError):
         return None
     return step if type(step) is int else None
 
@@ -200,6 +210,8 @@ def check_trained(folder: Path, checkpoints: Path | None = None, source: str = "
         )
     if not has_checkpoint(checkpoints):
         raise UserError(_no_checkpoint(folder))
+    if isinstance(checkpoints, Path):
+        _bytes_below(checkpoints)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -211,7 +223,7 @@ def trained_name(folder: Path) -> str:
     """A model's name: that of its workdir, also after an export to a folder of another name."""
     name = Path(os.path.abspath(folder)).name
     if exported.is_export(folder):
-        name = str(exported.read_manifest(folder).get("name", name))
+        name = printable(str(exported.read_manifest(folder).get("name", name)))[:_MAX_NAME]
     return name
 
 
@@ -231,6 +243,7 @@ def _from_checkpoint(
     folder: Path | None,
     step: str,
     wanted: Mapping[str, jax.ShapeDtypeStruct],
+    prefixes: tuple[str, ...],
 ) -> tuple[Mapping[str, Any], int]:
     from jax_vlffd.training.checkpoints import Checkpoints
     from jax_vlffd.training.storage import DamagedCheckpoint
@@ -243,7 +256,9 @@ def _from_checkpoint(
                 number = checkpoints.best if step == "best" else checkpoints.latest
                 if number is None:
                     raise UserError(_no_checkpoint(workdir))
-                return checkpoints.restore_parameters(wanted, number), number
+                if isinstance(checkpoints.folder, Path):
+                    check_size(checkpoints.folder / str(number), wanted, prefixes)
+                return checkpoints.restore_parameters(wanted, number, prefixes), number
         except DamagedCheckpoint:
             # A run that goes on deletes its older checkpoints, file by file.
             deadline = time.monotonic() + _DELETION_TIMEOUT
@@ -255,6 +270,47 @@ def _from_checkpoint(
 
 def _steps(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name.isdigit()}
+
+
+def check_size(
+    folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct], prefixes: tuple[str, ...] = ("",)
+) -> None:
+    """Checks that the files of parameters are not far smaller than the parameters: zeros that are compressed.
+
+    Args:
+      folder: their files.
+      wanted: shape of every parameter, by its path.
+      prefixes: of the paths of those that are read.
+
+    Raises:
+      UserError: they are far smaller, or a file that describes them is larger than such a file can be.
+    """
+    total = _bytes_below(folder)
+    declared = sum(
+        math.prod(shape.shape) * shape.dtype.itemsize
+        for name, shape in wanted.items()
+        if name.startswith(prefixes)
+    )
+    if declared > _MAX_RATIO * total:
+        raise UserError(
+            f"{folder}: its files hold {total:,} bytes, but the config describes parameters of {declared:,}; "
+            "copy the folder again"
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    """The size of all files in a folder of checkpoints, of which those that Orbax reads whole are small."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a run is active
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                if status.st_size > MAX_TEXT and path.parent.name != "d":  # the arrays' bytes
+                    raise UserError(
+                        f"{path}: larger than such a file can be; copy the folder again"
+                    )
+                total += status.st_size
+    return total
 
 
 def _no_checkpoint(workdir: Path) -> str:
@@ -279,11 +335,7 @@ def read_calibration(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION
     if not path.exists():
         return None
-    try:
-        text = read_small(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fit the calibration again") from error
-    return Calibration.from_json(text, str(path))
+    return Calibration.from_json(read_text(path, MAX_CONFIG), str(path))
 
 
 def read_explainer(folder: Path) -> Explainer | None:
@@ -295,8 +347,9 @@ def read_explainer(folder: Path) -> Explainer | None:
 def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
     """Reads the model's settings from a config, and whether it learned from forgery masks."""
     path = workdir / CONFIG
+    content = read_json(path)
     try:
-        values: dict[str, Any] = json.loads(read_small(path))["config"]
+        values: dict[str, Any] = content["config"]
         described = {"resize": UNRECORDED_RESIZE, **values["model"]}
         model, loss = model_config(described, values["compute"]), values["loss"]
         model = on_any_device(model)
@@ -304,7 +357,7 @@ def _read_model(workdir: Path) -> tuple[ModelConfig, bool]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError,
+        ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
     ) as error:  # fmt: skip
         raise UserError(f"{path}: not a run's config ({error}); give a trained workdir") from error
     if not image > 0:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from markupsafe import Markup
 
+from jax_vlffd.errors import plain_markdown
+
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-#: Longest text from a file in Markdown, in letters.
-_MAX_TEXT: Final = 200
 
 #: Headings of the metrics.
 METRIC_TITLES: Final = {
@@ -98,18 +95,7 @@ def _environment(markdown: bool) -> Environment:
 
 
 def _escape_markdown(value: Any) -> Markup:
-    """Text on one line, bounded, without active Markdown, HTML or terminal codes."""
-    if isinstance(value, Markup):
-        return value
-    text = " ".join(str(value)[: 4 * _MAX_TEXT].split())
-    text = "".join(mark for mark in text if mark.isprintable())
-    if len(text) > _MAX_TEXT:
-        text = text[:_MAX_TEXT] + "…"
-    # Markdown first, by backslashes; then HTML; then addresses, which would become links by themselves.
-    text = "".join(f"\\{mark}" if mark in "\\`*_[]()|#~!{}$" else mark for mark in text)
-    text = escape(text, quote=False)
-    text = re.sub(r"://|@|(?i:www)(?=\.)", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), text)
-    return Markup(text)
+    return value if isinstance(value, Markup) else Markup(plain_markdown(str(value)))
 
 
 def _data_url(image: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from jax_vlffd.evaluation.scores import for_spreadsheets
 from jax_vlffd.reports import charts
 from jax_vlffd.reports.render import METRIC_TITLES, Cell, Figure, Table, number, page
 
@@ -94,7 +95,8 @@ def to_csv(rows: Sequence[Row], metric: str) -> str:
                 numbers += row.interval(measure, name) or (None, None)
         values = [row.settings.get(key) for key in keys]
         others = [row.facts.get(key) for key in facts]
-        writer.writerow([row.index, row.run, row.status, *values, *numbers, *others, row.message])
+        cells = [row.index, row.run, row.status, *values, *numbers, *others, row.message]
+        writer.writerow(map(for_spreadsheets, cells))
     return out.getvalue()
 
 

@@ -239,19 +239,33 @@ class Checkpoints:
             raise storage.read_error(folder, error) from error
 
     def restore_parameters(
-        self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int
+        self,
+        abstract: Mapping[str, jax.ShapeDtypeStruct],
+        step: int,
+        prefixes: tuple[str, ...] = ("",),
     ) -> dict[str, jax.Array]:
-        """The parameters alone.
+        """The parameters alone, those whose paths begin with one of `prefixes`.
 
         Raises:
           UserError: the checkpoint is damaged or of another model.
         """
-        return self._restore(step, parameters=ocp.args.StandardRestore(dict(abstract))).parameters
+        if prefixes == ("",):
+            return self._restore(
+                step, parameters=ocp.args.StandardRestore(dict(abstract))
+            ).parameters
+        return self._restore(
+            step, abstract, parameters=storage.partial_restore(abstract, prefixes)
+        ).parameters
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(
+        self, step: int, shapes: Mapping[str, jax.ShapeDtypeStruct] | None = None, **items: Any
+    ) -> Any:
+        """Restores some items; a part of the parameters wants the `shapes` of all of them."""
         folder = self.folder / str(step)
         checked = self._check_files(folder, items)
         try:
+            if shapes is not None:
+                storage.check_shapes(folder / "parameters", shapes)
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # TensorStore's own errors have no other base
             raise storage.read_error(folder, error, whole=checked) from error

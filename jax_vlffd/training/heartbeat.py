@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_json
 from jax_vlffd.training.preemption import Stopped
 
 if TYPE_CHECKING:
@@ -187,8 +188,9 @@ def _check_other_host(workdir: Path | epath.Path, patience: float) -> None:
 
 
 def _read(workdir: Path | epath.Path) -> dict[str, Any] | None:
+    path = workdir / HEARTBEAT
     try:
-        content = json.loads((workdir / HEARTBEAT).read_text("utf-8"))
+        content = read_json(path) if isinstance(path, Path) else json.loads(path.read_text("utf-8"))
         return {name: content[name] for name in ("host", "pid", "doing", "time")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return None

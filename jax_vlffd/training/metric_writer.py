@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
+from jax_vlffd.json_reading import parse_json
 
 
 class MetricWriter:
@@ -128,9 +130,9 @@ def read_history(workdir: Path) -> list[dict[str, float]]:
 
 
 def _lines(path: Path) -> Iterable[dict[str, float]]:
-    for line in path.read_text("utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError:
             return
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
 from typing import Any, cast
 
-from jax_vlffd.errors import UserError
+from jax_vlffd.errors import UserError, printable
 
 _DAY = 86_400.0  # seconds
 #: Seconds for which process 0, and with it the store, stays up after a failure, so that the others read of it.
@@ -328,6 +328,6 @@ def end(message: str, status: int = 1) -> None:
     """Ends this process at once, whatever its threads wait for."""
     _ending.acquire()  # never released: only the first message is written
     sys.stdout.flush()
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + printable(" ".join(message.split())) + "\n")
     sys.stderr.flush()
     os._exit(status)

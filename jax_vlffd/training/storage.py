@@ -6,10 +6,11 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from etils.epath import gpath
@@ -84,7 +85,9 @@ def read_checksums(folder: Folder) -> dict[str, str]:
     try:
         return checksums.read(Path(folder))
     except UserError as error:
-        raise _damaged(folder, str(error).split(";")[0]) from error
+        if isinstance(error.__cause__, OSError):  # which proves no damage
+            raise error.__cause__ from error
+        raise _damaged(folder, str(error)) from error
 
 
 def check_files(folder: Folder, listed: dict[str, str], items: Iterable[str]) -> None:
@@ -150,6 +153,43 @@ def read_error(folder: Folder, error: Exception, whole: bool = False) -> UserErr
         )
     # A model that does not fit raises a plain ValueError.
     return UserError(str(_damaged(folder, first_line(error))))
+
+
+def partial_restore(
+    abstract: Mapping[str, jax.ShapeDtypeStruct], prefixes: tuple[str, ...]
+) -> ocp.args.PyTreeRestore:
+    """Orbax's arguments to restore only the parameters whose paths begin with one of `prefixes`."""
+    wanted = {path: shape for path, shape in abstract.items() if path.startswith(prefixes)}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    return ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+
+
+class OtherShapes(ValueError):
+    """Stored parameters that are not those of the model; the message describes three differences."""
+
+
+def check_shapes(folder: Folder, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Checks the shapes of stored parameters; Orbax itself would begin to read before it sees a fault.
+
+    Raises:
+      OtherShapes: they are not those of `abstract`.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(for_orbax(folder)).item_metadata.tree
+    shapes = {name: tuple(leaf.shape) for name, leaf in stored.items()}
+    faults = [f"{name} is missing" for name in sorted(abstract.keys() - shapes.keys())]
+    faults += [
+        f"{name} is not a parameter of the model"
+        for name in sorted(shapes.keys() - abstract.keys())
+    ]
+    faults += [
+        f"{name} is {list(shapes[name])}, not {list(abstract[name].shape)}"
+        for name in sorted(abstract.keys() & shapes.keys())
+        if shapes[name] != abstract[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise OtherShapes(f"{'; '.join(faults[:3])}{more}")
 
 
 def _is_system_error(error: Exception) -> bool:

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from absl import app, flags, logging
 
@@ -21,6 +21,8 @@ from jax_vlffd.errors import UserError, printable
 from launch.cli import flag_errors, interrupts, outputs, streams
 from launch.cli.recipes import recipe_fault
 
+#: Letters of an error; what a file says may be longer than a terminal.
+_MAX_MESSAGE: Final = 4000
 #: Errors of storage that is full or cannot be written.
 _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 #: Status of a program whose reader has gone: 128 and the number of SIGPIPE.
@@ -248,4 +250,5 @@ def _silence_late_writes() -> None:
 
 
 def _print_error(message: str) -> None:
-    sys.stderr.write("error: " + printable(" ".join(message.split())) + "\n")
+    text = printable(" ".join(message.split()))
+    sys.stderr.write(f"error: {text[:_MAX_MESSAGE]}{' ...' * (len(text) > _MAX_MESSAGE)}\n")

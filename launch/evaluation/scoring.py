@@ -15,6 +15,7 @@ from jax_vlffd.evaluation import calibration as calibrations
 from jax_vlffd.evaluation import metrics
 from jax_vlffd.evaluation import scores as tables
 from jax_vlffd.evaluation.comparison import UNKNOWN, EvaluatedDetector
+from jax_vlffd.files import read_regular
 from launch.cli.progress import note, progress
 from launch.experiment import remote_workdir, results
 
@@ -248,9 +249,9 @@ def _fit(held_out: Scores) -> Calibration | None:
 def _read(path: str, digests: list[dict[str, str]]) -> str:
     """Reads a text file, and appends its digest to `digests`."""
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, results.MAX_BYTES)
         text = data.decode("utf-8").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     digests.append({"file": path, "sha256": hashlib.sha256(data).hexdigest()})
     return text

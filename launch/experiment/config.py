@@ -14,7 +14,6 @@ from typing import Any
 from ml_collections import config_dict
 
 from configs.base import recipe
-from data_pipeline.core.json_reading import parse_json
 from data_pipeline.loading.settings import AugmentSettings, DataSettings
 from jax_vlffd.clip.config import CLIPConfig
 from jax_vlffd.config import (
@@ -30,7 +29,7 @@ from jax_vlffd.config import (
     model_config,
 )
 from jax_vlffd.errors import UserError
-from jax_vlffd.path_containment import read_small
+from jax_vlffd.files import read_json
 from jax_vlffd.settings import build, check_group, check_known
 from launch.experiment.unused_settings import check_used
 
@@ -188,16 +187,20 @@ def read_saved(workdir: Path) -> dict[str, Any] | None:
       UserError: it cannot be read.
     """
     path = workdir / "config.json"
+    if not os.path.lexists(path):
+        return None
     try:
-        values: dict[str, Any] = parse_json(read_small(path))["config"]
+        content = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; use another workdir") from error
+    try:
+        values: dict[str, Any] = content["config"]
         tuning: dict[str, str] = values.get("tuning") or {}
         for tower, mode in tuning.items():
             if mode == "linear":  # the mode's name in older versions
                 tuning[tower] = "frozen"
         values["model"] = {"resize": UNRECORDED_RESIZE, **values.get("model", {})}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a run's config ({error}); use another workdir") from None
     return values
 

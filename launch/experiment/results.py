@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from data_pipeline.core.files import read_regular, write_together
+from data_pipeline.core.files import write_together
 from data_pipeline.packed import remote
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
 
 if TYPE_CHECKING:
     from jax_vlffd.geometry import Trained
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 #: The files, in the order in which they are written.
 SCORES, REPORT, METRICS = "scores.csv", "report.html", "metrics.json"
-_MAX_BYTES: Final = 4 << 30  # bytes of scores.csv
+#: Bytes of `scores.csv` that are read.
+MAX_BYTES: Final = 4 << 30
 
 
 def described_sets(sets: Mapping[str, str | Path]) -> dict[str, dict[str, str]]:
@@ -99,7 +101,7 @@ def check_companions(path: Path, content: Mapping[str, Any]) -> None:
         beside = path.parent / name
         if name not in (SCORES, REPORT) or not beside.exists():
             continue
-        if hashlib.sha256(read_regular(beside, _MAX_BYTES)).hexdigest() != digest:
+        if hashlib.sha256(read_regular(beside, MAX_BYTES)).hexdigest() != digest:
             raise UserError(
                 f"{path}: {name} beside it is of another evaluation; run launch.evaluate again"
             )

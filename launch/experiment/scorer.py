@@ -11,7 +11,9 @@ import numpy as np
 from data_pipeline.loading.loader import EvalLoader
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.loading.tokenizer import Tokenizer
+from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.scores import Scores
+from launch.cli.progress import note
 
 if TYPE_CHECKING:  # JAX is imported when a run is loaded, not when a flag is parsed
     from jax_vlffd.model import Parameters
@@ -34,6 +36,7 @@ class Scorer:
 
         self.plan, self.tokenizer, self._data = plan, tokenizer, data
         self._step = make_eval_step(plan)
+        self._reported: set[str] = set()
 
     def score(
         self,
@@ -55,7 +58,8 @@ class Scorer:
           tick: called before each batch; may raise.
 
         Raises:
-          UserError: the set or the split is missing or empty, or lacks one of the methods.
+          UserError: the set or the split is missing or empty, lacks one of the methods, or no image of it can
+            be decoded.
         """
         from jax_vlffd.evaluation.calibration import sigmoid
         from jax_vlffd.training.loop import evaluate
@@ -73,16 +77,16 @@ class Scorer:
             captions="label_only",  # the image branch reads none, so a set without captions works too
         )  # fmt: skip
         outputs = evaluate(self._step, parameters, iter(loader), self.plan, tick)
+        self._report_undecoded(f"{folder} ({split})", loader.records, len(outputs["index"]))
         records = list(loader.metadata(outputs["index"]))
         logits = outputs["logits"].astype(np.float64)
         margin = logits[:, 1] - logits[:, 0]
         return Scores(
-            dataset=np.array([r.dataset for r in records]),
             split=np.array([split] * len(records)),
-            method=np.array([r.method for r in records]),
-            video=np.array([r.video for r in records]),
-            frame=np.array([r.frame for r in records]),
-            id=np.array([r.id for r in records]),
+            **{
+                name: np.array([getattr(r, name) for r in records], dtype=object)
+                for name in ("dataset", "method", "video", "frame", "id")
+            },
             label=outputs["label"],
             probability=sigmoid(margin),
             logit=margin,
@@ -91,3 +95,17 @@ class Scorer:
             types=np.array([r.types for r in records], dtype=bool),
             embedding=outputs.get("embedding"),
         )
+
+    def _report_undecoded(self, name: str, records: int, scored: int) -> None:
+        """Says once how many images cannot be decoded: whoever made the set could drop the hard ones."""
+        import jax
+
+        if not scored:
+            raise UserError(
+                f"{name}: no image can be decoded; pack the set again from sound images"
+            )
+        if scored < records and name not in self._reported and jax.process_index() == 0:
+            note(
+                f"note: {name}: {records - scored} of {records} images cannot be decoded and are left out"
+            )
+        self._reported.add(name)

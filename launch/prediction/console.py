@@ -84,7 +84,7 @@ def describe(lines: Sequence[Line], color: bool) -> Iterator[str]:
             yield f"{_INDENT}note: {printable(note)}"
         for reason in line["reasons"]:
             against = "   [contradicts the verdict]" if reason["contradiction"] else ""
-            yield f"{_INDENT}{reason['score']:.2f}  {reason['text']}{against}"
+            yield f"{_INDENT}{reason['score']:.2f}  {printable(reason['text'])}{against}"
         if video and line.get("drove"):
             frames = ", ".join(f"{d['frame']} ({d['probability']:.2f})" for d in line["drove"])
             yield f"{_INDENT}driven by frames {frames}"

@@ -17,13 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.test_packed_sets import poison
-from tests.support import tiny, tiny_export
+from tests.support import tiny, tiny_export, watched
 
 COMMANDS = ("evaluate", "export", "score_reasons", "predict")
-#: Beside the interpreter's, the repository, and the folders of the test; charts ask for the system's fonts.
-SYSTEM = (
-    "/proc/", "/dev/", "/sys/", "/etc/", "/usr/", "/lib", "/bin/", "/opt/", "/var/cache/fontconfig/",
-)  # fmt: skip
 STRACE = shutil.which("strace")
 Run = Callable[[str], Path]
 
@@ -65,12 +61,12 @@ def traced(packed: Path, elsewhere: Path, tmp_path_factory: pytest.TempPathFacto
     def run(command: str) -> Path:
         if command not in done:
             logs = tmp_path_factory.mktemp(command)
-            tracer = ["strace", "-f", "-qq", "--seccomp-bpf", "-s4096", "-e", "trace=%file,%network",
+            tracer = ["strace", "-f", "-qq", "--seccomp-bpf", "-s4096", "-e", "trace=%file,%network,execve",
                       "-o", str(logs / "strace")]  # fmt: skip
             out = [f"--out={logs / 'out'}"] if command != "predict" else []
-            watched = Path(__file__).parent / "watched.py"
+            watcher = Path(watched.__file__)
             finished = subprocess.run(
-                [*(tracer if STRACE else []), sys.executable, str(watched), str(logs / "audit"),
+                [*(tracer if STRACE else []), sys.executable, str(watcher), str(logs / "audit"),
                  f"launch.{command}", *arguments[command], *out],
                 env=tiny.environment() | {"HOME": str(logs / "home"), "TMPDIR": str(logs)},
                 cwd=tiny.ROOT, capture_output=True, text=True, timeout=300, check=False,
@@ -112,7 +108,7 @@ def test_nothing_outside_is_opened_and_no_network_used(
         Path(sys.executable).resolve().parent,
         tiny.ROOT,
     ]
-    allowed = tuple(f"{home}/" for home in homes) + SYSTEM
+    allowed = tuple(f"{home}/" for home in homes) + watched.SYSTEM
     lines = (traced(command) / "strace").read_text().splitlines()
     assert any("model/config.json" in line for line in lines)
     for line in lines:
@@ -121,6 +117,8 @@ def test_nothing_outside_is_opened_and_no_network_used(
         assert "theirs" not in line, line
         opened = re.search(r'\bopen(?:at)?\((?:AT_FDCWD, )?"(/[^"]*)".*= \d+', line)
         assert opened is None or f"{opened[1]}/".startswith(allowed), line
+        started = re.search(r'\bexecve\("([^"]*)".* = 0', line)
+        assert started is None or Path(started[1]).resolve() == Path(sys.executable).resolve(), line
 
 
 @pytest.mark.slow

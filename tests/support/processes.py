@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from tests.support import watched
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
     "tests.support.processes",
@@ -168,6 +170,7 @@ def _run_command(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    watched.watch_if_asked()
     sys.path.insert(0, str(cwd))
     sys.argv = [module, *arguments]
     import runpy

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_bytes, read_regular
-from data_pipeline.core.json_reading import parse_json
+from data_pipeline.core.files import atomic_write_bytes
 from data_pipeline.fftg.refine.completions import (
     FORMATS,
     error_words,
@@ -39,6 +38,8 @@ from data_pipeline.fftg.refine.requests import (
 )
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
+from jax_vlffd.json_reading import parse_json
 
 #: OpenAI's limits of one batch file, the size with a margin.
 MAX_REQUESTS: Final = 50_000

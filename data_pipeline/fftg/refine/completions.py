@@ -7,11 +7,11 @@ import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.json_reading import parse_json
 from data_pipeline.fftg.refine.prompts import Message
 from data_pipeline.fftg.refine.redaction import printable, redacted
 from data_pipeline.fftg.refine.reply_schema import reply_schema
 from data_pipeline.fftg.refine.settings import RefineSettings
+from jax_vlffd.json_reading import parse_json
 
 #: Reply formats, strictest first; an endpoint that refuses one is asked with the next.
 FORMATS: Final = ("json_schema", "json_object", "text")

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_pipeline.core.json_reading import parse_json_at
 from data_pipeline.fftg.refine import grounding
 from data_pipeline.fftg.refine.grounding import Violation
 from data_pipeline.fftg.refine.redaction import printable
 from data_pipeline.fftg.refine.reply_schema import Reply
+from jax_vlffd.json_reading import parse_json_at
 
 _MAX_REPLY = 20_000  # characters; a good one has about 500
 _MAX_PARSED = 10 * _MAX_REPLY  # characters of failed attempts to parse

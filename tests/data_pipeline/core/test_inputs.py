@@ -68,7 +68,7 @@ def test_empty_folders_globs_and_lists_are_reported(tmp_path: Path) -> None:
         discovery.find_files([str(tmp_path / "*.png")])
     with pytest.raises(UserError, match="names no file"):
         discovery.read_list(tmp_path / "list.txt")
-    with pytest.raises(UserError, match="cannot be read as a list"):
+    with pytest.raises(UserError, match="cannot be read"):
         discovery.read_list(tmp_path / "empty")
 
 

@@ -20,7 +20,7 @@ from jax_vlffd.errors import UserError
         ("real,fake,caption\na,b,c\n", "column 'caption'"),
         ("real,fake,provenance\na,b,c\n", "column 'provenance'"),
         ("real,fake,refinement\na,b,c\n", "column 'refinement'"),
-        (b"real,fake\n\xff\xfe,b\n", "not a CSV in UTF-8"),
+        (b"real,fake\n\xff\xfe,b\n", "not text in UTF-8"),
         (None, "cannot be read"),
     ],
 )

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation import bootstrap, metrics
-from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_error
+from jax_vlffd.evaluation.calibration import Calibration, expected_calibration_error, sigmoid
 from jax_vlffd.evaluation.comparison import differences
 from jax_vlffd.evaluation.scores import Scores, concatenate, from_csv, refuse_repeats, to_csv
 from tests.support.work import calls
@@ -289,11 +289,12 @@ def test_reasons_are_scored_on_the_fakes_only() -> None:
 def test_csv_round_trip_is_exact() -> None:
     rng = np.random.default_rng(0)
     plain = table()
+    logit = rng.normal(size=len(plain)) * 50
     rich = Scores(
         **{
             **vars(plain.with_set_name("my, set")),
-            "probability": rng.random(len(plain)),
-            "logit": rng.normal(size=len(plain)) * 50,
+            "probability": sigmoid(logit),
+            "logit": logit,
             "regions": rng.random((len(plain), 4)) > 0.5,
             "caption": np.array(['A "quoted", comma\nand line', "<b>x</b>"])[plain.label],
             "reasons": np.full(len(plain), ""),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.core.files import read_regular
 from data_pipeline.packed import remote
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_regular
 from launch.experiment import training_data
 from tests.support import tiny
 
