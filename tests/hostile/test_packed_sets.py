@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,11 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipeline.packed.reader import PackedSplit
+from data_pipeline.packed.record import parse_record
 from data_pipeline.packed.remote import set_digest
 from jax_vlffd.errors import UserError
+from jax_vlffd.inference.detector import Detector
+from jax_vlffd.inference.trained import open_trained
 from tests.support import tiny, tiny_workdir
 from tests.support.packed_sets import make_set
 
@@ -165,6 +171,48 @@ def test_pipes_and_giants_are_refused_at_once(mine: Path, file: str) -> None:
             sparse.truncate(8 << 30)
         with pytest.raises(UserError, match="larger than"):
             PackedSplit(mine, "train")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("label", 1, "label is 0, in the index 1"),
+        ("label", 7, "labels or rows that are not there"),
+        ("method", 9, "methods, labels"),
+        ("pair", 10_000, "rows that are not there"),
+    ],
+)
+def test_an_index_that_contradicts_the_records_is_refused(
+    mine: Path, field: str, value: int, message: str
+) -> None:
+    index = np.load(mine / "index/train.npy")
+    real = int(np.flatnonzero(index["label"] == 0)[0])
+    index[field][real] = value
+    np.save(mine / "index/train.npy", index)
+    with pytest.raises(UserError, match=message):
+        PackedSplit(mine, "train").sample(real)
+
+
+@pytest.mark.parametrize("label", [-1, 7])
+def test_a_label_that_is_neither_is_refused(packed: Path, label: int) -> None:
+    data = PackedSplit(packed, "train")._source[0]
+    example = tf_example_pb2.Example.FromString(data)
+    example.features.feature["label"].int64_list.value[0] = label
+    with pytest.raises(ValueError, match=f"the label is {label}"):
+        parse_record(example.SerializeToString())
+    example.features.feature["label"].int64_list.value[0] = 0
+    example.features.feature["video"].bytes_list.value[0] = b"x" * 20_000
+    with pytest.raises(ValueError, match="video has 20,000 bytes"):
+        parse_record(example.SerializeToString())
+
+
+def test_a_model_of_numbers_that_are_not_finite_gives_no_verdict(workdir: Path) -> None:
+    opened = open_trained(workdir)
+    assert not [name for name in opened.parameters if name.startswith("text/")]
+    broken = {name: np.full_like(value, np.nan) for name, value in opened.parameters.items()}
+    detector = Detector(dataclasses.replace(opened, parameters=broken))
+    with pytest.raises(UserError, match="numbers that are not finite"):
+        detector.predict([np.zeros((16, 16, 3), np.uint8)])
 
 
 def test_tfds_still_opens_a_set_of_ours(tmp_path: Path) -> None:
