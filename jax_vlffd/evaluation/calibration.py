@@ -27,7 +27,7 @@ MIN_THRESHOLD: Final = 0.5
 _LOG_TEMPERATURES: Final = (math.log(0.01), math.log(100.0))
 #: What is read, a little more than can be fitted.
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.009, 101.0
-_MAX_SCALING: Final = 1e9
+_MAX_SCALING: Final = 1e15  # scores lie within -2..2
 
 Verdict = Literal["real", "uncertain", "fake"]
 

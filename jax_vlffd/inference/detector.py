@@ -225,11 +225,6 @@ class Detector:
         fill = np.zeros((padded - len(views), *views.shape[1:]), np.uint8)
         scores = self._score(self._parameters, np.concatenate([views, fill]), self._directions)
         logits, embeddings, margins, similarities = map(np.asarray, scores)
-        if not (np.isfinite(logits).all() and np.isfinite(embeddings).all()):
-            raise UserError(
-                f"{self.trained.name}: the model gives numbers that are not finite, as its parameters are "
-                "damaged or too large; copy or train it again"
-            )
         grid = self.trained.model.clip.vision.grid
         for row in range(len(views)):
             logit = float(logits[row, 1]) - float(logits[row, 0])

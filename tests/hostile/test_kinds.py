@@ -222,7 +222,7 @@ KINDS: dict[Callable[[Stranger], Arguments], tuple[int, str]] = {
     packed_set: (1, "features.json is not the schema"),
     shard_elsewhere: (1, "is a link out of its set"),
     exported: (1, "vocab.json is a link out of"),
-    calibration_changed: (1, "calibration.json: changed since the export"),
+    calibration_changed: (1, "calibration.json differs from SHA256SUMS"),
     prepared: (1, "missing_file 5, no_face 1, path_outside 2"),
     bench_json: (1, "cannot be a name"),
     videos: (1, "is damaged, empty or not a video"),

@@ -211,7 +211,7 @@ def test_a_model_of_numbers_that_are_not_finite_gives_no_verdict(workdir: Path) 
     assert not [name for name in opened.parameters if name.startswith("text/")]
     broken = {name: np.full_like(value, np.nan) for name, value in opened.parameters.items()}
     detector = Detector(dataclasses.replace(opened, parameters=broken))
-    with pytest.raises(UserError, match="numbers that are not finite"):
+    with pytest.raises(UserError, match="the model's numbers overflow"):
         detector.predict([np.zeros((16, 16, 3), np.uint8)])
 
 
