@@ -141,6 +141,8 @@ def _weighted(entry: str, exists: Callable[[str], bool]) -> tuple[str, float]:
     try:
         return folder, float(weight)
     except ValueError:
+        if exists is _never:  # a folder's name with an @, which was there when the run started
+            return entry, 1.0
         raise UserError(f"data.train: {entry!r} does not end in a weight, as DIR@0.5") from None
 
 

@@ -134,6 +134,15 @@ def test_paths_of_sets_may_have_commas_and_at_signs(
     assert again == "c@home@1,d@2@1"
 
 
+def test_the_folders_of_a_saved_config_are_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    _, data = configs.settings(changed(data__train="a,b,c@home,d@2"), saved=True)
+    assert data.train == (("a", 1.0), ("b", 1.0), ("c@home", 1.0), ("d", 2.0))
+
+
 def test_sets_are_listed_with_their_weights() -> None:
     _, data = configs.settings(changed(data__train="/a@0.7, /b@2,/c", data__validation="/a,/b"))
     assert data.train == (("/a", 0.7), ("/b", 2.0), ("/c", 1.0))

@@ -77,7 +77,9 @@ def trained(train: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("best checkpoint: step ")
     assert f"step {STEPS}/{STEPS}  validation AUC " in done.stderr
-    assert all(line.startswith("step ") for line in done.stderr.splitlines()), done.stderr
+    # On a busy machine Orbax says, twice, that it waits for a save.
+    said = [line for line in done.stderr.splitlines() if "Waiting for previous save" not in line]
+    assert all(line.startswith("step ") for line in said), done.stderr
     return workdir
 
 
