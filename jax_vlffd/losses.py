@@ -92,7 +92,12 @@ def contrastive_loss(
       targets: one of `config.AlignmentTargets`.
 
     Returns:
-      The mean over the batch.
+      The mean over the batch. For 'sigmoid', the sum over all pairs by the number of positives: where each
+      image has one, as in Zhai et al. (2023); where captions repeat, theirs would grow with the batch (ours).
+
+      Their bias begins at -10, for batches where nearly all pairs are negatives. Ours begins at 0 and counts
+      from the batch's log-odds of a positive, less its mean similarity: shares and pretrained weights differ,
+      and learning a bias is too slow to make up for it (ours).
     """
     rows = P(BATCH_AXES)
 
@@ -106,18 +111,26 @@ def contrastive_loss(
         positive = keys[:, None] == every_key[None, :]
         scale = jnp.exp(scale)
         if targets == "sigmoid":
-            logits = scale * _similarities(image, every_text) + bias
-            total = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits)).sum()
-        else:
-            every_image = jax.lax.all_gather(image, BATCH_AXES, tiled=True)
-            share = positive / positive.sum(axis=1, keepdims=True)
-            total = 0.5 * (
-                _cross_entropy(scale * _similarities(image, every_text), share)
-                + _cross_entropy(scale * _similarities(text, every_image), share)
-            )
+            similar = scale * _similarities(image, every_text)
+            mean, share = jax.lax.pmean((similar.mean(), positive.mean()), BATCH_AXES)
+            logits = similar - mean + _log_odds(share, every_key.shape[0] ** 2) + bias
+            each = -jax.nn.log_sigmoid(jnp.where(positive, logits, -logits))
+            return jax.lax.pmean(each.mean(), BATCH_AXES) / share
+        every_image = jax.lax.all_gather(image, BATCH_AXES, tiled=True)
+        share = positive / positive.sum(axis=1, keepdims=True)
+        total = 0.5 * (
+            _cross_entropy(scale * _similarities(image, every_text), share)
+            + _cross_entropy(scale * _similarities(text, every_image), share)
+        )
         return jax.lax.psum(total, BATCH_AXES) / every_key.shape[0]
 
     return loss(image, text, keys, logit_scale, logit_bias)
+
+
+def _log_odds(share: Float32[Array, ""], pairs: int) -> Float32[Array, ""]:
+    """The log-odds of a share of the pairs; half a pair more on each side keeps them finite at 0 and 1."""
+    half = 0.5 / pairs
+    return jnp.log((share + half) / (1 - share + half))
 
 
 def _similarities(

@@ -57,8 +57,9 @@ def oracle(inputs: Inputs, targets: str) -> float:
         positive = np.eye(count, dtype=bool)
     logits = np.exp(scale) * image @ text.T
     if targets == "sigmoid":
-        signed = np.where(positive, 1, -1) * (logits + bias)
-        return float(np.log1p(np.exp(-signed)).sum() / count)
+        odds = (positive.sum() + 0.5) / ((~positive).sum() + 0.5)
+        signed = np.where(positive, 1, -1) * (logits - logits.mean() + np.log(odds) + bias)
+        return float(np.log1p(np.exp(-signed)).sum() / positive.sum())
     share = positive / positive.sum(1, keepdims=True)
     total = 0.0
     for similar in (logits, logits.T):
@@ -73,7 +74,9 @@ def dense(image: Any, text: Any, keys: Any, scale: Any, bias: Any, *, targets: s
         positive = jnp.eye(len(keys), dtype=bool)
     logits = jnp.exp(scale) * jnp.matmul(image, text.T, precision="highest")
     if targets == "sigmoid":
-        return jax.nn.softplus(jnp.where(positive, -1, 1) * (logits + bias)).sum() / len(keys)
+        odds = (positive.sum() + 0.5) / ((~positive).sum() + 0.5)
+        logits = logits - logits.mean() + jnp.log(odds) + bias
+        return jax.nn.softplus(jnp.where(positive, -1, 1) * logits).sum() / positive.sum()
     share = positive / positive.sum(1, keepdims=True)
     rows = (share * jax.nn.log_softmax(logits, axis=1)).sum()
     columns = (share * jax.nn.log_softmax(logits.T, axis=1)).sum()
@@ -186,6 +189,59 @@ def test_unique_captions_have_one_partner_each(seed: int, data: st.DataObject) -
     assert relative(value, other) < 3e-6
     for result, wanted in zip(gradients[:2], expected[:2], strict=True):
         assert relative(result, wanted) < 3e-6
+
+
+def at_the_start(batch: int, repeated: float, scale: float, common: float, targets: str) -> float:
+    """The loss of untrained embeddings with a bias of 0.
+
+    Args:
+      batch: size.
+      repeated: share of the batch with one and the same caption; the other captions differ.
+      scale: of the similarities.
+      common: the similarity of any image to any text, as pretrained towers have it.
+      targets: of the loss.
+    """
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((2, batch, 512))
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    vectors = np.sqrt(1 - common) * vectors + np.sqrt(common) * np.eye(512)[0]
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    image, text = vectors.astype(np.float32)
+    keys = np.maximum(np.arange(batch), repeated * batch).astype(np.int32)
+    value, _ = sharded(MESHES["8"], targets)(
+        image, text, keys, np.float32(np.log(scale)), np.float32(0)
+    )
+    return float(value)
+
+
+@pytest.mark.parametrize(
+    ("repeated", "scale", "common"),
+    [
+        (0.0, 1 / 0.07, 0.0),
+        (0.5, 1 / 0.07, 0.0),
+        (0.9, 1 / 0.07, 0.0),
+        (0.5, 100.0, 0.25),
+        (0.9, 100.0, 0.25),
+    ],
+    ids=["own captions", "half alike", "most alike", "CLIP, half alike", "CLIP, most alike"],
+)
+def test_the_sigmoid_loss_starts_alike_at_all_batch_sizes(
+    repeated: float, scale: float, common: float
+) -> None:
+    values = {
+        batch: at_the_start(batch, repeated, scale, common, "sigmoid") for batch in (32, 256, 2048)
+    }
+    assert max(values.values()) < 2 * min(values.values()), values
+
+
+def test_one_caption_a_picture_has_the_sigmoid_loss_of_its_authors() -> None:
+    image, text, _, scale, _ = pairs()
+    bias, keys = np.float64(-10), np.arange(BATCH, dtype=np.int32)
+    logits = np.exp(np.float64(scale)) * image.astype(np.float64) @ text.astype(np.float64).T
+    ours = bias + logits.mean() - np.log((BATCH + 0.5) / (BATCH * (BATCH - 1) + 0.5))
+    expected = np.logaddexp(0, -(2 * np.eye(BATCH) - 1) * (logits + bias)).sum() / BATCH
+    value, _ = sharded(MESHES["8"], "sigmoid")(image, text, keys, scale, np.float32(ours))
+    assert value == pytest.approx(expected, rel=1e-5)
 
 
 @settings(deadline=None, max_examples=20)
