@@ -149,6 +149,10 @@ class Tokenizer:
             row[1 + len(ids)] = self.eos_id
         return tokens
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text that is not cut, with BOS and EOS."""
+        return len(self._ids(text)) + 2
+
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that decides which ids a text gets."""
         return hashlib.sha256(json.dumps(self._parts, default=sorted).encode()).hexdigest()

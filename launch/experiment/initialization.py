@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Records whose captions a tokenizer is trained on, when the run has none.
 _TOKENIZER_RECORDS = 20_000
+#: Records of a set, evenly spread, whose captions are measured before training.
+_MEASURED_RECORDS = 1000
 
 
 def first_state(
@@ -165,6 +167,46 @@ def tokenizer_of(
         for file, text in files[0].items():
             (aside / file).write_text(text, "utf-8")
         return Tokenizer.load(aside)
+
+
+def count_cut_captions(
+    run: RunConfig, data: DataSettings, tokenizer: Tokenizer, *, new: bool
+) -> list[str]:
+    """Measures captions as training draws them; says of each set of which some do not fit into the context.
+
+    Args:
+      run: the settings; without a branch that reads captions, none are measured.
+      data: the settings of the data.
+      tokenizer: of the run.
+      new: whether the run begins; one that goes on keeps its context.
+
+    Raises:
+      UserError: a new run would cut most captions of a set: what tells them apart is mostly at their ends.
+    """
+    import numpy as np
+
+    from data_pipeline.loading.examples import choose_caption
+    from data_pipeline.packed.reader import PackedSplit
+    from jax_vlffd.errors import UserError
+
+    length, rng, lines = run.model.clip.text.context_length, np.random.default_rng(0), []
+    for folder, _ in data.train if run.loss.uses_text else ():
+        split = PackedSplit(folder, "train")
+        rows = range(0, len(split), -(-len(split) // _MEASURED_RECORDS))
+        counts = [
+            tokenizer.count_tokens(choose_caption(split.sample(row), data.captions, rng)[0])
+            for row in rows
+        ]
+        if cut := sum(count > length for count in counts):
+            lines.append(
+                f"{folder}: {cut} of {len(rows)} captions measured do not fit into the {length} tokens of "
+                f"model.text.context_length (the longest has {max(counts)})"
+            )
+            if cut > len(rows) / 2 and new:
+                raise UserError(
+                    f"{lines[-1]}; raise it, or take shorter captions by data.captions=raw or label_only"
+                )
+    return lines
 
 
 class GlobalIterator:

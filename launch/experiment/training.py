@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,9 @@ def train(
     tokenizer = initialization.tokenizer_of(run, data, workdir, peers)
     agreement.check_read(peers, {"the tokenizer": tokenizer.digest()})
     run = plans.with_tokenizer(run, tokenizer)
+    for line in initialization.count_cut_captions(run, data, tokenizer, new=not continued):
+        if main_process:
+            print(f"note: {line}; their ends are cut", file=sys.stderr, flush=True)
     clip = run.model.clip
     index, count = sharding.data_share(sharding.make_mesh(run.mesh))
     loader = TrainLoader(

@@ -36,7 +36,7 @@ EOS = 599
 BATCH = 16
 
 VISION = VisionConfig(32, 2, 2, 64, "gelu", image_size=16, patch_size=8)
-TEXT = TextConfig(32, 2, 2, 64, "gelu", vocab_size=600, context_length=12, eos_id=EOS)
+TEXT = TextConfig(32, 2, 2, 64, "gelu", vocab_size=600, context_length=20, eos_id=EOS)
 CLIP = CLIPConfig(VISION, TEXT, embed_dim=16)
 
 

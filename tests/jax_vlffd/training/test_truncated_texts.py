@@ -32,9 +32,9 @@ def batch_of(*lengths: int, fused: int = 2) -> dict[str, np.ndarray]:
         ((2, 5), 7, 1, 7),
         ((2, 5), 2, 4, 8),
         ((2, 4), 2, 4, 4),
-        ((2, 11), 2, 8, 12),  # the context is no multiple
-        ((12, 3), 2, 5, 12),
-        ((2, 5), 2, 100, 12),
+        ((2, 19), 2, 8, 20),  # not a multiple: the context
+        ((18, 3), 2, 7, 20),
+        ((2, 5), 2, 100, 20),
     ],
 )
 def test_as_long_as_the_longest_rounded_up(
@@ -59,7 +59,7 @@ def test_texts_stay_as_they_are_where_none_is_read_or_none_is_to_be_cut(
     batch = batch_of(2, 5)
     spec = tiny.plan(loss=loss, pad_to_multiple_of=multiple).spec
     same, length = steps.truncate_texts(batch, spec, SingleProcess())
-    assert length == 12
+    assert length == tiny.TEXT.context_length
     assert all(same[name] is value for name, value in batch.items())
 
 
