@@ -73,6 +73,8 @@ def use_compilation_cache() -> None:
 def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
     flags.FLAGS.set_gnu_getopt()  # flags may follow other arguments
     try:
+        if "config" in flags.FLAGS:
+            _accept_none()
         rest: list[str] = flags.FLAGS(_with_packaged_recipe(argv))
         if "config" in flags.FLAGS:
             # A missing config file is only reported when the config is read.
@@ -118,6 +120,17 @@ def _with_packaged_recipe(argv: Sequence[str]) -> list[str]:
             if installed.is_file() and not os.path.exists(match[2]):
                 result[number] = f"{match[1] or ''}{installed}{match[3]}"
     return result
+
+
+def _accept_none() -> None:
+    """Lets a key be set to None, by that word: the settings then say whether it may be."""
+    from ml_collections import config_flags
+
+    class Parser(flags.FloatParser):
+        def parse(self, argument: Any) -> Any:
+            return None if argument == "None" else super().parse(argument)
+
+    config_flags.register_flag_parser_for_type(float, Parser())
 
 
 def _check_groups() -> None:

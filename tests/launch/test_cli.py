@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from configs.base import recipe
+from data_pipeline.loading.settings import DataSettings
+from jax_vlffd.clip.config import CLIPConfig
+from jax_vlffd.config import ModelConfig, RunConfig
+from launch.experiment.config import flat
 from tests.support import tiny
 
 #: Every command, with the flags that it needs.
@@ -159,6 +164,29 @@ def test_a_value_that_cannot_be_is_one_line_and_status_1(
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+#: Keys that the settings let be None, in a recipe and on the command line.
+OPTIONAL = [
+    key for key, value in flat(
+        recipe(RunConfig(ModelConfig(CLIPConfig.b16())), DataSettings()).to_dict()
+    ).items()
+    if value is None
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_an_optional_key_can_be_set_to_none(key: str, tmp_path: Path) -> None:
+    done = tiny.command(*TRAIN, f"--workdir={tmp_path / 'run'}", f"--config.{key}=None")
+    assert done.stderr.startswith("error: no training set"), done.stderr
+
+
+def test_none_is_refused_where_a_key_needs_a_number(tmp_path: Path) -> None:
+    done = tiny.command(
+        *TRAIN, f"--workdir={tmp_path / 'run'}", "--config.optim.learning_rate=None"
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: optim.learning_rate is None: it must be")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
