@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, get_args
 
 from data_pipeline.loading.settings import DataSettings
@@ -81,9 +82,10 @@ def search_fitting_settings(
         changed = dataclasses.replace(run, train=train)
         if fits("train.accumulate", train.accumulate, changed, data):
             break
-    size = data.batch_size // 2
-    while size >= max(len(devices) // run.mesh.tensor, data.batch_size // 16):
+    # Whole examples, and whole pairs, on every device that splits the batch.
+    unit = math.lcm(len(devices) // run.mesh.tensor * run.train.accumulate, 2 if data.paired else 1)
+    size = data.batch_size
+    while (size := size // 2 // unit * unit) >= max(unit, data.batch_size // 16):
         if fits("data.batch_size", size, run, dataclasses.replace(data, batch_size=size)):
             break
-        size //= 2
     return tried

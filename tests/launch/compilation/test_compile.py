@@ -6,11 +6,14 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipeline.loading.settings import DataSettings
 from jax_vlffd.compilation import report
@@ -213,6 +216,32 @@ def test_each_kind_of_setting_is_tried_until_one_fits(
     rendered = [table.attempt_row(entry) for entry in attempts]
     assert rendered[0] == ("tried compute.remat=dots", "does not fit, 1.000 GiB")
     assert rendered[-1] == ("tried data.batch_size=16", "fits, 1.000 GiB")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    units=st.integers(1, 64),
+    devices=st.sampled_from([1, 2, 3, 6, 8]),
+    parts=st.integers(1, 3),
+    paired=st.booleans(),
+)
+def test_only_batches_that_divide_are_tried(
+    units: int, devices: int, parts: int, paired: bool
+) -> None:
+    """The compiler is left out: nothing here could refuse a program for its size."""
+    unit = math.lcm(devices * parts, 2 if paired else 1)
+    run, data = tiny.settings(
+        Path("/set"), batch_size=units * unit, accumulate=parts, paired=paired
+    )
+    refused = {"fits": False, "hbm_bytes_per_chip": 2**30}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "compile_steps", lambda *_, **__: refused)
+        attempts = check.search_fitting_settings(run, data, [None] * devices, None)
+    sizes = [entry["value"] for entry in attempts if entry["key"] == "data.batch_size"]
+    assert [size for size in sizes if size % unit] == []
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert all(0 < size < data.batch_size for size in sizes)
+    assert bool(sizes) == (units > 1)
 
 
 # --- the recipes ---
