@@ -156,7 +156,12 @@ def test_what_the_packages_import_is_declared_and_nothing_else_is() -> None:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             imported |= {name.split(".")[0] for name in names}
-    imported -= {*sys.stdlib_module_names, *PACKAGES, "benchmarks"}
+    imported -= {
+        *sys.stdlib_module_names,
+        *PACKAGES,
+        "benchmarks",
+        "_typeshed",
+    }  # the last for checkers of types
     names_by_module = {
         name: {text.lower().replace("_", "-") for text in by_module.get(name, [name])}
         for name in imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,7 +59,9 @@ def _check(flag: str, kind: str, text: str) -> None:
         raise UserError(f"--{flag}={text}: {above} is not a folder, so nothing can be below it")
     nearest = path if path.exists() else above
     if not os.access(nearest, os.W_OK):
-        raise UserError(f"--{flag}={text}: {nearest} cannot be written by this user")
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise UserError(f"--{flag}={text}: {nearest} cannot be written ({why})")
 
 
 def _check_inputs(flag: str, kind: str, text: str, inputs: Iterable[str]) -> None:

@@ -202,6 +202,7 @@ def test_the_readme_s_road_is_walked(tmp_path: Path) -> None:
     step(
         "launch.train", f"--config={recipe}", f"--workdir={run}",
         f"--config.data.train={packed}", f"--config.data.validation={packed}",
+        "--config.model.text.context_length=128",
     )  # fmt: skip
     report = tmp_path / "eval"
     step(

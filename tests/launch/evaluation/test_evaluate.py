@@ -127,7 +127,7 @@ def test_one_class_is_reported(tmp_path: Path) -> None:
         (["--from_scores=s.csv", "--from_scores=s.csv", "--out=o"], 1, "another file has"),
         (["--from_scores=a=s.csv", "--from_scores=a=s.csv", "--out=o"], 1, "scored twice"),
         (["--from_scores=a=t.csv", "--from_scores=a=t.csv", "--out=o"], 1, "scores of video '000'"),
-        (["--from_scores=s.csv", "--out=s.csv"], 1, "s.csv/scores.csv cannot be written"),
+        (["--from_scores=s.csv", "--out=s.csv"], 1, "s.csv is a file; name a folder"),
         (["--from_scores=s.csv", "--out=o", "--data=x=d"], 1, "no scores of a set of this name"),
         (["--from_scores=s.csv", "--out=o", "--split=val"], 1, "no scores of split 'val'"),
         (["--from_scores=s.csv", "--out=o", "--robustness"], 1, "need models"),

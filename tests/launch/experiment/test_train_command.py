@@ -360,7 +360,7 @@ def test_one_device_and_eight_give_the_same_scores(
 def test_a_broken_config_is_named(train: Train, trained: Path, tmp_path: Path) -> None:
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     (workdir / runs.CONFIG).write_text("{")
-    refused(train(workdir), f"{workdir / runs.CONFIG}: not a run's config", "another workdir")
+    refused(train(workdir), f"{workdir / runs.CONFIG} is not JSON", "another workdir")
 
 
 def test_a_resume_from_nowhere_is_reported(train: Train, tmp_path: Path) -> None:
