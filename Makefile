@@ -17,7 +17,7 @@ demo: $(STAMP)-run
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-# Without the tests that take more than about five seconds of a core.
+# Without the tests that take more than about two seconds of a core.
 test-fast: $(STAMP)-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not campaign"
 

@@ -158,12 +158,14 @@ def table(text: str) -> list[dict[str, Any]]:
     return [{name: value(text) for name, text in row.items()} for row in rows]
 
 
+@pytest.mark.slow
 def test_scores_give_the_same_metrics(old: Path, run: Run) -> None:
     run("evaluate", *make.FROM_SCORES, "--out=again")
     expected = without_covered(EXPECTED["evaluation"]["from_scores"])
     assert_holds(metrics(old / "again"), expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_export_answers_as_before_and_goes_on_with_a_torn_file(old: Path, run: Run) -> None:
     torn = (old / "predictions.jsonl").read_bytes()
     kept = torn[: torn.rindex(b"\n") + 1]
@@ -195,6 +197,7 @@ def test_a_workdir_is_exported_to_the_same_parameters(old: Path, run: Run) -> No
     assert files["again"] >= files["export"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_done_before_and_has_the_same_table(old: Path, run: Run) -> None:
     """Evaluating its runs once more would do no harm; training them again, or losing one, would."""
     trained = {

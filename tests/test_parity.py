@@ -43,6 +43,7 @@ def assert_close(outputs: dict[str, float], gradients: dict[str, float]) -> None
     assert {k: v for k, v in gradients.items() if not v <= RELATIVE} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -84,12 +85,14 @@ def test_a_whole_b16_equals_torch_clip(torch: Any, tmp_path: Path) -> None:
     assert_close(*parity_table.measure(config, 3, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
 def test_other_activations_equal_torch(torch: Any, tmp_path: Path, activation: str) -> None:
     config = with_activation(TINY, activation)
     assert_close(*parity_table.measure(config, 4, tmp_path, gradients=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_old_files_that_pool_at_the_highest_id_equal_torch(
     torch: Any, tmp_path: Path, gradients: bool
@@ -134,6 +137,7 @@ def test_the_remedy_for_pickled_weights_works(torch: Any, tmp_path: Path) -> Non
     np.testing.assert_array_equal(parameters["text/blocks/attention/query/weight"][1], query)
 
 
+@pytest.mark.slow
 def test_what_we_save_loads_in_torch_clip(torch: Any, tmp_path: Path) -> None:
     from transformers import CLIPModel
 
@@ -184,6 +188,7 @@ def random_vit(torch: Any, kind: str) -> Any:
     return parity_table.perturb(getattr(transformers, kind)(config).eval())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
 def test_a_plain_vit_equals_torch(torch: Any, tmp_path: Path, kind: str) -> None:
     vit = random_vit(torch, kind)
@@ -212,6 +217,7 @@ def test_a_plain_vit_equals_torch(torch: Any, tmp_path: Path, kind: str) -> None
     assert_close(differences, {})
 
 
+@pytest.mark.slow
 def test_gradients_of_a_plain_vit_equal_torch(torch: Any, tmp_path: Path) -> None:
     vit = random_vit(torch, "ViTModel")
     vit.save_pretrained(tmp_path / "weights")
@@ -279,6 +285,7 @@ def test_a_real_vit_knows_what_it_sees(
     assert probabilities[best] == pytest.approx(probability, abs=0.005)
 
 
+@pytest.mark.slow
 def test_a_real_vit_is_as_near_to_the_truth_as_torch(torch: Any, vit_tiny: Path) -> None:
     # Real features reach 490 in a few channels, where neighboring fp32 numbers are 3e-5 apart: torch in
     # fp32 is itself 4e-4 off torch in fp64. So our largest error is held against twice torch's own, and

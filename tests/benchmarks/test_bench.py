@@ -43,6 +43,7 @@ def peer() -> Any:
     return torch_side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
@@ -142,6 +143,7 @@ def test_the_step_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
     assert "torch" in figures["made_by"]["versions"]
 
 
+@pytest.mark.slow
 def test_a_bench_without_a_recipe_is_refused(tmp_path: Path) -> None:
     done = tiny.command("launch.bench", "step", cwd=tiny.ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

@@ -193,6 +193,7 @@ def test_unknown_words_are_refused(label: int, regions: dict[str, list[str]], me
             function()
 
 
+@pytest.mark.slow
 def test_captions_fit_clip(shared_dir: Path) -> None:
     folder = shared_dir / "weights" / "clip-tokenizer"
     if not folder.is_dir():

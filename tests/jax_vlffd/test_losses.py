@@ -214,6 +214,7 @@ def at_the_start(batch: int, repeated: float, scale: float, common: float, targe
     return float(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeated", "scale", "common"),
     [

@@ -110,6 +110,7 @@ def test_any_error_of_a_pair_is_its_own_line(
     assert annotator.annotate(AnnotationTask("2", picture, None)) is not None
 
 
+@pytest.mark.slow
 def test_a_picture_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path = bomb(tmp_path / "bomb.png", 12_500)  # 470 MB once decoded
     code = (

@@ -236,6 +236,7 @@ print(held)
 """
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _WRITE, str(tmp_path / "out.jsonl")]
     started = [

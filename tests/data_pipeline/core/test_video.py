@@ -324,6 +324,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_frames(tmp_path / "a.mp4")
 
 
+@pytest.mark.slow
 def test_frames_are_those_of_opencv(shared_dir: Path) -> None:
     folder = shared_dir / "data" / "FaceForensics++"
     for part in ("original_sequences/youtube/c40", "manipulated_sequences/FaceSwap/c40"):

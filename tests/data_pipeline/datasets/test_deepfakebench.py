@@ -183,6 +183,7 @@ def test_labels_may_be_numbers_or_stand_with_the_video_alone(tree: Tree) -> None
         assert deepfakebench.read_label(video.bench_label, Path()) == video.label
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(), st.lists(st.text())),

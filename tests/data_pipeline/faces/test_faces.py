@@ -36,6 +36,7 @@ def face_detector() -> detection.FaceDetector:
     return detection.open_detector("dlib")
 
 
+@pytest.mark.slow
 @needs_dlib
 def test_finds_nearly_all_annotated_faces_at_their_points(
     face_detector: detection.FaceDetector, shared_dir: Path

@@ -38,6 +38,7 @@ def test_real_people_are_reported_apart(shared_dir: Path) -> None:
     assert (groups, unknown) == ([0, 0, 2], 0)
 
 
+@pytest.mark.slow
 def test_pictures_without_a_face_stay_together_and_damage_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("dlib")
     paths = [write_picture(tmp_path / f"{name}.png") for name in "ab"]

@@ -266,6 +266,7 @@ def test_a_wrong_table_gives_one_line_and_status_1(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_and_resumes(tmp_path: Path) -> None:
     table, out = make_pairs(tmp_path, 40), tmp_path / "out.jsonl"
     flags = (f"--pairs={table}", f"--out={out}", "--workers=1")
@@ -308,6 +309,7 @@ def test_stored_landmarks_are_used_and_no_detector(
     assert [name for name, region in line["regions"].items() if region["forged"]] == ["nose"]
 
 
+@pytest.mark.slow
 def test_of_several_faces_the_forged_one_is_annotated(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector

@@ -125,6 +125,7 @@ def test_small_faces_and_cut_regions_have_finite_scores(size: int) -> None:
         assert all(np.isfinite(figure["score"]) for figure in finding.evidence.values())
 
 
+@pytest.mark.slow
 def test_planted_types_are_distinguished_on_held_out_real_faces(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector

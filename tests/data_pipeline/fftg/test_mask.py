@@ -54,6 +54,7 @@ def test_recompression_is_not_a_forgery(seed: int, quality: int) -> None:
     assert forged(image, forgeries.jpeg(image, quality), points) == set()
 
 
+@pytest.mark.slow
 def test_recompressed_real_faces_have_no_forged_region(shared_dir: Path) -> None:
     from data_pipeline.fftg.calibration import measure_noise, portraits, reencoded
 
@@ -67,6 +68,7 @@ def test_recompressed_real_faces_have_no_forged_region(shared_dir: Path) -> None
     assert len(wrong) <= 0.01 * len(pairs), wrong
 
 
+@pytest.mark.slow
 def test_a_reencoded_real_video_has_no_forged_region(shared_dir: Path) -> None:
     pytest.importorskip("dlib")
     from data_pipeline.faces.detection import open_detector
@@ -79,6 +81,7 @@ def test_a_reencoded_real_video_has_no_forged_region(shared_dir: Path) -> None:
     assert not [pair for pair in pairs if any(region.forged for region in pair)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     x=st.floats(-5, 5),

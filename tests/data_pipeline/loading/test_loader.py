@@ -46,6 +46,7 @@ def test_batch_is_as_promised(folder: Path, tokenizer: Tokenizer) -> None:
     assert batch["valid"].all()
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_batches(
     folder: Path, second: Path, tokenizer: Tokenizer
 ) -> None:
@@ -64,6 +65,7 @@ def test_workers_do_not_change_the_batches(
     iterator.close()
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_are_started_anew_and_lose_no_batch(
     folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def test_unsuitable_settings_are_reported(
         make_loader(tokenizer, data_settings(folder, **settings), process_count=4)
 
 
+@pytest.mark.slow
 def test_errors_in_a_worker_reach_the_user(tmp_path: Path, tokenizer: Tokenizer) -> None:
     folder = make_set(tmp_path, 2, ("Deepfakes",), bad=(0, 1))
     settings = data_settings(folder, paired=True, max_bad_share=1.0, workers=1)
@@ -239,6 +242,7 @@ def _darken(image: np.ndarray) -> np.ndarray:
     return image // 2
 
 
+@pytest.mark.slow
 def test_evaluation_with_workers_that_start_no_device(
     folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

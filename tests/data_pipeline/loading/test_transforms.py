@@ -101,6 +101,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         decode_image(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(_SOUND)), st.lists(st.tuples(st.integers(0), st.integers(0, 255))))
 def test_damaged_bytes_decode_or_are_refused(name: str, changes: list[tuple[int, int]]) -> None:

@@ -75,6 +75,7 @@ def slipped(draw: st.DrawFn) -> tuple[int, list[int]]:
     return count, shown
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(slipped(), st.integers(0, 2**31), st.sampled_from([0.5, 2.0]), st.integers(-30, 30))
 def test_whatever_is_dropped_or_repeated_is_paired_by_moment(

@@ -114,6 +114,7 @@ def computed_gradient(config: ModelConfig) -> tuple[float, dict[str, np.ndarray]
 # How it is computed does not change what it says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "compute", [{"remat": "dots"}, {"remat": "full", "unroll": 4}, {"unroll": 2}], ids=str
 )
@@ -127,6 +128,7 @@ def test_remat_and_unrolling_change_nothing(compute: dict[str, Any]) -> None:
     assert max(float(np.abs(value).max()) for value in gradient.values()) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unroll", [1, 5, 8])
 def test_remat_saves_memory_however_far_the_layers_are_unrolled(unroll: int) -> None:
     def memory(**compute: Any) -> int:
@@ -147,6 +149,7 @@ def test_remat_saves_memory_however_far_the_layers_are_unrolled(unroll: int) -> 
     assert memory(remat="full", unroll=unroll) < 0.65 * memory(unroll=8)
 
 
+@pytest.mark.slow
 def test_remat_and_unrolling_are_in_the_program() -> None:
     _, tokens = inputs()
     shapes = graph_of(config_of())[1]
@@ -259,6 +262,7 @@ def test_parameters_and_outputs_are_fp32_under_bf16() -> None:
         assert outputs[name].dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_bf16_stays_near_fp32() -> None:
     exact, half = config_of(DEEP), config_of(DEEP, dtype="bfloat16")
     parameters = parameters_of(exact)
@@ -293,6 +297,7 @@ def text_outputs(tokens: np.ndarray) -> dict[str, np.ndarray]:
 ROW = st.lists(st.integers(0, EOS - 1), min_size=12, max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.lists(ROW, min_size=3, max_size=3),
@@ -342,6 +347,7 @@ def test_text_is_pooled_at_the_first_end() -> None:
 # Adapters
 
 
+@pytest.mark.slow
 def test_adapters_change_nothing_at_first() -> None:
     plain, adapted = config_of(), config_of(lora_rank=3)
 

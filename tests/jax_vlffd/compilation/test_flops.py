@@ -66,6 +66,7 @@ def recomputed(tuning: str, loss: LossConfig, separate: bool) -> float:
     return 2.0 * (fusion + (0 if tuning == "frozen" else towers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["full", "layernorm", "frozen", "lora"])
 @pytest.mark.parametrize(
     ("loss", "separate"),

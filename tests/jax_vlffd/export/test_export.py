@@ -84,6 +84,7 @@ def load(kind: Any, path: Path, **more: Any) -> Any:
 # --- transformers ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", "lora", "bias"])
 def test_torch_s_clip_gives_the_same_features(
     torch: Any, trained: Callable[[str], Trained], name: str
@@ -221,6 +222,7 @@ def test_merging_is_exact_where_there_are_no_adapters() -> None:
     assert tiny.difference(merged, values) == 0
 
 
+@pytest.mark.slow
 def test_loader_is_for_uint8_images_of_the_program_s_size(packed: Path, made: Made) -> None:
     """A batch of the loader goes into the program as it is."""
     _, out = made("clip")

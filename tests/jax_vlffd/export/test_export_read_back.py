@@ -22,6 +22,7 @@ from tests.support import tiny
 from tests.support.tiny_export import IMAGES, STEP, Made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "vit"])
 def test_an_export_scores_as_its_run_to_the_bit(made: Made, packed: Path, name: str) -> None:
     workdir, out = made(name)

@@ -60,6 +60,7 @@ class TwoFaces:
         return [big, small]
 
 
+@pytest.mark.slow
 def test_the_detector_answers_as_the_trained_model_does(detector: Detector) -> None:
     crops = [draw(seed, 40 + 3 * seed) for seed in range(6)]
     predictions = detector.predict(crops)

@@ -52,6 +52,7 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(data=st.data(), value=st.sampled_from(DAMAGED))
 def test_damaged_parameters_give_no_verdict(

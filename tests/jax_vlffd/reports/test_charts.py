@@ -66,6 +66,7 @@ def test_a_name_is_text_and_bounded(draw, name: str) -> None:
     drawing.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [line, bars, dots])
 def test_the_same_input_gives_the_same_bytes(draw, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)

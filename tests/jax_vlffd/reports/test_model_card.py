@@ -15,6 +15,7 @@ from launch.experiment import workdir as runs
 from tests.support.tiny_export import Made
 
 
+@pytest.mark.slow
 def test_the_card_has_data_metrics_calibration_use_and_limits(made: Made, packed: Path) -> None:
     workdir, _ = made("clip")
     run = runs.load_run(workdir)

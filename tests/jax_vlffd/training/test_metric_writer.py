@@ -61,6 +61,7 @@ def test_without_a_terminal_progress_is_plain_and_seldom(
     assert capsys.readouterr().err == "step 1/9  loss 1.0\nstep 3/9  validation AUC 0.5\n"
 
 
+@pytest.mark.slow
 def test_events_do_not_bring_torch_into_the_run(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
     code = (

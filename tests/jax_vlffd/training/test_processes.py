@@ -96,6 +96,7 @@ def run(mode: str, tmp_path: Path, who: int = 0) -> list[tuple[int, str]]:
     return [(status, log.read_text()) for status, log in zip(statuses, logs, strict=True)]
 
 
+@pytest.mark.slow
 def test_values_go_around_in_order_whatever_their_size_and_whoever_else_connects(
     tmp_path: Path,
 ) -> None:
@@ -105,6 +106,7 @@ def test_values_go_around_in_order_whatever_their_size_and_whoever_else_connects
     )
 
 
+@pytest.mark.slow
 def test_all_stop_at_one_place_for_one_reason(tmp_path: Path) -> None:
     result = run("stop", tmp_path)
     assert [status for status, _ in result] == [0] * COUNT, result
@@ -112,6 +114,7 @@ def test_all_stop_at_one_place_for_one_reason(tmp_path: Path) -> None:
     assert re.fullmatch(r"process \d \(.+, pid \d+\) got SIGTERM", reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1, 2])
 def test_a_process_that_is_killed_ends_all_and_is_named_last(who: int, tmp_path: Path) -> None:
     result = run("kill", tmp_path, who)
@@ -125,6 +128,7 @@ def test_a_process_that_is_killed_ends_all_and_is_named_last(who: int, tmp_path:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 2])
 def test_the_last_words_of_a_process_end_all(who: int, tmp_path: Path) -> None:
     result = run("fail", tmp_path, who)
@@ -135,6 +139,7 @@ def test_the_last_words_of_a_process_end_all(who: int, tmp_path: Path) -> None:
         assert re.match(rf"error: process {who} \(.+\) stopped: the disk is full$", last), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "said"),
     [

@@ -82,6 +82,7 @@ def test_only_what_a_branch_reads_trains() -> None:
     assert parts(fusion=1.0) == towers | {"fusion", "fusion_head"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tuning", "loss"),
     [

@@ -56,6 +56,7 @@ def single() -> Stepped:
 # --- the same result however the work is laid out ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "accumulate"),
     [
@@ -89,6 +90,7 @@ def gradients(plan: TrainPlan, batch: dict[str, np.ndarray]) -> Any:
     return tiny.host(result(trainable, frozen, to_devices(batch, plan.mesh)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "accumulate"), [((8, 1, 1), 1), ((2, 2, 2), 2)], ids=["data 8", "2x2x2 in 2 parts"]
 )
@@ -124,6 +126,7 @@ def test_a_seed_gives_the_same_parameters_on_every_mesh() -> None:
     assert int(state.step) == 0
 
 
+@pytest.mark.slow
 def test_the_parameters_are_split_and_the_state_is_donated() -> None:
     plan = tiny.plan((2, 2, 2), loss=LossConfig(alignment=0, fusion=0))
     state = tiny.state(plan)
@@ -167,6 +170,7 @@ def test_no_branch_computes_in_float64() -> None:
     assert np.dtype("float64") not in kinds
 
 
+@pytest.mark.slow
 def test_bfloat16_is_that_of_the_products_and_not_of_the_parameters() -> None:
     assert products(tiny.plan()) == {"float32"}
     plan = tiny.plan(dtype="bfloat16")
@@ -205,6 +209,7 @@ def outputs() -> Callable[..., dict[str, np.ndarray]]:
     return compute
 
 
+@pytest.mark.slow
 def test_the_logged_losses_are_those_of_the_global_batch_with_the_configured_weights(
     single: Stepped, outputs: Callable[..., dict[str, np.ndarray]]
 ) -> None:
@@ -224,6 +229,7 @@ def test_the_logged_losses_are_those_of_the_global_batch_with_the_configured_wei
     assert metrics["loss"] == pytest.approx(sum(weighed), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_local_losses_are_of_patches_and_weigh_on_top_of_their_branches(
     outputs: Callable[..., dict[str, np.ndarray]],
 ) -> None:
@@ -242,6 +248,7 @@ def test_the_local_losses_are_of_patches_and_weigh_on_top_of_their_branches(
     assert total - without == pytest.approx(more, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_branch_3_reads_its_own_captions_where_they_differ(
     outputs: Callable[..., dict[str, np.ndarray]],
 ) -> None:
@@ -266,6 +273,7 @@ def test_what_branch_3_knows_without_the_image(
     assert np.abs(before["fused_logits"] - after["fused_logits"]).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_a_caption_that_tells_the_label_is_seen_to_leak() -> None:
     """Tokens that state the label, images that do not: the accuracy without the image goes to 1."""
     loss = LossConfig(image=0.0, alignment=0.0, fusion=1.0)

@@ -36,6 +36,7 @@ def slope(image: np.ndarray, text: np.ndarray, keys: np.ndarray, scale: float) -
 
 
 # Half precision stores ln 100 as 4.60547; 4.6052 and more are what a run without a limit may have reached.
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [4.5, LIMIT, 4.6052, float(np.float16(LIMIT)), 4.7, 5.5])
 def test_the_scale_moves_as_clips_does_at_its_limit_and_from_above(start: float) -> None:
     plan = tiny.plan(loss=LossConfig(image=0.01, alignment=1.0, fusion=0.0), optim=OPTIM)
@@ -61,6 +62,7 @@ def test_the_scale_moves_as_clips_does_at_its_limit_and_from_above(start: float)
     assert max(result) <= np.float32(LIMIT)
 
 
+@pytest.mark.slow
 def test_a_scale_that_is_not_trained_stays_as_it_was_loaded() -> None:
     plan = tiny.plan(loss=LossConfig(alignment=0.0))
     state = tiny.state(plan)

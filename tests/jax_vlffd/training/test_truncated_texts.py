@@ -76,6 +76,7 @@ def test_the_longest_of_any_process_counts() -> None:
         assert length == result["tokens"].shape[1] == result["fused_tokens"].shape[1] == expected
 
 
+@pytest.mark.slow
 def test_a_step_on_shorter_texts_is_the_same_step() -> None:
     plan = tiny.plan(pad_to_multiple_of=1, separate_captions=True)
     batch = batch_of(*[3 + n % 5 for n in range(tiny.BATCH)], fused=6)

@@ -114,6 +114,7 @@ def test_a_workdir_that_the_hosts_do_not_share_ends_both(hosts: Path, tmp_path: 
     assert not (hosts / "b" / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_workdir_keeps_the_digests_of_the_weights_that_it_began_with(
     hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_workdir_keeps_the_digests_of_the_weights_that_it_began_with(
         assert content["initial_weights"]["revision"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_set_that_was_packed_anew_is_named_when_a_run_would_go_on(
     split: str, tmp_path: Path

@@ -16,6 +16,7 @@ from tests.support import tiny
 from tests.support.training_runs import run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["*[a]? %20 #1", pytest.param("data [v2]", marks=pytest.mark.slow)]
 )

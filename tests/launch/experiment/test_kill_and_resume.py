@@ -35,6 +35,7 @@ def test_kills_within_saves_leave_a_whole_checkpoint_and_the_same_end(
     assert hit[IN_A_SAVE] == kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.campaign)])
 def test_a_validation_that_is_cut_and_made_up_never_leaves_the_run_without_a_checkpoint(
     tmp_path: Path, rounds: int, seed: int, record_property: Callable[[str, object], None]

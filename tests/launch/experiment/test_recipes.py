@@ -77,6 +77,7 @@ def test_a_recipe_is_what_its_name_says(name: str) -> None:
     assert run.model.compute.dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_whole_train_step_of_a_recipe_fits_together(name: str) -> None:
     run, data, plan = plan_of(name)

@@ -57,6 +57,7 @@ def train(tmp_path: Path) -> Train:
     return start
 
 
+@pytest.mark.slow
 def test_a_full_folder_of_tensorboard_costs_one_warning_and_nothing_else(
     train: Train, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_trained_run_is_read_back_and_scores_the_same(whole: Whole, packed: Pa
 # --- resume ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kills",
     [
@@ -234,6 +235,7 @@ def pretrained(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_without_a_source_the_parameters_are_those_of_the_seed(
     whole: Whole, tmp_path: Path
 ) -> None:
@@ -243,6 +245,7 @@ def test_without_a_source_the_parameters_are_those_of_the_seed(
     assert_same(state, initial_state(whole.plan, seed=0))
 
 
+@pytest.mark.slow
 def test_pretrained_weights_fill_the_towers_and_the_rest_is_of_the_seed(
     whole: Whole, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -333,6 +336,7 @@ def test_a_source_of_another_kind_or_shape_is_reported(
         first(whole, tmp_path, InitConfig(resume=str(tmp_path / "begun")))
 
 
+@pytest.mark.slow
 def test_resuming_another_run_goes_on_where_it_stood(
     whole: Whole, packed: Path, tmp_path: Path
 ) -> None:

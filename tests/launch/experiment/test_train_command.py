@@ -122,6 +122,7 @@ def kill_at(step: int, workdir: Path, config: Path, environment: dict[str, str])
     assert not (workdir / runs.SUMMARY).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(
     trained: Path, config: Path, train: Train, environment: dict[str, str], tmp_path: Path
 ) -> None:

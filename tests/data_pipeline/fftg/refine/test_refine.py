@@ -238,6 +238,7 @@ def kill_in_the_middle(out: Path, kills: int, count: int, seed: int) -> dict[str
     return dict(figures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "count"), [(2, 16), pytest.param(20, 90, marks=pytest.mark.campaign)]
 )

@@ -94,6 +94,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_waiting_refinement_locks_its_output(tmp_path: Path) -> None:
     """Refinement writes all lines at its end: until then no other process may add one."""
     out = tmp_path / "out.jsonl"
@@ -144,6 +145,7 @@ PAUSES: dict[str, tuple[list[str], str, int | None]] = {
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pause", "number"),
     [

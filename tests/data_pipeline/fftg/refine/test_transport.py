@@ -200,6 +200,7 @@ def test_a_redirect_in_a_circle_ends(tmp_path: Path) -> None:
         assert len(server.requests) < 10
 
 
+@pytest.mark.slow
 def test_the_command_reports_a_redirect_in_one_line(tmp_path: Path, shared_dir: Path) -> None:
     pytest.importorskip("dlib", reason="the extra `faces` is not installed")
     source = shared_dir / "data" / "edited_faces"
