@@ -34,10 +34,10 @@ def message(error: Exception) -> str | None:
             value = value[:_MAX_VALUE] + "..."
         for pattern, form in _REASONS:
             if fitting := re.fullmatch(pattern, reason):
-                told = form.format(
+                remedy = form.format(
                     *(group.replace("|", ", ") for group in fitting.groups()), flag=flag
                 )
-                return f"--{flag}={value}: {told}; see --help"
+                return f"--{flag}={value}: {remedy}; see --help"
         if "Traceback (most recent call last)" in reason:  # ml_collections' own
             reason = str(error).strip().splitlines()[-1]
         return f"--{flag}={value}: {reason}; see --help"
