@@ -137,6 +137,7 @@ NOT_IMPORTED = {
     "flatbuffers": "jax.export imports it",
     "gcsfs": "fsspec imports it for gs://",
     "importlib-resources": "tensorflow-datasets imports it",
+    "transformers": "reads what launch.export writes",
 }
 #: Imported though they are not declared: dlib is in dlib-bin; no MediaPipe that works installs beside NumPy 2.
 NOT_DECLARED = {"dlib", "mediapipe"}

@@ -199,7 +199,7 @@ def _given(name: str) -> Any:
 
 
 def _is_users(error: BaseException) -> bool:
-    """Whether an error is reported in one line: an OSError that names its file says as much as its traceback."""
+    """Whether one line reports an error: an OSError that names its file says as much as its traceback."""
     storage = isinstance(error, OSError) and (error.errno in _STORAGE_ERRNOS or error.filename)
     return bool(storage) or isinstance(error, (UserError, MemoryError))
 
