@@ -25,12 +25,14 @@ from tests.support.tiny import ROOT
 PACKAGES = ("configs", "data_pipeline", "jax_vlffd", "launch")
 NOT_PACKED = ("benchmarks", "docs", "tests")
 
+#: The folders of the packages in the checkout, in which an environment may lie, too.
+OWN = tuple(f"{ROOT / name}{os.sep}" for name in PACKAGES)
 #: Runs a module, and at the end names what was imported from the checkout.
 RUN = f"""
 import atexit, runpy, sys
 def from_checkout():
     files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    print("checkout:", sorted(f for f in files if f.startswith({str(ROOT) + os.sep!r})), file=sys.stderr)
+    print("checkout:", sorted(f for f in files if f.startswith({OWN!r})), file=sys.stderr)
 atexit.register(from_checkout)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
