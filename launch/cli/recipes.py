@@ -26,8 +26,10 @@ def recipe_fault(error: BaseException, recipe: str = "") -> str | None:
     for cause in reversed(chain):
         frames = traceback.extract_tb(cause.__traceback__)
         within = [n for n, frame in enumerate(frames) if Path(frame.filename).name == _FLAGS]
-        if isinstance(cause, SyntaxError) and cause.filename and (recipe or within):
-            return f"{cause.filename}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}"
+        if isinstance(cause, SyntaxError) and (recipe or within):
+            # Python names no file where it holds a null byte.
+            file = cause.filename or recipe or "the recipe of --config"
+            return f"{file}, line {cause.lineno or 1}: {type(cause).__name__}: {cause.msg}"
         if not recipe and not within:
             continue
         run = [

@@ -35,6 +35,15 @@ def test_a_recipe_that_fails_is_named_with_its_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_with_a_null_byte_is_one_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_bytes(b"\0")
+    done = tiny.command("launch.train", f"--config={recipe}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 def test_a_sweep_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.py"
     text = (tiny.ROOT / "configs/demo.py").read_text().partition("def get_sweep")[0]
