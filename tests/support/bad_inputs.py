@@ -159,7 +159,7 @@ class Drawn:
 
     def __init__(self, kit: Kit, folder: Path, seed: int) -> None:
         self.kit, self.folder = kit, folder
-        self.rng = random.Random(seed)
+        self.seed, self.rng = seed, random.Random(seed)
         spec = importlib.util.spec_from_file_location("kit_recipe", kit.recipe)
         assert spec is not None
         assert spec.loader is not None
@@ -175,6 +175,8 @@ class Drawn:
         """The case of this number: kinds take turns."""
         place = self.folder / str(number)
         place.mkdir()
+        # Each anew: what is broken has other sizes from run to run, and takes more or fewer draws.
+        self.rng = random.Random(f"{self.seed} {number}")
         return self.kinds[number % len(self.kinds)](place)
 
     def _run(self, command: str, title: str, place: Path, **changed: str | Path) -> Case:
