@@ -31,9 +31,8 @@ flags.DEFINE_integer("repeats", 5, "step, tuning: rounds; each side in turn.", l
 flags.DEFINE_integer("steps", 1, "step, tuning: steps of a round.", lower_bound=1)
 flags.DEFINE_bool("peer_compile", None, "step: torch.compile for the peer; by default on a GPU.")
 
-#: Largest relative difference of the sides' first losses and gradient norms. In bf16 the smallest models
-#: differ by 3 % after one step, because libraries round at other places; fp32 shows that they compute the same.
-TOLERANCE: Final = {"float32": 2e-4, "bfloat16": 5e-2}
+#: Largest relative difference of the sides' first losses and gradient norms.
+TOLERANCE: Final = {"float32": 2e-4, "bfloat16": 3e-2}
 
 
 def settings() -> tuple[RunConfig, int]:

@@ -83,7 +83,7 @@ def broken(data: bytes, rng: random.Random) -> bytes:
 
 
 def odd_object(text: str, rng: random.Random) -> str:
-    """A JSON object of which one value is another, or is missing, or that is no longer JSON."""
+    """A JSON object of which one value is another, or is missing, or that is broken JSON."""
     value = json.loads(text)
     holder, name, parts = value, None, value
     for _ in range(rng.randint(1, 4)):
@@ -257,7 +257,7 @@ class Drawn:
         return self._run("score_reasons", title, place, data=f"x={place / 'set'}")
 
     def recipe(self, place: Path) -> Case:
-        """A recipe that is no program, raises, or returns something else."""
+        """A recipe that does not parse, raises, or returns something else."""
         sound = self.kit.recipe.read_text()
         text = self.rng.choice(
             [

@@ -74,7 +74,7 @@ def test_equal_reals_stay_in_one_split(tmp_path: Path) -> None:
 
 
 def test_faces_that_are_alike_stay_in_one_split(tmp_path: Path) -> None:
-    """Without videos, reals that the eye takes for one person may be told by a grouping."""
+    """Without videos, reals that the eye takes for one person may be joined by a grouping."""
     file = write_annotations(tmp_path / "in", 30, ("Deepfakes",), split=None, video=None)
     assert pack([file], tmp_path / "alone")["reals_told_by_content"] == 30
     alone = _records(tmp_path / "alone")

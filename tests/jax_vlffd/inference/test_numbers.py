@@ -92,7 +92,7 @@ def test_damaged_files_beside_the_parameters_are_refused(
     scaling[data.draw(st.sampled_from(["slope", "offset", "threshold"]))] = value
     save_file(
         {"embeddings": embeddings}, folder / "bank", {"explanation": json.dumps(table)}
-    )  # what is no number is no scaling; True is 1
+    )  # a scaling has numbers alone; True is 1
     if value is True:
         return
     assert outcome(lambda: Explainer.load(folder / "bank"))[1]

@@ -1,4 +1,4 @@
-"""`--config=configs/NAME.py` where there is no such file: the recipe that is installed."""
+"""`--config=configs/NAME.py` where that file is missing: the recipe that is installed."""
 
 from __future__ import annotations
 
