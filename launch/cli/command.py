@@ -254,7 +254,9 @@ def _silence_late_writes() -> None:
         # In the main thread it would be an error of this program.
         return closed and threading.current_thread() is not threading.main_thread()
 
-    standard.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    # Of some of them the message says nothing of Orbax, but its traceback does.
+    formatted = standard.Formatter().format
+    standard.getLogger("asyncio").addFilter(lambda record: "orbax" not in formatted(record))
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda kind, error, trace: (
         None if late(error) else uncaught(kind, error, trace)

@@ -112,3 +112,27 @@ def test_a_table_on_a_terminal_fits_it_and_loses_nothing() -> None:
     assert max(map(len, lines)) <= 80
     assert shown.count("x") == 300
     assert "\x1b[2J" not in shown
+
+
+LATE_WRITE = """
+import asyncio
+from etils import epath
+from launch.cli import command
+from orbax.checkpoint._src.path import async_path
+
+async def abandon(write):
+    write.send(None)
+    write.close()
+    await asyncio.sleep(0.2)
+
+def main(argv):
+    asyncio.run(abandon(async_path.write_text(epath.Path("/proc/missing"), "")))
+    print("saved")
+
+command.run(main)
+"""
+
+
+def test_what_fails_of_an_abandoned_save_is_not_reported_beside_its_error() -> None:
+    done = piped(LATE_WRITE)
+    assert (done.stdout, done.stderr) == ("saved\n", "")
