@@ -73,6 +73,8 @@ def _task(path: Path, number: int, row: dict[str, str]) -> AnnotationTask:
         file = Path(os.path.abspath(folder / values[name])) if values[name] else None
         if file and not file.is_relative_to(folder):
             refused = f"path_outside: {name} '{values[name]}' of row {number} leaves {folder}"
+        if file == folder:  # landmarks would be looked for beside the folder
+            refused, file = f"missing_file: {name} of row {number} is the folder {folder}", None
         if "\0" in values[name]:
             refused = (
                 f"path_outside: {name} of row {number} contains a character that paths cannot have"

@@ -59,6 +59,7 @@ _Texts = Annotated[
     list[Annotated[str, Field(max_length=MAX_CAPTION)]],
     BeforeValidator(lambda value: value or []),
 ]
+_Path = Annotated[_Text, Field(pattern=r"^[^\x00]*$")]
 # Pixels, sides or degrees: no face lies further away.
 _Number = Annotated[float, Field(gt=-1e6, lt=1e6)]
 _NUMBERS: Any = dict.fromkeys(FaceGeometry._fields, (_Number, ...))
@@ -75,14 +76,14 @@ class _Line(BaseModel):
 
     id: _Text = ""
     error: _Text = ""
-    real: _Text
-    fake: _Text = ""
+    real: _Path
+    fake: _Path = ""
     label: Any = None
     regions: Annotated[dict[str, _Region], BeforeValidator(lambda value: value or {})] = {}
     caption: _Caption = ""
     caption_key: _Text = ""
     source: _Text = ""
-    mask: _Text = ""
+    mask: _Path = ""
     captions: _Texts = []
     raw_caption: _Caption = ""
     real_captions: _Texts = []
@@ -224,6 +225,8 @@ def _in_one_line(error: ValidationError) -> str:
     name, *inner = map(str, fault["loc"])
     if fault["type"] == "string_too_long":
         return f"has a text in {name!r:.80} that is longer than such a text may be"
+    if fault["type"] == "string_pattern_mismatch":
+        return f"has a path in {name!r} that contains a null byte"
     if name == "real" and fault["type"] == "missing":
         return "names no real image (null where the real of a fake is not known)"
     if name == "geometry":

@@ -89,7 +89,8 @@ def review_lines(out: Path, annotator: Annotator, page: Path, sample: int) -> No
     root = out.parent
 
     def show(line: Mapping[str, Any]) -> Pictures | None:
-        if line.get("fake") is None or line.get("real") is None:
+        outside = str(line.get("error")).startswith("path_outside")  # refused, so never read
+        if line.get("fake") is None or line.get("real") is None or outside:
             return None
         mask = root / line["mask"] if line.get("mask") else None
         task = AnnotationTask(line["id"], root / line["real"], root / line["fake"], mask)

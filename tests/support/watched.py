@@ -79,11 +79,12 @@ def faults(log: Path, allowed: Iterable[Path], cwd: Path) -> Iterator[str]:
             if sys.executable not in line and _FONTS not in line:
                 yield line
         elif match := _PLACES.match(line):
-            for text in filter(None, match.groups()[1:]):
-                value = ast.literal_eval(text)
-                place = os.path.join(cwd, os.fsdecode(value))
-                is_mode = match[1] == "open" and text is match[3]
-                if not is_mode and not f"{os.path.normpath(place)}/".startswith(starts):
+            # The second argument of `open` is its mode.
+            for text in match.groups()[1 : 2 if match[1] == "open" else 3]:
+                if text is None:
+                    continue
+                place = os.path.join(cwd, os.fsdecode(ast.literal_eval(text)))
+                if not f"{os.path.normpath(place)}/".startswith(starts):
                     yield line
 
 
