@@ -37,6 +37,7 @@ class Scorer:
         self.plan, self.tokenizer, self._data = plan, tokenizer, data
         self._step = make_eval_step(plan)
         self._reported: set[str] = set()
+        self._known: dict[tuple[str, str], tuple[bytes, dict[str, np.ndarray]]] = {}
 
     def score(
         self,
@@ -78,23 +79,34 @@ class Scorer:
         )  # fmt: skip
         outputs = evaluate(self._step, parameters, iter(loader), self.plan, tick)
         self._report_undecoded(f"{folder} ({split})", loader.records, len(outputs["index"]))
-        records = list(loader.metadata(outputs["index"]))
         logits = outputs["logits"].astype(np.float64)
         margin = logits[:, 1] - logits[:, 0]
         return Scores(
-            split=np.array([split] * len(records)),
-            **{
-                name: np.array([getattr(r, name) for r in records], dtype=object)
-                for name in ("dataset", "method", "video", "frame", "id")
-            },
+            **self._columns(loader, folder, split, outputs["index"]),
             label=outputs["label"],
             probability=sigmoid(margin),
             logit=margin,
-            regions=np.array([r.regions for r in records]),
-            caption=np.array([r.captions[0] if r.captions else "" for r in records]),
-            types=np.array([r.types for r in records], dtype=bool),
             embedding=outputs.get("embedding"),
         )
+
+    def _columns(
+        self, loader: EvalLoader, folder: str | Path, split: str, index: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What the records say of themselves; read once, as a run validates on the same records again and again."""
+        key = (str(folder), split)
+        scored, columns = self._known.get(key, (b"", {}))
+        if scored != index.tobytes():
+            records = list(loader.metadata(index))
+            columns = {
+                name: np.array([getattr(r, name) for r in records], dtype=object)
+                for name in ("dataset", "method", "video", "frame", "id")
+            }
+            columns["split"] = np.array([split] * len(records))
+            columns["regions"] = np.array([r.regions for r in records])
+            columns["caption"] = np.array([r.captions[0] if r.captions else "" for r in records])
+            columns["types"] = np.array([r.types for r in records], dtype=bool)
+            self._known[key] = (index.tobytes(), columns)
+        return columns
 
     def _report_undecoded(self, name: str, records: int, scored: int) -> None:
         """Says once how many images cannot be decoded: whoever made the set could drop the hard ones."""
