@@ -92,7 +92,7 @@ class Scorer:
     def _columns(
         self, loader: EvalLoader, folder: str | Path, split: str, index: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """What the records say of themselves; read once, as a run validates on the same records again and again."""
+        """What the records say of themselves; read once, for a run validates on the same ones often."""
         key = (str(folder), split)
         scored, columns = self._known.get(key, (b"", {}))
         if scored != index.tobytes():
