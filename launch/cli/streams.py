@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from jax_vlffd.errors import printable
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -49,6 +51,16 @@ class _Stream(io.FileIO):
             raise
 
 
+class _Results(io.TextIOWrapper):
+    """Text of stdout, without control characters: a name or a path may hold those that a terminal obeys."""
+
+    def write(self, text: str, /) -> int:
+        if not text.isprintable():
+            kept = "\n\t"
+            text = "".join(c if c in kept else printable(c) for c in text)
+        return super().write(text)
+
+
 def guard() -> None:
     """Replaces stdout and stderr. A letter that a terminal cannot show is written as its escape."""
     open_closed()
@@ -58,7 +70,8 @@ def guard() -> None:
             continue  # a test's own, or done already
         stream.flush()
         raw = _Stream(number, "wb", closefd=False)
-        text = io.TextIOWrapper(
+        wrapper = _Results if name == "stdout" else io.TextIOWrapper
+        text = wrapper(
             io.BufferedWriter(raw), stream.encoding, "backslashreplace",
             line_buffering=number == 2 or raw.isatty(), write_through=stream.write_through,
         )  # fmt: skip

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from launch.cli.progress import note
 
 if TYPE_CHECKING:
     from data_pipeline.loading.settings import DataSettings
@@ -119,7 +120,7 @@ def train(
     run = plans.with_tokenizer(run, tokenizer)
     for line in initialization.count_cut_captions(run, data, tokenizer, new=not continued):
         if main_process:
-            print(f"note: {line}; their ends are cut", file=sys.stderr, flush=True)
+            note(f"note: {line}; their ends are cut")
     clip = run.model.clip
     index, count = sharding.data_share(sharding.make_mesh(run.mesh))
     loader = TrainLoader(

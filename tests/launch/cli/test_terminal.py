@@ -136,3 +136,19 @@ command.run(main)
 def test_what_fails_of_an_abandoned_save_is_not_reported_beside_its_error() -> None:
     done = piped(LATE_WRITE)
     assert (done.stdout, done.stderr) == ("saved\n", "")
+
+
+RESULTS = f"""
+from launch.cli import streams
+streams.guard()
+print("wrote", {HOSTILE!r}, "\\ta  table")
+"""
+
+
+def test_no_result_reaches_a_terminal_with_its_control_characters() -> None:
+    """Such as that of a flag's path."""
+    assert (
+        piped(RESULTS).stdout
+        == "wrote [red]a[/red]\N{REPLACEMENT CHARACTER}[2Jb\n:smile: \ta  table\n"
+    )
+    assert "\x1b[2J" not in on_terminal(RESULTS)
