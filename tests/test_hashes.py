@@ -117,7 +117,7 @@ def test_a_run_goes_on_only_with_the_settings_of_its_config_or_free_ones(tmp_pat
         else:
             with pytest.raises(UserError, match=name.replace(".", r"\.")):
                 configs.check_same(tmp_path, changed)
-    # A name of FREE that is no setting would be a slip.
+    # A name of FREE that is not a setting would be a slip.
     assert all(any(key.startswith(free) for key in keys) for free in configs.FREE)
 
 
