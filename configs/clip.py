@@ -1,4 +1,4 @@
-"""The shared recipe on pretrained CLIP; the values are ours, since the paper's are not published."""
+"""The shared recipe on pretrained CLIP; the values are ours: the authors' training code is not known to us."""
 
 from __future__ import annotations
 
