@@ -1,0 +1,63 @@
+"""How well captions of known meaning are judged: `python -m tests.support.known_sentences development`.
+
+`sentences.jsonl` has 400 captions, each with the annotation that it is held against, half of them honest, half
+violating it, and the regions that it calls forged. They were written before the check that they measure was
+changed, every second one of a kind is `held_out`: rules are made on `development` alone, and the other half is
+scored once they are done.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline.fftg.refine.grounding import check
+from data_pipeline.fftg.refine.reply_schema import Reply
+from jax_vlffd.vocabulary import REGIONS, VERDICTS, regions_named
+
+FILE: Final = Path(__file__).resolve().parents[1] / "data_pipeline/fftg/refine" / "sentences.jsonl"
+
+
+def read(split: str) -> list[dict[str, Any]]:
+    """The captions of `development` or `held_out`."""
+    rows = [json.loads(line) for line in FILE.read_text("utf-8").splitlines()]
+    return [row for row in rows if row["split"] == split]
+
+
+def is_refused(row: dict[str, Any]) -> bool:
+    """Whether the check finds a violation in the words of a caption."""
+    regions = {
+        name: {"forged": name in row["regions"], "types": row["regions"].get(name, [])}
+        for name in REGIONS
+    }
+    reply = Reply(verdict=VERDICTS[row["label"]], caption=row["caption"], regions=[])
+    return bool(check(reply, {"label": row["label"], "regions": regions}))
+
+
+def figures(split: str) -> dict[str, Counter[str]]:
+    """By kind of caption: how many there are, and how many are judged wrongly.
+
+    Returns:
+      `honest` and `violating` (captions), `refused` (of the honest), `passed` (of the violating), `misread` (of
+      both, where the scorer takes other regions to be called forged); "all" counts every kind.
+    """
+    names = ("honest", "violating", "refused", "passed", "misread")
+    result: dict[str, Counter[str]] = {name: Counter() for name in names}
+    for row in read(split):
+        refused = is_refused(row)
+        facts = {
+            "honest": row["honest"], "violating": not row["honest"],
+            "refused": row["honest"] and refused, "passed": not row["honest"] and not refused,
+            "misread": set(regions_named(row["caption"])) != set(row["named"]),
+        }  # fmt: skip
+        for name, fact in facts.items():
+            result[name].update({"all": int(fact), row["kind"]: int(fact)})
+    return result
+
+
+if __name__ == "__main__":
+    for name, counts in figures(sys.argv[1]).items():
+        print(f"{name:10}", ", ".join(f"{kind} {n}" for kind, n in counts.items() if n))
