@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -145,9 +146,14 @@ def _remove_aside(aside: Path, out: Path, lock: int) -> None:
     old = aside / "old"
     if old.is_dir() and not out.exists():
         old.rename(out)
-    for _ in range(10):  # a library's thread may write on for a moment after an error
+    writing = (
+        sys.exc_info()[0] is not None
+    )  # a library's threads may write on for a while after an error
+    checks = 0
+    for _ in range(100):
         shutil.rmtree(aside, ignore_errors=True)
-        if not aside.exists():
+        checks = 0 if aside.exists() else checks + 1
+        if checks == (3 if writing else 1):
             break
         time.sleep(0.1)
     os.close(lock)

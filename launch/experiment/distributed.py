@@ -73,8 +73,10 @@ def joined(config: Mapping[str, Any], *, preemption: bool = False) -> Iterator[S
         if not started or coordination().num_processes == 1:
             raise
         expected = isinstance(error, (UserError, KeyboardInterrupt)) or hasattr(error, "errno")
+        # The error of the runtime by which a save fails may come of another process that was killed.
+        by_runtime = isinstance(error.__cause__, (RuntimeError, ConnectionError))
         if isinstance(peers, ProcessGroup):
-            if not expected:
+            if by_runtime or not expected:
                 time.sleep(_CAUSE_TIMEOUT)  # this process ends here if another one is the cause
             peers.broadcast_failure(" ".join(str(error).split()) or type(error).__name__)
         status = command.report(error)
