@@ -59,6 +59,7 @@ class PackedSplit:
                 f"{self.folder}: the index of split {split!r} has {len(self.index)} rows, the "
                 f"shards have {len(self._source)}; pack it again"
             )
+        remote.check_index(self.folder, split)
 
     @property
     def index(self) -> np.ndarray:

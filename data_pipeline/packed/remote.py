@@ -100,21 +100,49 @@ def set_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_index(folder: Path, split: str) -> None:
+    """Compares the index of a split with the set's list of checksums, where it has one.
+
+    The index says which records are pairs, and nothing else would notice another byte in it. Records are too
+    many to be read at each start; ArrayRecord has checksums of its own for them.
+
+    Raises:
+        UserError: it differs, or the list cannot be read or is none.
+    """
+    if not (folder / CHECKSUMS).exists():
+        return
+    sums = read_regular(regular(folder, CHECKSUMS), _MAX_SUMS).decode("utf-8", "replace")
+    listed = dict(_listed(folder, sums))
+    for name in ("index/index.json", f"index/{split}.npy"):
+        digest = hashlib.sha256()
+        with open_regular(regular(folder, name)) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        if listed.get(name, digest.hexdigest()) != digest.hexdigest():
+            raise UserError(f"{folder / name} differs from {CHECKSUMS}; copy or pack the set again")
+
+
+def _listed(source: Path | epath.Path, sums: str) -> Iterator[tuple[str, str]]:
+    """Name and digest of each line of a list of checksums."""
+    for line in sums.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
+            raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is not a line of such a file")
+        yield match[2], match[1]
+
+
 def _copy(source: epath.Path, sums: str, folder: Path) -> None:
     sys.stderr.write(f"copying {source} to {folder}\n")
     with new_folder(folder) as aside, bucket_errors(str(source), *_NOT_COPIED):
-        for line in sums.splitlines():
-            match = _LINE.fullmatch(line)
-            if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
-                raise UserError(f"{source / CHECKSUMS}: {line[:80]!r} is not a line of such a file")
-            target, digest = aside / match[2], hashlib.sha256()
+        for name, expected in _listed(source, sums):
+            target, digest = aside / name, hashlib.sha256()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with (source / match[2]).open("rb") as source_file, target.open("wb") as target_file:
+            with (source / name).open("rb") as source_file, target.open("wb") as target_file:
                 while chunk := source_file.read(_CHUNK):
                     digest.update(chunk)
                     target_file.write(chunk)
-            if digest.hexdigest() != match[1]:
-                raise UserError(f"{source / match[2]} is damaged; copy or pack the set again")
+            if digest.hexdigest() != expected:
+                raise UserError(f"{source / name} is damaged; copy or pack the set again")
         (aside / CHECKSUMS).write_text(sums, "utf-8")
 
 

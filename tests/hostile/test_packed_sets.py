@@ -189,8 +189,23 @@ def test_an_index_that_contradicts_the_records_is_refused(
     real = int(np.flatnonzero(index["label"] == 0)[0])
     index[field][real] = value
     np.save(mine / "index/train.npy", index)
+    (mine / "SHA256SUMS").unlink()  # whoever makes a set also makes its list
     with pytest.raises(UserError, match=message):
         PackedSplit(mine, "train").sample(real)
+
+
+def test_a_changed_byte_of_an_index_is_noticed(mine: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("index/index.json", "index/train.npy"):
+        whole = (mine / name).read_bytes()
+        for place in random.integers(len(whole), size=20):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << int(random.integers(8))
+            (mine / name).write_bytes(changed)
+            with pytest.raises(UserError):
+                PackedSplit(mine, "train")
+        (mine / name).write_bytes(whole)
+    assert len(PackedSplit(mine, "train"))
 
 
 @pytest.mark.parametrize("label", [-1, 7])
