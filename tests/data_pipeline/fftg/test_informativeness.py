@@ -1,0 +1,52 @@
+"""How much the types of annotations say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline.fftg.informativeness import agreement, entropy, informativeness, kappa
+from jax_vlffd.errors import UserError
+from jax_vlffd.vocabulary import REGIONS, TYPES
+
+
+def line(name: str, types: tuple[str, ...] | None) -> dict:
+    mouth = {"forged": types is not None, "types": list(types or ())}
+    others = {region: {"forged": False, "types": []} for region in REGIONS if region != "mouth"}
+    return {"id": name, "regions": {"mouth": mouth, **others}}
+
+
+def test_types_that_tell_the_method_apart_and_types_that_do_not() -> None:
+    methods = {str(index): "ab"[index % 2] for index in range(200)}
+    apart = [line(name, ("color",) if method == "a" else ()) for name, method in methods.items()]
+    report = informativeness(apart, methods)
+    assert report["mutual_information_bits"] == pytest.approx(1, abs=0.01)
+    assert report["methods"]["all"]["shares"]["color"] == 0.5
+    assert report["methods"]["b"]["without_type"] == 1
+    assert report["methods"]["a"]["entropy_bits"] == 0
+    alike = [line(name, ("structure",)) for name in methods]
+    assert informativeness(alike, methods)["mutual_information_bits"] == pytest.approx(0, abs=0.01)
+
+
+def test_annotations_without_a_method_are_refused() -> None:
+    with pytest.raises(UserError, match="method"):
+        informativeness([line("x", ())], {})
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_kappa_is_one_with_oneself_and_symmetric(values: list[bool]) -> None:
+    assert kappa([(value, value) for value in values]) == (1 if len(set(values)) == 2 else None)
+    pairs = list(zip(values, reversed(values), strict=True))
+    assert kappa(pairs) == kappa([(second, first) for first, second in pairs])
+
+
+def test_entropy_has_the_correction_of_miller_and_madow() -> None:
+    assert entropy("ab") == pytest.approx(1 + 1 / 4 / 0.6931471805599453)
+
+
+def test_a_type_of_a_region_that_is_not_forged_does_not_count() -> None:
+    spoken = [line("x", ("color",)), line("y", None)]
+    result = agreement(spoken, spoken)["mouth"]
+    assert result["color"] == {"kappa": 1.0, "pairs": 2, "cases": 1}
+    assert set(result) == {"forged", *TYPES}
