@@ -21,6 +21,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("annotations", None, "JSON lines, as launch.annotate writes them.")
 flags.DEFINE_string("truth", None, "CSV with left_eye,right_eye,nose,mouth or eyes,... (0 or 1).")
 flags.DEFINE_string("out", None, "JSON file to write the metrics to; they are printed as well.")
+flags.DEFINE_string(
+    "methods", None, "CSV with fake,method: reports how much the types say of the method."
+)
 flags.mark_flag_as_required("annotations")
 
 
@@ -32,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     from data_pipeline.core.files import atomic_write_text
     from data_pipeline.core.jsonl import read_lines
+    from data_pipeline.fftg.informativeness import informativeness, methods_of
     from data_pipeline.fftg.scoring import read_truth, score, words_match
 
     path = Path(FLAGS.annotations)
@@ -39,6 +43,9 @@ def main(argv: Sequence[str]) -> None:
     report: dict[str, Any] = {"words_match_flags": words_match(lines)}
     if FLAGS.truth:
         report |= score(lines, read_truth(Path(FLAGS.truth)), path.parent)
+    if FLAGS.methods:
+        methods = methods_of(lines, Path(FLAGS.methods), path.parent)
+        report["types"] = informativeness(lines, methods)
     if FLAGS.out:
         atomic_write_text(FLAGS.out, json.dumps(report, indent=2) + "\n")
     _print(report)
@@ -52,6 +59,20 @@ def _print(report: dict[str, Any]) -> None:
         print("{match:.1%} of {captions} captions name the flagged regions".format(**match))
     elif "images" not in report:
         print("no captions with flags")
+    if "types" in report:
+        types = report["types"]
+        names = tuple(types["methods"]["all"]["shares"])
+        rows = (
+            [
+                name,
+                *(f"{values['shares'][key]:.3f}" for key in names),
+                f"{values['without_type']:.3f}",
+                f"{values['entropy_bits']:.2f}",
+            ]
+            for name, values in types["methods"].items()
+        )
+        table.show(rows, ("method", *names, "no type", "entropy"))
+        print(f"the types tell {types['mutual_information_bits']:.2f} bits of the method")
     if "images" not in report:
         return
     print(
@@ -74,4 +95,4 @@ def _print(report: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, writes={"out": FILE}, reads=["annotations", "truth"])
+    command.run(main, writes={"out": FILE}, reads=["annotations", "truth", "methods"])

@@ -1,18 +1,22 @@
 """How much the types of annotations say: their shares, what they tell of the method, agreement with labels.
 
-The entropies are corrected for small samples by Miller and Madow (1955). All figures are ours; the paper has none
-of this kind.
+The entropies are corrected for small samples by Miller and Madow (1955). All figures are ours; the paper has
+none of this kind.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.files import read_text
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = Mapping[str, Any]
@@ -46,8 +50,8 @@ def informativeness(lines: Iterable[Line], methods: Mapping[str, str]) -> dict[s
       methods: the method of each annotation, by its `id`.
 
     Returns:
-      `methods`: for each method and for `all`, `pairs`, `forged_regions`, `shares` (of forged regions, by type),
-      `without_type` (a share) and `entropy_bits` of the set of types (union over regions); and
+      `methods`: for each method and for `all`, `pairs`, `forged_regions`, `shares` (of forged regions, by
+      type), `without_type` (a share), `entropy_bits` of the set of types (union over regions); and
       `mutual_information_bits` of that set with the method.
 
     Raises:
@@ -70,6 +74,23 @@ def informativeness(lines: Iterable[Line], methods: Mapping[str, str]) -> dict[s
         - entropy(sample)
     )
     return {"methods": result, "mutual_information_bits": information}
+
+
+def methods_of(lines: Iterable[Line], path: Path, folder: Path) -> dict[str, str]:
+    """The method of each annotation by its `id`, from a CSV with `fake` (relative to the CSV) and `method`.
+
+    Raises:
+      UserError: the CSV cannot be read or lacks a column.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval=""))
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
+    if not rows or not {"fake", "method"} <= set(rows[0]):
+        raise UserError(f"{path}: needs rows with the columns fake and method")
+    table = {str((path.parent / row["fake"]).resolve()): row["method"] for row in rows}
+    fakes = {str(line["id"]): str((folder / str(line.get("fake"))).resolve()) for line in lines}
+    return {name: table[fake] for name, fake in fakes.items() if fake in table}
 
 
 def agreement(lines: Iterable[Line], labels: Iterable[Line]) -> dict[str, dict[str, Any]]:

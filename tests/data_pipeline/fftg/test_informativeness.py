@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.fftg.informativeness import agreement, entropy, informativeness, kappa
+from data_pipeline.fftg.informativeness import (
+    agreement,
+    entropy,
+    informativeness,
+    kappa,
+    methods_of,
+)
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
@@ -50,3 +58,12 @@ def test_a_type_of_a_region_that_is_not_forged_does_not_count() -> None:
     result = agreement(spoken, spoken)["mouth"]
     assert result["color"] == {"kappa": 1.0, "pairs": 2, "cases": 1}
     assert set(result) == {"forged", *TYPES}
+
+
+def test_the_method_of_an_annotation_is_that_of_its_fake(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("real,fake,method\na.png,b.png,FaceSwap\n")
+    lines = [{"id": "x", "fake": "../b.png"}, {"id": "y", "fake": "b.png"}]
+    assert methods_of(lines, tmp_path / "pairs.csv", tmp_path / "out") == {"x": "FaceSwap"}
+    (tmp_path / "pairs.csv").write_text("real,fake\na.png,b.png\n")
+    with pytest.raises(UserError, match="method"):
+        methods_of(lines, tmp_path / "pairs.csv", tmp_path)
