@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.fftg.refine.grounding import forged_regions
 from jax_vlffd.errors import UserError
 from jax_vlffd.files import read_text
 from jax_vlffd.vocabulary import REGIONS, TYPES
@@ -42,12 +43,12 @@ def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     return None if chance == 1 else float(((first == second).mean() - chance) / (1 - chance))
 
 
-def informativeness(lines: Iterable[Line], methods: Mapping[str, str]) -> dict[str, Any]:
+def informativeness(lines: Iterable[Line], methods: Iterable[str | None]) -> dict[str, Any]:
     """The shares of the types and what the set of types tells of the method.
 
     Args:
-      lines: annotations with `id` and `regions`; those without regions (refused) are skipped.
-      methods: the method of each annotation, by its `id`.
+      lines: annotations with `regions`; those without regions (refused) are skipped.
+      methods: the method of each annotation; those without one are skipped.
 
     Returns:
       `methods`: for each method and for `all`, `pairs`, `forged_regions`, `shares` (of forged regions, by
@@ -58,12 +59,12 @@ def informativeness(lines: Iterable[Line], methods: Mapping[str, str]) -> dict[s
       UserError: no annotation has flags and a method.
     """
     groups: dict[str, list[list[frozenset[str]]]] = {}
-    for line in lines:
-        if line.get("regions") and str(line.get("id")) in methods:
-            groups.setdefault(methods[str(line["id"])], []).append(_types(line))
+    for line, method in zip(lines, methods, strict=True):
+        if line.get("regions") and method is not None:
+            groups.setdefault(method, []).append(_types(line))
     if not groups:
         raise UserError(
-            "no annotation has both regions and a method: compare their `id` with the table's"
+            "no annotation has both regions and a method: compare their `fake` with the table's"
         )
     result = {name: _summary(group) for name, group in sorted(groups.items())}
     result[TOGETHER] = _summary([pair for group in groups.values() for pair in group])
@@ -76,8 +77,13 @@ def informativeness(lines: Iterable[Line], methods: Mapping[str, str]) -> dict[s
     return {"methods": result, "mutual_information_bits": information}
 
 
-def methods_of(lines: Iterable[Line], path: Path, folder: Path) -> dict[str, str]:
-    """The method of each annotation by its `id`, from a CSV with `fake` (relative to the CSV) and `method`.
+def methods_of(lines: Iterable[Line], path: Path, folder: Path) -> list[str | None]:
+    """The method of each annotation, None where the table does not know its fake.
+
+    Args:
+      lines: annotations with `fake`.
+      path: CSV with `fake` (relative to the CSV) and `method`.
+      folder: that paths in the lines are relative to.
 
     Raises:
       UserError: the CSV cannot be read or lacks a column.
@@ -89,8 +95,7 @@ def methods_of(lines: Iterable[Line], path: Path, folder: Path) -> dict[str, str
     if not rows or not {"fake", "method"} <= set(rows[0]):
         raise UserError(f"{path}: needs rows with the columns fake and method")
     table = {str((path.parent / row["fake"]).resolve()): row["method"] for row in rows}
-    fakes = {str(line["id"]): str((folder / str(line.get("fake"))).resolve()) for line in lines}
-    return {name: table[fake] for name, fake in fakes.items() if fake in table}
+    return [table.get(str((folder / str(line.get("fake"))).resolve())) for line in lines]
 
 
 def agreement(lines: Iterable[Line], labels: Iterable[Line]) -> dict[str, dict[str, Any]]:
@@ -113,7 +118,7 @@ def agreement(lines: Iterable[Line], labels: Iterable[Line]) -> dict[str, dict[s
 
 
 def _types(line: Line) -> list[frozenset[str]]:
-    return [frozenset(region["types"]) for region in line["regions"].values() if region["forged"]]
+    return [frozenset(types) for types in forged_regions(line).values()]
 
 
 def _union(pair: list[frozenset[str]]) -> frozenset[str]:

@@ -26,20 +26,20 @@ def line(name: str, types: tuple[str, ...] | None) -> dict:
 
 
 def test_types_that_tell_the_method_apart_and_types_that_do_not() -> None:
-    methods = {str(index): "ab"[index % 2] for index in range(200)}
-    apart = [line(name, ("color",) if method == "a" else ()) for name, method in methods.items()]
+    methods = ["a", "b"] * 100
+    apart = [line("x", ("color",) if method == "a" else ()) for method in methods]
     report = informativeness(apart, methods)
     assert report["mutual_information_bits"] == pytest.approx(1, abs=0.01)
     assert report["methods"]["all"]["shares"]["color"] == 0.5
     assert report["methods"]["b"]["without_type"] == 1
     assert report["methods"]["a"]["entropy_bits"] == 0
-    alike = [line(name, ("structure",)) for name in methods]
+    alike = [line("x", ("structure",))] * len(methods)
     assert informativeness(alike, methods)["mutual_information_bits"] == pytest.approx(0, abs=0.01)
 
 
 def test_annotations_without_a_method_are_refused() -> None:
     with pytest.raises(UserError, match="method"):
-        informativeness([line("x", ())], {})
+        informativeness([line("x", ())], [None])
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
@@ -63,7 +63,7 @@ def test_a_type_of_a_region_that_is_not_forged_does_not_count() -> None:
 def test_the_method_of_an_annotation_is_that_of_its_fake(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("real,fake,method\na.png,b.png,FaceSwap\n")
     lines = [{"id": "x", "fake": "../b.png"}, {"id": "y", "fake": "b.png"}]
-    assert methods_of(lines, tmp_path / "pairs.csv", tmp_path / "out") == {"x": "FaceSwap"}
+    assert methods_of(lines, tmp_path / "pairs.csv", tmp_path / "out") == ["FaceSwap", None]
     (tmp_path / "pairs.csv").write_text("real,fake\na.png,b.png\n")
     with pytest.raises(UserError, match="method"):
         methods_of(lines, tmp_path / "pairs.csv", tmp_path)

@@ -162,6 +162,15 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "100.0% of 1 captions" in done.stdout
     assert json.loads(out.read_text())["words"]["micro"]["f1"] == 1.0
+    methods = table(tmp_path / "m.csv", "fake,method", "fake/a.png,FaceSwap")
+    done = subprocess.run(
+        [*command, f"--methods={methods}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "the types tell 0.00 bits of the method" in done.stdout
     alone = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert "flagged regions" in alone.stdout
     missing = subprocess.run(
