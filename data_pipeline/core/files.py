@@ -146,9 +146,8 @@ def _remove_aside(aside: Path, out: Path, lock: int) -> None:
     old = aside / "old"
     if old.is_dir() and not out.exists():
         old.rename(out)
-    writing = (
-        sys.exc_info()[0] is not None
-    )  # a library's threads may write on for a while after an error
+    # After an error, a library's threads may write on for a while.
+    writing = sys.exc_info()[0] is not None
     checks = 0
     for _ in range(100):
         shutil.rmtree(aside, ignore_errors=True)

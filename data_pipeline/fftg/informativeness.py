@@ -6,8 +6,6 @@ none of this kind.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.core.tables import read_rows
 from data_pipeline.fftg.refine.grounding import forged_regions
 from jax_vlffd.errors import UserError
-from jax_vlffd.files import read_text
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = Mapping[str, Any]
@@ -88,12 +86,7 @@ def methods_of(lines: Iterable[Line], path: Path, folder: Path) -> list[str | No
     Raises:
       UserError: the CSV cannot be read or lacks a column.
     """
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval=""))
-    except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from error
-    if not rows or not {"fake", "method"} <= set(rows[0]):
-        raise UserError(f"{path}: needs rows with the columns fake and method")
+    rows = read_rows(path, "fake", "method")
     table = {str((path.parent / row["fake"]).resolve()): row["method"] for row in rows}
     return [table.get(str((folder / str(line.get("fake"))).resolve())) for line in lines]
 

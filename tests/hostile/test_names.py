@@ -1,4 +1,4 @@
-"""Names that data choose, given to every command that reads names: none leads out of the folders."""
+"""Names that data choose, given to commands that read them from files: none leads out of the folders."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.label_agreement import between_observers, main, read_labels
 from data_pipeline.fftg.informativeness import (
     agreement,
     entropy,
@@ -67,3 +68,17 @@ def test_the_method_of_an_annotation_is_that_of_its_fake(tmp_path: Path) -> None
     (tmp_path / "pairs.csv").write_text("real,fake\na.png,b.png\n")
     with pytest.raises(UserError, match="method"):
         methods_of(lines, tmp_path / "pairs.csv", tmp_path)
+
+
+def test_the_labels_by_eye_are_sound_and_their_agreement_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = read_labels()
+    assert len({label["id"] for label in labels}) == 160
+    faces = {(label["id"].rpartition("/")[2], label["split"]) for label in labels}
+    assert len({face for face, _ in faces}) == len(faces)  # a face is in one split
+    result = between_observers(labels)
+    assert result["mouth"]["forged"]["kappa"] == pytest.approx(1, abs=0.05)
+    assert result["face"]["texture"]["kappa"] == pytest.approx(0.64, abs=0.01)
+    main()
+    assert "| face | 0.88 (0.65) |" in capsys.readouterr().out
