@@ -1,7 +1,7 @@
 """Vocabulary: labels, regions, forgery types, phrases and synonyms.
 
 Everything that writes or reads a caption uses these tables: the annotator, the grounding check, the
-scorer, the sentence bank of the detector. The module imports nothing of ours.
+scorer, the sentence bank of the detector. The module imports the grammar of `clauses` alone.
 
 Regions and types are those of the paper (section 3.1); the phrases and the synonym table are ours.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
+
+from jax_vlffd.clauses import Clause, Reader
 
 REAL: Final = 0
 FAKE: Final = 1
@@ -121,17 +123,38 @@ REGION_NOUNS: Final[dict[str, tuple[tuple[str, bool], ...]]] = {
     "face": (("face", False), ("facial skin", False), ("skin of the face", False)),
 }
 
-#: Words that name a region (regular-expression alternatives, matched whole and without case).
+#: Words that name a region (regular-expression alternatives, matched whole and without case): everyday words
+#: and terms of facial anatomy.
 REGION_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
-    "mouth": ("mouths?", "lips?", "teeth", "tooth", "tongue", "smil(?:es?|ing)", "gums"),
-    "nose": ("noses?", "nostrils?", "nasal"),
+    "mouth": (
+        "mouths?", "lips?", "teeth", "tooth", "tongues?", "smil(?:es?|ing)", "gums", "grin(?:s|ning)?",
+        "smirk(?:s|ing)?",
+        "philtrums?", "philtra", "cupid'?s bow", "commissures?", "vermil+ions?", "labial", "perioral",
+        "oral", "incisors?",
+        "molars?", "canines?", "dent(?:al|ition|ures?)", "gingivae?", "palate", "(?:over|under)bite",
+    ),
+    "nose": (
+        "noses?", "nostrils?", "nasal", "columell(?:as?|ae|ar)", "alae?", "alar", "nares", "naris",
+        "(?:nasal )?septum",
+        "nasion", "rhinion", "pronasale", "subnasale",
+        "bridge(?! of (?:the|his|her|its) (?:glasses|spectacles))",
+    ),
     "eyes": (
-        "eyes?", "eyebrows?", "brows?", "eyelids?", "(?:eye)?lash(?:es)?", "eyeballs?", "pupils?",
-        "iris(?:es)?", "gaze",
+        "eyes?", "eyebrows?", "brows?", "eyelids?", "lids?", "(?:eye)?lash(?:es)?", "eyeballs?",
+        "pupils?", "iris(?:es)?",
+        "irides", "gaze", "stare", "squint(?:s|ing)?", "scler(?:as?|ae|al)", "cornea[sel]?",
+        "conjunctivae?", "canth(?:us|i|al)",
+        "(?:epi|tele)canth(?:us|al)", "palpebr(?:a|ae|al)", "(?:peri|infra|supra)?orbit(?:s|al)?", "caruncles?",
+        "tear ducts?", "lacrimal", "tarsal", "eye[- ]?sockets?",
     ),
     "face": (
         "faces?", "facial", "chins?", "cheeks?", "cheekbones?", "foreheads?", "jaws?", "jawlines?",
-        "skin", "complexion", "temples?",
+        "jaw-lines?", "skin",
+        "complexion", "temples?", "glabell(?:as?|ae|ar)", "(?:naso|melo|mento)labial",
+        "marionette lines?", "jowls?",
+        "mandib(?:les?|ular)", "maxill(?:a|ae|ary)", "zygoma(?:s|ta|tic)?", "malar", "dimples?", "mentum",
+        "menton", "gonion",
+        "submental", "buccal", "tear troughs?", "crow's feet", "(?:laugh|frown) lines", "epidermis",
     ),
 }  # fmt: skip
 
@@ -149,16 +172,22 @@ TYPE_SYNONYMS: Final[dict[str, tuple[str, ...]]] = {
 _GENERIC_FACE: Final = re.compile(
     r"\b(?:(?:real|fake|forged|genuine|authentic|manipulated|altered|unaltered|synthetic|deepfake)"
     r"\s+(?:human\s+)?faces?"
-    r"|(?:this|that|a|an|any|human|whole|entire|rest\s+of\s+the)\s+(?:human\s+)?faces?"
+    r"|(?:this|that|a|an|any|another|one|human|whole|entire|else's)\s+(?:human\s+)?faces?"
+    r"|(?<=rest of )(?:the|this|his|her)\s+face|(?:middle|cent(?:er|re)|midline|axis"
+    r"|other\s+parts?)\s+of\s+(?:the|this|his|her)\s+face"
+    r"|(?:run\w*|diagonally|hangs?|stretch\w*|extend\w*)\s+(?:\w+\s+)?across\s+the\s+face"
+    r"|(?:the|his|her)\s+face(?=\s+(?:itself\s+)?(?:is|was|has\s+been|must\s+be|seems|looks|appears"
+    r"|to\s+be)\s+(?:to\s+be\s+)?"
+    r"(?:a\s+|an\s+|not\s+|clearly\s+|plainly\s+|obviously\s+|probably\s+|likely\s+|certainly\s+|entirely\s+)*"
+    r"(?:real|fakes?d?|forge(?:d|ry)|genuine|authentic|original|manipulated|altered|unaltered|edited"
+    r"|synthetic|deepfake"
+    r"|generated|swapped|tampered|doctored)\b)"
     r"|face[\s-]+(?:image|photo|photograph|picture|forgery|swap(?:s|ped|ping)?)"
-    r"|(?:surrounding|adjacent|neighbou?ring)\s+(?:facial\s+)?skin"
+    r"|(?<=surrounding\s)(?:facial\s+)?skin|(?:adjacent|neighbou?ring)\s+(?:facial\s+)?skin"
     r"|facial\s+(?:features?|landmarks?|expressions?|regions?|hair|image))\b",
     re.IGNORECASE,
 )
-_REGION_PATTERNS: Final = {
-    region: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
-    for region, words in REGION_SYNONYMS.items()
-}
+_READER: Final = Reader(REGION_SYNONYMS, _GENERIC_FACE)
 _TYPE_PATTERNS: Final = {
     kind: re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
     for kind, words in TYPE_SYNONYMS.items()
@@ -177,14 +206,21 @@ _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 NEUTRAL_CAPTION: Final = "This is a face."
 
 
+def clauses(text: str) -> list[Clause]:
+    """Returns the clauses of a text, each with its regions and with what it claims of them (rules ours)."""
+    return _READER.clauses(text)
+
+
 def regions_named(text: str) -> frozenset[str]:
-    """Returns the regions that a text names, by exact terms or synonyms.
+    """Returns the regions that a text names as forged, by exact terms or synonyms.
 
     Matching is by whole words and without case; the generic phrases 'fake face' and 'this face' do
-    not name the region `face` (the rule is the paper's, section 4; the table is ours).
+    not name the region `face` (the rule is the paper's, section 4; the table is ours). Nor does a
+    region count that is only compared with ('blurrier than the eyes'), or only called sound.
     """
-    cleaned = _GENERIC_FACE.sub(" ", text)
-    return frozenset(name for name, pattern in _REGION_PATTERNS.items() if pattern.search(cleaned))
+    return frozenset(
+        region for clause in clauses(text) if not clause.is_clean for region in clause.named
+    )
 
 
 def types_named(text: str) -> frozenset[str]:

@@ -40,6 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "data_pipeline": (
         "data_pipeline",
+        "jax_vlffd.clauses",
         "jax_vlffd.errors",
         "jax_vlffd.files",
         "jax_vlffd.hub",
@@ -56,7 +57,8 @@ DOOR = "launch/bench.py"
 #: the top of a package are rooms of their own.
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
-        "errors", "signals", "vocabulary", "settings", "preprocessing", "json_reading", "files", "hub",
+        "errors", "signals", "clauses", "vocabulary", "settings", "preprocessing", "json_reading",
+        "files", "hub",
         "path_containment", "checksums", "clip", "config", "geometry", "model", "losses", "evaluation",
         "explanation", "training", "export", "inference", "reports", "compilation",
     ),

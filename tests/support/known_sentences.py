@@ -20,6 +20,9 @@ from jax_vlffd.vocabulary import REGIONS, VERDICTS, regions_named
 
 FILE: Final = Path(__file__).resolve().parents[1] / "data_pipeline/fftg/refine" / "sentences.jsonl"
 
+#: Kinds whose `named` lists the regions spoken of, also those called sound, which is not what is scored.
+SPOKEN_OF: Final = ("called_clean", "denial")
+
 
 def read(split: str) -> list[dict[str, Any]]:
     """The captions of `development` or `held_out`."""
@@ -51,7 +54,8 @@ def figures(split: str) -> dict[str, Counter[str]]:
         facts = {
             "honest": row["honest"], "violating": not row["honest"],
             "refused": row["honest"] and refused, "passed": not row["honest"] and not refused,
-            "misread": set(regions_named(row["caption"])) != set(row["named"]),
+            "misread": row["kind"] not in SPOKEN_OF
+            and set(regions_named(row["caption"])) != set(row["named"]),
         }  # fmt: skip
         for name, fact in facts.items():
             result[name].update({"all": int(fact), row["kind"]: int(fact)})

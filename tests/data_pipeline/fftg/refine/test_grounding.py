@@ -56,6 +56,7 @@ def kinds(reply: Reply, line: dict[str, Any] = LINE) -> list[str]:
 def test_a_true_reply_passes() -> None:
     assert kinds(Reply(GOOD, PARTS)) == []
     assert kinds(Reply(f"{VERDICTS[FAKE]} {GOOD}", PARTS)) == []
+    assert kinds(Reply(GOOD + " The nostrils look fine.", PARTS)) == []
     assert kinds(Reply(GOOD, [])) == []  # fields may say less, as long as the words say it
     assert kinds(Reply(GOOD, [Part(" Mouth", ["BLUR"])], verdict=" this is a fake face ")) == []
     assert kinds(Reply("The mouth\u2019s lips look blurry \u2013 the eyes na\u00efve.")) == []
@@ -77,7 +78,7 @@ TYPOGRAPHIC = {
 )
 def test_a_sign_is_as_good_as_its_plain_twin(plain: str, sign: str) -> None:
     text = (
-        """The mouth's soft rim is low-detail and "blurry", the eyes are fine... no, misfitting."""
+        """The mouth's soft part is low-detail and "blurry", the eyes are off... no, misfitting."""
     )
     assert plain in text
     reply = Reply(text.replace(plain, sign))
@@ -101,7 +102,11 @@ def test_only_the_start_of_a_long_caption_is_searched(text: str) -> None:
     [
         (Reply(GOOD, [Part("nose")]), "region_not_forged"),
         (Reply(GOOD, [Part("ear")]), "region_not_forged"),
-        (Reply(GOOD + " The nostrils look fine.", PARTS), "region_not_forged"),
+        (Reply(GOOD + " The nostrils look odd.", PARTS), "region_not_forged"),
+        (Reply(GOOD + " The nostrils."), "region_not_forged"),
+        (Reply("The mouth is sharp, and the eyes are misshapen."), "called_clean"),
+        (Reply("The mouth is blurry; the eyes look natural."), "called_clean"),
+        (Reply("The mouth is misshapen, and the eyes are blurry."), "type_not_found"),
         (Reply(GOOD + " The cheeks are pale."), "region_not_forged"),
         (Reply("The mouth is blurry."), "region_missing"),
         (Reply(GOOD, [Part("eyes", ["blur"])]), "type_not_found"),
@@ -135,9 +140,10 @@ def test_each_violation_is_detected(reply: Reply, expected: str) -> None:
 
 def test_a_real_face_may_not_be_called_fake() -> None:
     line = annotation({}, REAL)
+    assert kinds(Reply("The eyes are clear.", [], VERDICTS[REAL]), line) == []
     assert kinds(Reply("Light and tone agree.", [], VERDICTS[REAL]), line) == []
     assert "wrong_verdict" in kinds(Reply("A fake.", [], VERDICTS[REAL]), line)
-    assert "region_not_forged" in kinds(Reply("The eyes are clear.", [], VERDICTS[REAL]), line)
+    assert "region_not_forged" in kinds(Reply("The eyes are bent.", [], VERDICTS[REAL]), line)
 
 
 def test_details_are_short_and_printable() -> None:

@@ -31,6 +31,6 @@ def test_the_captions_are_sound_and_half_of_each_kind_is_held_out() -> None:
 def test_no_more_captions_are_judged_wrongly_than_before() -> None:
     counts = figures("development")
     assert counts["honest"]["all"] + counts["violating"]["all"] == 205
-    assert counts["refused"]["all"] <= 16
-    assert counts["passed"]["all"] <= 50
-    assert counts["misread"]["all"] <= 20
+    assert counts["refused"]["all"] <= 0
+    assert counts["passed"]["all"] <= 0
+    assert counts["misread"]["all"] <= 3
