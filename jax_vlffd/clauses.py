@@ -56,6 +56,9 @@ _OTHER: Final = (
     r"|hat|(?:every|any)thing else|nothing else|(?:no|all|every|any) other|all else|elsewhere|the others?"
     r"|rest|remainder|remaining|surroundings?|images?|pictures?|photo(?:s|graphs?)?|frame|scene"
 )
+_MAX_READ: Final = (
+    4_000  # characters; no caption is longer, and the time grows with the square of a sentence
+)
 _REFERENT: Final = "referent"
 #: Words after which a name only compares or locates.
 _BEFORE_REFERENCE: Final = (
@@ -253,8 +256,8 @@ class Reader:
         self._reference = re.compile(f"{compared}|{located}|{relative}", re.IGNORECASE)
 
     def clauses(self, text: str) -> list[Clause]:
-        """Returns the clauses of a text, in order."""
-        text = self._generic.sub(" it ", text)
+        """Returns the clauses of the first `_MAX_READ` characters of a text, in order."""
+        text = self._generic.sub(" it ", text[:_MAX_READ])
         text = _SIMILE.sub(lambda match: self._mention.sub(" ", match[0]), text)
         text = self._reference.sub(lambda match: f"{match[str(match.lastgroup)]} {_REFERENT}", text)
         result: list[Clause] = []
