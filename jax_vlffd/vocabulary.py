@@ -8,6 +8,7 @@ Regions and types are those of the paper (section 3.1); the phrases and the syno
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final, NamedTuple
 
@@ -211,6 +212,7 @@ def clauses(text: str) -> list[Clause]:
     return _READER.clauses(text)
 
 
+@functools.lru_cache(maxsize=16_384)  # detectors give the same reasons for many pictures
 def regions_named(text: str) -> frozenset[str]:
     """Returns the regions that a text names as forged, by exact terms or synonyms.
 
