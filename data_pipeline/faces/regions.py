@@ -2,8 +2,8 @@
 
 Paper section 3.1: landmarks split the face into mouth, nose, eyes and face; a region is forged when
 the mean of the forgery mask in it passes a threshold. The outlines are ours: `eyes` includes the
-brows, `face` is the skin, that is the hull of the face with its forehead less the organs. The maps
-do not overlap.
+brows, `nose` begins halfway down its bridge, `face` is the skin, that is the hull of the face with its
+forehead less the organs. The maps do not overlap.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def face_outline(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _nose_outline(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The landmarks run down the bridge and under the nostrils: the wings are put beside the tip.
+    # The landmarks run down the bridge and under the nostrils: the wings are put beside the tip. The upper
+    # half of the bridge, between the eyes, is skin: edits of the eyes reach it.
     wings = points[[31, 35]] + 0.35 * (points[30] - points[33])
     spread = 0.25 * (points[[31, 35]] - points[33])
-    return np.concatenate([points[27:36], wings + spread])
+    return np.concatenate([(points[27:28] + points[30]) / 2, points[29:36], wings + spread])
 
 
 def _fill(

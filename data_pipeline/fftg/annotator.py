@@ -38,7 +38,7 @@ Points = NDArray[np.float32]
 Line = dict[str, Any]
 
 #: Incremented when the same input may get another annotation, so that old lines are annotated again.
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 @dataclass(frozen=True)

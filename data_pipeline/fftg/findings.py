@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 
 from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import Comparison, compare
-from data_pipeline.fftg.measure.forged_regions import region_scores, region_threshold
+from data_pipeline.fftg.measure.forged_regions import (
+    region_scores,
+    region_threshold,
+    without_spill,
+)
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.vocabulary import REGIONS
 
@@ -62,6 +66,7 @@ def annotate_pair(
     scores = region_scores(pair.mask, pair.labels)
     if mask is None:
         threshold = region_threshold(pair.noise, max(scores), settings)
+        scores = without_spill(scores, pair.mask, pair.labels, threshold, pair.size)
     else:
         threshold = max(settings.forged_dataset_mask, settings.fringe * max(scores))
     forged = [index for index in range(len(REGIONS)) if scores[index] > threshold]

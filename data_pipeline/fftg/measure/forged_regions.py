@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.measure.pixels import as_bytes, mean_within
+from data_pipeline.fftg.measure.pixels import as_bytes, grown, mean_within
 from data_pipeline.fftg.measure.thresholds import AnnotatorSettings
 from jax_vlffd.vocabulary import REGIONS
+
+#: Fraction of a region that must lie beyond the bands of its neighbors for a mean over that part.
+_MIN_CORE: Final = 0.15
+#: Width of a band, in sizes of the face. Not a setting: paid replies are stored by the settings' values.
+_SPILL: Final = 0.1
 
 
 def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> list[float]:
@@ -35,3 +42,39 @@ def region_threshold(
         max(position, 0.0), 1.0
     )
     return max(levels / 255.0, settings.fringe * strongest)
+
+
+def without_spill(
+    scores: list[float],
+    values: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    threshold: float,
+    size: float,
+) -> list[float]:
+    """The scores, less what the soft border of an edit leaves in the neighbors of its region.
+
+    A band along each forged region belongs to it: a weaker neighbor has the mean of what lies beyond,
+    where that is smaller. A region almost wholly within such bands keeps its mean.
+
+    Args:
+      scores: of `region_scores`.
+      values: the mask, [H, W].
+      labels: [H, W], see `regions.region_labels`.
+      threshold: of the scores.
+      size: of the face in pixels.
+
+    Returns:
+      The scores, none larger than before.
+    """
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    order = [index for index in order if scores[index] > threshold]
+    result = list(scores)
+    owned = np.zeros_like(labels)
+    for index in order:
+        inside = as_bytes(labels == 1 + index)
+        core = inside & (1 - owned)
+        if np.count_nonzero(core) >= _MIN_CORE * np.count_nonzero(inside):
+            result[index] = min(scores[index], mean_within(values, core))
+        if index != order[-1] and result[index] > threshold:
+            owned |= grown(inside, round(_SPILL * size))
+    return result

@@ -118,3 +118,27 @@ def test_regions_lie_where_people_put_the_68_points(shared_dir: Path) -> None:
         assert areas["face"] > 4 * areas["nose"] > 0
         seen += 1
     assert seen >= 10
+
+
+def test_the_nose_begins_halfway_down_its_bridge() -> None:
+    points = _face()
+    nose = regions.region_maps(points, 128, 128)["nose"]
+    root, tip = points[27], points[30]
+    for share, within in ((0.0, False), (0.2, False), (0.6, True), (1.0, True)):
+        x, y = np.rint(root + share * (tip - root)).astype(int)
+        assert nose[y, x] == within, share
+
+
+def test_what_spills_into_a_weaker_neighbor_is_not_its_own() -> None:
+    labels = np.zeros((60, 60), np.uint8)
+    labels[:30], labels[30:] = 1, 2
+    values = np.zeros((60, 60), np.float32)
+    values[:30], values[30:36] = 0.5, 0.3
+    scores = forged_regions.region_scores(values, labels)
+    assert scores[1] > 0.05
+    assert forged_regions.without_spill(scores, values, labels, 0.01, 70.0)[:2] == [0.5, 0.0]
+    values[45:] = 0.1  # an edit of its own
+    scores = forged_regions.region_scores(values, labels)
+    assert forged_regions.without_spill(scores, values, labels, 0.01, 70.0)[1] > 0.05
+    # Nothing would remain of the weaker region: it keeps its mean.
+    assert forged_regions.without_spill(scores, values, labels, 0.01, 500.0) == scores
