@@ -43,6 +43,12 @@ _GAP: Final = 0.06
 _DIFFERENCE_WIDTH: Final = 0.03
 _DETAIL_WIDTH: Final = 0.04
 _HIGH_PASS: Final = 0.0045
+#: Largest misalignment that is undone: a turn in radians, a growth, and a shift in pixels that is undone in small
+#: faces too. Limits of 3 degrees, 4% and 5 px, with a tolerance. Not settings: paid replies are stored by
+#: the values of those.
+_MAX_TURN: Final = 0.0611
+_MAX_GROWTH: Final = 0.047
+_MAX_SHIFT: Final = 6.0
 
 
 class PairError(Exception):
@@ -127,15 +133,22 @@ def compare(
             "not_a_pair",
             f"only {alignment.agreement:.0%} of the pixels outside the face are equal",
         )
-    if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > settings.max_shift * size:
+    if abs(alignment.turn) > _MAX_TURN or abs(alignment.growth) > _MAX_GROWTH:
+        raise PairError(
+            "misaligned",
+            f"the fake is turned by {np.degrees(alignment.turn):.1f} degrees and scaled by "
+            f"{1 + alignment.growth:.2f} against the real; align the pair",
+        )
+    limit = max(settings.max_shift * size, _MAX_SHIFT * scale)
+    if max(abs(alignment.shift[0]), abs(alignment.shift[1])) > limit:
         raise PairError(
             "misaligned",
             f"the fake is shifted by ({alignment.shift[0]:.0f}, {alignment.shift[1]:.0f}) px "
             "against the real; align the pair",
         )
     real, fake, move = registration.undo(real, fake, alignment)
-    if move != (0.0, 0.0):
-        landmarks = landmarks + np.array(move, np.float32)
+    if move is not None:
+        landmarks = (landmarks @ move[:, :2].T + move[:, 2]).astype(np.float32)
         labels = region_labels(landmarks, height, width)
     detail = _detail(real, size)
     if mask is None:
@@ -163,6 +176,12 @@ def full_mask(comparison: Comparison, real: Image, fake: Image) -> Image:
     # From the common crop of both images to the fake, which may be larger and shifted.
     scale = (right - left) / comparison.mask.shape[1]
     x, y = (round(pixels * scale) for pixels in comparison.alignment.shift)
+    if comparison.alignment.turn or comparison.alignment.growth:
+        # The mask lies halfway between real and fake.
+        half = comparison.alignment.matrix(0.5)
+        half[:, 2] *= scale
+        mask = cv2.warpAffine(mask, half, (right - left, bottom - top))
+        x, y = 0, 0
     x += left + max(0, width - real.shape[1]) // 2
     y += top + max(0, height - real.shape[0]) // 2
     translation = np.array([[1, 0, x], [0, 1, y]], np.float64)

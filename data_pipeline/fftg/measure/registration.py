@@ -1,14 +1,15 @@
-"""Registration of a pair: estimates and undoes a shift, a gain and an offset.
+"""Registration of a pair: estimates and undoes a shift, a turn, a growth, a gain and an offset.
 
 The method is ours. A shift is estimated by phase correlation of gradients (Kuglin and Hines 1975),
 refined together with a gain and an offset by least squares (Lucas and Kanade 1981) over the pixels
-outside the face, and applied only if those pixels then agree better.
+outside the face, and applied only if those pixels then agree better. Where they still differ, a
+similarity is fitted in the same way, at reduced size first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Gray = NDArray[np.float32]
 Indices = NDArray[np.intp]
-_Pixels = TypeVar("_Pixels", Image, Gray)
 
 #: Gray levels within which two low-passed pixels count as equal.
 _EQUAL_LEVELS: Final = 8.0
@@ -26,6 +26,11 @@ _STEPS: Final = 8
 #: Bounds of the gain, and of the change of middle gray; beyond them the images are not a pair.
 _GAIN_RANGE: Final = (0.75, 1.33)
 _MAX_GRAY_CHANGE: Final = 24.0
+#: Mean difference outside, in gray levels, from which a similarity is tried; the bound of its turn (radians)
+#: and growth; and the reductions at which it is fitted in turn.
+_SIMILARITY_FROM: Final = 1.5
+_MAX_SIMILARITY: Final = 0.12
+_REDUCTIONS: Final = (4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Alignment:
       shift: (x, y) in pixels by which the fake's content is right of and below the real's.
       gain: contrast of the fake over that of the real outside the face.
       offset: gray levels added after the gain.
+      growth: size of the fake's content over the real's, less 1.
+      turn: angle in radians by which the fake's content is turned, clockwise as it is displayed.
+      center: (x, y) in pixels that turn and growth leave in place.
       agreement: fraction of pixels outside the face (or inside, if that is larger) that are equal
         within a few gray levels once shift, gain and offset are undone; 0 to 1.
     """
@@ -44,6 +52,16 @@ class Alignment:
     gain: float
     offset: float
     agreement: float
+    growth: float = 0.0
+    turn: float = 0.0
+    center: tuple[float, float] = (0.0, 0.0)
+
+    def matrix(self, share: float = 1.0) -> NDArray[np.float64]:
+        """The map of points of the real to points of the fake, float64 [2, 3], or a share of it."""
+        growth, turn = share * self.growth, share * self.turn
+        linear = np.array([[1 + growth, -turn], [turn, 1 + growth]])
+        center = np.array(self.center)
+        return np.column_stack([linear, center - linear @ center + share * np.array(self.shift)])
 
 
 def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Alignment:
@@ -86,30 +104,51 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
         # Less than a tenth better may be a fit to noise.
         if error < 0.9 * residual:
             residual, best = error, alignment
-    return best
+    if residual < _SIMILARITY_FROM:
+        return best
+    center = ((a.shape[1] - 1) / 2, (a.shape[0] - 1) / 2)
+    fitted = _similarity(a, b, around, best.shift, center)
+    trial = Alignment(
+        fitted.shift, fitted.gain, fitted.offset, 0.0, fitted.growth, fitted.turn, center
+    )
+    if abs(128 * (trial.gain - 1) + trial.offset) > _MAX_GRAY_CHANGE:
+        return best
+    moved = [_sample(b, *_mapped(trial.matrix(), x, y)) for x, y in (around, within)]
+    error, scored = evaluated(moved[0], moved[1], trial.shift, trial.gain, trial.offset)
+    return replace(trial, agreement=scored.agreement) if error < 0.9 * residual else best
 
 
 def undo(
     real: Image, fake: Image, alignment: Alignment
-) -> tuple[Image, Image, tuple[float, float]]:
+) -> tuple[Image, Image, NDArray[np.float64] | None]:
     """Moves the images of a pair onto each other and undoes the gain of the fake.
 
     The integer part of a shift moves the fake; half of the rest moves each image, in opposite
-    directions, so that interpolation softens both equally and is not measured as blur.
+    directions, so that interpolation softens both equally and is not measured as blur. So does half of a
+    turn and growth. What one image does not show is equal in both afterwards.
 
     Returns:
-      The two images, uint8 [H, W, 3], and the (x, y) by which landmarks of the real move.
+      The two images, uint8 [H, W, 3], and the map of the real's points, float64 [2, 3]; None where
+      they stay.
     """
-    x, y = alignment.shift
-    integer = (float(round(x)), float(round(y)))
-    rest = (x - integer[0], y - integer[1])
-    move = (0.0, 0.0)
-    if any(integer):
-        fake = _translate(fake, -integer[0], -integer[1])
-    if max(abs(rest[0]), abs(rest[1])) > 0.1:
-        move = (rest[0] / 2, rest[1] / 2)
-        real = _translate(real, *move)
-        fake = _translate(fake, -move[0], -move[1])
+    move = None
+    if alignment.growth or alignment.turn:
+        move = alignment.matrix(0.5)
+        back = _joined(move, cv2.invertAffineTransform(alignment.matrix()))
+        real, fake, shown = _warp(real, move), _warp(fake, back), np.ones(real.shape[:2], np.uint8)
+        size = shown.shape[::-1]
+        hidden = np.minimum(*(cv2.warpAffine(shown, m, size) for m in (move, back))) == 0
+        fake[hidden] = real[hidden]
+    else:
+        x, y = alignment.shift
+        integer = (float(round(x)), float(round(y)))
+        rest = (x - integer[0], y - integer[1])
+        if any(integer):
+            fake = _translate(fake, -integer[0], -integer[1])
+        if max(abs(rest[0]), abs(rest[1])) > 0.1:
+            move = np.array([[1, 0, rest[0] / 2], [0, 1, rest[1] / 2]], np.float64)
+            real = _warp(real, move)
+            fake = _translate(fake, -rest[0] / 2, -rest[1] / 2)
     if abs(alignment.gain - 1) > 0.01 or abs(alignment.offset) > 1.0:
         level = np.clip((np.arange(256) - alignment.offset) / alignment.gain, 0, 255)
         fake = cv2.LUT(fake, np.rint(level).astype(np.uint8)).astype(np.uint8)
@@ -129,12 +168,21 @@ def _points(indices: Indices, width: int) -> tuple[Gray, Gray]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _translate(image: _Pixels, x: float, y: float) -> _Pixels:
-    matrix = np.array([[1, 0, x], [0, 1, y]], np.float64)
+def _translate(image: Image, x: float, y: float) -> Image:
+    return _warp(image, np.array([[1, 0, x], [0, 1, y]], np.float64))
+
+
+def _warp(image: Image, matrix: NDArray[Any]) -> Image:
     size = (image.shape[1], image.shape[0])
     flags, border = cv2.INTER_CUBIC, cv2.BORDER_REPLICATE
     moved = cv2.warpAffine(image, matrix, size, flags=flags, borderMode=border)
     return moved.astype(image.dtype, copy=False)
+
+
+def _joined(second: NDArray[Any], first: NDArray[Any]) -> NDArray[np.float64]:
+    """The [2, 3] map that does `first`, then `second`."""
+    linear = second[:, :2] @ first[:, :2]
+    return np.column_stack([linear, second[:, :2] @ first[:, 2] + second[:, 2]])
 
 
 def _phase_shift(a: Gray, b: Gray) -> tuple[float, float]:
@@ -180,6 +228,65 @@ def _refine(
         if step > 2 and np.abs(move).max() < 0.02:
             break
     return (float(shift[0]), float(shift[1])), gain, offset
+
+
+def _similarity(
+    a: Gray,
+    b: Gray,
+    points: tuple[Gray, Gray],
+    shift: tuple[float, float],
+    center: tuple[float, float],
+) -> Alignment:
+    """The similarity, gain and offset from `a` to `b` at the given pixels, from a first shift."""
+    x, y = points
+    unit = float(max(a.shape)) / 2
+    dx, dy = (x - np.float32(center[0])) / unit, (y - np.float32(center[1])) / unit
+    motion = np.array(
+        [*shift, 0.0, 0.0]
+    )  # in pixels: shift, growth and turn at `unit` from the center
+    gain, offset = 1.0, 0.0
+    for reduction in _REDUCTIONS:
+        low, other = (_lowered(gray, reduction) for gray in (a, b))
+        values = _sample(low, x, y)
+        slope_x = _sample(cv2.Sobel(low, cv2.CV_32F, 1, 0, scale=0.125), x, y)
+        slope_y = _sample(cv2.Sobel(low, cv2.CV_32F, 0, 1, scale=0.125), x, y)
+        growing, turning = slope_x * dx + slope_y * dy, slope_y * dx - slope_x * dy
+        design = np.stack(
+            [-slope_x, -slope_y, -growing, -turning, values, np.ones_like(values)], axis=1
+        )
+        for step in range(5):
+            trial = Alignment(
+                (motion[0], motion[1]), 1.0, 0.0, 0.0, motion[2] / unit, motion[3] / unit, center
+            )
+            target = _sample(other, *_mapped(trial.matrix(), x, y))
+            error = np.abs(target - gain * values - offset)
+            inliers = error <= max(2.0, 2.5 * float(np.median(error)), 16.0 * 0.5**step)
+            weighted = inliers[:, None] * design
+            square = (weighted.T @ design).astype(np.float64) + np.diag([1.0] * 4 + [1e-3] * 2)
+            solution = np.linalg.solve(square, (weighted.T @ target).astype(np.float64))
+            move = np.clip(solution[:4] / max(solution[4], 0.5), -reduction - 1, reduction + 1)
+            motion += move
+            limit = _MAX_SIMILARITY * unit
+            motion[2:] = np.clip(motion[2:], -limit, limit)
+            gain, offset = float(np.clip(solution[4], *_GAIN_RANGE)), float(solution[5])
+            if np.abs(move).max() < 0.02:
+                break
+    return Alignment(
+        (float(motion[0]), float(motion[1])), gain, offset, 0.0,
+        float(motion[2] / unit), float(motion[3] / unit), center,
+    )  # fmt: skip
+
+
+def _lowered(gray: Gray, reduction: int) -> Gray:
+    if reduction == 1:
+        return gray
+    return cv2.GaussianBlur(gray, (0, 0), float(reduction)).astype(np.float32, copy=False)
+
+
+def _mapped(matrix: NDArray[np.float64], x: Gray, y: Gray) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Points under a [2, 3] map."""
+    (a, b, c), (d, e, f) = matrix.tolist()
+    return a * x + b * y + c, d * x + e * y + f
 
 
 def _sample(image: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> Gray:

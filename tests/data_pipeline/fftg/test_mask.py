@@ -118,12 +118,47 @@ def test_undo_softens_both_images_alike() -> None:
     alignment = registration.estimate(image, other, np.arange(0, SIZE * SIZE, 16), np.arange(0))
     assert alignment.shift == pytest.approx((-0.5, 0.0), abs=0.1)
     real, fake, move = registration.undo(image, other, alignment)
-    assert abs(move[0]) == pytest.approx(0.25, abs=0.05)
+    assert move is not None
+    assert abs(move[0, 2]) == pytest.approx(0.25, abs=0.05)
     inner = np.s_[8:-8, 8:-8]
     response = [
         np.abs(cv2.Laplacian(i[inner].astype(np.float32), cv2.CV_32F)).mean() for i in (real, fake)
     ]
     assert response[0] == pytest.approx(response[1], rel=0.03)
+
+
+@pytest.mark.parametrize(("turn", "growth"), [(3, 1), (-3, 1), (1, 1.01), (0, 1.04), (0, 0.96)])
+def test_a_small_turn_and_growth_are_undone(turn: float, growth: float) -> None:
+    image, points = face(3)
+    matrix = cv2.getRotationMatrix2D((95.5, 95.5), turn, growth)
+
+    def turned(picture: np.ndarray) -> np.ndarray:
+        border = cv2.BORDER_REPLICATE
+        return cv2.warpAffine(
+            picture, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=border
+        )
+
+    pair = compare(image, turned(image), points, DEFAULT)
+    assert np.degrees(pair.alignment.turn) == pytest.approx(-turn, abs=0.2)
+    assert 1 + pair.alignment.growth == pytest.approx(growth, abs=0.004)
+    assert forged(image, turned(image), points) == set()
+    region = region_maps(points, SIZE, SIZE)["mouth"]
+    fake = forgeries.plant(image, region, "color", 1.0, np.random.default_rng(0))
+    assert forged(image, turned(fake), points) == {"mouth"}
+    rows, columns = np.nonzero(
+        full_mask(compare(image, turned(fake), points, DEFAULT), image, fake) > 10
+    )
+    expected = np.argwhere(turned(cv2.absdiff(fake, image)).max(axis=2) > 10).mean(axis=0)
+    assert (rows.mean(), columns.mean()) == pytest.approx(tuple(expected), abs=1.0)
+
+
+@pytest.mark.parametrize(("turn", "growth"), [(5, 1), (0, 1.07)])
+def test_a_large_turn_or_growth_is_refused(turn: float, growth: float) -> None:
+    image, points = face(3)
+    matrix = cv2.getRotationMatrix2D((95.5, 95.5), turn, growth)
+    other = cv2.warpAffine(image, matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+    with pytest.raises(PairError, match="misaligned: the fake is turned by"):
+        compare(image, other, points, DEFAULT)
 
 
 def test_a_large_shift_is_refused() -> None:
