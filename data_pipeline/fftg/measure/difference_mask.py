@@ -43,9 +43,8 @@ _GAP: Final = 0.06
 _DIFFERENCE_WIDTH: Final = 0.03
 _DETAIL_WIDTH: Final = 0.04
 _HIGH_PASS: Final = 0.0045
-#: Largest misalignment that is undone: a turn in radians, a growth, and a shift in pixels that is undone in small
-#: faces too. Limits of 3 degrees, 4% and 5 px, with a tolerance. Not settings: paid replies are stored by
-#: the values of those.
+#: Largest misalignment that is undone: a turn in radians, a growth, and a shift in pixels, for small faces.
+#: Limits of 3 degrees, 4% and 5 px, with a tolerance. Not settings: paid replies are stored by their values.
 _MAX_TURN: Final = 0.0611
 _MAX_GROWTH: Final = 0.047
 _MAX_SHIFT: Final = 6.0
