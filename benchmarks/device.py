@@ -89,7 +89,7 @@ def measure() -> dict[str, Any]:
 
 
 def _keep(results: Mapping[str, Any]) -> None:
-    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.file_writing import atomic_write_text
 
     if FLAGS.out:
         atomic_write_text(FLAGS.out, json.dumps(results, indent=2) + "\n")

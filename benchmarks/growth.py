@@ -192,7 +192,7 @@ def _resident() -> float:
 
 def plot_steps(curves: dict[str, list[dict[str, float]]], folder: Path) -> None:
     """Writes growth_batch.svg, growth_image_size.svg and growth_depth.svg."""
-    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.file_writing import atomic_write_text
     from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 
     for name, label in (
@@ -217,7 +217,7 @@ def plot_records(points: list[dict[str, float]], folder: Path) -> None:
     """Writes growth_records.svg."""
     import math
 
-    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.file_writing import atomic_write_text
     from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 
     x = [math.log10(point["records"]) for point in points]

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg.informativeness import agreement
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import TYPES
 
 LABELS: Final = Path(__file__).parent / "labels" / "ffpp_types.jsonl"

@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the named bench."""
     import json
 
-    from data_pipeline.core.files import atomic_write_text
     from jax_vlffd.errors import UserError
+    from jax_vlffd.file_writing import atomic_write_text
 
     if len(argv) != 2 or argv[1] not in _BENCHES:
         raise UserError(f"name one bench: python -m launch.bench {{{','.join(_BENCHES)}}}")

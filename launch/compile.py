@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         "config": json.loads(_CONFIG.value.to_json()),
         "versions": configs.versions() | _libtpu(),
     }
-    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.file_writing import atomic_write_text
     from launch.cli import table
     from launch.compilation.table import rows, title
 

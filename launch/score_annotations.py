@@ -33,10 +33,10 @@ def main(argv: Sequence[str]) -> None:
     import json
     from pathlib import Path
 
-    from data_pipeline.core.files import atomic_write_text
-    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.informativeness import informativeness, methods_of
     from data_pipeline.fftg.scoring import read_truth, score, words_match
+    from jax_vlffd.file_writing import atomic_write_text
+    from jax_vlffd.jsonl import read_lines
 
     path = Path(FLAGS.annotations)
     lines = read_lines(path, ("id", "fake"))

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         )
     others = named_paths(FLAGS.compare, "--compare")
     command.use_compilation_cache()
-    from data_pipeline.core.files import atomic_write_text
+    from jax_vlffd.file_writing import atomic_write_text
     from launch.cli import table
     from launch.evaluation import reasons
     from launch.evaluation.heatmaps import score_maps

@@ -42,9 +42,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data_pipeline",
         "jax_vlffd.clauses",
         "jax_vlffd.errors",
+        "jax_vlffd.file_writing",
         "jax_vlffd.files",
         "jax_vlffd.hub",
         "jax_vlffd.json_reading",
+        "jax_vlffd.jsonl",
         "jax_vlffd.preprocessing",
         "jax_vlffd.settings",
         "jax_vlffd.vocabulary",
@@ -58,7 +60,7 @@ DOOR = "launch/bench.py"
 FLOORS: dict[str, tuple[str, ...]] = {
     "jax_vlffd": (
         "errors", "signals", "clauses", "vocabulary", "settings", "preprocessing", "json_reading",
-        "files", "hub",
+        "files", "file_writing", "jsonl", "hub",
         "path_containment", "checksums", "clip", "config", "geometry", "model", "losses", "evaluation",
         "explanation", "training", "export", "inference", "reports", "compilation",
     ),

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline import captions
-from data_pipeline.core.files import atomic_write_bytes, inside
+from data_pipeline.core.files import inside
 from data_pipeline.core.images import MAX_BYTES
 from data_pipeline.faces.detection import Face, FaceDetector, open_detector
 from data_pipeline.faces.landmarks import landmark_paths, stored_landmarks
@@ -29,6 +29,7 @@ from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.measure.difference_mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
 from jax_vlffd.errors import UserError, fault
+from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.files import read_regular
 from jax_vlffd.preprocessing import face_geometry
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.fftg.refine.grounding import forged_regions
 from data_pipeline.fftg.refine.redaction import redacted
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.vocabulary import CAPTION_SOURCES, REGIONS, TYPES
 
 Image = npt.NDArray[np.uint8]

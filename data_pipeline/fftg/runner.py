@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.jsonl import JsonLog, identified
 from data_pipeline.core.parallel import ordered_map
 from data_pipeline.fftg.annotator import AnnotationTask, Annotator
+from jax_vlffd.jsonl import JsonLog, identified
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Line = dict[str, Any]

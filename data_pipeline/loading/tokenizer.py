@@ -19,9 +19,9 @@ import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from data_pipeline.core.files import atomic_write_text
 from jax_vlffd import hub
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_text
 from jax_vlffd.json_reading import parse_json
 

@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from data_pipeline.core.files import folder_aside
-from data_pipeline.core.jsonl import MAX_LINE
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
 from data_pipeline.packed.card import Counts, write_card
@@ -33,6 +32,7 @@ from data_pipeline.packed.splits import SHARES, Groups
 from data_pipeline.packed.writer import Shard, write_packed_set
 from jax_vlffd.errors import UserError
 from jax_vlffd.files import read_text
+from jax_vlffd.jsonl import MAX_LINE
 
 #: A shard is closed once it holds so many bytes: images, and captions and the like of each record.
 SHARD_BYTES: Final = 256 << 20

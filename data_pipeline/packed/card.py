@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.packed.record import SPLITS, Record
 from data_pipeline.packed.remote import CHECKSUMS
 from data_pipeline.packed.set_files import regular
 from jax_vlffd.errors import UserError, plain_markdown
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_regular
 from jax_vlffd.vocabulary import LABEL_NAMES
 

@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.packed.record import DATASET_NAME, INDEX_DTYPE, INDEX_FOLDER, Record, features
+from jax_vlffd.file_writing import atomic_write_text
 
 VERSION: Final = "1.0.0"
 _DESCRIPTION: Final = (

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.files import atomic_write_text, inside
+from data_pipeline.core.files import inside
 from data_pipeline.datasets import deepfakebench
 from data_pipeline.datasets.base import Video
 from jax_vlffd.errors import UserError, printable
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import MAX_TEXT, read_json
 from jax_vlffd.vocabulary import FAKE, REAL
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_json
 from jax_vlffd.training.preemption import Stopped
 
@@ -98,15 +99,10 @@ class Heartbeat:
 
 def replace_text(path: Path | epath.Path, text: str) -> None:
     """Replaces a file atomically: by a rename on disk; an object of a bucket is atomic by itself."""
-    if not isinstance(path, Path):
+    if isinstance(path, Path):
+        atomic_write_text(path, text)
+    else:
         path.write_text(text, "utf-8")
-        return
-    temporary = path.with_name(f".{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_text
 from jax_vlffd.json_reading import parse_json
 
@@ -225,9 +226,7 @@ def _drop_after(path: Path, step: int, due: bool) -> None:
         if line["step"] < step
         or (line["step"] == step and not (due and any(k.startswith("validation/") for k in line)))
     ]
-    temporary = path.with_suffix(".jsonl.new")
-    temporary.write_text("".join(lines), "utf-8")
-    os.replace(temporary, path)
+    atomic_write_text(path, "".join(lines))
 
 
 def _progress_bar(start: int, total: int) -> tuple[Any, Any]:

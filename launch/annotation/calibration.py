@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.faces.detection import open_detector
 from data_pipeline.fftg import calibration
 from data_pipeline.fftg.calibration import (
@@ -18,6 +17,7 @@ from data_pipeline.fftg.calibration import (
 )
 from data_pipeline.fftg.measure.forged_regions import region_threshold
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 from launch.cli.progress import note, track
 

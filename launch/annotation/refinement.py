@@ -59,8 +59,8 @@ def refine_lines(
     out: Path, settings: RefineSettings, mode: str, batch_files: Sequence[str], dry_run: bool
 ) -> None:
     """Refines the lines of an annotation file in place, or runs the step that `mode` names."""
-    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.refine import batch, online
+    from jax_vlffd.jsonl import read_lines
 
     lines = read_lines(out)
     load = _loader(out.parent)
@@ -82,9 +82,9 @@ def refine_lines(
 
 def review_lines(out: Path, annotator: Annotator, page: Path, sample: int) -> None:
     """Writes the review page of a sample of an annotation file's lines."""
-    from data_pipeline.core.jsonl import read_lines
     from data_pipeline.fftg.annotator import AnnotationTask
     from data_pipeline.fftg.review import Pictures, write_review
+    from jax_vlffd.jsonl import read_lines
 
     root = out.parent
 

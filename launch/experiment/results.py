@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from data_pipeline.core.files import write_together
 from data_pipeline.packed import remote
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import write_together
 from jax_vlffd.files import read_regular
 
 if TYPE_CHECKING:

@@ -286,8 +286,8 @@ def _finish(
     """Calibrates the best checkpoint on the validation scores; writes calibration, bank and summary."""
     import jax
 
-    from data_pipeline.core.files import atomic_write_bytes, atomic_write_text
     from jax_vlffd.evaluation import calibration
+    from jax_vlffd.file_writing import atomic_write_bytes, atomic_write_text
     from launch.experiment import config as configs
     from launch.experiment import remote_workdir
     from launch.experiment import workdir as runs

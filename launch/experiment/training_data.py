@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.loading.settings import DataSettings
 from data_pipeline.packed import face_geometry, remote
 from data_pipeline.packed.card import read_card
 from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd import geometry, hub
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_regular
 from jax_vlffd.json_reading import parse_json
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.loading.tokenizer import Tokenizer
 from jax_vlffd.config import MeshConfig, on_any_device
 from jax_vlffd.errors import UserError
 from jax_vlffd.evaluation.scores import Scores
 from jax_vlffd.export import folder as exported
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.inference import trained as pretrained
 from jax_vlffd.inference.trained import TrainedModel
 from launch.experiment import config as configs

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_bytes, file_name
+from data_pipeline.core.files import file_name
+from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.inference import heatmaps
 from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports import case as case_report

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.core.jsonl import JsonLog
 from jax_vlffd.errors import UserError
+from jax_vlffd.jsonl import JsonLog
 
 Line = dict[str, Any]
 #: Its index has the (path, SHA-256) of every complete input.

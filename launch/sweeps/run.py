@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.core.files import atomic_write_text, read_object
+from data_pipeline.core.files import read_object
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.reports import sweep
 from launch.cli import interrupts, table
 from launch.cli.progress import note, progress

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.core import discovery, jsonl, tables
+from data_pipeline.core import discovery, tables
 from data_pipeline.core.files import read_object
 from data_pipeline.core.images import InputError, read_picture
 from data_pipeline.core.video import VideoError, open_frames
@@ -25,7 +25,7 @@ from data_pipeline.loading.tokenizer import Tokenizer
 from data_pipeline.packed import set_files
 from data_pipeline.packed.card import read_card
 from data_pipeline.packed.reader import PackedSplit
-from jax_vlffd import geometry
+from jax_vlffd import geometry, jsonl
 from jax_vlffd.clip import huggingface
 from jax_vlffd.errors import UserError
 from jax_vlffd.explanation import Explainer

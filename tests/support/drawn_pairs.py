@@ -10,11 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.anatomy import draw_identity
 from data_pipeline.synthetic.faces import draw_face
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import REGIONS
 from tests.support import tiny
 

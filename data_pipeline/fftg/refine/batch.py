@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from data_pipeline.core.files import atomic_write_bytes
 from data_pipeline.fftg.refine.completions import (
     FORMATS,
     error_words,
@@ -38,6 +37,7 @@ from data_pipeline.fftg.refine.requests import (
 )
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.files import read_regular
 from jax_vlffd.json_reading import parse_json
 

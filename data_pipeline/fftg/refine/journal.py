@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from data_pipeline.core.jsonl import JsonLog, is_torn
 from data_pipeline.fftg.refine.redaction import redacted_strings
 from jax_vlffd.json_reading import parse_json
+from jax_vlffd.jsonl import JsonLog, is_torn
 
 _MAX_USD: Final = 1_000.0  # larger costs of a reply are not plausible
 _DAMAGED: Final = -1  # the turn of lines that are not replies

@@ -29,7 +29,6 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.core.files import atomic_write_bytes, atomic_write_text
 from data_pipeline.fftg.refine.client import Endpoint, QuestionFailed
 from data_pipeline.fftg.refine.completions import request_body
 from data_pipeline.fftg.refine.journal import Journal
@@ -47,6 +46,7 @@ from data_pipeline.fftg.refine.requests import (
     write_output,
 )
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
+from jax_vlffd.file_writing import atomic_write_bytes, atomic_write_text
 
 _TYPICAL_TOKENS_OUT = 120
 _INTERRUPTED = "interrupted"

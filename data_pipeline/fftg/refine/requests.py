@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.fftg.measure.difference_mask import PairError
 from data_pipeline.fftg.refine.completions import Completion
 from data_pipeline.fftg.refine.grounding import Violation, final_caption, forged_regions
@@ -34,6 +33,7 @@ from data_pipeline.fftg.refine.replies import judge
 from data_pipeline.fftg.refine.reply_schema import Reply
 from data_pipeline.fftg.refine.settings import RefineSettings, RefineSummary
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.vocabulary import FAKE
 
 Line = Mapping[str, Any]

@@ -14,12 +14,12 @@ pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 pytest.importorskip("pydantic", reason="the extra `annotate` is not installed")
 
 from data_pipeline.core import files
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg.refine import batch, online, pace, replies
 from data_pipeline.fftg.runner import open_annotations
 from data_pipeline.packed import annotation
 from jax_vlffd.errors import UserError
 from jax_vlffd.json_reading import MAX_DEPTH, parse_json, parse_json_at
+from jax_vlffd.jsonl import read_lines
 from tests.support.echoing_server import EchoingServer, Reply, Request
 from tests.support.faulty_server import Call, completion, good_reply
 from tests.support.refining import answer_batch, load, pairs, read, settings

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.core.files import atomic_write_text, file_name, folder_aside, inside, new_folder
+from data_pipeline.core.files import file_name, folder_aside, inside, new_folder
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from tests.support import tiny
 from tests.support.preparing import prepare
 from tests.support.video_trees import clip, scene, write_picture, write_video

@@ -16,11 +16,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.fftg import annotator
 from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.synthetic import forgeries
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import REGIONS, TYPES, VERDICTS, regions_named
 from tests.support.drawn_pairs import (
     REPOSITORY,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import captions
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg import scoring
 from jax_vlffd.errors import UserError
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import FAKE, REGIONS, TYPES
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.core.files import atomic_write_text
 from data_pipeline.preparation import store
 from data_pipeline.preparation.runner import video_groups
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_text
 from tests.support.preparing import ffpp, prepare, two_families
 
 

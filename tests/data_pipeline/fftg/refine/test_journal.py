@@ -1,4 +1,4 @@
-"""The journal of paid replies; what all logs share is tested with `core.jsonl`."""
+"""The journal of paid replies; what all logs share is tested with `jax_vlffd.jsonl`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openai", reason="the extra `annotate` is not installed")
 
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg.refine import online
 from data_pipeline.fftg.refine.journal import Journal
+from jax_vlffd.jsonl import read_lines
 from tests.support.faulty_server import FaultyServer, completion
 from tests.support.refining import load, pairs, read, run, settings
 

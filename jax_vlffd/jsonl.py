@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
-from data_pipeline.core.files import atomic_write_bytes
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.files import open_buffered
 from jax_vlffd.json_reading import parse_json
 

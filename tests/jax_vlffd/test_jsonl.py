@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.core import jsonl
-from data_pipeline.core.jsonl import JsonLog, read_lines
 from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.runner import open_annotations
+from jax_vlffd import jsonl
 from jax_vlffd.errors import UserError
+from jax_vlffd.jsonl import JsonLog, read_lines
 from launch.prediction import results
 from tests.support.drawn_pairs import REPOSITORY
 
