@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     sets, split = named_paths(FLAGS.data, "--data"), FLAGS.split
     if not sets:
         sets, split = run.validation_sets(flat["data.validation"]), "validation"
-    folder = plan.Folder(Path(FLAGS.workdir))
+    folder = plan.SweepFolder(Path(FLAGS.workdir))
     for inner in (plan.LOGS, plan.FAILURES):
         check_contained(folder.path / inner)
     request = run.request(sets, split, FLAGS.bootstrap)

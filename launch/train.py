@@ -42,7 +42,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main(argv: Sequence[str]) -> None:
     """Trains or continues the run of --workdir."""
-    from jax_vlffd.training.preemption import Stopped, stops_on_signals
+    from jax_vlffd.training.preemption import Preempted, stops_on_signals
     from launch.experiment import config as configs
 
     run, data = configs.settings(_CONFIG.value)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
             with stops_on_signals(peers, _GRACE.value):
                 command.use_compilation_cache()
                 training.train(run, data, workdir, values, peers, monitoring)
-        except Stopped as stopped:
+        except Preempted as stopped:
             if peers.index == 0:
                 reason = peers.reason or "a notice of the platform"
                 print(f"{stopped}: {reason}; the same command goes on from there; {address}")

@@ -76,7 +76,7 @@ VIDEO_SUFFIXES: Final = (
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
-class Faces(NamedTuple):
+class FaceFiles(NamedTuple):
     """The crops of a video.
 
     Attributes:
@@ -118,21 +118,21 @@ def pictures(folder: Path) -> dict[int, Path]:
     return first_faces(faces_in(folder))
 
 
-def faces_in(folder: Path) -> Faces:
+def faces_in(folder: Path) -> FaceFiles:
     """The pictures of a folder by face key."""
     files = [path for path in entries(folder) if is_picture(path)]
     return faces_by_key({path.name: path for path in files})
 
 
-def faces_by_key(files: Mapping[str, Path | None]) -> Faces:
+def faces_by_key(files: Mapping[str, Path | None]) -> FaceFiles:
     """Pictures of one video by face key; those without a path only help to read the names."""
     names = sorted(files, key=natural)
     placed = face_keys(names)
     pairs = zip(placed.keys, (files[name] for name in names), strict=True)
-    return Faces({key: path for key, path in pairs if path is not None}, placed.by_name)
+    return FaceFiles({key: path for key, path in pairs if path is not None}, placed.by_name)
 
 
-def first_faces(faces: Faces) -> dict[int, Path]:
+def first_faces(faces: FaceFiles) -> dict[int, Path]:
     """Of each frame the picture of its first face."""
     first: dict[int, Path] = {}
     for key in sorted(faces.files):

@@ -16,8 +16,8 @@ from data_pipeline.core.files import safe_path
 from data_pipeline.core.frame_numbers import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
+    FaceFiles,
     FaceKey,
-    Faces,
     entries,
     faces_in,
     first_faces,
@@ -72,7 +72,7 @@ class Video:
     cropped: bool = False
     frames: Mapping[int, Path] = field(default_factory=dict)
     masks: Mapping[int, Path] = field(default_factory=dict)
-    faces: Faces | None = None
+    faces: FaceFiles | None = None
 
     @property
     def key(self) -> str:
@@ -155,7 +155,7 @@ def _named(video: Video) -> Video:
     )
 
 
-class Item(NamedTuple):
+class VideoEntry(NamedTuple):
     """A video as it lies in a folder: its name, its path, and whether it is face crops already."""
 
     name: str
@@ -163,7 +163,7 @@ class Item(NamedTuple):
     cropped: bool
 
 
-def media(folder: Path) -> list[Item]:
+def media(folder: Path) -> list[VideoEntry]:
     """The videos that belong to a folder.
 
     They lie in the folder itself or in its `videos`, as folders of whole frames in its `images`, or
@@ -178,18 +178,20 @@ def media(folder: Path) -> list[Item]:
             name, count = Counter(path.stem for path in files).most_common(1)[0]
             if count > 1:
                 raise UserError(f"{directory} has two videos called '{name}'; remove one of them")
-            return [Item(path.stem, path, False) for path in files]
+            return [VideoEntry(path.stem, path, False) for path in files]
     for directory, cropped in ((folder / "images", False), (folder / "frames", True)):
         folders = [path for path in entries(directory) if path.is_dir()]
         if folders:
-            return [Item(path.name, path, cropped) for path in folders]
+            return [VideoEntry(path.name, path, cropped) for path in folders]
     return []
 
 
-def picture_folders(folder: Path) -> Iterator[Item]:
+def picture_folders(folder: Path) -> Iterator[VideoEntry]:
     """Every folder at or under `folder` that holds pictures itself: sequences of face crops."""
     for directory in _with_pictures(folder):
-        yield Item("_".join(directory.relative_to(folder).parts) or folder.name, directory, True)
+        yield VideoEntry(
+            "_".join(directory.relative_to(folder).parts) or folder.name, directory, True
+        )
 
 
 def _with_pictures(folder: Path) -> Iterator[Path]:
@@ -202,7 +204,7 @@ def _with_pictures(folder: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Folder:
+class LayoutFolder:
     """A row of a data set's layout: a folder whose videos are alike.
 
     Attributes:
@@ -221,11 +223,11 @@ class Folder:
     method: str = REAL_METHOD
     reals: str = ""
     real_of: Callable[[str], str] = lambda name: ""
-    items: Callable[[Path], Iterable[Item]] = media
+    items: Callable[[Path], Iterable[VideoEntry]] = media
 
 
 def scan_layout(
-    root: Path, dataset: str, layout: Iterable[Folder], compression: str = ""
+    root: Path, dataset: str, layout: Iterable[LayoutFolder], compression: str = ""
 ) -> Iterator[Video]:
     """The videos of a data set by the table of its folders; a folder that is not there has none."""
     for row in layout:
@@ -248,7 +250,7 @@ def scan_layout(
 
 
 def real_name(pattern: str, real: str) -> Callable[[str], str]:
-    r"""A rule for `Folder.real_of`: the name of the real as a template of the groups of the fake's name.
+    r"""A rule for `LayoutFolder.real_of`: the name of the real as a template of the groups of the fake's name.
 
     Args:
       pattern: a regular expression that the whole name has to match; other names have no real.
@@ -279,14 +281,14 @@ def crops(video: Video) -> tuple[Mapping[int, Path], Mapping[int, Path]]:
     return first_faces(faces), masks
 
 
-def faces_of(video: Video) -> tuple[Faces, Mapping[int, Path]]:
+def faces_of(video: Video) -> tuple[FaceFiles, Mapping[int, Path]]:
     """As `crops`, with all faces of a frame."""
     if video.faces:
         return video.faces, video.masks
     if video.frames:
-        return Faces({FaceKey(n): path for n, path in video.frames.items()}), video.masks
+        return FaceFiles({FaceKey(n): path for n, path in video.frames.items()}), video.masks
     if is_picture(video.path):
-        return Faces({FaceKey(0): video.path}), {}
+        return FaceFiles({FaceKey(0): video.path}), {}
     masks = swap_folder(video.path, "masks")
     has_masks = video.label == FAKE and masks != video.path
     return faces_in(video.path), pictures(masks) if has_masks else {}

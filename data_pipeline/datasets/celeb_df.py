@@ -77,19 +77,19 @@ def scan(root: Path, version: Version) -> base.Collection:
     return base.collect(videos, counts, notes=notes)
 
 
-def _layout(root: Path, version: Version) -> Iterator[base.Folder]:
+def _layout(root: Path, version: Version) -> Iterator[base.LayoutFolder]:
     for folder in _REALS:
-        yield base.Folder(folder, f"{version.label}_real")
+        yield base.LayoutFolder(folder, f"{version.label}_real")
     fake = f"{version.label}_fake"
     if base.media(root / _FAKES):
         # The folders of ++ would look like folders of frames only within `frames` or `images`.
-        yield base.Folder(_FAKES, fake, "", _FAKES, _REALS[0], real_of)
+        yield base.LayoutFolder(_FAKES, fake, "", _FAKES, _REALS[0], real_of)
         return
     for scenario in entries(root / _FAKES):
         for method in entries(scenario):
             reals = _REALS[0] if scenario.name == _SWAPS else ""
             group = f"{_FAKES}/{scenario.name}/{method.name}"
-            yield base.Folder(group, fake, "", method.name, reals, real_of)
+            yield base.LayoutFolder(group, fake, "", method.name, reals, real_of)
 
 
 def _read_list(root: Path) -> set[str] | None:

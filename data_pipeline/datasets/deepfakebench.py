@@ -26,7 +26,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.frame_numbers import Faces, entries, faces_by_key, first_faces, swap_folder
+from data_pipeline.core.frame_numbers import (
+    FaceFiles,
+    entries,
+    faces_by_key,
+    first_faces,
+    swap_folder,
+)
 from data_pipeline.core.tables import read_json, split_name
 from data_pipeline.datasets import base, celeb_df, dfd, faceforensics, uadfv
 from data_pipeline.datasets.base import REAL_METHOD, Collection, Video, collect
@@ -230,7 +236,7 @@ class _Locator:
         self._root = root
         self._dropped = 0
 
-    def all(self, names: Iterable[str], left_out: Counter[str]) -> Faces:
+    def all(self, names: Iterable[str], left_out: Counter[str]) -> FaceFiles:
         """The files by face key; counts those that are outside the root or not there."""
         files: dict[str, Path | None] = {}
         for name in sorted(names, key=_slashes):
@@ -251,7 +257,7 @@ class _Locator:
         return None
 
 
-def _video(dataset: str, entry: _Entry, faces: Faces, masks: dict[int, Path]) -> Video:
+def _video(dataset: str, entry: _Entry, faces: FaceFiles, masks: dict[int, Path]) -> Video:
     label = entry.number
     frames = first_faces(faces)
     return Video(

@@ -67,9 +67,9 @@ def scan(root: Path) -> base.Collection:
     return base.collect(videos, notes=notes)
 
 
-def _layout(root: Path, prefix: str, split: str) -> Iterator[base.Folder]:
+def _layout(root: Path, prefix: str, split: str) -> Iterator[base.LayoutFolder]:
     for group in _REALS:
-        yield base.Folder(prefix + group, "DF40_Real", split, items=_items)
+        yield base.LayoutFolder(prefix + group, "DF40_Real", split, items=_items)
     for folder in entries(root / prefix):
         place, method = f"{prefix}{folder.name}", folder.name
         for domain in (*_DOMAINS, "fake"):
@@ -77,15 +77,17 @@ def _layout(root: Path, prefix: str, split: str) -> Iterator[base.Folder]:
             reals = prefix + _REALS[0 if of_ff else 1] if method.lower() in _SWAPS else ""
             real_of = faceforensics.real_of if of_ff else celeb_df.real_of
             fake = f"{method}_Fake"
-            yield base.Folder(f"{place}/{domain}", fake, split, method, reals, real_of, _items)
-        yield base.Folder(f"{place}/real", f"{method}_Real", split, items=_items)
+            yield base.LayoutFolder(
+                f"{place}/{domain}", fake, split, method, reals, real_of, _items
+            )
+        yield base.LayoutFolder(f"{place}/real", f"{method}_Real", split, items=_items)
 
 
-def _items(folder: Path) -> Iterator[base.Item]:
+def _items(folder: Path) -> Iterator[base.VideoEntry]:
     """Videos of a folder, and its pictures: those of a folder in `frames` together, others alone."""
     videos = base.media(folder)
-    yield from (base.Item(name, path, path.is_dir()) for name, path, _ in videos)
+    yield from (base.VideoEntry(name, path, path.is_dir()) for name, path, _ in videos)
     if not videos:
         for path in sorted(path for path in files_below(folder) if is_picture(path)):
             name = "_".join(path.relative_to(folder).with_suffix("").parts)
-            yield base.Item(name, path, True)
+            yield base.VideoEntry(name, path, True)

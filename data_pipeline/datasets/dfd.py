@@ -60,8 +60,8 @@ def in_tree(root: Path, compression: str) -> base.Collection:
     originals = base.compression_folder(root, _ORIGINALS, compression)
     fakes = base.compression_folder(root, _FAKES, compression)
     layout = (
-        base.Folder(originals, REAL_LABEL, "test"),
-        base.Folder(fakes, FAKE_LABEL, "test", DATASET, originals, real_of),
+        base.LayoutFolder(originals, REAL_LABEL, "test"),
+        base.LayoutFolder(fakes, FAKE_LABEL, "test", DATASET, originals, real_of),
     )
     videos = []
     left_out: Counter[str] = Counter()

@@ -47,7 +47,7 @@ def scan(root: Path) -> base.Collection:
     videos = []
     left_out: Counter[str] = Counter()
     for group, split in _parts(root):
-        layout = [base.Folder(group, "DFDC_Real", split)]
+        layout = [base.LayoutFolder(group, "DFDC_Real", split)]
         videos_there = list(base.scan_layout(root, FULL, layout))
         labels = _labels(root / group) if videos_there else {}
         for video in videos_there:
@@ -77,9 +77,9 @@ def scan_preview(root: Path) -> base.Collection:
     if not isinstance(records, dict):
         raise UserError(f"{root / 'dataset.json'} is not an object of path -> label and set")
     layout = [
-        base.Folder("original_videos", "DFDCP_Real", items=_below),
+        base.LayoutFolder("original_videos", "DFDCP_Real", items=_below),
         *(
-            base.Folder(method, label, "", method, "original_videos", _preview_real, _below)
+            base.LayoutFolder(method, label, "", method, "original_videos", _preview_real, _below)
             for method, label in _PREVIEW_METHODS.items()
         ),
     ]
@@ -137,8 +137,8 @@ def _labels(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def _below(folder: Path) -> list[base.Item]:
+def _below(folder: Path) -> list[base.VideoEntry]:
     """Videos at any depth of a folder, of one name the last; else the crops in its `frames`."""
     files = sorted(p for p in files_below(folder) if p.suffix.lower() in VIDEO_SUFFIXES)
-    by_name = {path.stem: base.Item(path.stem, path, False) for path in files}
+    by_name = {path.stem: base.VideoEntry(path.stem, path, False) for path in files}
     return list(by_name.values()) or base.media(folder)

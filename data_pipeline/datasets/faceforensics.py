@@ -128,12 +128,12 @@ def _is_pair(pair: object) -> bool:
     )
 
 
-def _layout(root: Path, compression: str) -> list[base.Folder]:
+def _layout(root: Path, compression: str) -> list[base.LayoutFolder]:
     reals = base.compression_folder(root, "original_sequences/youtube", compression)
-    rows = [base.Folder(reals, REAL_LABEL)]
+    rows = [base.LayoutFolder(reals, REAL_LABEL)]
     for method, label in METHODS.items():
         group = base.compression_folder(root, f"manipulated_sequences/{method}", compression)
-        rows.append(base.Folder(group, label, "", method, reals, real_of))
+        rows.append(base.LayoutFolder(group, label, "", method, reals, real_of))
     return rows
 
 

@@ -33,8 +33,8 @@ def scan(root: Path) -> base.Collection:
     for folder in ("train", "val", "test"):
         reals, split = f"source/{folder}", split_name(folder) or ""
         layout += [
-            base.Folder(reals, "FFIW_Real", split),
-            base.Folder(f"target/{folder}", "FFIW_Fake", split, DATASET, reals, str),
+            base.LayoutFolder(reals, "FFIW_Real", split),
+            base.LayoutFolder(f"target/{folder}", "FFIW_Fake", split, DATASET, reals, str),
         ]
     counts = {(DATASET, base.REAL_METHOD): 10000, (DATASET, DATASET): 10000}
     return base.collect(base.scan_layout(root, DATASET, layout), counts)

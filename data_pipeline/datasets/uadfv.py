@@ -25,8 +25,8 @@ def scan(root: Path) -> base.Collection:
     """Finds the videos; raises UserError where `root` is something else."""
     base.require_folder(root, DATASET, "fake", "real")
     layout = (
-        base.Folder("real", "UADFV_Real", "test"),
-        base.Folder("fake", "UADFV_Fake", "test", DATASET, "real", real_of),
+        base.LayoutFolder("real", "UADFV_Real", "test"),
+        base.LayoutFolder("fake", "UADFV_Fake", "test", DATASET, "real", real_of),
     )
     counts = {(DATASET, base.REAL_METHOD): 49, (DATASET, DATASET): 49}
     return base.collect(base.scan_layout(root, DATASET, layout), counts)

@@ -23,7 +23,7 @@ from jax_vlffd.errors import UserError
 DATASET: Final = "WildDeepfake"
 
 _LAYOUT: Final = [
-    base.Folder(f"{side}_{split}", label, split, method, items=base.picture_folders)
+    base.LayoutFolder(f"{side}_{split}", label, split, method, items=base.picture_folders)
     for side, method, label in (
         ("real", base.REAL_METHOD, "WDF_Real"),
         ("fake", DATASET, "WDF_Fake"),

@@ -22,7 +22,7 @@ import numpy as np
 from data_pipeline.core.files import folder_aside
 from data_pipeline.packed import face_geometry
 from data_pipeline.packed.annotation import Annotation, parse_line
-from data_pipeline.packed.card import Counts, write_card
+from data_pipeline.packed.card import RecordCounts, write_card
 from data_pipeline.packed.numbering import Digests, number, repeated
 from data_pipeline.packed.pair_records import fake_record, real_record
 from data_pipeline.packed.reader import is_packed_set
@@ -75,7 +75,7 @@ class PackPlan:
         self._ids, self._reals = Digests(1), Digests(2)
         self._groups = Groups()
         self.skipped: collections.Counter[str] = collections.Counter()
-        self.counts = Counts()
+        self.counts = RecordCounts()
         self.outside, self.outside_folder = 0, ""
         faults: list[str] = []
         for file_index, file in enumerate(self.files):

@@ -24,7 +24,7 @@ _MAX_BYTES: Final = 1 << 18
 _LUMINANCE: Final = 3688
 
 
-class Counts:
+class RecordCounts:
     """Counts records while they are written."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def stored_format(image: bytes) -> str:
 
 def write_card(
     folder: Path,
-    counts: Counts,
+    counts: RecordCounts,
     *,
     files: Sequence[Path],
     skipped: Mapping[str, int],

@@ -38,7 +38,7 @@ _FIGURES: Final = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
-class Counts:
+class SampleCounts:
     """Numbers of frames and videos."""
 
     frames_real: int
@@ -61,7 +61,7 @@ class Metrics:
 
     values: dict[str, float | None]
     intervals: dict[str, tuple[float, float]]
-    counts: Counts
+    counts: SampleCounts
     note: str = ""
     replicates: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     videos: str = ""
@@ -141,7 +141,7 @@ def measure(
     y, p = scores.label, scores.probability
     video = scores.videos()
     video_p, video_y = video_means(p, y, video)
-    counts = Counts(
+    counts = SampleCounts(
         frames_real=int(np.sum(y == 0)),
         frames_fake=int(np.sum(y == 1)),
         videos_real=int(np.sum(video_y == 0)),

@@ -56,7 +56,7 @@ class Crop(Protocol):
     def geometry(self) -> FaceGeometry | None: ...  # noqa: D102
 
 
-class Faces(Protocol):
+class FaceCropping(Protocol):
     """Detects faces and crops them as the training's were; `data_pipeline.faces.FaceCropper` is one.
 
     If it has a method `fitted(placement, judge)`, that is called to obtain one that crops as in this model's
@@ -135,13 +135,17 @@ class Detector:
       batch_size: crops that go through the model together at most.
     """
 
-    def __init__(self, trained: TrainedModel, faces: Faces | None = None, batch_size: int = 32):
+    def __init__(
+        self, trained: TrainedModel, faces: FaceCropping | None = None, batch_size: int = 32
+    ):
         if batch_size < 1:
             raise UserError(f"the batch size is {batch_size}: it must be at least 1")
         self.trained = trained
         fitted = getattr(faces, "fitted", None)
         known = trained.geometry
-        self.faces: Faces | None = fitted(known.placement(), known.judge) if fitted else faces
+        self.faces: FaceCropping | None = (
+            fitted(known.placement(), known.judge) if fitted else faces
+        )
         self._batch_size = batch_size
         shapes = nnx.eval_shape(lambda: ImageBranch(trained.model, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(shapes)
@@ -160,7 +164,7 @@ class Detector:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, faces: Faces | None = None, batch_size: int = 32
+        cls, source: str | Path, faces: FaceCropping | None = None, batch_size: int = 32
     ) -> Detector:
         """Opens a trained workdir, an exported folder, or one on the Hugging Face hub.
 

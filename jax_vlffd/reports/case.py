@@ -15,7 +15,7 @@ from jax_vlffd.vocabulary import TYPES
 
 
 @dataclass(frozen=True)
-class Face:
+class ShownFace:
     """A face of the report: its result line, and its panels as (title, encoded picture)."""
 
     line: Mapping[str, Any]
@@ -23,7 +23,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Item:
+class ShownFile:
     """One input file.
 
     line: a video's last result line, a picture's first face's. picture: encoded thumbnail, or empty.
@@ -32,11 +32,11 @@ class Item:
 
     line: Mapping[str, Any]
     picture: bytes = b""
-    faces: Sequence[Face] = field(default_factory=list)
+    faces: Sequence[ShownFace] = field(default_factory=list)
     hidden: int = 0
 
     @property
-    def judged(self) -> list[Face]:
+    def judged(self) -> list[ShownFace]:
         """The faces shown one by one: all but the too small, or the only one."""
         return [face for face in self.faces if not self._is_small(face)]
 
@@ -45,7 +45,7 @@ class Item:
         """The numbers, from 1, of the faces that are too small."""
         return [face.line["face"] + 1 for face in self.faces if self._is_small(face)]
 
-    def _is_small(self, face: Face) -> bool:
+    def _is_small(self, face: ShownFace) -> bool:
         return face.line["verdict"] == "face_too_small" and len(self.faces) > 1
 
     @property
@@ -66,7 +66,7 @@ class Item:
 
 
 def render(
-    items: Sequence[Item], facts: Mapping[str, str], band: tuple[float, float, float]
+    items: Sequence[ShownFile], facts: Mapping[str, str], band: tuple[float, float, float]
 ) -> str:
     """The report as HTML text.
 

@@ -13,7 +13,7 @@ from jax_vlffd.vocabulary import LABEL_NAMES
 
 
 @dataclass(frozen=True)
-class Example:
+class GalleryFrame:
     """A frame with its picture (encoded bytes, or empty), its label, scores and texts."""
 
     truth: str
@@ -32,7 +32,7 @@ class Gallery:
 
     title: str
     note: str
-    examples: Sequence[Example]
+    examples: Sequence[GalleryFrame]
 
 
 def galleries(
@@ -80,7 +80,7 @@ def _example(
     probability: np.ndarray,
     others_scores: Mapping[str, tuple[Scores, np.ndarray]],
     picture: bytes,
-) -> Example:
+) -> GalleryFrame:
     scores, calibration = detector.scores, detector.calibration
     others = {}
     for name, (table, values) in others_scores.items():
@@ -89,7 +89,7 @@ def _example(
             others[name] = float(values[same][0])
     method = scores.method[row] if scores.label[row] else ""
     frame = scores.frame[row] and f"frame {scores.frame[row]}"
-    return Example(
+    return GalleryFrame(
         truth=LABEL_NAMES[int(scores.label[row])],
         where=" · ".join(filter(None, (scores.set_name[row], method, scores.video[row], frame))),
         probability=float(probability[row]),

@@ -26,7 +26,7 @@ from jax_vlffd.training import storage
 from jax_vlffd.training.heartbeat import replace_text
 from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.state import TrainState
-from jax_vlffd.training.storage import DamagedCheckpoint, Folder
+from jax_vlffd.training.storage import DamagedCheckpoint, StoragePath
 
 #: The metric by which `best` is chosen, on the validation split.
 BEST_METRIC = "auc"
@@ -49,7 +49,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Folder,
+        folder: StoragePath,
         *,
         keep: int = 2,
         read_only: bool = False,
@@ -195,7 +195,7 @@ class Checkpoints:
         Raises:
           UserError: none is intact, or one cannot be read but is not proven damaged.
         """
-        damaged_folders: dict[Folder, str] = {}
+        damaged_folders: dict[StoragePath, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem, damaged, restored = "", True, None
             try:
@@ -270,7 +270,7 @@ class Checkpoints:
         except Exception as error:  # TensorStore's own errors have no other base
             raise storage.read_error(folder, error, whole=checked) from error
 
-    def _check_files(self, folder: Folder, items: Mapping[str, Any]) -> bool:
+    def _check_files(self, folder: StoragePath, items: Mapping[str, Any]) -> bool:
         """Checks a checkpoint against its digests, each process a share; returns whether it has any.
 
         Raises:
@@ -325,13 +325,13 @@ class Checkpoints:
         complete = {path.parent.name for path in self.folder.glob("*/commit_success.txt")}
         return self.folder.is_dir() and any(p.name not in complete for p in self.folder.iterdir())
 
-    def _broken_metrics(self) -> dict[Folder, UserError]:
+    def _broken_metrics(self) -> dict[StoragePath, UserError]:
         """The error of each checkpoint whose metrics are damaged.
 
         Raises:
           UserError: metrics cannot be read now, which does not prove damage.
         """
-        broken: dict[Folder, UserError] = {}
+        broken: dict[StoragePath, UserError] = {}
         for file in sorted(self.folder.glob("*/metrics/metrics")):
             folder = file.parents[1]
             try:
@@ -344,7 +344,7 @@ class Checkpoints:
                 broken[folder] = fault
         return broken
 
-    def _move_damaged(self, damaged: Mapping[Folder, str]) -> None:
+    def _move_damaged(self, damaged: Mapping[StoragePath, str]) -> None:
         """Moves damaged checkpoints away, so that their steps can be saved again."""
         self._peers.exchange(None)  # no process still reads what is moved
         for path, problem in damaged.items():

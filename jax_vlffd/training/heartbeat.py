@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from jax_vlffd.errors import UserError
 from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.files import read_json
-from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.preemption import Preempted
 
 if TYPE_CHECKING:
     from etils import epath
@@ -60,7 +60,7 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        stopped = kind is not None and issubclass(kind, Stopped)
+        stopped = kind is not None and issubclass(kind, Preempted)
         self._doing = "finished" if kind is None else "stopped" if stopped else "failed"
         self._write()
 

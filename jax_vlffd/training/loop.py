@@ -20,7 +20,7 @@ from jax_vlffd.model import Parameters
 from jax_vlffd.training.checkpoints import BEST_METRIC, Checkpoints
 from jax_vlffd.training.heartbeat import Heartbeat
 from jax_vlffd.training.metric_writer import MetricWriter
-from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.preemption import Preempted
 from jax_vlffd.training.processes import SingleProcess
 from jax_vlffd.training.sharding import to_devices
 from jax_vlffd.training.state import TrainPlan, TrainState
@@ -97,7 +97,7 @@ def train(
       plan: the run's static side.
       state: fresh or restored; donated.
       data: positioned at the batch after `state.step`.
-      validate: parameters -> metrics of the validation split, among them 'auc'; may raise Stopped.
+      validate: parameters -> metrics of the validation split, among them 'auc'; may raise Preempted.
       checkpoints: the run's.
       writer: of the metrics.
       config: the schedule.
@@ -109,7 +109,7 @@ def train(
       The last state.
 
     Raises:
-      Stopped: the run was asked to stop, and was saved.
+      Preempted: the run was asked to stop, and was saved.
       UserError: a loss, a gradient or a parameter is not finite; the last good checkpoint is kept.
     """
     peers = peers or SingleProcess()
@@ -130,7 +130,7 @@ def train(
             heartbeat.beat("validating", step)
             try:
                 validated = metrics = validate(state.parameters)
-            except Stopped:
+            except Preempted:
                 stopping = True
             else:
                 _update_best(clock, metrics, step)
@@ -177,7 +177,7 @@ def train(
     trace.stop()
     checkpoints.wait()
     if stopping:
-        raise Stopped(f"stopped at step {step} of {config.steps}")
+        raise Preempted(f"stopped at step {step} of {config.steps}")
     return state
 
 

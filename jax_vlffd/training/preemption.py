@@ -12,7 +12,7 @@ from jax_vlffd.signals import read_by_thread
 from jax_vlffd.training.processes import SingleProcess, end
 
 
-class Stopped(Exception):
+class Preempted(Exception):
     """The run was asked to stop, and everything that a resume needs is saved."""
 
 

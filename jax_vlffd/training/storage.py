@@ -18,7 +18,7 @@ from etils.epath import gpath
 from jax_vlffd import checksums
 from jax_vlffd.errors import UserError
 
-Folder: TypeAlias = Path | epath.Path
+StoragePath: TypeAlias = Path | epath.Path
 
 #: The parts of a checkpoint that its SHA256SUMS covers; the others' digests are within them.
 _SUMMED = ("parameters", "rest")
@@ -54,7 +54,7 @@ class _LiteralPath(gpath.PosixGPath):
         return (type(self)(path) for path in Path(self).glob(pattern))
 
 
-def for_orbax(folder: Folder) -> epath.Path:
+def for_orbax(folder: StoragePath) -> epath.Path:
     """The folder as a path for Orbax."""
     return _LiteralPath(folder.absolute()) if isinstance(folder, Path) else folder
 
@@ -68,12 +68,12 @@ class TemporaryPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
         await super().finalize()
 
 
-def has_checksums(folder: Folder) -> bool:
+def has_checksums(folder: StoragePath) -> bool:
     """Whether a checkpoint has digests: older ones have none, nor has one in a bucket, which has its own."""
     return isinstance(folder, Path) and (folder / checksums.FILE).exists()
 
 
-def read_checksums(folder: Folder) -> dict[str, str]:
+def read_checksums(folder: StoragePath) -> dict[str, str]:
     """Name -> digest of a checkpoint's files; empty if it has none.
 
     Raises:
@@ -90,7 +90,7 @@ def read_checksums(folder: Folder) -> dict[str, str]:
         raise _damaged(folder, str(error)) from error
 
 
-def check_files(folder: Folder, listed: dict[str, str], items: Iterable[str]) -> None:
+def check_files(folder: StoragePath, listed: dict[str, str], items: Iterable[str]) -> None:
     """Checks the files of some items of a checkpoint against their digests.
 
     Raises:
@@ -113,14 +113,14 @@ def barrier(*, key: str, timeout_ms: int) -> None:
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
-def _damaged(folder: Folder, fault: str) -> DamagedCheckpoint:
+def _damaged(folder: StoragePath, fault: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(
         f"{folder}: the checkpoint is damaged or of another model ({fault}); "
         "remove that folder to go back to the one before, or use another workdir"
     )
 
 
-def read_error(folder: Folder, error: Exception, whole: bool = False) -> UserError:
+def read_error(folder: StoragePath, error: Exception, whole: bool = False) -> UserError:
     """The error for a checkpoint that cannot be read: `DamagedCheckpoint` where that is proven.
 
     Args:
@@ -168,7 +168,7 @@ class OtherShapes(ValueError):
     """Stored parameters that are not those of the model; the message describes three differences."""
 
 
-def check_shapes(folder: Folder, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+def check_shapes(folder: StoragePath, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Checks the shapes of stored parameters; Orbax itself would begin to read before it sees a fault.
 
     Raises:

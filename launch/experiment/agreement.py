@@ -17,7 +17,7 @@ from jax_vlffd.errors import UserError
 
 if TYPE_CHECKING:
     from jax_vlffd.training.processes import SingleProcess
-    from jax_vlffd.training.storage import Folder
+    from jax_vlffd.training.storage import StoragePath
 
 #: File in a workdir while a start checks that all processes see the same folder.
 TOKEN_FILE: Final = ".word"
@@ -50,7 +50,7 @@ def check_read(peers: SingleProcess, digests: Mapping[str, str]) -> None:
             )
 
 
-def check_workdir(peers: SingleProcess, folder: Folder) -> None:
+def check_workdir(peers: SingleProcess, folder: StoragePath) -> None:
     """Checks that all processes see the same folder, by a random token that process 0 writes into it.
 
     Raises:

@@ -59,7 +59,7 @@ def train(
       monitoring: of the run.
 
     Raises:
-      Stopped: by a signal; the run is saved.
+      Preempted: by a signal; the run is saved.
       UserError: the data, the checkpoint or the workdir is not valid for this run; nothing is lost.
     """
     from jax_vlffd.errors import UserError
@@ -79,7 +79,7 @@ def train(
     from jax_vlffd.training.checkpoints import Checkpoints
     from jax_vlffd.training.heartbeat import Heartbeat, lock
     from jax_vlffd.training.metric_writer import MetricWriter
-    from jax_vlffd.training.preemption import Stopped
+    from jax_vlffd.training.preemption import Preempted
     from jax_vlffd.training.processes import SingleProcess
     from launch.experiment import (
         agreement,
@@ -179,7 +179,7 @@ def train(
             heartbeat.beat("validating")
             checkpoints.check()
             if peers.should_stop():
-                raise Stopped(f"stopped in the last validation, after step {total} of {total}")
+                raise Preempted(f"stopped in the last validation, after step {total} of {total}")
 
         def validate(parameters: Parameters) -> tuple[dict[str, float], Scores]:
             return _validate(scorer, parameters, judged, tick)

@@ -11,7 +11,7 @@ from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.inference import heatmaps
 from jax_vlffd.inference.detector import Detector
 from jax_vlffd.reports import case as case_report
-from jax_vlffd.reports.case import Face, Item
+from jax_vlffd.reports.case import ShownFace, ShownFile
 from launch.experiment.config import versions
 from launch.prediction.pipeline import InputResult, Line
 
@@ -45,7 +45,7 @@ def write_overlays(folder: Path, result: InputResult, maps: bool) -> dict[int, s
     return paths
 
 
-def item(result: InputResult, lines: Sequence[Line], maps: bool) -> Item:
+def item(result: InputResult, lines: Sequence[Line], maps: bool) -> ShownFile:
     """The report's item for an input: its image, and its faces (of a video the drivers of the verdict)."""
     picture = b""
     if result.picture is not None and result.faces:
@@ -54,7 +54,7 @@ def item(result: InputResult, lines: Sequence[Line], maps: bool) -> Item:
         scale = result.picture.shape[1] / result.width
         picture = heatmaps.jpeg(heatmaps.numbered(result.picture, boxes, scale))
     if result.code:
-        return Item(lines[-1], picture)
+        return ShownFile(lines[-1], picture)
     chosen = list(range(len(result.faces)))
     if result.kind == "video":
         chosen = [p for p, face in enumerate(result.faces) if face in result.drivers][:_MAX_FACES]
@@ -67,13 +67,13 @@ def item(result: InputResult, lines: Sequence[Line], maps: bool) -> Item:
                 (panel.title, heatmaps.jpeg(panel.image))
                 for panel in heatmaps.panels(face.crop.image, face.prediction, maps)
             ]
-        faces.append(Face(lines[index], panels))
+        faces.append(ShownFace(lines[index], panels))
     line = lines[-1] if result.kind == "video" else lines[0]
-    return Item(line, picture, faces, len(result.faces) - len(faces))
+    return ShownFile(line, picture, faces, len(result.faces) - len(faces))
 
 
 def write_report(
-    path: Path, items: Sequence[Item], omitted: int, detector: Detector, shared: dict[str, Any]
+    path: Path, items: Sequence[ShownFile], omitted: int, detector: Detector, shared: dict[str, Any]
 ) -> None:
     """Writes the HTML report.
 

@@ -15,7 +15,7 @@ from data_pipeline.core.images import InputError
 from data_pipeline.faces.cropper import FaceCropper
 from jax_vlffd.errors import UserError
 from jax_vlffd.inference.detector import Detector
-from jax_vlffd.reports.case import Item
+from jax_vlffd.reports.case import ShownFile
 from launch.cli.progress import note, progress
 from launch.prediction import console, pipeline, report, results
 from launch.prediction.pipeline import InputResult, Line, PredictSettings
@@ -111,7 +111,7 @@ def predict(
                     continue
                 yield pipeline.read_input(path, cropper, settings)
 
-        items: list[Item] = []
+        items: list[ShownFile] = []
         color = sys.stdout.isatty()
         update = stack.enter_context(progress("predicting"))
         for result in pipeline.classify(inputs(), detector, batch_size):

@@ -156,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class SweepFolder:
     """A sweep's folder; reads the state of its runs from their files."""
 
     path: Path

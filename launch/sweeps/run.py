@@ -20,7 +20,7 @@ from launch.cli import interrupts, table
 from launch.cli.progress import note, progress
 from launch.experiment import config as configs
 from launch.experiment import results
-from launch.sweeps.plan import EVALUATION, Folder, SweepRun
+from launch.sweeps.plan import EVALUATION, SweepFolder, SweepRun
 
 
 def request(sets: Mapping[str, str], split: str, bootstrap: int) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Sweep:
     """
 
     recipe: str
-    folder: Folder
+    folder: SweepFolder
     runs: Sequence[SweepRun]
     request: Mapping[str, Any]
     metric: str = "frame_auc"
@@ -205,7 +205,7 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Folder, run: SweepRun) -> Iterator[IO[bytes] | None]:
+def _claimed(folder: SweepFolder, run: SweepRun) -> Iterator[IO[bytes] | None]:
     """Opens and locks the run's log for appending; yields None if another process has the lock."""
     path = folder.log(run)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ MARK = "JAX_VLFFD_TEST"
 #: Commands whose main does what its argument says, none of which a signal ends by itself.
 SCRIPT = """
 import hashlib, sys, threading, time
-from jax_vlffd.training.preemption import Stopped, stops_on_signals
+from jax_vlffd.training.preemption import Preempted, stops_on_signals
 from jax_vlffd.training.processes import SingleProcess
 from launch.cli import command
 

@@ -25,7 +25,7 @@ from data_pipeline.fftg.refine.completions import (
     request_body,
     unknown_names,
 )
-from data_pipeline.fftg.refine.pace import Budget, Halt, Pacer, Stopped
+from data_pipeline.fftg.refine.pace import Budget, Halt, Pacer, RefinementEnded
 from data_pipeline.fftg.refine.prompts import Message
 from data_pipeline.fftg.refine.redaction import printable, redacted
 from data_pipeline.fftg.refine.refusals import RequestRefused, TransientFailure, refusal
@@ -119,7 +119,7 @@ class Endpoint:
 
         Raises:
           QuestionFailed: this question got no reply.
-          Stopped: the budget is spent, or the endpoint that answered others refuses all questions.
+          RefinementEnded: the budget is spent, or the endpoint that answered others refuses all questions.
           EndpointRefused: a wrong key, model or address, no quota, or the endpoint is down.
         """
         problem = ""
@@ -168,7 +168,7 @@ class Endpoint:
         questions = f"{count} questions in a row" if count > 1 else "the question"
         text = f"the endpoint failed {questions} ({problem})"
         if answered and limit == _MAX_REFUSALS:
-            return Stopped(
+            return RefinementEnded(
                 text
             )  # of pairs that it may never accept: the others' captions are written
         return EndpointRefused(

@@ -32,7 +32,7 @@ from typing import Any
 from data_pipeline.fftg.refine.client import Endpoint, QuestionFailed
 from data_pipeline.fftg.refine.completions import request_body
 from data_pipeline.fftg.refine.journal import Journal
-from data_pipeline.fftg.refine.pace import Halt, Stopped
+from data_pipeline.fftg.refine.pace import Halt, RefinementEnded
 from data_pipeline.fftg.refine.prompts import load_prompts
 from data_pipeline.fftg.refine.replies import judge
 from data_pipeline.fftg.refine.requests import (
@@ -283,7 +283,7 @@ class _QuestionLoop:
                 await self._settle(question, endpoint)
             except QuestionFailed as error:
                 self.failures[question.key] = str(error)
-            except Stopped as error:
+            except RefinementEnded as error:
                 self._summary.stopped = self._summary.stopped or str(error)
             except Exception as error:  # the other workers' requests end first
                 self._error = self._error or error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Stopped(Exception):
+class RefinementEnded(Exception):
     """The run ends early but orderly; the message gives the reason."""
 
 
@@ -25,13 +25,13 @@ class Halt:
         """Waits.
 
         Raises:
-          Stopped: the run ends.
+          RefinementEnded: the run ends.
         """
         try:
             await asyncio.wait_for(self._event.wait(), max(0.0, seconds))
         except TimeoutError:
             return
-        raise Stopped(self._reason)
+        raise RefinementEnded(self._reason)
 
 
 class Pacer:
@@ -52,7 +52,7 @@ class Pacer:
         """Waits until a request of about `tokens` tokens may be sent.
 
         Raises:
-          Stopped: the run ends.
+          RefinementEnded: the run ends.
         """
         clock = asyncio.get_running_loop().time
         while True:
@@ -89,12 +89,12 @@ class Budget:
         """Reserves the cost of a request, waiting for requests in flight if it does not fit yet.
 
         Raises:
-          Stopped: it would exceed the limit even with nothing in flight.
+          RefinementEnded: it would exceed the limit even with nothing in flight.
         """
         async with self._settled:
             while self._limit is not None and self.spent + self._reserved + cost > self._limit:
                 if self._reserved <= 1e-12:
-                    raise Stopped(f"--max_usd={self._limit:g} would be exceeded")
+                    raise RefinementEnded(f"--max_usd={self._limit:g} would be exceeded")
                 await self._settled.wait()
             self._reserved += cost
 

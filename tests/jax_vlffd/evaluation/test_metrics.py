@@ -70,7 +70,7 @@ def test_video_auc_groups_by_dataset_method_and_video() -> None:
     label = [scores.label[rows[0]] for rows in groups.values()]
     measured = metrics.measure(scores, resamples=0)
     assert len(groups) == 60
-    assert measured.counts == metrics.Counts(48, 192, 12, 48)
+    assert measured.counts == metrics.SampleCounts(48, 192, 12, 48)
     assert measured.values["video_auc"] == pytest.approx(sk.roc_auc_score(label, mean), abs=1e-12)
 
 
@@ -90,7 +90,7 @@ def test_a_method_is_measured_against_all_reals() -> None:
         rows = (scores.method == name) | (scores.label == 0)
         expected = sk.roc_auc_score(scores.label[rows], scores.probability[rows])
         assert against_reals.values["frame_auc"] == pytest.approx(expected)
-        assert against_reals.counts == metrics.Counts(48, 48, 12, 12)
+        assert against_reals.counts == metrics.SampleCounts(48, 48, 12, 12)
 
 
 def test_reals_may_carry_the_method_of_their_pair() -> None:
@@ -99,7 +99,7 @@ def test_reals_may_carry_the_method_of_their_pair() -> None:
     mixed = Scores(**{**vars(scores), "method": method})
     measured = metrics.evaluate(mixed, resamples=0)["FaceForensics++"]
     assert measured.methods.keys() == set(METHODS)
-    assert measured.overall.counts == metrics.Counts(48, 192, 12, 48)
+    assert measured.overall.counts == metrics.SampleCounts(48, 192, 12, 48)
     assert measured.methods["FaceSwap"].counts.frames_real == 48
 
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from jax_vlffd.errors import UserError
 from jax_vlffd.training.heartbeat import HEARTBEAT, LOCK, Heartbeat, lock
-from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.preemption import Preempted
 from tests.support import tiny
 
 HOLDER = """
@@ -94,7 +94,7 @@ def test_where_there_are_no_locks_a_run_of_this_host_is_known_by_its_heartbeat_t
 
 
 @pytest.mark.parametrize(
-    ("error", "doing"), [(None, "finished"), (Stopped(), "stopped"), (UserError(), "failed")]
+    ("error", "doing"), [(None, "finished"), (Preempted(), "stopped"), (UserError(), "failed")]
 )
 def test_the_heartbeat_tells_how_a_run_ended(
     error: Exception | None, doing: str, tmp_path: Path
@@ -104,7 +104,7 @@ def test_the_heartbeat_tells_how_a_run_ended(
             watch.beat("training", 4)
             if error:
                 raise error
-    except (Stopped, UserError):
+    except (Preempted, UserError):
         pass
     result = json.loads((tmp_path / HEARTBEAT).read_text())
     assert (result["step"], result["total"], result["doing"]) == (4, 9, doing)

@@ -13,7 +13,7 @@ import pytest
 from jax_vlffd.config import LossConfig, MeshConfig
 from jax_vlffd.errors import UserError
 from jax_vlffd.training import loop
-from jax_vlffd.training.preemption import Stopped
+from jax_vlffd.training.preemption import Preempted
 from jax_vlffd.training.sharding import make_mesh
 from jax_vlffd.training.state import StepSpec
 from jax_vlffd.training.step import batch_fields
@@ -143,7 +143,7 @@ def test_a_run_that_is_done_does_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_notice_of_the_platform_saves_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     recorder.notice = 2
-    with pytest.raises(Stopped, match="stopped at step 2 of 5"):
+    with pytest.raises(Preempted, match="stopped at step 2 of 5"):
         recorder.run(monkeypatch, steps=5)
     assert recorder.events == [
         "read",

@@ -89,14 +89,14 @@ def test_recipes_and_their_sweeps_are_taken(name: str, tmp_path: Path) -> None:
     check(IMAGE_ALONE, name)  # the recipe's choices for a branch that is off are no mistake
     if hasattr(module, "get_sweep"):
         runs = plan.plan(module.get_config(), module.get_sweep(), {"seed": 1})
-        plan.Folder(tmp_path).check(runs)
+        plan.SweepFolder(tmp_path).check(runs)
 
 
 def test_a_sweep_with_runs_that_are_the_same_is_refused(tmp_path: Path) -> None:
     module = importlib.import_module("configs.demo")
     sweep = [{}, {"loss.alignment": 0.0, "loss.targets": "sigmoid"}]
     runs = plan.plan(module.get_config(), sweep, {})
-    folder = plan.Folder(tmp_path)
+    folder = plan.SweepFolder(tmp_path)
     with pytest.raises(UserError, match=r"run 1: loss.targets is 'sigmoid': it would have no"):
         folder.check(runs)
     # One that has begun goes on as it was.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.fftg.refine.pace import Budget, Halt, Pacer, Stopped
+from data_pipeline.fftg.refine.pace import Budget, Halt, Pacer, RefinementEnded
 from tests.support import virtual_time
 
 
@@ -108,7 +108,7 @@ def test_a_halt_ends_every_wait_at_once() -> None:
 
     ends, second = virtual_time.run(work())
     assert [str(end) for end in ends] == ["enough"] * 3 + ["None"]
-    assert all(isinstance(end, Stopped) for end in ends[:3])
+    assert all(isinstance(end, RefinementEnded) for end in ends[:3])
     assert second == 3
 
 
@@ -122,7 +122,7 @@ def test_a_budget_is_never_exceeded(costs: list[tuple[float, float]], limit: flo
         async def request(most: float, share: float) -> None:
             try:
                 await budget.reserve(most)
-            except Stopped:
+            except RefinementEnded:
                 return
             await asyncio.sleep(1)
             await budget.settle(most, most * min(share, 1.0))
