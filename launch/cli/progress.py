@@ -83,14 +83,19 @@ def _bar(console: Console, label: str) -> Iterator[Update]:
 
 
 def _lines(label: str) -> Update:
-    started = printed = time.monotonic()
+    # From the first update on: another activity may run before it, and a run that resumes begins with what is done.
+    begun: tuple[float, int] | None = None
+    printed = 0.0
 
     def update(done: int, total: int, state: str = "") -> None:
-        nonlocal printed
+        nonlocal begun, printed
         now = time.monotonic()
-        if done and now - printed >= _SECONDS_BETWEEN_LINES:
+        if begun is None:
+            begun, printed = (now, done), now
+        started, before = begun
+        if done > before and now - printed >= _SECONDS_BETWEEN_LINES:
             printed = now
-            left = (now - started) / done * (total - done)
+            left = (now - started) / (done - before) * (total - done)
             note(f"{label}: {done} of {total}{state and ', '}{state}, {left:.0f} s left")
 
     return update

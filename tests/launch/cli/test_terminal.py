@@ -93,9 +93,22 @@ def test_a_long_run_prints_plain_lines(
             update(done, 8, "1 failed")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "packing: 2 of 8, 1 failed, 36 s left",
-        "packing: 5 of 8, 1 failed, 14 s left",
+        "packing: 3 of 8, 1 failed, 20 s left",
+        "packing: 6 of 8, 1 failed, 8 s left",
     ]
+
+
+def test_the_time_left_counts_only_what_was_done_since_the_first_update(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.progress("packing") as update:
+        now = 600.0  # another activity
+        update(90, 120)  # done by an earlier run
+        now = 620.0
+        update(100, 120)
+    assert capsys.readouterr().err == "packing: 100 of 120, 40 s left\n"
 
 
 def test_a_table_in_a_pipe_is_plain_without_line_breaks() -> None:
