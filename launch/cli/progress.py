@@ -83,7 +83,7 @@ def _bar(console: Console, label: str) -> Iterator[Update]:
 
 
 def _lines(label: str) -> Update:
-    # From the first update on: another activity may run before it, and a run that resumes begins with what is done.
+    # From the first update on: another activity may run before, and a resumed one begins with what is done.
     begun: tuple[float, int] | None = None
     printed = 0.0
 
