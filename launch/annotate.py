@@ -20,7 +20,7 @@ from launch.annotation import refinement
 from launch.cli import command
 from launch.cli.flags import shard
 from launch.cli.outputs import FILE, FOLDER
-from launch.cli.progress import progress
+from launch.cli.progress import note, progress
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("pairs", None, "CSV with the columns real and fake (paths relative to it).")
@@ -58,6 +58,11 @@ flags.DEFINE_float(
 )
 flags.DEFINE_integer("max_tokens", 400, "Maximum length of a reply, in tokens.")
 flags.DEFINE_string("prompt_version", "v1", "Version of the prompts.")
+flags.DEFINE_bool(
+    "reannotate",
+    False,
+    "Annotate again, and refine anew, what an older version of the annotator had refined.",
+)
 flags.DEFINE_string("review", None, "HTML page to write for reviewing a sample of the lines.")
 flags.DEFINE_integer("review_sample", 100, "Lines on that page.", lower_bound=1)
 
@@ -77,6 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
     from data_pipeline.fftg.annotator import Annotator
     from data_pipeline.fftg.pairs import check_masks, read_pairs
+    from data_pipeline.fftg.refine.earlier import older_text
     from data_pipeline.fftg.runner import AnnotationSummary, annotate_all, open_annotations
     from jax_vlffd.errors import UserError
 
@@ -96,9 +102,13 @@ def main(argv: Sequence[str]) -> None:
         wordings=FLAGS.captions,
         root=out.parent,
         masks=Path(FLAGS.masks) if FLAGS.masks else None,
+        keep_paid=not FLAGS.reannotate,
     )
     summary = AnnotationSummary(total=len(tasks))
     with open_annotations(out) as log:  # open to the end: refinement replaces the file
+        earlier = [log.index[task.id] for task in tasks if task.id in log.index]
+        if remark := older_text(earlier, FLAGS.reannotate, refine_settings is not None):
+            note(remark)
         annotated = annotate_all(annotator, tasks, log.index, FLAGS.workers)
         with progress("annotating") as update, contextlib.closing(annotated) as lines:
             for line in lines:

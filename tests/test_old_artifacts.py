@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipeline.fftg.measure.versions import VERSION
 from data_pipeline.packed.reader import PackedSplit
 from jax_vlffd.evaluation.metrics import COVERED
 from launch.experiment import workdir
@@ -95,6 +96,30 @@ def test_annotations_are_kept_and_no_reply_is_paid_for_again(old: Path, run: Run
     assert f"{len(before)} rows: 0 annotated, {len(before)} already done, 0 failed" in said
     assert_holds(make.read_lines(old / "annotated.jsonl"), before)
     assert (old / "annotated.jsonl.replies.jsonl").read_bytes() == journal
+
+
+@pytest.mark.slow
+def test_older_captions_are_refined_anew_only_where_that_is_asked_for(
+    old: Path, environment: dict[str, str]
+) -> None:
+    pytest.importorskip("openai", reason="the extra `annotate` is not installed")
+    before = make.read_lines(old / "annotated.jsonl")
+    paid = sum(line["refinement"].get("turns", 0) > 0 for line in before)
+    with FaultyServer() as server:
+        flags = (*make.ANNOTATE, f"--base_url={server.url}")
+        kept, anew = (
+            tiny.command("launch.annotate", *flags, *more, cwd=old, env=environment, timeout=300)
+            for more in ([], ["--reannotate"])
+        )
+        assert kept.returncode == anew.returncode == 0, kept.stderr + anew.stderr
+        assert server.calls
+    remark = f"note: {paid} captions were refined with an older version of the annotator"
+    assert kept.stderr.splitlines()[0].startswith(f"{remark} and are kept")
+    assert anew.stderr.splitlines()[0].startswith(f"{remark}; these pairs are annotated again")
+    assert f"kept {paid} of an older annotator" in kept.stdout
+    after = make.read_lines(old / "annotated.jsonl")
+    assert {line["refinement"]["annotator"] for line in after} == {VERSION}
+    assert not {line["key"] for line in after} & {line["key"] for line in before}
 
 
 def test_annotations_are_packed_to_the_same_records(old: Path, run: Run) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +28,8 @@ from data_pipeline.fftg.findings import RegionFinding, annotate_pair
 from data_pipeline.fftg.images import read_image, read_mask
 from data_pipeline.fftg.measure.difference_mask import Comparison, PairError, compare, full_mask
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
+from data_pipeline.fftg.measure.versions import OLDER_THRESHOLDS, VERSION
+from data_pipeline.fftg.refine.earlier import EarlierLine
 from jax_vlffd.errors import UserError, fault
 from jax_vlffd.file_writing import atomic_write_bytes
 from jax_vlffd.files import read_regular
@@ -37,9 +39,6 @@ from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL, REGIONS, VERDICTS
 Image = NDArray[np.uint8]
 Points = NDArray[np.float32]
 Line = dict[str, Any]
-
-#: Incremented when the same input may get another annotation, so that old lines are annotated again.
-VERSION: Final = 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Annotator:
       wordings: captions per image, the first of which is `caption`.
       root: the folder that paths in the lines are relative to; paths outside it stay absolute.
       masks: folder to write the forgery masks to, as PNG; None writes none. It must not hold input images.
+      keep_paid: keeps the line of an older version whose caption was paid for.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Annotator:
         wordings: int = 3,
         root: Path | None = None,
         masks: Path | None = None,
+        keep_paid: bool = True,
     ):
         self._detector = detector
         self._face_detector: FaceDetector | None = None
@@ -90,27 +91,34 @@ class Annotator:
         self._root = os.path.join(os.path.abspath(root), "") if root else ""
         self._masks = masks
         values = ", ".join(f"{name}={value!r}" for name, value in settings.for_key().items())
+        versions = {VERSION: values, **(OLDER_THRESHOLDS if keep_paid else {})}
         # The exact text that the first release hashed: any change would annotate all old lines again.
-        self._key_prefix = (
-            f"({VERSION}, Settings({values}), {detector!r}, {wordings}, {masks is None})"
-        )
+        self._key_prefixes = {
+            version: f"({version}, Settings({thresholds}), {detector!r}, {wordings}, {masks is None})"
+            for version, thresholds in versions.items()
+        }
 
-    def annotate(self, task: AnnotationTask, done: str | None = None) -> Line | None:
+    def annotate(self, task: AnnotationTask, done: EarlierLine | None = None) -> Line | None:
         """Annotates one pair.
 
         Args:
           task: the row.
-          done: the `key` of the line that an earlier run wrote for it.
+          done: of the line that an earlier run wrote for it.
 
         Returns:
-          The line, or None where the earlier line is still valid (same images and settings).
+          The line, or None where the earlier line is still valid: same images and settings; the version of
+          the annotator may be an older one if the caption was paid for.
 
         Raises:
           UserError: the face detector is not installed and the pair has no stored landmarks.
         """
-        key = self._key(task)
-        if key == done:
-            return None
+        key = self._key(task, VERSION)
+        if done is not None:
+            valid = {key}
+            if done.is_older and done.paid_version in self._key_prefixes:
+                valid.add(self._key(task, done.paid_version))
+            if done.key in valid:
+                return None
         line = self._empty_line(task, key)
         if task.refused:
             return line | {"error": task.refused}
@@ -224,11 +232,11 @@ class Annotator:
             self._face_detector = open_detector(self._detector)
         return self._face_detector.detect(image, unsure)
 
-    def _key(self, task: AnnotationTask) -> str:
-        """A hash of everything that decides the annotation."""
+    def _key(self, task: AnnotationTask, version: int) -> str:
+        """A hash of everything that decides the annotation by a version."""
         paths = [self._path(path) if path else None for path in (task.real, task.fake, task.mask)]
         row = (task.id, task.refused, sorted(task.columns.items()), paths)
-        digest = hashlib.sha256(f"({self._key_prefix}, {row!r})".encode())
+        digest = hashlib.sha256(f"({self._key_prefixes[version]}, {row!r})".encode())
         images = [path for path in (task.real, task.fake) if path]
         landmarks = (path for image in images for path in landmark_paths(image))
         for path in (*images, task.mask, *landmarks):

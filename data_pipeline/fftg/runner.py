@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from data_pipeline.core.parallel import ordered_map
 from data_pipeline.fftg.annotator import AnnotationTask, Annotator
+from data_pipeline.fftg.refine.earlier import EarlierLine, earlier_line
 from jax_vlffd.jsonl import JsonLog, identified
 from jax_vlffd.vocabulary import REGIONS, TYPES
 
@@ -22,8 +23,8 @@ _CHUNK: Final = 16
 _AHEAD: Final = 3
 
 
-def open_annotations(path: Path) -> JsonLog[str, str]:
-    """Opens an annotation file for appending; its index maps each id to the `key` of its line.
+def open_annotations(path: Path) -> JsonLog[str, EarlierLine]:
+    """Opens an annotation file for appending; its index maps each id to what decides its line.
 
     The old line of a pair that is annotated again is dropped when the log is finished.
 
@@ -32,27 +33,30 @@ def open_annotations(path: Path) -> JsonLog[str, str]:
     """
     return JsonLog(
         path,
-        _key_of_line,
+        _parse,
         fault="not an annotation with id; remove the line",
         unique=True,
         dumps=functools.partial(json.dumps, ensure_ascii=False),
     )
 
 
-def _key_of_line(text: bytes) -> tuple[str, str]:
+def _parse(text: bytes) -> tuple[str, EarlierLine]:
     id_, line = identified(text)
-    return id_, str(line.get("key", ""))
+    return id_, earlier_line(line)
 
 
 def annotate_all(
-    annotator: Annotator, tasks: Sequence[AnnotationTask], done: Mapping[str, str], workers: int
+    annotator: Annotator,
+    tasks: Sequence[AnnotationTask],
+    done: Mapping[str, EarlierLine],
+    workers: int,
 ) -> Generator[Line | None, None, None]:
     """Annotates pairs and yields their lines in order; None where the earlier line is still valid.
 
     Args:
       annotator: copied into every process.
       tasks: the pairs to annotate.
-      done: id -> `key` of lines from earlier runs.
+      done: the lines of earlier runs, by id.
       workers: number of processes; 1 works in this process.
 
     Raises:
@@ -63,7 +67,9 @@ def annotate_all(
     return ordered_map(work, arguments, workers, chunk=_CHUNK, ahead=_AHEAD)
 
 
-def _annotate(annotator: Annotator, arguments: tuple[AnnotationTask, str | None]) -> Line | None:
+def _annotate(
+    annotator: Annotator, arguments: tuple[AnnotationTask, EarlierLine | None]
+) -> Line | None:
     return annotator.annotate(*arguments)
 
 

@@ -29,8 +29,8 @@ def settings_of(
     Raises:
       UserError: flags that do not go together, or a package is not installed.
     """
-    from data_pipeline.fftg.annotator import VERSION
     from data_pipeline.fftg.measure.thresholds import DEFAULT
+    from data_pipeline.fftg.measure.versions import VERSION
     from data_pipeline.fftg.refine.settings import RefineSettings
     from jax_vlffd.errors import UserError
 

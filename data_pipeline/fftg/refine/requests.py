@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.fftg.measure.difference_mask import PairError
+from data_pipeline.fftg.measure.versions import VERSION
 from data_pipeline.fftg.refine.completions import Completion
+from data_pipeline.fftg.refine.earlier import earlier_line
 from data_pipeline.fftg.refine.grounding import Violation, final_caption, forged_regions
 from data_pipeline.fftg.refine.journal import Journal, usd
 from data_pipeline.fftg.refine.prompts import (
@@ -82,11 +84,14 @@ class Prompter:
     load_images: LoadImages
 
     def plan(self, lines: Sequence[Line]) -> RefinePlan:
-        """Reads every pair that can be refined (see `nothing_to_refine`) and computes its key."""
+        """Reads every pair that can be refined (see `nothing_to_refine`) and computes its key.
+
+        Lines that were refined with an older version of the annotator are kept as they are.
+        """
         plan = RefinePlan()
         planned: set[str] = set()
         for index, line in enumerate(lines):
-            if nothing_to_refine(line):
+            if nothing_to_refine(line) or earlier_line(line).is_older:
                 continue
             try:
                 real, fake = self.load_images(line)
@@ -188,6 +193,9 @@ def write_output(
             settled = _settle(line, key, journal, failures.get(key), summary)
         elif index in plan.unreadable:
             settled = _fall_back(line, plan.unreadable[index], summary)
+        elif earlier_line(line).is_older:
+            settled = {}
+            summary.kept += 1
         else:
             settled = {"source": "raw", "refinement": {"reason": nothing_to_refine(line)}}
             summary.raw += 1
@@ -241,6 +249,7 @@ def _provenance(
     names = ("model", "answered_by", "prompts", "decoding", "format", "how", "time")
     return {
         "key": key,
+        "annotator": VERSION,
         "turns": len(replies),
         "violations": [[list(v) for v in violations] for _, violations in judged],
         "cost_usd": sum(usd(r) for r in replies),

@@ -113,6 +113,7 @@ class RefineSummary:
       raw: lines without a question (real faces, no visible forgery, failed annotations), and
         those pending.
       pending: lines left when the run stopped, or without a reply in a batch.
+      kept: lines that an older version of the annotator made, and whose captions were paid for.
       requests: requests sent in this run, including retries.
       retries: attempts after a failure.
       downgrades: requests repeated with a simpler reply format or fewer parameters.
@@ -138,6 +139,7 @@ class RefineSummary:
     fallback: int = 0
     raw: int = 0
     pending: int = 0
+    kept: int = 0
     requests: int = 0
     retries: int = 0
     downgrades: int = 0
@@ -175,8 +177,9 @@ class RefineSummary:
         if self.violation_rate is not None:
             rate = f" ({self.violation_rate:.1%} of first replies)"
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.violations.most_common())
+        kept = f", kept {self.kept} of an older annotator" if self.kept else ""
         lines = [
-            f"refined {self.refined}, fallback {self.fallback}, raw {self.raw} of {self.lines}",
+            f"refined {self.refined}, fallback {self.fallback}, raw {self.raw}{kept} of {self.lines}",
             f"requests {self.requests}, retries {self.retries}, answered {self.answered}, "
             f"reused {self.reused}, repairs {self.repairs}, unanswered {self.unanswered}{money}",
             f"violations: {kinds or 'none'}{rate}",
