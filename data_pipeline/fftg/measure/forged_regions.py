@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.fftg.measure.pixels import as_bytes, grown, mean_within
+from data_pipeline.fftg.measure.pixels import as_bytes, mean_within, quantile
 from data_pipeline.fftg.measure.thresholds import AnnotatorSettings
 from jax_vlffd.vocabulary import REGIONS
 
-#: Fraction of a region that must lie beyond the bands of its neighbors for a mean over that part.
-_MIN_CORE: Final = 0.15
+#: Fraction of a region that is judged at least: what lies deepest, where bands cover more.
+_MIN_CORE: Final = 0.3
 #: Width of a band, in sizes of the face. Not a setting: paid replies are stored by the settings' values.
 _SPILL: Final = 0.1
 
@@ -54,7 +55,7 @@ def without_spill(
     """The scores, less what the soft border of an edit leaves in the neighbors of its region.
 
     A band along each forged region belongs to it: a weaker neighbor has the mean of what lies beyond,
-    where that is smaller. A region almost wholly within such bands keeps its mean.
+    where that is smaller. A region mostly within such bands has the mean of its deepest part.
 
     Args:
       scores: of `region_scores`.
@@ -69,12 +70,14 @@ def without_spill(
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     order = [index for index in order if scores[index] > threshold]
     result = list(scores)
-    owned = np.zeros_like(labels)
+    free = np.ones_like(labels)
     for index in order:
         inside = as_bytes(labels == 1 + index)
-        core = inside & (1 - owned)
-        if np.count_nonzero(core) >= _MIN_CORE * np.count_nonzero(inside):
-            result[index] = min(scores[index], mean_within(values, core))
-        if index != order[-1] and result[index] > threshold:
-            owned |= grown(inside, round(_SPILL * size))
+        if index != order[0]:
+            within = inside.ravel().nonzero()[0]
+            depth = cv2.distanceTransform(free, cv2.DIST_L2, 3).ravel()[within]
+            core = depth >= min(_SPILL * size, quantile(depth, 1 - _MIN_CORE))
+            result[index] = min(scores[index], float(values.ravel()[within[core]].mean()))
+        if result[index] > threshold:
+            free &= 1 - inside
     return result

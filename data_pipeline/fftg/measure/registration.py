@@ -26,9 +26,12 @@ _STEPS: Final = 8
 #: Bounds of the gain, and of the change of middle gray; beyond them the images are not a pair.
 _GAIN_RANGE: Final = (0.75, 1.33)
 _MAX_GRAY_CHANGE: Final = 24.0
-#: Mean difference outside, in gray levels, from which a similarity is tried; the bound of its turn (radians)
-#: and growth; and the reductions at which it is fitted in turn.
+#: Mean difference outside, in gray levels, from which a similarity is tried in any case, and from which it is
+#: tried where one linear step suggests a motion of `_MIN_MOTION` pixels at the border; the bound of its turn
+#: (radians) and growth; and the reductions at which it is fitted in turn.
 _SIMILARITY_FROM: Final = 1.5
+_MOTION_FROM: Final = 0.2
+_MIN_MOTION: Final = 0.25
 _MAX_SIMILARITY: Final = 0.12
 _REDUCTIONS: Final = (4, 2, 1)
 
@@ -104,9 +107,11 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
         # Less than a tenth better may be a fit to noise.
         if error < 0.9 * residual:
             residual, best = error, alignment
-    if residual < _SIMILARITY_FROM:
+    if residual < _MOTION_FROM:
         return best
     center = ((a.shape[1] - 1) / 2, (a.shape[0] - 1) / 2)
+    if residual < _SIMILARITY_FROM and _motion(a, b, around, best, center) < _MIN_MOTION:
+        return best
     fitted = _similarity(a, b, around, best.shift, center)
     trial = Alignment(
         fitted.shift, fitted.gain, fitted.offset, 0.0, fitted.growth, fitted.turn, center
@@ -115,7 +120,8 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
         return best
     moved = [_sample(b, *_mapped(trial.matrix(), x, y)) for x, y in (around, within)]
     error, scored = evaluated(moved[0], moved[1], trial.shift, trial.gain, trial.offset)
-    return replace(trial, agreement=scored.agreement) if error < 0.9 * residual else best
+    # A small motion changes little where the surroundings are smooth, and much at the eyes.
+    return replace(trial, agreement=scored.agreement) if error < 0.97 * residual else best
 
 
 def undo(
@@ -230,6 +236,40 @@ def _refine(
     return (float(shift[0]), float(shift[1])), gain, offset
 
 
+def _linear(
+    a: Gray, points: tuple[Gray, Gray], center: tuple[float, float]
+) -> tuple[Gray, NDArray[np.float32]]:
+    """Values at points, and how they change with shift, growth, turn, gain and offset, float32 [N, 6]."""
+    x, y = points
+    unit = np.float32(max(a.shape) / 2)
+    dx, dy = (x - np.float32(center[0])) / unit, (y - np.float32(center[1])) / unit
+    values = _sample(a, x, y)
+    slope_x = _sample(cv2.Sobel(a, cv2.CV_32F, 1, 0, scale=0.125), x, y)
+    slope_y = _sample(cv2.Sobel(a, cv2.CV_32F, 0, 1, scale=0.125), x, y)
+    growing, turning = slope_x * dx + slope_y * dy, slope_y * dx - slope_x * dy
+    columns = [-slope_x, -slope_y, -growing, -turning, values, np.ones_like(values)]
+    return values, np.stack(columns, axis=1)
+
+
+def _motion(
+    a: Gray,
+    b: Gray,
+    points: tuple[Gray, Gray],
+    alignment: Alignment,
+    center: tuple[float, float],
+) -> float:
+    """The motion in pixels at the border that a turn and growth explain, by one linear step."""
+    x, y = points
+    values, design = _linear(a, points, center)
+    moved = _sample(b, x + np.float32(alignment.shift[0]), y + np.float32(alignment.shift[1]))
+    error = moved - np.float32(alignment.gain) * values - np.float32(alignment.offset)
+    size = np.abs(error)
+    inliers = design * (size <= max(2.0, 2.5 * float(np.median(size))))[:, None]
+    square = (inliers.T @ design).astype(np.float64) + np.diag([1.0] * 4 + [1e-3] * 2)
+    step = np.linalg.solve(square, (inliers.T @ error).astype(np.float64))
+    return float(np.hypot(step[2], step[3]))
+
+
 def _similarity(
     a: Gray,
     b: Gray,
@@ -240,20 +280,13 @@ def _similarity(
     """The similarity, gain and offset from `a` to `b` at the given pixels, from a first shift."""
     x, y = points
     unit = float(max(a.shape)) / 2
-    dx, dy = (x - np.float32(center[0])) / unit, (y - np.float32(center[1])) / unit
     motion = np.array(
         [*shift, 0.0, 0.0]
     )  # in pixels: shift, growth and turn at `unit` from the center
     gain, offset = 1.0, 0.0
     for reduction in _REDUCTIONS:
         low, other = (_lowered(gray, reduction) for gray in (a, b))
-        values = _sample(low, x, y)
-        slope_x = _sample(cv2.Sobel(low, cv2.CV_32F, 1, 0, scale=0.125), x, y)
-        slope_y = _sample(cv2.Sobel(low, cv2.CV_32F, 0, 1, scale=0.125), x, y)
-        growing, turning = slope_x * dx + slope_y * dy, slope_y * dx - slope_x * dy
-        design = np.stack(
-            [-slope_x, -slope_y, -growing, -turning, values, np.ones_like(values)], axis=1
-        )
+        values, design = _linear(low, points, center)
         for step in range(5):
             trial = Alignment(
                 (motion[0], motion[1]), 1.0, 0.0, 0.0, motion[2] / unit, motion[3] / unit, center
