@@ -29,6 +29,7 @@ jaxtyping.install_import_hook(
 
 from tests.support import campaigns, compiling  # noqa: E402
 
+os.environ["XLA_FLAGS"] += f" {compiling.FLAGS}"
 os.environ.update({k: v for k, v in compiling.environment().items() if k not in os.environ})
 
 if TYPE_CHECKING:

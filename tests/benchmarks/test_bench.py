@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_the_step_bench_writes_what_it_promises(peer: Any, tmp_path: Path) -> No
     assert figures["rate_over_peer"] == round(theirs / ours, 3)
     # As it was started: with what `tiny.command` sets for processes of tests.
     assert figures["made_by"]["command"] == (
-        "OMP_NUM_THREADS=1 XLA_FLAGS=--xla_backend_optimization_level=0 "
+        f"OMP_NUM_THREADS=1 XLA_FLAGS={shlex.quote(tiny.environment()['XLA_FLAGS'])} "
         f"python -m launch.bench step --config={recipe} --repeats=2"
     )
     assert "torch" in figures["made_by"]["versions"]

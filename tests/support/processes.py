@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from tests.support import watched
+from tests.support import compiling, watched
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOAD = [
@@ -206,7 +206,8 @@ def _run(
         os.chdir(cwd)
     # What is compiled here runs for a second: it is not worth much optimization.
     os.environ["XLA_FLAGS"] = (
-        f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+        "--xla_backend_optimization_level=0 "
+        f"--xla_force_host_platform_device_count={devices} {compiling.FLAGS}"
     )
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     sys.argv = [module, *arguments]

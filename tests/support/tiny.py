@@ -192,7 +192,7 @@ def environment(cache: Path | None = None) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_backend_optimization_level=0 {compiling.FLAGS}",
     }
     if cache is not None:
         # Tiny programs compile too fast to be kept by default.

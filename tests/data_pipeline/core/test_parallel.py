@@ -17,7 +17,7 @@ import pytest
 
 from data_pipeline.core.parallel import ordered_map
 from jax_vlffd.errors import UserError
-from tests.support.drawn_pairs import REPOSITORY
+from tests.support.compiling import REPOSITORY
 
 
 def process_of(item: int) -> tuple[int, int]:
@@ -46,7 +46,6 @@ def note_and_wait(folder: Path, item: int) -> int:
     return item
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "chunk"), [(1, 1), (2, 1), (3, 4)])
 def test_results_come_in_order_and_one_worker_is_this_process(workers: int, chunk: int) -> None:
     result = list(ordered_map(process_of, range(23), workers, chunk=chunk))
@@ -56,7 +55,6 @@ def test_results_come_in_order_and_one_worker_is_this_process(workers: int, chun
     assert len(processes) <= workers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_items_are_taken_as_they_are_needed(workers: int) -> None:
     taken = itertools.count()
@@ -66,14 +64,12 @@ def test_items_are_taken_as_they_are_needed(workers: int) -> None:
     assert next(taken) <= 4 + workers * 2 * 3 + 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_the_work_comes_as_it_is(workers: int) -> None:
     with pytest.raises(UserError, match="record 3: give another"):
         list(ordered_map(refuse, range(9), workers))
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_one_error_that_says_what_to_do() -> None:
     with pytest.raises(UserError, match=r"killed.*fewer --workers: what is done stays done"):
         list(ordered_map(die, range(9), 2))
@@ -81,7 +77,6 @@ def test_a_killed_worker_is_one_error_that_says_what_to_do() -> None:
         list(ordered_map(die, range(9), 2, resumes=False))
 
 
-@pytest.mark.slow
 def test_it_works_in_a_thread_that_ends_before_the_others() -> None:
     results: Iterator[tuple[int, int]] = ordered_map(process_of, range(40), 2)
     first: list[tuple[int, int]] = []
@@ -139,7 +134,6 @@ def ended(processes: set[int]) -> bool:
     return not any(map(alive, processes))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_process_that_started_them(
@@ -151,7 +145,6 @@ def test_workers_end_with_the_process_that_started_them(
     assert ended(workers)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it reads /proc")
 def test_ctrl_c_ends_all_at_once_and_quietly(tmp_path: Path) -> None:
     started, workers = working(tmp_path)
@@ -162,7 +155,6 @@ def test_ctrl_c_ends_all_at_once_and_quietly(tmp_path: Path) -> None:
     assert ended(workers)
 
 
-@pytest.mark.slow
 def test_a_closed_map_leaves_no_process(tmp_path: Path) -> None:
     results = ordered_map(functools.partial(note_and_wait, tmp_path), range(9), 2)
     assert next(results) == 0

@@ -61,10 +61,10 @@ def single() -> Stepped:
     ("mesh", "accumulate"),
     [
         ((8, 1, 1), 1),
-        pytest.param((2, 4, 1), 1, marks=pytest.mark.slow),
-        pytest.param((4, 1, 2), 1, marks=pytest.mark.slow),
+        pytest.param((2, 4, 1), 1, marks=pytest.mark.campaign),
+        pytest.param((4, 1, 2), 1, marks=pytest.mark.campaign),
         ((2, 2, 2), 2),
-        pytest.param((1, 1, 1), 4, marks=pytest.mark.slow),
+        pytest.param((1, 1, 1), 4, marks=pytest.mark.campaign),
     ],
     ids=["data 8", "fsdp 4", "tensor 2", "2x2x2 in 2 parts", "one device in 4 parts"],
 )
@@ -92,7 +92,9 @@ def gradients(plan: TrainPlan, batch: dict[str, np.ndarray]) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mesh", "accumulate"), [((8, 1, 1), 1), ((2, 2, 2), 2)], ids=["data 8", "2x2x2 in 2 parts"]
+    ("mesh", "accumulate"),
+    [pytest.param((8, 1, 1), 1, marks=pytest.mark.campaign), ((2, 2, 2), 2)],
+    ids=["data 8", "2x2x2 in 2 parts"],
 )
 def test_local_losses_are_those_of_one_device(mesh: tuple[int, int, int], accumulate: int) -> None:
     batch = tiny.batch()

@@ -18,7 +18,7 @@ from tests.support.training_runs import run
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["*[a]? %20 #1", pytest.param("data [v2]", marks=pytest.mark.slow)]
+    "name", ["*[a]? %20 #1", pytest.param("data [v2]", marks=pytest.mark.campaign)]
 )
 def test_a_run_and_its_export_are_read_back_from_a_folder_of_any_name(
     name: str, tmp_path: Path

@@ -127,8 +127,11 @@ def test_a_trained_run_is_read_back_and_scores_the_same(whole: Whole, packed: Pa
 @pytest.mark.parametrize(
     "kills",
     [
-        [("read", 5), ("save", 8)],  # a step past a save, then after the last validation
-        pytest.param([("read", 0), ("save", 3), ("read", 4), ("save", 6)], marks=pytest.mark.slow),
+        # Before the first step, in a save, a step past a save, then after the last validation.
+        [("read", 0), ("save", 3), ("read", 5), ("save", 8)],
+        pytest.param(
+            [("read", 0), ("save", 3), ("read", 4), ("save", 6)], marks=pytest.mark.campaign
+        ),
     ],
     ids=str,
 )
