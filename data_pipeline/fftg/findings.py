@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import Comparison, compare
 from data_pipeline.fftg.measure.forged_regions import (
+    eyes_score,
     region_scores,
     region_threshold,
     without_spill,
@@ -27,7 +28,7 @@ class RegionFinding:
 
     Attributes:
       forged: whether `score` exceeds `threshold`.
-      score: mean of the forgery mask in the region, 0 to 1.
+      score: mean of the forgery mask in the region, 0 to 1; see `forged_regions` for eyes and spill.
       threshold: of `score`.
       types: the detected forgery types, in the order of the vocabulary; empty where it is not forged.
       evidence: for each type its `score`, `threshold` and `margin`; empty where it is not forged.
@@ -65,6 +66,8 @@ def annotate_pair(
     pair = compare(real, fake, landmarks, settings, mask)
     scores = region_scores(pair.mask, pair.labels)
     if mask is None:
+        eyes = REGIONS.index("eyes")
+        scores[eyes] = eyes_score(scores[eyes], pair.mask, pair.landmarks)
         threshold = region_threshold(pair.noise, max(scores), settings)
         scores = without_spill(scores, pair.mask, pair.labels, threshold, pair.size)
     else:

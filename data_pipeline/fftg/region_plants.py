@@ -7,10 +7,12 @@ changed in tone, and stored again on one side or on both.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +32,14 @@ Floats = NDArray[np.float32]
 EDITS: Final = ("paste", "recolor", "warp", "blur")
 #: What is done to the pair besides.
 NUISANCES: Final = (
-    "none", "rotation", "scale", "shift", "tone", "JPEG of the fake", "JPEG of both", "resize",
+    "none", "rotation", "scale", "shift", "tone", "JPEG of the fake", "JPEG of both", "H.264 of the fake",
+    "H.264 of both", "resize", "resize of both", "together",
 )  # fmt: skip
-#: An edit counts as visible if it changes the inner half of its area by this mean of gray levels
-#: (largest channel); weaker ones are not planted.
+#: An edit counts as visible if the stored pair differs in the inner half of the edited area by this mean of
+#: gray levels (largest channel), and by this multiple of what it would differ by without the edit; others are
+#: not planted.
 VISIBLE: Final = 6.0
+OVER_STORING: Final = 1.5
 #: Attempts to plant one visible edit.
 _ATTEMPTS: Final = 20
 
@@ -85,11 +90,13 @@ def plant_regions(
             for name in names if edited else ():
                 if fake is not None:
                     fake = _edited(fake, face, faces[other], name, edit, rng)
-            if fake is not None:
-                regions = frozenset(names if edited else ())
-                real, fake = _disturbed(face.image, fake, nuisance, rng)
-                yield RegionPlant(real, fake, face.landmarks, regions, edit, nuisance)
-                break
+            stored_as = int(rng.integers(1 << 31))
+            if fake is None or (edited and not _visible(face, fake, names, nuisance, stored_as)):
+                continue
+            real, fake = _disturbed(face.image, fake, nuisance, np.random.default_rng(stored_as))
+            regions = frozenset(names if edited else ())
+            yield RegionPlant(real, fake, face.landmarks, regions, edit, nuisance)
+            break
 
 
 def _area(points: Floats, name: str, shape: tuple[int, ...]) -> Floats:
@@ -161,39 +168,92 @@ def _edited(
         sigma = size * (0.01 + 0.03 * strength)
         changed = np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.float32)
     result = np.clip(np.rint(picture + soft[..., None] * (changed - picture)), 0, 255)
-    depth = cv2.distanceTransform((area > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    inner = depth > np.median(depth[depth > 0])
-    if np.abs(result - picture).max(axis=2)[inner].mean() < VISIBLE:
-        return None
     return np.asarray(result, np.uint8)
+
+
+def _visible(
+    face: Portrait, fake: Image, names: Sequence[str], nuisance: str, stored_as: int
+) -> bool:
+    """Whether each edit can be seen once it is stored; see VISIBLE."""
+    unedited, pair = (
+        _stored(face.image, picture, nuisance, np.random.default_rng(stored_as))
+        for picture in (face.image, fake)
+    )
+    for name in names:
+        area = (_area(face.landmarks, name, fake.shape) > 0.5).astype(np.uint8)
+        depth = cv2.distanceTransform(area, cv2.DIST_L2, 5)
+        inner = depth > np.median(depth[depth > 0])
+        storing, change = (
+            float(cv2.absdiff(*images).max(axis=2)[inner].mean()) for images in (unedited, pair)
+        )
+        if change < max(VISIBLE, OVER_STORING * storing):
+            return False
+    return True
 
 
 def _disturbed(
     real: Image, fake: Image, nuisance: str, rng: np.random.Generator
 ) -> tuple[Image, Image]:
-    """The pair after one nuisance, within the limits that the annotator undoes."""
+    """The pair after one nuisance or several, within the limits that the annotator undoes."""
+    real, fake = _stored(real, fake, nuisance, rng)
+    every = nuisance == "together"
     height, width = fake.shape[:2]
-    if nuisance in ("rotation", "scale", "shift"):
-        angle = rng.uniform(-3, 3) if nuisance == "rotation" else 0.0
-        scale = rng.uniform(0.96, 1.04) if nuisance == "scale" else 1.0
+    if every or nuisance in ("rotation", "scale", "shift"):
+        angle = rng.uniform(-3, 3) if every or nuisance == "rotation" else 0.0
+        scale = rng.uniform(0.96, 1.04) if every or nuisance == "scale" else 1.0
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-        if nuisance == "shift":
+        if every or nuisance == "shift":
             matrix = matrix + np.array([[0, 0, rng.uniform(-5, 5)], [0, 0, rng.uniform(-5, 5)]])
         fake = cv2.warpAffine(
             fake, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         ).astype(np.uint8)
-    elif nuisance == "tone":
+    if every or nuisance == "tone":
         gain, gamma = rng.uniform(0.92, 1.08), rng.uniform(0.9, 1.1)
         levels = 255 * gain * (np.arange(256) / 255) ** gamma
         fake = cv2.LUT(fake, np.clip(np.rint(levels), 0, 255).astype(np.uint8)).astype(np.uint8)
-    elif nuisance == "resize":
-        half = cv2.resize(fake, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-        fake = cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    elif nuisance.startswith("JPEG"):
-        fake = jpeg(fake, int(rng.integers(30, 96)))
-        if nuisance == "JPEG of both":
-            real = jpeg(real, int(rng.integers(30, 96)))
     return real, fake
+
+
+def _stored(
+    real: Image, fake: Image, nuisance: str, rng: np.random.Generator
+) -> tuple[Image, Image]:
+    """The pair as it is read after one side or both were stored."""
+    qualities, factors = rng.integers(30, 96, 2), rng.integers(28, 41, 2)
+    both = nuisance.endswith("both") or nuisance == "together"
+    if nuisance.startswith("JPEG") or nuisance == "together":
+        fake = jpeg(fake, int(qualities[0]))
+        real = jpeg(real, int(qualities[1])) if both else real
+    elif nuisance.startswith("H.264"):
+        fake = _h264(fake, int(factors[0]))
+        real = _h264(real, int(factors[1])) if both else real
+    elif nuisance.startswith("resize"):
+        fake = _halved(fake)
+        real = _halved(real) if both else real
+    return real, fake
+
+
+def _halved(image: Image) -> Image:
+    """Reduced to half the size, and enlarged again."""
+    height, width = image.shape[:2]
+    half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(half, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+
+
+def _h264(image: Image, factor: int) -> Image:
+    """Stored as a frame of H.264 with a constant rate factor."""
+    height, width = image.shape[:2]
+    even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": str(factor)})
+        stream.height, stream.width = even.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as container:
+        frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    return np.ascontiguousarray(frame[:height, :width], np.uint8)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.faces.regions import face_outline, face_size, region_labels
-from data_pipeline.fftg.measure import registration
+from data_pipeline.fftg.measure import registration, tone
 from data_pipeline.fftg.measure.pixels import (
     SAMPLES,
     averaged,
@@ -43,6 +43,11 @@ _GAP: Final = 0.06
 _DIFFERENCE_WIDTH: Final = 0.03
 _DETAIL_WIDTH: Final = 0.04
 _HIGH_PASS: Final = 0.0045
+#: The averages of a pair with more noise than this (`sqrt(a b)`) are compared too: their width, as a fraction
+#: of the face's size, and their noise floor as a multiple of the measured noise.
+_AVERAGED_FROM: Final = 0.5
+_AVERAGE_WIDTH: Final = 0.07
+_AVERAGE_MARGIN: Final = 2.5
 #: Largest misalignment that is undone: a turn in radians, a growth, and a shift in pixels, for small faces.
 #: Limits of 3 degrees, 4% and 5 px, with a tolerance. Not settings: paid replies are stored by their values.
 _MAX_TURN: Final = 0.0611
@@ -146,6 +151,7 @@ def compare(
             "against the real; align the pair",
         )
     real, fake, move = registration.undo(real, fake, alignment)
+    real, fake = tone.undo(real, fake, alignment, around)
     if move is not None:
         landmarks = (landmarks @ move[:, :2].T + move[:, 2]).astype(np.float32)
         labels = region_labels(landmarks, height, width)
@@ -161,6 +167,10 @@ def compare(
         values = np.subtract(difference, expected, out=difference)
         values /= 255.0
         np.maximum(values, 0.0, out=values)
+        if np.sqrt(a * b) * factor > _AVERAGED_FROM:
+            np.maximum(
+                values, _of_averages(real, fake, detail, around, size, factor, settings), out=values
+            )
     else:
         noise = (0.0, 0.0)
         values = _crop(_center(mask, *shape), box, scale).astype(np.float32) / 255.0
@@ -249,6 +259,23 @@ def _difference(real: Image, fake: Image, size: float) -> Floats:
     """The maximum of the channels' absolute differences, averaged; float32 [h, w], 0 to 255."""
     side = _odd(_DIFFERENCE_WIDTH * size)
     return averaged(maximum(channels(cv2.absdiff(real, fake))), side)
+
+
+def _of_averages(
+    real: Image,
+    fake: Image,
+    detail: Floats,
+    around: NDArray[np.intp],
+    size: float,
+    motion: float,
+    settings: AnnotatorSettings,
+) -> Floats:
+    """The mask of a pair's averages, in which the errors of a codec cancel and a change of tone does not."""
+    sides = (_odd(_AVERAGE_WIDTH * size),) * 2
+    change = maximum(channels(cv2.absdiff(cv2.blur(real, sides), cv2.blur(fake, sides))))
+    difference = change.astype(np.float32)
+    a, b = (_AVERAGE_MARGIN * motion * x for x in _noise(difference, detail, around, settings))
+    return (difference - np.float32(a) - np.float32(b) * detail) / np.float32(255)
 
 
 def _detail(real: Image, size: float) -> Floats:

@@ -16,6 +16,10 @@ from jax_vlffd.vocabulary import REGIONS
 _MIN_CORE: Final = 0.3
 #: Width of a band, in sizes of the face. Not a setting: paid replies are stored by the settings' values.
 _SPILL: Final = 0.1
+#: Fraction of the setting `fringe` that holds, as spill is told apart by place; and the fraction of the mean
+#: over one eye that counts as the score of the eyes with their brows.
+_FRINGE: Final = 0.5
+_ONE_EYE: Final = 0.3
 
 
 def region_scores(values: NDArray[np.float32], labels: NDArray[np.uint8]) -> list[float]:
@@ -42,7 +46,7 @@ def region_threshold(
     levels = settings.forged + (settings.forged_noisy - settings.forged) * min(
         max(position, 0.0), 1.0
     )
-    return max(levels / 255.0, settings.fringe * strongest)
+    return max(levels / 255.0, _FRINGE * settings.fringe * strongest)
 
 
 def without_spill(
@@ -81,3 +85,22 @@ def without_spill(
         if result[index] > threshold:
             free &= 1 - inside
     return result
+
+
+def eyes_score(score: float, values: NDArray[np.float32], landmarks: NDArray[np.float32]) -> float:
+    """The score of the eyes: the mean over eyes and brows, or a fraction of that over one eye.
+
+    An eye is a tenth of its region: a mean over all of it hides a change of the eye alone.
+
+    Args:
+      score: the mean over the region.
+      values: the mask, [H, W].
+      landmarks: [68 or 81, 2] on the mask.
+    """
+    for eye in (landmarks[36:42], landmarks[42:48]):
+        middle = eye.mean(axis=0)
+        outline = np.round(middle + 1.2 * (eye - middle)).astype(np.int32)
+        part = np.zeros(values.shape, np.uint8)
+        cv2.fillConvexPoly(part, cv2.convexHull(outline), 1)
+        score = max(score, _ONE_EYE * mean_within(values, part))
+    return score

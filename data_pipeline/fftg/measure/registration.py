@@ -1,4 +1,4 @@
-"""Registration of a pair: estimates and undoes a shift, a turn, a growth, a gain and an offset.
+"""Registration of a pair: estimates and undoes a shift, a turn and a growth, with a gain and an offset.
 
 The method is ours. A shift is estimated by phase correlation of gradients (Kuglin and Hines 1975),
 refined together with a gain and an offset by least squares (Lucas and Kanade 1981) over the pixels
@@ -127,7 +127,7 @@ def estimate(real: Image, fake: Image, outside: Indices, inside: Indices) -> Ali
 def undo(
     real: Image, fake: Image, alignment: Alignment
 ) -> tuple[Image, Image, NDArray[np.float64] | None]:
-    """Moves the images of a pair onto each other and undoes the gain of the fake.
+    """Moves the images of a pair onto each other.
 
     The integer part of a shift moves the fake; half of the rest moves each image, in opposite
     directions, so that interpolation softens both equally and is not measured as blur. So does half of a
@@ -155,11 +155,6 @@ def undo(
             move = np.array([[1, 0, rest[0] / 2], [0, 1, rest[1] / 2]], np.float64)
             real = _warp(real, move)
             fake = _translate(fake, -rest[0] / 2, -rest[1] / 2)
-    if abs(alignment.gain - 1) > 0.01 or abs(alignment.offset) > 1.0:
-        level = np.clip((np.arange(256) - alignment.offset) / alignment.gain, 0, 255)
-        fake = cv2.LUT(fake, np.rint(level).astype(np.uint8)).astype(np.uint8)
-        # Values that the gain pushed out of range are lost in the fake: the real is clipped at the same level.
-        real = np.clip(real, np.uint8(np.rint(level[0])), np.uint8(np.rint(level[255])))
     return real, fake, move
 
 

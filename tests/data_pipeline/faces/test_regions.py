@@ -97,7 +97,7 @@ def test_threshold_rises_with_noise_and_with_the_strongest_region() -> None:
     assert noisy == pytest.approx(DEFAULT.forged_noisy / 255)
     assert quiet < between < noisy
     assert forged_regions.region_threshold((0.8, 0.1), 0.5, DEFAULT) == pytest.approx(
-        0.5 * DEFAULT.fringe
+        0.25 * DEFAULT.fringe
     )
 
 
@@ -140,5 +140,21 @@ def test_what_spills_into_a_weaker_neighbor_is_not_its_own() -> None:
     values[45:] = 0.1  # an edit of its own
     scores = forged_regions.region_scores(values, labels)
     assert forged_regions.without_spill(scores, values, labels, 0.01, 70.0)[1] > 0.05
-    # Nothing would remain of the weaker region: it keeps its mean.
-    assert forged_regions.without_spill(scores, values, labels, 0.01, 500.0) == scores
+    # Where the band covers all of the weaker region, its deepest part is judged.
+    assert forged_regions.without_spill(scores, values, labels, 0.01, 500.0)[1] > 0.05
+    values[45:] = 0.0
+    scores = forged_regions.region_scores(values, labels)
+    assert forged_regions.without_spill(scores, values, labels, 0.01, 500.0)[:2] == [0.5, 0.0]
+
+
+def test_a_change_of_one_eye_alone_counts_for_the_eyes() -> None:
+    points = _face()
+    labels = regions.region_labels(points, 128, 128)
+    index = REGIONS.index("eyes")
+    values = np.zeros((128, 128), np.float32)
+    x, y = np.rint(points[36:42].mean(axis=0)).astype(int)
+    values[y - 3 : y + 4, x - 3 : x + 4] = 0.5
+    mean = forged_regions.region_scores(values, labels)[index]
+    assert forged_regions.eyes_score(mean, values, points) > 1.5 * mean
+    evenly = np.full((128, 128), 0.5, np.float32)
+    assert forged_regions.eyes_score(0.5, evenly, points) == 0.5

@@ -104,6 +104,37 @@ def test_a_small_shift_and_gain_are_estimated_and_undone(
     assert max(finding.score for finding in findings.values()) < 2 / 255
 
 
+@pytest.mark.parametrize(
+    ("gain", "gamma"), [(1.08, 0.9), (0.92, 1.1), (1.0, 0.9), (1.0, 1.1), (1.08, 1.1), (0.92, 0.9)]
+)
+def test_gain_and_gamma_are_undone_and_an_edit_remains(gain: float, gamma: float) -> None:
+    image, points = face(2)
+    levels = np.clip(np.rint(255 * gain * (np.arange(256) / 255) ** gamma), 0, 255)
+    curve = levels.astype(np.uint8)
+    assert forged(image, curve[image], points) == set()
+    region = region_maps(points, SIZE, SIZE)["mouth"]
+    fake = forgeries.plant(image, region, "color", 1.0, np.random.default_rng(0))
+    assert forged(image, curve[fake], points) == {"mouth"}
+
+
+def test_a_change_of_one_channel_is_undone() -> None:
+    image, points = face(4)
+    warm = image.astype(np.float32) * (1.06, 1.0, 0.94) + (0, 0, 4)
+    assert forged(image, np.clip(np.rint(warm), 0, 255).astype(np.uint8), points) == set()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_change_of_tone_below_the_noise_of_each_pixel_is_seen(seed: int) -> None:
+    image, points = face(seed)
+    noise = np.random.default_rng(seed).normal(0, 9, image.shape)
+    noisy = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+    assert forged(image, noisy, points) == set()
+    mouth = region_maps(points, SIZE, SIZE)["mouth"]
+    fake = noisy.astype(np.int16)
+    fake[mouth] += 12
+    assert forged(image, np.clip(fake, 0, 255).astype(np.uint8), points) == {"mouth"}
+
+
 def test_a_forgery_is_detected_in_a_shifted_fake() -> None:
     image, points = face(3)
     region = region_maps(points, SIZE, SIZE)["mouth"]
