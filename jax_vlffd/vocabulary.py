@@ -24,8 +24,9 @@ REGIONS: Final = ("mouth", "nose", "eyes", "face")
 #: Forgery types, in the order of every flag matrix ``types`` ([4, 5], rows as REGIONS).
 TYPES: Final = ("color", "blur", "structure", "texture", "boundary")
 
-#: Source of a caption's words: its annotation, a refined reply, or the fallback for a rejected reply.
-CAPTION_SOURCES: Final = ("raw", "refined", "fallback")
+#: Source of a caption's words: its annotation, a refined reply, the fallback for a rejected reply, or a file
+#: that `launch.convert` read.
+CAPTION_SOURCES: Final = ("raw", "refined", "fallback", "fftg", "ddvqa", "llava", "sharegpt")
 
 #: The fixed sentence that states the verdict (paper: the "pre-defined" prompt's phrase for fakes).
 VERDICTS: Final = ("This is a real face.", "This is a fake face.")

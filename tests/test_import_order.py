@@ -65,7 +65,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "explanation", "training", "export", "inference", "reports", "compilation",
     ),
     "data_pipeline": (
-        "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "loading",
+        "core", "captions", "datasets", "faces", "synthetic", "fftg", "preparation", "packed", "convert",
+        "loading",
     ),
     "launch": (
         "cli", "experiment", "annotation", "evaluation", "prediction", "sweeps", "compilation", "(commands)",

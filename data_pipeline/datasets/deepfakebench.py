@@ -89,7 +89,7 @@ def read(file: Path, root: Path, compression: str) -> Collection:
     if not wanted:
         has = ", ".join(sorted({entry.compression for entry in entries_})) or "none"
         raise UserError(f"{file}: no video of compression {compression}; it has {has}")
-    locate = _Locator(root)
+    locate = FrameLocator(root)
     left_out: Counter[str] = Counter()
     notes = []
     videos: dict[tuple[str, str], Video] = {}
@@ -229,7 +229,11 @@ def _slashes(path: str) -> str:
     return path.replace("\\", "/")
 
 
-class _Locator:
+def _parts(path: str) -> list[str]:
+    return [part for part in _slashes(path).split("/") if part not in ("", ".")]
+
+
+class FrameLocator:
     """Finds files of a JSON under a root, without the leading folders of the machine it is from."""
 
     def __init__(self, root: Path):
@@ -240,14 +244,17 @@ class _Locator:
         """The files by face key; counts those that are outside the root or not there."""
         files: dict[str, Path | None] = {}
         for name in sorted(names, key=_slashes):
-            parts = [part for part in _slashes(name).split("/") if part not in ("", ".")]
-            path = None if ".." in parts else self._path(parts)
+            parts, path = _parts(name), self.find(name)
             if path is None:
                 left_out["frame outside the root" if ".." in parts else "frame not there"] += 1
             files[parts[-1] if parts else ""] = path
         return faces_by_key(files)
 
-    def _path(self, parts: list[str]) -> Path | None:
+    def find(self, name: str) -> Path | None:
+        """The file under the root that a path means; None where it is not there or climbs by `..`."""
+        parts = _parts(name)
+        if ".." in parts:
+            return None
         # What was dropped from one path is most likely what has to be dropped from the next.
         for dropped in (self._dropped, *range(len(parts) - 1)):
             path = self._root.joinpath(*parts[dropped:])

@@ -162,6 +162,31 @@ def score_annotations(it: Place) -> list[object]:
     return [f"--annotations={file}", f"--truth={truth}", f"--out={it.out / 's.json'}"]
 
 
+def convert_records(it: Place) -> list[object]:
+    records = [{"id": f"i{n}", "image": name, "caption": "x"} for n, name in enumerate(it.names)]
+    records += [
+        {"id": name or "?", "image": "own.png", "caption": name or "x"} for name in it.names
+    ]
+    (it.theirs / "x.json").write_text(json.dumps(records))
+    return [
+        "--from=fftg", "--label=fake", f"--annotations={it.theirs / 'x.json'}", f"--out={it.out / 'c'}"
+    ]  # fmt: skip
+
+
+def convert_masks(it: Place) -> list[object]:
+    (it.theirs / "x.json").write_text(
+        json.dumps({"x": {"X_Fake": {"v": {"frames": ["own.png"], "masks": it.names}}}})
+    )
+    return [
+        "--from=deepfakebench", f"--annotations={it.theirs / 'x.json'}", f"--out={it.out / 'c'}"
+    ]  # fmt: skip
+
+
+def convert_lines(it: Place) -> list[object]:
+    file = it.lines("names.jsonl", "id", "real", "fake", "split")
+    return ["--to=sharegpt", f"--annotations={file}", f"--out={it.out / 'c'}"]
+
+
 def calibrate_fftg(it: Place) -> list[object]:
     _put(it.theirs / "faces", it.names)
     (it.theirs / "faces" / "link").symlink_to(it.secret)
@@ -178,7 +203,8 @@ def calibrate_fftg(it: Place) -> list[object]:
 READERS: Mapping[Callable[[Place], list[object]], str] = {
     annotate: "annotate", pack_places: "pack", pack_columns: "pack", prepare_json: "prepare",
     prepare_folder: "prepare", predict: "predict", evaluate_scores: "evaluate", evaluate_set: "evaluate",
-    score_annotations: "score_annotations", calibrate_fftg: "calibrate_fftg",
+    score_annotations: "score_annotations", calibrate_fftg: "calibrate_fftg", convert_records: "convert",
+    convert_masks: "convert", convert_lines: "convert",
 }  # fmt: skip
 
 

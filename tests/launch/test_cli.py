@@ -22,6 +22,7 @@ COMMANDS = {
     "annotate": ("--pairs=none.csv", "--out=o"),
     "calibrate_fftg": ("--faces=none", "--heldout=none", "--report=o"),
     "compile": ("--config=configs/demo.py", "--topology=cpu:8"),
+    "convert": ("--to=llava", "--annotations=none.jsonl", "--out=o"),
     "demo": ("--out=o",),
     "evaluate": ("--from_scores=none.csv", "--out=o"),
     "export": ("--workdir=none", "--out=o"),

@@ -270,6 +270,7 @@ def test_what_a_sweep_runs_ends_with_it(
 ANY = {
     "annotate": ["--workers=2"],
     "compile": [],
+    "convert": [],
     "evaluate": [],
     "export": [],
     "forge": ["--workers=2", "--identities=400"],

@@ -76,6 +76,8 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
         ("annotate", ["--pairs=in/a", "--out=o", "--review=in/a"]),
         ("annotate", ["--pairs=in/a", "--out=o", "--masks=in"]),
         ("calibrate_fftg", ["--faces=in", "--heldout=in", "--videos=in/a", "--report=in/a"]),
+        ("convert", ["--from=fftg", "--annotations=in/a", "--out=link"]),
+        ("convert", ["--from=ddvqa", "--annotations=in/a", "--pairs=in/b", "--out=in/b"]),
         ("evaluate", ["--from_scores=x=in/a", "--out=in"]),
         ("evaluate", ["--from_scores=in/a", "--calibration=in/b", "--out=in/../in"]),
         ("export", ["--workdir=in/w", "--out=in"]),

@@ -223,7 +223,7 @@ class Drawn:
         shutil.copytree(source, place / "images")
         file = place / "images/annotations.jsonl"
         file.write_text("\n".join(lines) + "\n")
-        command = self.rng.choice(["pack", "pack", "score_annotations"])
+        command = self.rng.choice(["pack", "pack", "score_annotations", "convert"])
         return self._run(command, lines[row][:200], place, annotations=file)
 
     def model(self, place: Path) -> Case:
@@ -283,6 +283,7 @@ class Drawn:
         command, name = self.rng.choice(
             [
                 ("annotate", "pairs"), ("pack", "annotations"), ("score_annotations", "annotations"),
+                ("convert", "annotations"), ("convert", "root"),
                 ("score_annotations", "truth"), ("evaluate", "from_scores"), ("evaluate", "calibration"),
                 ("export", "workdir"), ("export", "metrics"), ("predict", "checkpoint"), ("predict", "list"),
                 ("prepare", "root"), ("score_reasons", "workdir"), ("score_reasons", "validation"),

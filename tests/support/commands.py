@@ -26,6 +26,7 @@ OUTPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "bench": ("out", "file", ("records",)),
     "calibrate_fftg": ("report", "file", ("--faces=none", "--heldout=none")),
     "compile": ("out", "file", ("--config=configs/demo.py", "--topology=cpu:8")),
+    "convert": ("out", "file", ("--to=llava", "--annotations=none.jsonl")),
     "demo": ("out", "folder", ()),
     "evaluate": ("out", "folder", ("--from_scores=none.csv",)),
     "export": ("out", "folder", ("--workdir=none",)),
@@ -75,6 +76,10 @@ class Kit:
                 f"--faces={reals}", f"--heldout={reals}", "--plants=50", f"--report={out / 'r.md'}"
             ],
             "compile": [f"--config={self.recipe}", "--topology=cpu:2", f"--out={out / 'c.json'}"],
+            "convert": [
+                "--to=llava", f"--annotations={self.packed.parent / 'train/annotations.jsonl'}",
+                f"--root={self.packed.parent}", "--balance", f"--out={out / 'q.json'}",
+            ],
             "demo": [f"--out={out / 'demo'}", "--people=12", "--steps=4"],
             "evaluate": [
                 f"--from_scores=größe={self.folder / 'scores.csv'}", "--bootstrap=0", f"--out={out / 'e'}"
