@@ -34,6 +34,7 @@ def measure() -> dict[str, Any]:
             "help_s": help_seconds(commands()),
             **first_steps(folder, packed),
             **save_times(*_demo(folder, packed), folder / "checkpoints"),
+            **digest_cost(folder / "digests"),
         }
     figures["help_max_s"] = max(figures["help_s"].values())
     return figures
@@ -148,6 +149,52 @@ def save_times(
         "step_ms": round(1e3 * median, 2),
         "save_holds_ms": round(1e3 * blocked, 2),
         "save_holds_steps": round(blocked / median, 2),
+    }
+
+
+def digest_cost(folder: Path, mbytes: int = 141, pairs: int = 9) -> dict[str, Any]:
+    """Compares whole saves with and without digests, in turns.
+
+    Args:
+      folder: for the checkpoints.
+      mbytes: size of the state, a third of it parameters.
+      pairs: pairs of saves; the median of their ratios counts, or on a busy machine that of CPU time.
+    """
+    from unittest import mock
+
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jax_vlffd import checksums
+    from jax_vlffd.training.checkpoints import Checkpoints
+    from jax_vlffd.training.state import TrainState
+
+    rng = np.random.default_rng(0)
+    rows = max(mbytes * 10**6 // (3 * 24 * 4 * 768), 1)
+    parameters, first, second = (
+        {f"p{n}": jnp.asarray(rng.standard_normal((rows, 768), np.float32)) for n in range(24)}
+        for _ in range(3)
+    )
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    of_cores: dict[bool, float] = {True: 0.0, False: 0.0}
+    with Checkpoints(folder, keep=1) as checkpoints:
+        for turn in range(2 * (pairs + 1)):
+            with_digests = (turn + turn // 2) % 2 == 0  # each is first in every other pair
+            write = checksums.write if with_digests else lambda *_: None
+            state = TrainState(jnp.asarray(turn), parameters, {"first": first, "second": second})
+            with mock.patch.object(checksums, "write", write):
+                start, used = time.perf_counter(), time.process_time()
+                checkpoints.save(state, {}, None)
+                checkpoints.wait()
+                seconds[with_digests].append(time.perf_counter() - start)
+                of_cores[with_digests] += time.process_time() - used if turn > 1 else 0.0
+    ratios = [a / b for a, b in zip(seconds[True][1:], seconds[False][1:], strict=True)]
+    return {
+        "save_s": round(statistics.median(seconds[True][1:]), 3),
+        "save_without_digests_s": round(statistics.median(seconds[False][1:]), 3),
+        "save_digest_ratio": round(statistics.median(ratios), 3),
+        "save_digest_ratios": [round(ratio, 3) for ratio in sorted(ratios)],
+        "save_digest_cpu_ratio": round(of_cores[True] / of_cores[False], 3),
     }
 
 

@@ -20,7 +20,7 @@ from jax_vlffd.errors import UserError
 
 StoragePath: TypeAlias = Path | epath.Path
 
-#: The parts of a checkpoint that its SHA256SUMS covers; the others' digests are within them.
+#: The parts of a checkpoint that its list of digests covers; the others' digests are within them.
 _SUMMED = ("parameters", "rest")
 
 #: First words of TensorStore's errors about files that are gone, truncated or changed ...
@@ -60,17 +60,23 @@ def for_orbax(folder: StoragePath) -> epath.Path:
 
 
 class TemporaryPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A save on a file system, which gets its SHA256SUMS just before it is renamed to its step."""
+    """A save on a file system, which gets its digests just before it is renamed to its step."""
 
     async def finalize(self) -> None:
         """Completes the save."""
-        await asyncio.to_thread(checksums.write, Path(self.get()), _SUMMED)
+        await asyncio.to_thread(checksums.write, Path(self.get()), _SUMMED, checksums.FAST_FILE)
         await super().finalize()
 
 
 def has_checksums(folder: StoragePath) -> bool:
     """Whether a checkpoint has digests: older ones have none, nor has one in a bucket, which has its own."""
-    return isinstance(folder, Path) and (folder / checksums.FILE).exists()
+    return _list_of(folder) is not None
+
+
+def _list_of(folder: Folder) -> str | None:
+    """The name of a checkpoint's list of digests; versions before CRC-32C wrote SHA-256."""
+    names = (checksums.FAST_FILE, checksums.FILE) if isinstance(folder, Path) else ()
+    return next((name for name in names if (folder / name).exists()), None)
 
 
 def read_checksums(folder: StoragePath) -> dict[str, str]:
@@ -80,10 +86,10 @@ def read_checksums(folder: StoragePath) -> dict[str, str]:
       DamagedCheckpoint: the list is damaged.
       OSError: it cannot be read.
     """
-    if not has_checksums(folder):
+    if (name := _list_of(folder)) is None:
         return {}
     try:
-        return checksums.read(Path(folder))
+        return checksums.read(Path(folder), name)
     except UserError as error:
         if isinstance(error.__cause__, OSError):  # which proves no damage
             raise error.__cause__ from error
@@ -99,7 +105,9 @@ def check_files(folder: StoragePath, listed: dict[str, str], items: Iterable[str
     """
     wanted = tuple(f"{item}/" for item in items)
     some = {name: digest for name, digest in listed.items() if name.startswith(wanted)}
-    if some and (wrong := checksums.changed(Path(folder), some)):
+    if not some or (name := _list_of(folder)) is None:
+        return
+    if wrong := checksums.changed(Path(folder), some, name):
         raise _damaged(folder, f"{wrong[0]} is not as it was saved")
 
 

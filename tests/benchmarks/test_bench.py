@@ -286,6 +286,12 @@ def test_a_save_is_timed_in_steps(tmp_path: Path) -> None:
         assert checkpoints.latest == 8  # the second save is of the eighth step
 
 
+def test_saves_with_and_without_digests_are_compared(tmp_path: Path) -> None:
+    figures = start.digest_cost(tmp_path / "checkpoints", mbytes=1, pairs=2)
+    assert len(figures["save_digest_ratios"]) == 2
+    assert figures["save_digest_cpu_ratio"] > 0
+
+
 def test_parts_of_a_device_run_are_saved_left_out_and_may_fail() -> None:
     saved: list[dict[str, Any]] = []
     parts = device.Parts(1.0, lambda figures: saved.append(json.loads(json.dumps(figures))))

@@ -74,11 +74,31 @@ def test_a_flipped_byte_moves_the_checkpoint_away(
     assert (copied.parent / DAMAGED_FOLDER / "4.0").is_dir()
 
 
+def test_a_checkpoint_with_sha256_of_an_older_version_is_checked(
+    plan: TrainPlan, copied: Path
+) -> None:
+    folder = copied / "4"
+    (folder / checksums.FAST_FILE).unlink()
+    checksums.write(folder, ("parameters", "rest"))
+    with Checkpoints(copied, read_only=True) as checkpoints:
+        assert_same(checkpoints.restore(plan.abstract, 4)[0], filled(plan, 4))
+    (file,) = (folder / "rest").rglob("_METADATA")
+    file.write_bytes(file.read_bytes()[:-1] + b" ")
+    with pytest.raises(UserError, match="rest/_METADATA is not as it was saved"):
+        read(copied, plan)
+
+
+def test_crc32c_is_the_one_of_the_standard(tmp_path: Path) -> None:
+    (tmp_path / "nine").write_bytes(b"123456789")  # the check value of every catalog of CRCs
+    checksums.write(tmp_path, file=checksums.FAST_FILE)
+    assert checksums.read(tmp_path, checksums.FAST_FILE) == {"nine": "e3069283"}
+
+
 def test_a_checkpoint_of_an_older_version_has_no_digests_and_is_read(
     plan: TrainPlan, copied: Path
 ) -> None:
     folder = copied / "4"
-    (folder / checksums.FILE).unlink()
+    (folder / checksums.FAST_FILE).unlink()
     (folder / "position" / "metadata").write_text(json.dumps(POSITION))
     (folder / "metrics" / "metrics").write_text('{"auc": 0.5}')
     with Checkpoints(copied) as checkpoints:
