@@ -54,8 +54,8 @@ _QUESTIONS = ("split", "balance", "seed")
 def main(argv: Sequence[str]) -> None:
     """Converts, writes the file, prints what it holds."""
     del argv
-    from data_pipeline.core.files import atomic_write_text
     from jax_vlffd.errors import UserError, printable
+    from jax_vlffd.file_writing import atomic_write_text
 
     kind = FLAGS["from"].value
     if (kind is None) == (FLAGS.to is None):

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.packed.annotation import Annotation, parse_line
 from jax_vlffd.errors import UserError
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES, REAL
 
 #: The paper's question (section 4), word for word.

@@ -73,7 +73,7 @@ def has_checksums(folder: StoragePath) -> bool:
     return _list_of(folder) is not None
 
 
-def _list_of(folder: Folder) -> str | None:
+def _list_of(folder: StoragePath) -> str | None:
     """The name of a checkpoint's list of digests; versions before CRC-32C wrote SHA-256."""
     names = (checksums.FAST_FILE, checksums.FILE) if isinstance(folder, Path) else ()
     return next((name for name in names if (folder / name).exists()), None)

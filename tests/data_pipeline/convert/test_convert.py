@@ -12,10 +12,10 @@ import pytest
 
 from data_pipeline.convert.masks import read_masks
 from data_pipeline.core.frame_numbers import swap_folder
-from data_pipeline.core.jsonl import read_lines
 from data_pipeline.fftg.scoring import read_truth, score
 from data_pipeline.synthetic.dataset import DrawnSet, write_drawn_set
 from jax_vlffd.errors import UserError
+from jax_vlffd.jsonl import read_lines
 from jax_vlffd.vocabulary import REGIONS
 from tests.support import tiny
 from tests.support.drawn_pairs import run
