@@ -7,13 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from data_pipeline.packed.annotation import parse_line
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import FAKE, LABEL_NAMES
 
 Line = dict[str, Any]
+#: Captions of one picture; DD-VQA has up to four.
+_MAX_CAPTIONS: Final = 64
 
 
 class CaptionLines:
@@ -63,6 +65,10 @@ class CaptionLines:
             captions = [known["caption"], *known["captions"], *captions]
             columns = {}
         texts = list(dict.fromkeys(captions))
+        if len(texts) > _MAX_CAPTIONS:
+            raise UserError(
+                f"{self._file}, {record}: is a caption above {_MAX_CAPTIONS} of one picture; keep fewer"
+            )
         line: Line = {
             **columns,
             **(known or {"id": columns.get("id") or self._id(picture)}),

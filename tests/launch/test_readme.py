@@ -98,7 +98,7 @@ def test_the_readme_has_the_whole_road_in_its_order() -> None:
     road = [module.removeprefix("launch.") for module, _ in commands(ROOT / "README.md")]
     assert road == [
         "prepare", "annotate", "pack", "train", "evaluate", "predict", "export",
-        "compile", "sweep", "score_reasons",
+        "compile", "sweep", "convert", "convert", "score_reasons",
     ]  # fmt: skip
 
 

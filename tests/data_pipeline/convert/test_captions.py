@@ -122,6 +122,14 @@ def test_another_schema_is_refused_by_record_and_field(
         records(tmp_path, content)
 
 
+def test_captions_of_one_picture_are_bounded(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png")
+    rows = [{"image": "a.png", "caption": f"{FAKE_WORDS} {n}"} for n in range(65)]
+    assert len(parsed(records(tmp_path, rows[:64] * 2), tmp_path)[0].captions) == 64
+    with pytest.raises(UserError, match="record 65: is a caption above 64 of one picture"):
+        records(tmp_path, rows)
+
+
 def test_a_root_that_lies_too_deep_is_reported(tmp_path: Path) -> None:
     pictures(tmp_path, "v/0.png")
     rows = [{"image": f"{method}/v/0.png", "caption": FAKE_WORDS} for method in ("A", "B")]
