@@ -3,8 +3,8 @@
   python -m launch.calibrate_fftg --faces=DIR[,DIR] --heldout=DIR[,DIR] --report=docs/fftg_calibration.md
 
 The images of --faces are real faces to fit on, those of --heldout other faces to report on. --videos are real
-videos to measure the noise of H.264 on. The report has the values for
-`data_pipeline/fftg/measure/thresholds.py`, which this command does not change.
+videos to measure the noise of H.264 on. The report also says how often edits of known regions are identified.
+It has the values for `data_pipeline/fftg/measure/thresholds.py`, which this command does not change.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ changed in tone, and stored again on one side or on both.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -258,13 +258,22 @@ def _h264(image: Image, factor: int) -> Image:
 
 @dataclass(frozen=True)
 class RegionAnswer:
-    """The regions called forged in a plant; `predicted` is None where the pair was refused."""
+    """The regions of a plant that are edited, and those called forged.
 
-    plant: RegionPlant
+    Attributes:
+      regions: see RegionPlant.
+      edit: see RegionPlant.
+      nuisance: see RegionPlant.
+      predicted: the regions called forged; None where the pair was refused.
+    """
+
+    regions: frozenset[str]
+    edit: str
+    nuisance: str
     predicted: frozenset[str] | None
 
 
-def answers(plants: Iterator[RegionPlant], settings: AnnotatorSettings) -> list[RegionAnswer]:
+def answers(plants: Iterable[RegionPlant], settings: AnnotatorSettings) -> list[RegionAnswer]:
     """Annotates plants."""
     results = []
     for plant in plants:
@@ -274,7 +283,7 @@ def answers(plants: Iterator[RegionPlant], settings: AnnotatorSettings) -> list[
             predicted = frozenset(name for name, finding in findings.items() if finding.forged)
         except PairError:
             pass
-        results.append(RegionAnswer(plant, predicted))
+        results.append(RegionAnswer(plant.regions, plant.edit, plant.nuisance, predicted))
     return results
 
 
@@ -283,8 +292,8 @@ def region_figures(results: Sequence[RegionAnswer]) -> dict[str, float]:
 
     A refused pair has no region called forged, and is wrong.
     """
-    pairs = [(result.plant.regions, result.predicted or frozenset()) for result in results]
+    pairs = [(result.regions, result.predicted or frozenset()) for result in results]
     hits = sum(len(truth & named) for truth, named in pairs)
     total = sum(len(truth) + len(named) for truth, named in pairs)
-    right = sum(result.predicted == result.plant.regions for result in results)
+    right = sum(result.predicted == result.regions for result in results)
     return {"f1": 2 * hits / total if total else 1.0, "all_right": right / max(len(results), 1)}

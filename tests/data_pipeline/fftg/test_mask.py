@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_pipeline.faces.regions import region_maps
 from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.images import read_mask
-from data_pipeline.fftg.measure import registration
+from data_pipeline.fftg.measure import registration, tone
 from data_pipeline.fftg.measure.difference_mask import PairError, compare, full_mask
 from data_pipeline.fftg.measure.thresholds import DEFAULT
 from data_pipeline.synthetic import forgeries
@@ -115,6 +115,22 @@ def test_gain_and_gamma_are_undone_and_an_edit_remains(gain: float, gamma: float
     region = region_maps(points, SIZE, SIZE)["mouth"]
     fake = forgeries.plant(image, region, "color", 1.0, np.random.default_rng(0))
     assert forged(image, curve[fake], points) == {"mouth"}
+
+
+@pytest.mark.parametrize(("gain", "gamma"), [(1.08, 0.9), (0.92, 1.1), (1.0, 0.9), (0.92, 0.9)])
+def test_the_curve_of_the_surroundings_holds_for_other_gray_levels(
+    gain: float, gamma: float
+) -> None:
+    rng = np.random.default_rng(0)
+    real = np.clip(rng.normal(np.linspace(20, 200, 96)[:, None, None], 6, (96, 96, 3)), 0, 255)
+    real = cv2.blur(real, (3, 3)).astype(np.uint8)
+    levels = np.clip(np.rint(255 * gain * (np.arange(256) / 255) ** gamma), 0, 255)
+    fake = levels.astype(np.uint8)[real]
+    known = np.arange(96 * 64)  # levels up to about 140
+    alike = registration.Alignment((0.0, 0.0), 1.0, 0.0, 1.0)
+    before, after = tone.undo(real, fake, alike, known)
+    assert np.abs(before.astype(int) - after).mean() < 1.0
+    assert np.abs(real.astype(int) - fake).mean() > 3
 
 
 def test_a_change_of_one_channel_is_undone() -> None:
