@@ -242,7 +242,7 @@ def _halved(image: Image) -> Image:
 def _h264(image: Image, factor: int) -> Image:
     """Stored as a frame of H.264 with a constant rate factor."""
     height, width = image.shape[:2]
-    even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": str(factor)})

@@ -275,7 +275,8 @@ def _of_averages(
     change = maximum(channels(cv2.absdiff(cv2.blur(real, sides), cv2.blur(fake, sides))))
     difference = change.astype(np.float32)
     a, b = (_AVERAGE_MARGIN * motion * x for x in _noise(difference, detail, around, settings))
-    return (difference - np.float32(a) - np.float32(b) * detail) / np.float32(255)
+    floor = np.float32(a) + np.float32(b) * detail
+    return np.asarray((difference - floor) / 255.0, np.float32)
 
 
 def _detail(real: Image, size: float) -> Floats:

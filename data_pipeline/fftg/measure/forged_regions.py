@@ -79,7 +79,8 @@ def without_spill(
         inside = as_bytes(labels == 1 + index)
         if index != order[0]:
             within = inside.ravel().nonzero()[0]
-            depth = cv2.distanceTransform(free, cv2.DIST_L2, 3).ravel()[within]
+            distance = cv2.distanceTransform(free, cv2.DIST_L2, 3)
+            depth = np.asarray(distance, np.float32).ravel()[within]
             core = depth >= min(_SPILL * size, quantile(depth, 1 - _MIN_CORE))
             result[index] = min(scores[index], float(values.ravel()[within[core]].mean()))
         if result[index] > threshold:

@@ -64,7 +64,10 @@ def _curves(real: Image, fake: Image, alignment: Alignment, around: Indices) -> 
     """The fake's level of each level of the real, float64 [3, 256], increasing; None for no change."""
     # Averages, as the noise of the real would flatten the curve.
     thinned = around[:: 1 + len(around) // _SAMPLES]
-    before, after = (cv2.blur(image, (3, 3)).reshape(-1, 3)[thinned] for image in (real, fake))
+    before, after = (
+        np.asarray(cv2.blur(image, (3, 3)), np.uint8).reshape(-1, 3)[thinned]
+        for image in (real, fake)
+    )
     straight = np.abs(alignment.gain - 1) > 0.01 or abs(alignment.offset) > 1.0
     if not straight and _change(before, after) < _FROM:
         return None
