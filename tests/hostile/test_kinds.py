@@ -216,6 +216,122 @@ def predictions(it: Stranger) -> Arguments:
     ]
 
 
+def own_model(it: Stranger) -> str:
+    """A model of the user's own."""
+    return str(it.made("clip")[1])
+
+
+def reasons(it: Stranger, **changed: object) -> Arguments:
+    """`score_reasons` with sound inputs, but these."""
+    inputs = {
+        "workdir": own_model(it), "data": f"own={it.packed}", "split": "validation",
+        "validation": it.packed, "out": it.out / "r.json",
+    } | changed  # fmt: skip
+    return ["score_reasons", *(f"--{name}={value}" for name, value in inputs.items())]
+
+
+def evaluation(it: Stranger, model: object, data: object) -> Arguments:
+    """`evaluate` of a model on a set."""
+    flags = (
+        f"--workdir={model}",
+        f"--data=own={data}",
+        "--split=validation",
+        f"--out={it.out / 'e'}",
+    )
+    return ["evaluate", *flags]
+
+
+def huggingface_as_model(it: Stranger) -> Arguments:
+    huggingface(it)
+    return ["export", f"--workdir={it.theirs}", f"--out={it.out / 'exported'}"]
+
+
+def set_evaluated(it: Stranger) -> Arguments:
+    packed_set(it)
+    return evaluation(it, own_model(it), it.theirs / "set")
+
+
+def set_of_reasons(it: Stranger) -> Arguments:
+    packed_set(it)
+    return reasons(it, data=f"own={it.theirs / 'set'}")
+
+
+def set_of_validation(it: Stranger) -> Arguments:
+    packed_set(it)
+    return reasons(it, validation=it.theirs / "set")
+
+
+def set_swept(it: Stranger) -> Arguments:
+    _, recipe, _ = packed_set(it)
+    path = Path(str(recipe).partition("=")[2])
+    path.write_text(f"{path.read_text()}\ndef get_sweep():\n    return [{{'seed': 1}}]\n")
+    return ["sweep", str(recipe), f"--workdir={it.out / 'sweep'}", "--bootstrap=0"]
+
+
+def shard_trained(it: Stranger) -> Arguments:
+    shard_elsewhere(it)
+    return ["train", f"--config={it.recipe(it.theirs / 'set')}", f"--workdir={it.out / 'run'}"]
+
+
+def shard_of_reasons(it: Stranger) -> Arguments:
+    shard_elsewhere(it)
+    return reasons(it, data=f"own={it.theirs / 'set'}")
+
+
+def export_evaluated(it: Stranger) -> Arguments:
+    exported(it)
+    return evaluation(it, it.theirs / "model", it.packed)
+
+
+def export_of_reasons(it: Stranger) -> Arguments:
+    exported(it)
+    return reasons(it, workdir=it.theirs / "model")
+
+
+def export_exported(it: Stranger) -> Arguments:
+    exported(it)
+    return ["export", f"--workdir={it.theirs / 'model'}", f"--out={it.out / 'exported'}"]
+
+
+def calibration_evaluated(it: Stranger) -> Arguments:
+    calibration_changed(it)
+    return evaluation(it, it.theirs / "model", it.packed)
+
+
+def prepared_again(it: Stranger) -> Arguments:
+    prepared(it)
+    return [
+        "prepare",
+        "--dataset=folder",
+        f"--root={it.theirs}",
+        f"--out={it.out / 'p'}",
+        "--workers=1",
+    ]
+
+
+def annotations_scored(it: Stranger) -> Arguments:
+    annotations(it)
+    file = it.theirs / "a" / "annotations.jsonl"
+    return ["score_annotations", f"--annotations={file}", f"--out={it.out / 's.json'}"]
+
+
+def annotations_continued(it: Stranger) -> Arguments:
+    prepared(it)
+    lines = it.theirs / "a.jsonl"
+    lines.write_text("[" * 100_000 + "\n")
+    return ["annotate", f"--pairs={it.theirs / 'pairs.csv'}", f"--out={lines}", "--workers=1"]
+
+
+def scores_of_calibration(it: Stranger) -> Arguments:
+    calibration_changed(it)
+    it.link("calibration.json", "key.json")
+    return [*scores(it), f"--calibration={it.theirs / 'calibration.json'}"]
+
+
+def sweep_continued(it: Stranger) -> Arguments:
+    return [argument for argument in sweep(it) if argument != "--list"]
+
+
 #: What builds it -> exit status, and words of what is said.
 KINDS: dict[Callable[[Stranger], Arguments], tuple[int, str]] = {
     huggingface: (1, "model.safetensors is a link out of"),
@@ -231,6 +347,22 @@ KINDS: dict[Callable[[Stranger], Arguments], tuple[int, str]] = {
     scores: (0, "wrote"),
     sweep: (1, "run.log is a link out of"),
     predictions: (1, "out.jsonl"),
+    huggingface_as_model: (1, "model.safetensors is a link out of"),
+    set_evaluated: (1, "features.json is not the schema"),
+    set_of_reasons: (1, "features.json is not the schema"),
+    set_of_validation: (1, "features.json is not the schema"),
+    set_swept: (1, "features.json is not the schema"),
+    shard_trained: (1, "is a link out of its set"),
+    shard_of_reasons: (1, "is a link out of its set"),
+    export_evaluated: (1, "vocab.json is a link out of"),
+    export_of_reasons: (1, "vocab.json is a link out of"),
+    export_exported: (1, "vocab.json is a link out of"),
+    calibration_evaluated: (1, "calibration.json differs from SHA256SUMS"),
+    prepared_again: (1, "row 2: "),
+    annotations_scored: (1, "`regions` is not"),
+    annotations_continued: (1, "a.jsonl, line 1: not an annotation"),
+    scores_of_calibration: (1, "a calibration has exactly the numbers"),
+    sweep_continued: (1, "run.log is a link out of"),
 }
 
 
