@@ -129,6 +129,8 @@ def multiply(source: Path, folder: Path, copies: int) -> Path:
     """Makes a packed set of `copies` hard links to one shard, which need no disk space."""
     import numpy as np
 
+    from jax_vlffd import checksums
+
     folder.mkdir()
     (shard,) = source.glob("*.array_record*")
     for number in range(copies):
@@ -153,4 +155,5 @@ def multiply(source: Path, folder: Path, copies: int) -> Path:
     all_rows.flush()
     index["records"]["train"] = len(all_rows)
     (folder / "index" / "index.json").write_text(json.dumps(index), "utf-8")
+    checksums.write(folder, ("index",))  # with which the index is compared when the set is opened
     return folder

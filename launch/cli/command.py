@@ -79,7 +79,7 @@ def _parse(positional: bool, argv: Sequence[str]) -> list[str]:
         if "config" in flags.FLAGS:
             # A missing config file is only reported when the config is read.
             hasattr(flags.FLAGS["config"].value, "keys")
-            _check_groups()
+            _check_config()
         flag_errors.check_numbers(
             {
                 name: flags.FLAGS[name].value
@@ -133,17 +133,25 @@ def _accept_none() -> None:
     config_flags.register_flag_parser_for_type(float, Parser())
 
 
-def _check_groups() -> None:
-    """Refuses a whole group given on the command line: it would drop the recipe's other values.
+def _check_config() -> None:
+    """Checks what the recipe returns, and refuses a whole group given on the command line.
+
+    Such a group would drop the recipe's other values.
 
     Raises:
-      UserError: names the group.
+      UserError: names the type, or the group.
     """
-    from ml_collections import config_flags
+    from ml_collections import ConfigDict, config_flags
 
     flag = flags.FLAGS["config"]
     if flag.value is None or not hasattr(flag, "override_values"):  # a bench takes it or not
         return
+    if not isinstance(flag.value, ConfigDict):
+        kind = type(flag.value).__name__
+        raise UserError(
+            f"{config_flags.get_config_filename(flag)}: get_config() returns a {kind}; return a ConfigDict, as "
+            "configs/demo.py does"
+        )
     chosen = config_flags.get_override_values(flag)
     for name, value in chosen.items():
         if hasattr(value, "keys"):

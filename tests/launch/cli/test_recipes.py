@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tiny
+from tests.support import processes, tiny
 
 HELPER = "def helper():\n    return 1 / 0\n\n\n"
 
@@ -42,6 +42,25 @@ def test_a_recipe_with_a_null_byte_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "compile", "sweep"])
+@pytest.mark.parametrize(
+    "value", ["3", "{}", "{'seed': 1}", "[]", "'x'", "(1,)", "object()", "get_config"]
+)
+def test_a_recipe_that_returns_something_else_is_one_line(
+    command: str, value: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(f"def get_config():\n    return {value}\n")
+    out = {"compile": ["--topology=cpu:2", "--out=c.json"]}.get(command, ["--workdir=run"])
+    done = processes.run(
+        f"launch.{command}", [f"--config={recipe}", *out], tiny.environment(), tmp_path, 120
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"error: {recipe}: get_config() returns a "), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["recipe.py"]
 
 
 def test_a_sweep_that_fails_is_named_with_its_line(tmp_path: Path) -> None:
