@@ -28,6 +28,8 @@ class Bucket(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.generation = 0
         self.full = False
+        #: The object that fills the bucket; none after it is taken.
+        self.last: str | None = None
 
     def handle_error(self, *_: object) -> None:
         """A client that breaks off is none of the server's errors."""
@@ -50,6 +52,7 @@ class Bucket(ThreadingHTTPServer):
     def put(self, name: str, content: bytes) -> dict[str, Any]:
         self.generation += 1
         self.objects[name] = (content, self.generation)
+        self.full = self.full or name == self.last
         return self.describe(name)
 
     def describe(self, name: str) -> dict[str, Any]:

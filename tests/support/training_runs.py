@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,18 @@ class Whole:
     workdir: Path
     plan: TrainPlan
     functions: dict[str, Any]
+
+
+def killed_reading(step: int) -> None:
+    """Lets this process be ended by kill -9 where it would read the batch after a step."""
+    read = TrainIterator.__next__
+
+    def die(self: TrainIterator) -> Any:
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self)
+
+    TrainIterator.__next__ = die  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
