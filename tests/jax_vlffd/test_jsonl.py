@@ -224,7 +224,7 @@ from pathlib import Path
 from data_pipeline.fftg.runner import open_annotations
 from jax_vlffd.errors import UserError
 path, end, held = Path(sys.argv[1]), time.monotonic() + 3, 0
-while time.monotonic() < end:
+while time.monotonic() < end or not held:
     try:
         with open_annotations(path):
             os.close(os.open(f"{path}.held", os.O_CREAT | os.O_EXCL))

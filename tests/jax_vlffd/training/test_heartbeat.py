@@ -116,9 +116,13 @@ def test_a_run_that_stands_still_warns_once_and_tells_when_it_goes_on(
 ) -> None:
     with Heartbeat(None, total=9, stall=0.05) as watch:
         watch.beat("waiting for data", 3)
-        time.sleep(0.4)
+        error, end = "", time.monotonic() + 60
+        while "warning" not in error and time.monotonic() < end:
+            time.sleep(0.02)
+            error += capsys.readouterr().err
+        time.sleep(0.2)  # a second one would come by now
         watch.beat("training", 3)
-    message = capsys.readouterr().err.splitlines()
+    message = (error + capsys.readouterr().err).splitlines()
     assert len(message) == 2
     assert message[0].startswith(
         "warning: nothing has moved for 0 s at step 3/9 (waiting for data)"
