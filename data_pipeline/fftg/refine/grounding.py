@@ -6,13 +6,15 @@ the clauses that also score captions (`vocabulary.clauses`).
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from data_pipeline.fftg.refine import banned_words as banned
 from data_pipeline.fftg.refine.reply_schema import Reply
-from jax_vlffd.clauses import Clause
+from jax_vlffd.clauses.reader import Clause
 from jax_vlffd.vocabulary import FAKE, REAL, REGIONS, TYPES, VERDICTS, clauses, regions_named
 
 #: Every kind of violation, in the order of reports.
@@ -30,80 +32,11 @@ KINDS: Final = (
 MAX_WORDS: Final = 55  # with the verdict sentence about 70 of CLIP's 77 tokens
 MAX_CHARACTERS: Final = 420
 
-_FORGERY = (
-    r"(?:forg(?:er(?:y|ies)|ed)|manipulat(?:ions?|ed)|tamper(?:ing|ed)|edit(?:s|ing|ed)?|alter(?:ed"
-    r"|ations?)|retouch(?:ing|ed)"
-    r"|fak(?:es?|ed|ery)|deep-?fakes?|touched|swap(?:s|ped|ping)?|doctored|artifacts?|changed|generated"
-    r"|photoshopped)"
-)
-_NOT = r"(?:no(?:t|body|thing|ne)?|never|no one|without|neither|nor|hardly|\w+n't|free (?:of|from))"
-#: Words that affirm or deny the label, and what before them turns them into the contrary.
-_AUTHENTIC = re.compile(
-    r"\b(?:real(?! (?:skin|teeth|lips|eyes|noses|mouths|faces|people|ones) (?:\w+ )?(?:never|would|should"
-    r"|does|has|have)\b)|genuine|authentic|unaltered|unedited|unmanipulated|untampered|unretouched"
-    r"|untouched|pristine|legitimate|bona fide"
-    r"|(?:is|be|face|photo\w*|picture|image|still) (?:an? )?original|as true as|the real thing"
-    r"|ordinary (?:\w+ ){0,2}(?:still|photo\w*|picture|frame)"
-    r"|by nature|from birth|person's own|(?:his|her|their) own (?:nose|mouth|eyes|face|skin)|as (?:it"
-    r"|they) (?:was|were) (?:recorded|taken|filmed)"
-    r"|straight from the camera|(?:camera|lens|light|lighting|shadows?|motion|make-?up|tan|compression"
-    r"|age|pose|expression) (?:alone )?"
-    r"(?:explains?|accounts? for)|(?:because|owing|due|as a result|thanks?) (?:of"
-    r"|to) (?:the )?(?:\w+ )?(?:light(?:ing)?|shadows?|motion|make-?up"
-    r"|compression|lens|age|pose|weather|camera|sun))\b",
-    re.IGNORECASE,
-)
-_UNLESS = re.compile(
-    r"(?:\b(?:no|not|none|never|hardly|nor|nothing|nobody|without|free|cannot|than|too|if|unlike)"
-    r"|n't)\W+(?:[\w'-]+\W+){0,5}$",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(
-    rf"\b{_NOT}\s+(?:[\w'-]+\s+){{0,4}}(?:signs?|traces?|evidence|indications?|hints?|marks?)(?:\s+(?:of"
-    rf"|that)\s+(?:[\w'-]+\s+){{0,4}}{_FORGERY}|\W*$)"
-    rf"|\b{_NOT}\s+(?:(?!(?:only|just|well|fully)\b)[\w'-]+\s+){{0,3}}{_FORGERY}\b(?!\s+(?:away|out|in)\b)"
-    r"|\b(?:it|this|that|they) (?:is|are) (?:none|not one)\b|\b(?:proves?|means?) nothing\b|\b(?:only"
-    r"|just|merely|simply) (?:a |an )?"
-    r"(?:shadows?|strands?|wrinkles?|reflections?|compression|make-?up|light)\b",
-    re.IGNORECASE,
-)
-_ELSEWHERE = re.compile(
-    r"\b(?:else|other|others|elsewhere|apart|except|beyond|besides)\b", re.IGNORECASE
-)
-_FAKE_WORDS = re.compile(
-    r"\b(?:fak(?:e[ds]?|ery)|forg(?:ed|er(?:y|ies))|deep-?fakes?|synthetic|swap(?:s|ped)?|manipulat(?:ed"
-    r"|ions?)|altered|edit(?:ed|s)|tampered"
-    r"|doctored|retouched|photoshopped|(?:ai|computer)[\s-]generated|worked on|replaced|pasted)\b",
-    re.IGNORECASE,
-)
-_REFERENCE = re.compile(
-    r"\b(?:(?:left|right|first|second|other|original|reference|real|source)[\s-]+"
-    r"(?:hand\s+)?(?:image|picture|photo|photograph|half|one|side|panel|version)"
-    r"|(?:left|first|second|other|original|reference|source)\s+face"
-    r"|(?:image|picture|photo|photograph|face|panel|version) (?:on|to|at) the (?:left|right)"
-    r"|(?:used to be|before (?:the|its|any|this) (?:edit\w*|manipulation|forgery|swap|change))"
-    r"|counterpart|ground truth"
-    r"|side by side|both (?:images|pictures|faces)|(?:two|pair of) (?:images|pictures|faces)"
-    r"|(?:than|like|from|to|with|unlike) the (?:original|reference|source))\b",
-    re.IGNORECASE,
-)
-_UNSAFE = re.compile(
-    r"https?:|www\.|\b[\w-]+\.(?:com|net|org|io|ru|cn|ai|dev|html?)\b|@|[<>{}\[\]\\`|~^*_#=$]"
-    r"|\b(?:you|whoever\b.{0,40}|readers?|graders?|evaluators?|annotators?) (?:must|should|shall|have to"
-    r"|need to|ought to|are (?:now|to))\b"
-    r"|\b(?:note|message|memo|instructions?|hint) (?:to|for) (?:the|all|any|whoever)\b|\bsystem:|\bfull marks\b"
-    r"|\b(?:set|change|flip|return|give|output|print|mark|write|answer|respond|reply|label|classify|rate"
-    r"|grade|score|treat|report|approve"
-    r"|accept)\b.{0,30}\b(?:verdict|labels?|scores?|answer|marks?|only|with|as (?:real|genuine|fake"
-    r"|authentic)|real|genuine|records?|points?)\b"
-    r"|\b(?:please|dear|graders?|evaluators?|annotators?|reviewers?|raters?|this (?:caption|sentence|text"
-    r"|answer|reply|record))\b"
-    r"|\b(?:visit|click|subscribe|download|delete|execute|respond|reply)\b"
-    r"|\b(?:ignore|disregard|forget)\b.{0,40}\b(?:instructions?|prompts?|above|previous|rules?)\b"
-    r"|\b(?:system prompt|prompt injection|as an ai|language model|assistant|api[ _-]?keys?"
-    r"|passwords?|chatgpt|openai|json)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+_SIMILE = re.compile(r"\b(?:as if|as though)\b[^,.;:!?]*")
+_CONCEDES = re.compile(r"\W*(?:though|although|while|whilst|even if|otherwise)\b")
+_SAYS_VERDICT = re.compile(rf"\b(?:{banned.FORGERY}|real|genuine|authentic)\b")
+_PICTURE = re.compile(r"\b(?:image|picture|photo(?:graph)?|portrait|face|it|something)\b")
+_MIN_WORDS = 3  # of a sentence that must say something of the face
 # Typographic characters and their plain replacements; what is compatible with plain ones (spaces, the ellipsis)
 # follows from normalization.
 _PLAIN: Final = str.maketrans(
@@ -147,10 +80,11 @@ def check(reply: Reply, annotation: Mapping[str, Any]) -> list[Violation]:
     label = int(annotation["label"])
     forged = forged_regions(annotation)
     text = _plain(reply.caption, label)
+    read = clauses(text)
     return [
         *_check_fields(reply, label, forged),
-        *_check_words(text, label, forged),
-        *_check_safety(text),
+        *_check_words(text, read, label, forged),
+        *_check_safety(text, read),
     ]
 
 
@@ -184,10 +118,11 @@ def _check_fields(reply: Reply, label: int, forged: Mapping[str, Sequence[str]])
     return violations
 
 
-def _check_words(text: str, label: int, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
+def _check_words(
+    text: str, read: Sequence[Clause], label: int, forged: Mapping[str, Sequence[str]]
+) -> list[Violation]:
     violations = []
     named = regions_named(text)
-    read = clauses(text)
     for region in REGIONS:
         if (
             region in named
@@ -201,14 +136,20 @@ def _check_words(text: str, label: int, forged: Mapping[str, Sequence[str]]) -> 
             violations.append(
                 Violation("region_missing", f"the caption does not call the {region} forged")
             )
-    for clause in read:
-        violations += _check_clause(clause, forged)
-    reference = _REFERENCE.search(text)
+    if label == REAL and not violations:
+        for clause in read:
+            if clause.is_faulty and (not clause.is_other or _PICTURE.search(clause.text)):
+                violations.append(
+                    Violation("region_not_forged", f"{_quote(clause.text)} of a real face")
+                )
+    for number, clause in enumerate(read):
+        violations += _check_clause(clause, forged, read[number + 1 :], read[:number])
+    reference = banned.REFERENCE.search(_SIMILE.sub(" ", text.lower()))
     if reference:
         violations.append(
             Violation("mentions_reference", f"the caption says {_quote(reference[0])}")
         )
-    elif contrary := _contrary(text, read, label, forged):
+    elif contrary := _contrary(text.lower(), read, label, forged):
         violations.append(Violation("wrong_verdict", f"the caption says {_quote(contrary)}"))
     words = len(text.split())
     if words > MAX_WORDS or len(text) > MAX_CHARACTERS:
@@ -226,14 +167,29 @@ def _is_faulted(region: str, read: Sequence[Clause]) -> bool:
     )
 
 
-def _check_clause(clause: Clause, forged: Mapping[str, Sequence[str]]) -> list[Violation]:
+def _check_clause(
+    clause: Clause,
+    forged: Mapping[str, Sequence[str]],
+    after: Sequence[Clause],
+    before: Sequence[Clause],
+) -> list[Violation]:
     """What a clause says of its regions, or of the picture if it names none, that was not measured."""
     if clause.is_other:
         return []
     violations = []
     everything = {kind for kinds in forged.values() for kind in kinds}
-    faults = {kind for claim in clause.claims if claim.is_fault for kind in claim.types}
+    # A concession is none of these: 'sharp in its corners, but blurred', 'blurred, though the light is good'.
+    around = (clause, *after, *(before if _CONCEDES.match(clause.text) else ()))
     for region in clause.regions or ("",):
+        claims = [
+            claim
+            for other in around
+            if other is clause or (other.sentence == clause.sentence and region in other.regions)
+            for claim in other.claims
+            if claim.is_fault
+        ]
+        faults = {kind for claim in claims for kind in claim.types}
+        is_conceded = any(claim not in clause.claims for claim in claims)
         allowed = set(forged.get(region, ())) if region else everything
         where = f"in the {region}" if region else "in the face"
         for claim in clause.claims:
@@ -244,7 +200,7 @@ def _check_clause(clause: Clause, forged: Mapping[str, Sequence[str]]) -> list[V
                 and region in {*forged, ""}
             ):
                 violations.append(Violation("type_not_found", f"{_quote(claim.words)} {where}"))
-            untrue = claim.types & allowed if claim.types else clause.is_clean
+            untrue = claim.types & allowed if claim.types else clause.is_clean and not is_conceded
             if not claim.is_fault and region in forged and untrue and not claim.types & faults:
                 violations.append(Violation("called_clean", f"{_quote(claim.words)} {where}"))
     return violations
@@ -255,27 +211,49 @@ def _contrary(
 ) -> str:
     """The words that contradict the label, or ''."""
     if label == REAL:
-        found = (m for m in _FAKE_WORDS.finditer(text) if not _UNLESS.search(text[: m.start()]))
-        return next((m[0] for m in found), "")
-    for match in _AUTHENTIC.finditer(text):
-        if not _UNLESS.search(text[: match.start()]):
-            return match[0]
+        return _affirmed(banned.FAKE, text)
+    elsewhere = " / ".join(clause.text for clause in read if _is_of_sound_parts(clause, forged))
+    contrary = _affirmed(banned.AUTHENTIC, text)
+    if contrary in elsewhere:
+        contrary = ""  # 'the nose is untouched, but the mouth is deformed'
+    if contrary := contrary or _affirmed(banned.EXPLAINED, text, banned.NOT_BY):
+        return contrary
     for clause in read:
-        denied = _DENIED.search(clause.text)
-        of_sound_parts = clause.regions and not set(clause.regions) & set(forged)
-        if denied and not of_sound_parts and not _ELSEWHERE.search(clause.text):
+        denied = banned.DENIED.search(clause.text)
+        if (
+            denied
+            and not _is_of_sound_parts(clause, forged)
+            and not banned.ELSEWHERE.search(clause.text)
+        ):
             return denied[0]
     return ""
 
 
-def _check_safety(text: str) -> list[Violation]:
+def _is_of_sound_parts(clause: Clause, forged: Mapping[str, Sequence[str]]) -> bool:
+    return bool(clause.regions) and not set(clause.regions) & set(forged)
+
+
+def _affirmed(pattern: re.Pattern[str], text: str, unless: re.Pattern[str] = banned.UNLESS) -> str:
+    """The first words of a pattern that nothing before them denies, or ''."""
+    return next((m[0] for m in pattern.finditer(text) if not unless.search(text[: m.start()])), "")
+
+
+def _check_safety(text: str, read: Sequence[Clause]) -> list[Violation]:
     if not text:
         return [Violation("bad_format", "the caption is empty")]
     unusual = next((c for c in text if not _is_latin(c)), None)
     if unusual is not None:
         return [Violation("unsafe_text", f"character U+{ord(unusual):04X}")]
-    unsafe = _UNSAFE.search(text)
-    return [Violation("unsafe_text", _quote(unsafe[0]))] if unsafe else []
+    unsafe = banned.UNSAFE.search(text.lower())
+    if unsafe:
+        return [Violation("unsafe_text", _quote(unsafe[0]))]
+    for _, group in itertools.groupby(read, lambda clause: clause.sentence):
+        sentence = [*group]
+        words = " ".join(clause.text for clause in sentence)
+        is_bare = all(clause.is_bare for clause in sentence) and not _SAYS_VERDICT.search(words)
+        if is_bare and len(words.split()) >= _MIN_WORDS:
+            return [Violation("unsafe_text", f"{_quote(words.strip())} says nothing of the face")]
+    return []
 
 
 def _is_latin(character: str) -> bool:

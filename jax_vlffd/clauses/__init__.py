@@ -1,0 +1,1 @@
+"""Grammar and words by which captions are read, clause by clause."""
