@@ -17,7 +17,7 @@ VERB: Final = re.compile(
 _NEGATED: Final = re.compile(
     rf"{words.NEGATION.pattern}(?! (?:more|less|short) (?:than|of)\b)(?:(?!,?\s*(?:(?:and|or)\s+"
     rf"|(?<=,)\s*)(?:also\s+)?{VERB.pattern})"
-    r"\W+(?!(?:but|only|just|merely|simply|which|who|whose|the reason)\b)[\w'-]+){0,8}\W*$"
+    r"[^\w:]+(?!(?:but|only|just|merely|simply|which|who|whose|the reason)\b)[\w'-]+){0,8}\W*$"
 )
 
 _REDUCED: Final = re.compile(
@@ -38,7 +38,7 @@ _NEGATED_AFTER: Final = re.compile(
 #: Of a color that only describes what is blurred or bare: 'a gray mush'.
 _IN_PASSING: Final = re.compile(
     r"\s+(?:mush|blur|smear|smudge|haze|fog|mist|slab|band|bar|strip|block|mass|stroke|void|plane"
-    r"|surface)\b"
+    r"|surface|square|rectangle|box|rim|edge|border|seam|line|contour)\b"
 )
 
 
@@ -84,6 +84,7 @@ def _find_claims(text: str) -> Iterator[Claim]:
             is_fault = _is_negated(text, match, is_sound=True) or (
                 bool(words.NEUTRAL.match(match[0])) and judged_fault
             )
+            is_fault = is_fault or (bool(words.TURNED.match(match[0])) and any(bad))
             yield Claim(types, is_fault, match[0])
     for types, pattern in words.TOPICS:
         for match in pattern.finditer(text):

@@ -42,7 +42,7 @@ _STRONG: Final = re.compile(
     r" hardly) be said\b"
 )
 
-_WEAK: Final = re.compile(rf",|\b(?:and|or|nor|plus|with|{_LOCATED})\b")
+_WEAK: Final = re.compile(rf",|\b(?:and|or|nor|plus|with|where|{_LOCATED})\b")
 
 _LOCATION: Final = re.compile(rf"(?:{_LOCATED})\b")
 
@@ -72,6 +72,9 @@ _CONTRARY: Final = re.compile(
     r"|with))\b|(?:\b(?:is|are|was|were|does|do|did|has|have) not|n't|\b(?:is|are|does|do))\W*$"
 )
 
+_PRONOUN_VERB: Final = re.compile(
+    r"\W*(?:but|and|though|yet|which)? ?(?:it|they|these|which) (?:is|are|does|do|has|have)\b"
+)
 _NONE: Final = re.compile(r"\W*(?:and |but )?none\b")
 
 _SAME: Final = re.compile(
@@ -147,7 +150,7 @@ class Reader:
                 regions = (pair[0 if ordinal[1] else 1],)
             elif not is_new_sentence or PRONOUN.search(part):
                 regions, is_other = before[-1].regions, before[-1].is_other
-        if not claims and mentions and before:
+        if not claims and (mentions or _PRONOUN_VERB.match(part)) and before:
             if _SAME.search(part):
                 claims = before[-1].claims
             elif _CONTRARY.search(part):
@@ -172,7 +175,7 @@ class Reader:
                 mark
                 and mark[0] == ":"
                 and not (
-                    self._mention.search(chunk) and (self._states(chunk) or VERB.search(chunk))
+                    VERB.search(chunk) or (self._mention.search(chunk) and self._states(chunk))
                 )
             ):
                 continue  # 'Mouth: blurry', 'Missing texture: lips'

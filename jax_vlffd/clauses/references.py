@@ -20,7 +20,7 @@ PRONOUN: Final = re.compile(
 MODIFIER: Final = (
     r"(?:(?:the|an?|its|his|her|their|this|that|those|these|both|rest|of|left|right|upper|lower"
     r"|inner"
-    r"|outer|other|two|either|each|entire|whole|any|every|most|all|some"
+    r"|outer|other|two|either|each|entire|whole|any|every|most|all|some|one"
     r"|natural|surrounding|neighbou?ring|adjacent|person's|man's|woman's|subject's)\s+){0,5}"
 )
 #: Words after which a name only compares or locates.
@@ -29,12 +29,14 @@ _BEFORE_REFERENCE: Final = (
     r"|comparison) (?:to|with)|as opposed to|compared against|judged by|against"
     r"|(?:differs?|different|differing|distinct)(?: in \w+)? from|above|below|beneath|underneath"
     r"|under"
-    r"|beside|besides|behind|alongside|along with"
+    r"|beside|behind"
     r"|towards?|match(?:es|ing)?|fits?|suits?|(?:fits?|goes|go|moves?|consistent|inconsistent"
     r"|blends?|agrees?"
     r"|line|harmony|keeping|clash\w*|merges?|contrasts?) (?:\w+ )?(?:with|into|to)"
-    r"|(?:same|similar) (?:\w+ ){0,3}as|as \w+ as|follows? (?:the \w+ of)?|such as that of"
-    r"|(?:slid|slip|mov|drift|hang|wander|spill|run|stray|fall)\w* (?:\w+ )?(?:off|down|up|across"
+    r"|(?:same|similar) (?:\w+ ){0,3}as|as (?!well|much|far)\w+ as|follows? (?:the \w+ of)?|such"
+    r" as that of|belong\w* (?:to|with|in|on)|(?:none|nothing|little|much|any|all) of the \w+ of"
+    r"|(?:slid|slip|climb|creep|crawl|mov|drift|hang|wander|spill|run|stray|fall)\w* (?:\w+"
+    r" )?(?:off|down|up|across"
     r"|out of|away from)"
 )  # fmt: skip
 
@@ -61,6 +63,7 @@ _DOUBLE: Final = re.compile(
     r"|disguise[d]?|overlook(?:ed)?|miss(?:ed)?|ignore[d]?|unlike|avoid(?:ed)?|rid of)\b"
 )
 
+_RELATIVE: Final = re.compile(r"\s*(?:that|which|whose)\b[^,.;:]*")
 _NOT_OF_THIS_WORLD: Final = re.compile(r"\b(?:(?:does|do|did) not|cannot|\w+n't) exist\b")
 
 
@@ -103,6 +106,11 @@ class References:
             r"|,?\s+(?:(?:and|but) )?(?:not|rather than|instead of) (?:(?:at|in|on|around)"
             rf" )?{listed}(?=\s*(?:,(?! (?:which|who|whose))|[.;:)]|$|that))"
         )
+        # 'Not the sharpness of the eyes but their color'
+        self._aspect = re.compile(
+            rf"\bnot (?:(?:in|with) )?the [\w-]+ of (?P<name>{name})(?: that (?:is|are|looks?)"
+            r" \w+)?,? (?=but\b)"
+        )
         self._everywhere = re.compile(
             r"\b(?:everywhere|all over|throughout),? (?:just|only|but|except|save)(?: for)?(?:"
             r" not)?"
@@ -139,6 +147,7 @@ class References:
         """The text without the names that only compare, locate or exclude."""
         text = self._no_one.sub("a ", _DOUBLE.sub("has good", text))
         text = _NOT_OF_THIS_WORLD.sub("is impossible", text)
+        text = self._aspect.sub(r"\g<name> ", text)
         text = self._kind.sub(r"the \g<name>", text)
         text = self._exception.sub(
             lambda match: f"{match['names']}{' never' if match['all'] else ''}", text
@@ -157,6 +166,8 @@ class References:
         return reduced if has_subject else text
 
     def _refer(self, match: re.Match[str]) -> str:
-        if match["kind"] and any(claim.is_fault for claim in claims_of(match["kind"])):
-            return match[0]  # 'above a blurred mouth'
+        relative = _RELATIVE.match(match.string, match.end())
+        described = f"{match['kind'] or ''} {relative[0] if relative and match['one'] else ''}"
+        if any(claim.is_fault for claim in claims_of(described)):
+            return match[0]  # 'above a blurred mouth', 'above a mouth that is blurred'
         return f"{match['list'] or match['one'] or match['relative'] or match['own']} {REFERENT}"

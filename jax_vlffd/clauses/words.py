@@ -85,27 +85,31 @@ FAULTS: Final = _table(
             tilt(?:ed|s|ing)?, lean(?:s|ing|ed)?, hangs?, droop\w*, sag(?:s|ged|ging)?, unaligned,
             squeez\w+, crush\w*, mangled, disfigur\w*, inflated, pinched, at (?:an|the wrong) angle,
             rotated, turned (?:to|the wrong), mis-?proportion\w*, disjoint\w*, larger, bigger,
-            smaller, (?<!no\s)longer, shorter, oversized?, undersized?, enormous, giant, huge, tiny,
-            twice (?:the|as|its), half (?:the size|its|as (?:wide|big|large)), too
+            smaller, (?<!no\s)longer, shorter, oversized?, undersized?, enormous, twice
+            (?:the|as|its), half (?:the size|its|as (?:wide|big|large)), too
             (?:wide|long|short|large|small|big|thick|thin|high|low|narrow|far
             apart|close|broad|round|pointed), far apart, sits? (?:too )?(?:low|high|lower)(?:er)?,
             hangs? lower, squint\w*, cross eyed, to (?:one|the wrong|the) side, sideways, veer\w*,
             diverg\w*, deviat\w*, drifts? apart, wander\w*, look(?:s|ing)? past, look(?:s|ing)? in
             (?:different|two|separate|opposite), points? (?:away|left|right|down|up|off|sideways|to
-            the (?:left|right|side|wrong)|in (?:an?|the|two|different)), zig-?zag\w*,
-            slop(?:es|ed|ing), juts?, jutting, protrud\w+, wavy, wobbl\w*, folds? (?:under|into|in
-            on), fused, (?:un|not )level, uneven (?:in|eyes|brows|lips|nostrils|heights?|sizes?),
-            unevenly (?:\w+ )?(?:placed|spaced|set|sized|shaped|high|large|open), unequal\w*,
-            reshaped?, re-?sculpted, morphed, carv(?:ed|ing), (?:not|n't) (?:quite )?meet, zig, cut
-            short, extra (?:tooth|teeth|nostril|lid), missing (?:tooth|teeth|nostril)""",
+            the (?:left|right|side|wrong)|in (?:an?|the|two|different)), zig-?zag\w*, wrench\w*,
+            (?:two|different|opposite|separate|several) (?:\w+
+            )?(?:directions|heights|sizes|levels|angles), slop(?:es|ed|ing), juts?, jutting,
+            protrud\w+, wavy, wobbl\w*, folds? (?:under|into|in on), fused, (?:un|not )level, uneven
+            (?:in|eyes|brows|lips|nostrils|heights?|sizes?), unevenly (?:\w+
+            )?(?:placed|spaced|set|sized|shaped|high|large|open), unequal\w*, reshaped?,
+            re-?sculpted, morphed, carv(?:ed|ing), (?:not|n't) (?:quite )?meet, zig, cut short,
+            extra (?:tooth|teeth|nostril|lid), missing (?:tooth|teeth|nostril)""",
         "e": r"""boundar\w*, seams?, blending, (?<!the\s)edges?(?! of), (?<!vermilion\s)borders?,
             rims?(?! of a mask), stitch\w*, rectang\w+, boxe?[sd]?, box shaped, boxy, square frame,
             joins?, join line,
             (?:a|an|faint|visible|thin|hard|sharp|fine|dark|bright|dividing|clear|distinct|crisp|pale|straight|jagged|abrupt|obvious|telltale)
             line, line
             (?:around|along|between|across|divid\w+|separat\w+|surround\w+|encircl\w+|crosses|runs|that
-            runs|follows), (?:a|hard|abrupt|sudden|visible|sharp) step, cut outs?, cutouts?, a cut,
-            cuts? (?:right|off|line|mark)s?, outlines? of the patch, patch
+            runs|follows), (?:a|hard|abrupt|sudden|visible|sharp) step, cut outs?, cutouts?,
+            cuts?(?= (?:runs?|goes|along|across|over|through|around|between)),
+            (?:straight|sharp|clean|visible|hard|clear) cuts?, a cut, cuts?
+            (?:right|off|line|mark)s?, outlines? of the patch, patch
             (?:border|edge|boundary|outline)s?, demarcat\w*, framed by, divid(?:es|ing),
             separat(?:es|ing) (?:the|it), sets? off from, set apart (?:from|by), margins?, sutures?,
             scars?, overlap\w*, (?<!smooth\s)(?<!natural\s)(?<!seamless\s)transitions?, hard cut,
@@ -122,8 +126,8 @@ SOUND: Final = _table(
             (?:lines?|edges?|borders?|boundar\w+|seams?|from|tone|colou?r))""",
         "bt": r"""details?, detailed, definition, individual\w*, distinguish\w*, (?:be|being)
             (?:made out|told apart|resolved|counted|read|discerned|separated)""",
-        "s": r"""(?:well )?aligned?, lines? up, symmetr(?:y|ic\w*), straight, undistorted,
-            undeformed, unbent,
+        "s": r"""(?:well )?aligned?, lines? up, symmetr(?:y|ic\w*), straight(?!
+            (?:cuts?|lines?|edges?|borders?|seams?)), undistorted, undeformed, unbent,
             (?:well|nicely|beautifully|evenly|perfectly|finely|regularly|harmoniously)
             (?:formed|shaped|proportioned|placed|set|spaced|drawn), (?:is|are|looks?) even, level,
             parallel, in proportion, proportionate, balanced, cent(?:er|re)d""",
@@ -132,7 +136,8 @@ SOUND: Final = _table(
             (?:break|step|join|interruption|jump), unbroken, uninterrupted, continuous\w*,
             gradual\w*""",
         "t": r"""pores?, wrinkles?, fine lines?, laugh lines?, textur(?:es?|ed|al), grain, moles?,
-            blemish(?:es)?, freckl\w+, stubble, creases?, furrows?, fine hairs?, peach fuzz""",
+            blemish(?:es)?, freckl\w+, stubble, creases?, furrows?, grooves?, fine hairs?, peach
+            fuzz""",
     }
 )
 #: Nouns of a type that judge nothing by themselves.
@@ -148,28 +153,30 @@ TOPICS: Final = _table(
 )
 #: Of the sound words, those that only sound if said to be good or to be there: 'an uneven texture'.
 NEUTRAL: Final = re.compile(
-    r"textur|grain|detail(?!ed)|definition|sharpness|clarity|resolution|focus$"
+    r"textur(?!ed)|grain|detail(?!ed)|definition|sharpness|clarity|resolution|focus$"
 )
+#: Of the sound words, those that a bad judgment turns: 'unevenly textured'.
+TURNED: Final = re.compile(r"textured|detailed|focused")
 #: Judgments without a type.
 GOOD: Final = any_of(
-    r"""natural(?:ly|ness)?, normal(?:ly)?, authentic, genuine, flawless(?:ly)?, regular, intact,
-        untouched, unaltered, unchanged, unaffected, unremarkable, convincing(?:ly)?, credibl[ey],
-        believabl[ey], plausibl[ey], realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?,
-        consistent(?:ly)?, coherent(?:ly)?, perfect(?:ly|ion)?, healthy, faultless(?:ly)?,
-        impeccabl[ey], spotless, harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean,
-        fine(?=\s*(?:$|[,)]|and\b|here\b|too\b)),
-        (?:finely|richly|well|highly|fully|intricately|exquisitely) (?=\w+), (?:one|you|we)
-        (?:would|might|could) (?:\w+ )?(?:expect|hope for|want), as expected, as (?:it|they|one)
-        should(?: be)?, (?:where|how|what|as) (?:it|they) (?:should|ought to|belongs?)(?: be)?, that
-        (?:it|they) should, in order, agrees?, rich(?:ly)?, keeps?, retains?, retained, kept,
-        preserv(?:es|ed), beyond (?:doubt|reproach), lifelike, life like, unblemished, unsuspicious,
-        ordinary, (?:is|are|looks?|just|quite|all) right, good(?! deal), (?<!as\s)well(?! as),
-        admirabl[ey], sound, even(?= (?:tones?|textures?|colou?r|skin|light\w*)), evenly
-        (?:colou?red|toned|lit), matches, free of (?:faults?|flaws?|artifacts?), undisturbed,
-        immaculate(?:ly)?, unobtrusive, unmanipulated, unedited, pristine, real, true(?:ly)?,
-        truthful(?:ly)?, faithful(?:ly)?, trustworthy, suits, as a camera would \w+, undamaged,
-        nothing (?:is |looks |seems |at all )?(?:wrong|amiss|odd|strange|suspicious|unusual|off|out
-        of place), no
+    r"""nobody (?:could|can|would) (?:object|complain|find fault), in place, natural(?:ly|ness)?,
+        normal(?:ly)?, authentic, genuine, flawless(?:ly)?, regular, intact, untouched, unaltered,
+        unchanged, unaffected, unremarkable, convincing(?:ly)?, credibl[ey], believabl[ey],
+        plausibl[ey], realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?, consistent(?:ly)?,
+        coherent(?:ly)?, perfect(?:ly|ion)?, healthy, faultless(?:ly)?, impeccabl[ey], spotless,
+        harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean,
+        fine(?=\s*(?:$|[,)]|and\b|here\b|too\b)), (?:finely|richly|(?<!as\s)well(?!
+        as)|highly|fully|intricately|exquisitely) (?=\w+), (?:one|you|we) (?:would|might|could)
+        (?:\w+ )?(?:expect|hope for|want), as expected, as (?:it|they|one) should(?: be)?,
+        (?:where|how|what|as) (?:it|they) (?:should|ought to|belongs?)(?: be)?, that (?:it|they)
+        should, in order, agrees?, rich(?:ly)?, keeps?, retains?, retained, kept, preserv(?:es|ed),
+        beyond (?:doubt|reproach), lifelike, life like, unblemished, unsuspicious, ordinary,
+        (?:is|are|looks?|just|quite|all) right, good(?! deal), (?<!as\s)well(?! as), admirabl[ey],
+        sound, even(?= (?:tones?|textures?|colou?r|skin|light\w*)), evenly (?:colou?red|toned|lit),
+        matches, free of (?:faults?|flaws?|artifacts?), undisturbed, immaculate(?:ly)?, unobtrusive,
+        unmanipulated, unedited, pristine, real, true(?:ly)?, truthful(?:ly)?, faithful(?:ly)?,
+        trustworthy, suits, as a camera would \w+, undamaged, nothing (?:is |looks |seems |at all
+        )?(?:wrong|amiss|odd|strange|suspicious|unusual|off|out of place), no
         (?:quarrel|issues?|problems?|complaints?|objections?|trouble|qualms|reservations)
         (?:with|about), nothing to (?:object|criti\w+|complain|fault|report|note|worry), above
         suspicion, no (?:complaints?|objections?), beautiful(?:ly)?, sits? well, moves?
@@ -177,8 +184,9 @@ GOOD: Final = any_of(
         unproblematic, inconspicuous, unimpaired, unharmed, untampered, (?:each|every|all) (?:single
         )?(?=\w+ (?:is |are )?(?:clear|visible|sharp)), (?:exactly|just|precisely) (?:the
         way|how|like|what|as) an? \w+ (?:looks?|should|is|would), the way (?:it|they)
-        (?:should|ought), countless, plenty of, abundan\w+, full of, alive, lively, vivid detail,
-        count (?:every|each|all|the|single)"""
+        (?:should|ought), (?:one|you|we) (?:meets?|sees?|encounters?) (?:every day|everywhere|all
+        the time), of (?:living|real|healthy|natural) \w+, countless, plenty of, abundan\w+, full
+        of, alive, lively, vivid detail, count (?:every|each|all|the|single)"""
 )
 BAD: Final = any_of(
     r"""unnatural(?:ly|ness)?, odd(?:ly|ity|ities)?, wrong(?:ly)?, off, strange(?:ly)?,
@@ -240,7 +248,7 @@ NEGATION_AFTER: Final = any_of(
 #: Words before a good one that turn it into a fault.
 TOO: Final = re.compile(
     r"\b(?:too|overly|unnaturally|suspiciously|artificially|unusually|implausibly|impossibly"
-    r"|excessively|strangely"
+    r"|excessively|strangely|oddly|weirdly|wrongly|uncannily|eerily|curiously"
     r"|beyond(?: what is)?|than(?: (?:is|a|would be|looks?))?)\s+$"
 )
 #: Nouns that are denied together: 'pores, wrinkles and detail are missing'.

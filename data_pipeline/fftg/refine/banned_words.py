@@ -20,7 +20,8 @@ FORGERY: Final = (
     r"|decepti(?:on|ve)|deceit|hoax|fraud|foul play|interference|intervention)"
 )
 _NOT: Final = (
-    r"(?:no(?! (?:mistake|doubt|question|wonder|surprise))(?:t|body|thing|ne)?|never|no one|without|neither|nor"
+    r"(?:no(?! (?:mistake|doubt|question|wonder|surprise))(?:t|body|thing|ne)?|never|no one"
+    r"|without|neither|nor"
     r"|hardly|scarcely|\w+n't|cannot|free (?:of|from))"
 )
 #: What explains a fault away.
@@ -77,14 +78,16 @@ AUTHENTIC: Final = any_of(
         (?:was|were|is|are) born, {_PICTURE} (?:is|looks|seems) (?:\w+
         )?(?:sound|fine|clean|honest|true|right|all right|credible|believable), as (?:happens|is
         (?:usual|common|normal|typical|often)), happens (?:to|when|with)
-        (?:people|everyone|anyone|many|all|the best), after all, as (?:it|they|he|she) always
+        (?:people|everyone|anyone|many|all|the best), after all, which is (?:(?!not|never|hardly)\w+
+        )?{_PLAIN}, the (?:kind|sort|type) (?:that|which|of \w+)
+        (?:every|any|all|most|we|you|one|people)\w*, as (?:it|they|he|she) always
         (?:is|are|does|do|has|have|looks?), (?:well known|known|common|typical|usual)
         (?:weakness|problem|limitation|issue|effect) (?:of|in|with), (?:do|does) that, (?:that|it)
         happens, read (?:anything|too much|much) into, no cause for (?:concern|alarm|worry), not to
         worry, looks like everyone's, just (?:how|what|as) (?:he|she|the person) looks?"""
 )
 #: What before an explanation denies it.
-NOT_BY: Final = re.compile(rf"\b(?:{_NOT}|impossible)\W+(?:[\w'-]+\W+){{0,3}}$")
+NOT_BY: Final = re.compile(rf"\b(?:{_NOT}|impossible)[^\w.;:!?]+(?:[\w'-]+[^\w.;:!?]+){{0,3}}$")
 #: Words that explain a fault away.
 EXPLAINED: Final = re.compile(
     r"\b(?:because of|due to|owing to|thanks to|results? (?:of|from)|effects? of|caused by"
@@ -114,7 +117,7 @@ UNLESS: Final = re.compile(
     r"|unlike|doubt\w*|less|far from"
     r"|might|almost|anything but|instead|contradict\w*|scarcely|barely|fails? to|hard to"
     r"|difficult to|impossible to|unable to)|n't)"
-    r"\W+(?:[\w'-]+\W+){0,5}$"
+    r"[^\w.;:!?]+(?:[\w'-]+[^\w.;:!?]+){0,5}$"
 )
 #: Words that deny a forgery.
 DENIED: Final = re.compile(
@@ -123,6 +126,7 @@ DENIED: Final = re.compile(
     rf"|that)\s+(?:[\w'-]+\s+){{0,4}}{FORGERY}|\W*$)"
     rf"|\b{_NOT}\s+(?:(?!(?:only|just|well|fully)\b)[\w'-]+\s+){{0,3}}{FORGERY}\b(?!\s+(?:away"
     r"|out|in)\b)"
+    r"|(?:n't| not) (?:prove|mean|say|show|signify|amount to) (?:anything|much|a thing)\b"
     r"|\b(?:it|this|that|they) (?:is|are) (?:none|not one)\b|\b(?:proves?|means?|shows?|says?)"
     r" (?:nothing|little)\b"
     rf"|\b{_ACCUSE}\b[^.;]{{0,40}}{FORGERY}\b[^.;]{{0,30}}\b{_UNFAIR}\b"
