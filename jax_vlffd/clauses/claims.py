@@ -81,10 +81,12 @@ def _find_claims(text: str) -> Iterator[Claim]:
             if words.TOO.search(text[: match.start()]):  # 'too sharp'
                 yield Claim(frozenset(), True, match[0])
                 continue
-            is_fault = _is_negated(text, match, is_sound=True) or (
-                bool(words.NEUTRAL.match(match[0])) and judged_fault
+            negations = _negations(text, match, is_sound=True)
+            is_fault = (
+                negations == 1
+                or (negations == 0 and judged_fault and bool(words.NEUTRAL.match(match[0])))
+                or (any(bad) and bool(words.TURNED.match(match[0])))
             )
-            is_fault = is_fault or (bool(words.TURNED.match(match[0])) and any(bad))
             yield Claim(types, is_fault, match[0])
     for types, pattern in words.TOPICS:
         for match in pattern.finditer(text):
@@ -99,7 +101,11 @@ def _find_claims(text: str) -> Iterator[Claim]:
 
 
 def _is_negated(text: str, match: re.Match[str], *, is_sound: bool = False) -> bool:
+    return _negations(text, match, is_sound=is_sound) == 1
+
+
+def _negations(text: str, match: re.Match[str], *, is_sound: bool) -> int:
+    """How often a word is denied: 0, 1, or 2 as in 'no pores are missing'."""
     before = _WITHOUT_THE.sub("", text[: match.start()])
-    negated = bool(_NEGATED.search(before)) or (is_sound and bool(_REDUCED.search(before)))
-    # 'no pores are missing'
-    return negated != bool(_NEGATED_AFTER.match(text[match.end() :]))
+    is_denied_before = _NEGATED.search(before) or (is_sound and _REDUCED.search(before))
+    return bool(is_denied_before) + bool(_NEGATED_AFTER.match(text[match.end() :]))

@@ -21,7 +21,7 @@ _OTHER: Final = (
     r"|clothes"
     r"|collar|shirt|scarf|beard|moustache|mustache|hat|(?:every|any)thing else|nothing else"
     r"|(?:no|all|every|any) other|all else|elsewhere|the others?|features|parts"
-    r"|rest|remainder|remaining|surroundings?|images?|pictures?|photo(?:s|graphs?)?|portrait"
+    r"|theirs|rest|remainder|remaining|surroundings?|images?|pictures?|photo(?:s|graphs?)?|portrait"
     r"|frame|scene"
 )
 
@@ -50,7 +50,10 @@ _OF_SKIN: Final = re.compile(
     r"\b(?:skin|facial)(?=[\s-]+(?:textures?|grain|details?|pores?|tones?|colou?rs?)\b)"
 )
 
-_NEW_SUBJECT: Final = re.compile(r"^\W*(?:and|or)?\s*(?:it|they|he|she|there)\s+\w+")
+_NEW_SUBJECT: Final = re.compile(
+    r"^\W*(?:and|or)?\s*(?:(?:it|they|he|she|there)\s+\w+"
+    r"|(?:its|their|his|her)\s+\w+\s+(?:is|are|looks?|seems?|appears?|has|have)\b)"
+)
 
 _STOPS: Final = re.compile(r"^[.!?]")
 
@@ -68,14 +71,17 @@ _NO_VERB: Final = re.compile(
 
 #: 'The mouth is not', 'not so the nose', '..., as are the eyes': the statement before, or its contrary.
 _CONTRARY: Final = re.compile(
-    r"^\W*(?:(?:and|but) )?(?:not so|(?:none|not) (?:around|on|in|at|of|near|along|over|for"
+    r"^\W*(?:which|that|something|the same)?(?: that)? ?(?:cannot|can't|can hardly) be said\b"
+    r"|^\W*(?:(?:and|but) )?(?:not so|(?:there (?:is|are) )?(?:none|not) (?:around|on|in|at|of"
+    r"|near|along|over|for"
     r"|with))\b|(?:\b(?:is|are|was|were|does|do|did|has|have) not|n't|\b(?:is|are|does|do))\W*$"
 )
 
 _PRONOUN_VERB: Final = re.compile(
     r"\W*(?:but|and|though|yet|which)? ?(?:it|they|these|which) (?:is|are|does|do|has|have)\b"
 )
-_NONE: Final = re.compile(r"\W*(?:and |but )?none\b")
+_ORDINAL_SUBJECT: Final = re.compile(r"^\W*(?:and )?the (?:former|latter)\b")
+_NONE: Final = re.compile(r"\W*(?:and |but )?(?:there (?:is|are) )?none\b")
 
 _SAME: Final = re.compile(
     r"^\W*(?:and )?(?:as|so|nor|neither) (?:is|are|does|do|has|have)\b|\b(?:too|as well|likewise"
@@ -183,7 +189,8 @@ class Reader:
                 if part.strip():
                     yield part, is_new and number == 0
             if mark:
-                start = mark.end() if not mark[0][0].isalpha() else mark.start()
+                is_word = mark[0][0].isalpha() or mark[0].endswith("said")
+                start = mark.start() if is_word else mark.end()
                 is_new = bool(_STOPS.match(mark[0]))
 
     def _split_lists(self, text: str) -> list[str]:
@@ -193,9 +200,12 @@ class Reader:
         parts = [pieces[0]]
         for number in range(1, len(pieces)):
             said = self._is_complete(parts[-1])
-            if said and (
-                _NEW_SUBJECT.match(pieces[number])
-                or self._begins_clause(pieces[number:], parts[-1])
+            if _ORDINAL_SUBJECT.match(pieces[number]) or (
+                said
+                and (
+                    _NEW_SUBJECT.match(pieces[number])
+                    or self._begins_clause(pieces[number:], parts[-1])
+                )
             ):
                 parts.append(pieces[number])
             else:

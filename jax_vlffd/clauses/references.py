@@ -25,7 +25,8 @@ MODIFIER: Final = (
 )
 #: Words after which a name only compares or locates.
 _BEFORE_REFERENCE: Final = (
-    r"unlike|(?:compared|relative|next|close|adjacent|contrary) (?:to|with)|in (?:contrast"
+    r"unlike|short of|not (?:extend|reach|spread|spill|continue)(?: as far as| to| into| onto)?"
+    r"|(?:compared|relative|next|close|adjacent|contrary) (?:to|with)|in (?:contrast"
     r"|comparison) (?:to|with)|as opposed to|compared against|judged by|against"
     r"|(?:differs?|different|differing|distinct)(?: in \w+)? from|above|below|beneath|underneath"
     r"|under"
@@ -63,6 +64,7 @@ _DOUBLE: Final = re.compile(
     r"|disguise[d]?|overlook(?:ed)?|miss(?:ed)?|ignore[d]?|unlike|avoid(?:ed)?|rid of)\b"
 )
 
+_NOT_FOR: Final = re.compile(r"\b(?:(?:if )?it were not for|were it not for|if not for|but for)\b")
 _RELATIVE: Final = re.compile(r"\s*(?:that|which|whose)\b[^,.;:]*")
 _NOT_OF_THIS_WORLD: Final = re.compile(r"\b(?:(?:does|do|did) not|cannot|\w+n't) exist\b")
 
@@ -87,6 +89,10 @@ class References:
             r"\b(?P<list>than(?: (?:like|in|on|at|of|for))?|that of|those of)"
             rf"\s+{name}(?:\s*(?:,(?: and)?|and|or)\s+{more})*"
         )
+        differing = (
+            rf"\b(?P<from>(?:differs?|different|differing|distinct)(?: in \w+)? from)\s+{name}"
+            rf"(?:\s*(?:,(?: and)?|and|or)\s+{more})*"
+        )
         located = (
             r"\b(?!\w+ (?:the|his|her|their) (?:chin"
             rf"|jaw)\w*)(?P<one>{_BEFORE_REFERENCE})\s+{MODIFIER}(?P<kind>(?:[\w-]+\s+){{0,2}}?){name}"
@@ -99,7 +105,7 @@ class References:
             rf" (?:real |human )?(?:{names})"
             r"(?= (?:has|have|does|do|should|would)\b)"
         )
-        self._reference = re.compile(f"{compared}|{located}|{relative}")
+        self._reference = re.compile(f"{compared}|{differing}|{located}|{relative}")
         # 'Not the eyes, but the mouth', 'the lips, not the eyes, are blurred'
         self._excluded = re.compile(
             rf"\bnot (?:(?:at|in|on|around) )?{listed},? (?=but\b)"
@@ -110,6 +116,14 @@ class References:
         self._aspect = re.compile(
             rf"\bnot (?:(?:in|with) )?the [\w-]+ of (?P<name>{name})(?: that (?:is|are|looks?)"
             r" \w+)?,? (?=but\b)"
+        )
+        self._respective = re.compile(
+            rf"(?P<names>{listed}) (?P<verb>is|are|looks?|seems?|has|have|shows?),?(?:"
+            r" respectively,?)?"
+            r" (?P<words>[^.;]*?)(?:,? respectively)?(?=[.;]|$)"
+        )
+        self._near_other = re.compile(
+            rf"\b(?:near|beside|towards?|next to|up to|by) {MODIFIER}(?:{other})\b"
         )
         self._everywhere = re.compile(
             r"\b(?:everywhere|all over|throughout),? (?:just|only|but|except|save)(?: for)?(?:"
@@ -137,10 +151,11 @@ class References:
         )
         # 'All features except the eyes are sharp', 'no part but the nose is blurred'
         self._exception = re.compile(
-            r"\b(?:(?P<all>all|every\w*|each)|no(?:thing|ne)?)\b(?:(?!\b(?:is|are|has|have"
-            r"|looks?)\b)[^,.;:])*?,?\s*\b(?:except|but|save"
-            r"|apart from|aside from|other than|bar|besides|with the exception of)(?:"
-            rf" for)?\s+(?P<names>{listed}),?(?=\s+\w)"
+            r"\b(?:(?P<all>all|every\w*|each)|no(?:thing|ne)?)\b"
+            r"(?:(?!\b(?:is|are|has|have|looks?|and|does)\b)[^,.;:])*?(?:,?\s*\b(?:except|save"
+            r"|apart from"
+            r"|aside from|other than|bar|besides|with the exception of)(?: for)?|\s*\bbut(?: for)?)"
+            rf"\s+(?P<names>{listed}),?(?=\s+\w)"
         )
 
     def remove(self, text: str) -> str:
@@ -152,8 +167,10 @@ class References:
         text = self._exception.sub(
             lambda match: f"{match['names']}{' never' if match['all'] else ''}", text
         )
-        text = _IN_PICTURE.sub(" ", text)
+        text = _NOT_FOR.sub("because of", _IN_PICTURE.sub(" ", text))
+        text = self._respective.sub(_respectively, text)
         text = self._generic.sub(lambda match: f" {'no ' * match[0].startswith('no ')}it ", text)
+        text = self._near_other.sub(REFERENT, text)
         text = self._excluded.sub(" ", self._everywhere.sub(r". \g<names>", text))
         text = self._skin_of.sub("", text)
         for match in reversed([*_SIMILE.finditer(text), *self._between.finditer(text)]):
@@ -170,4 +187,17 @@ class References:
         described = f"{match['kind'] or ''} {relative[0] if relative and match['one'] else ''}"
         if any(claim.is_fault for claim in claims_of(described)):
             return match[0]  # 'above a blurred mouth', 'above a mouth that is blurred'
-        return f"{match['list'] or match['one'] or match['relative'] or match['own']} {REFERENT}"
+        kinds = ("list", "from", "one", "relative", "own")
+        return f"{next(match[kind] for kind in kinds if match[kind])} {REFERENT}"
+
+
+def _respectively(match: re.Match[str]) -> str:
+    """'The mouth and the eyes are bent and red, respectively': one statement for each."""
+    names, said = (
+        re.split(r",? and |, ", match[group].strip(" ,")) for group in ("names", "words")
+    )
+    if "respectively" not in match[0] or len(names) != len(said):
+        return match[0]
+    return "; ".join(
+        f"{name} {match['verb']} {word}" for name, word in zip(names, said, strict=True)
+    )

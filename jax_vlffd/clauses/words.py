@@ -44,13 +44,14 @@ FAULTS: Final = _table(
             ){0,4}?(?:clear|sharp|crisp|distinct|defined|clean)
             (?:edges?|outlines?|contours?|borders?|boundar\w+|lines?|limits?), ghosting,
             compress(?:ed|ion artifacts?)""",
-        "bt": r"""soft, softer, soften\w*, softness, softly, too smooth, (?:over )?smooth\w*(?!
-            (?:transition|into|in)), featureless, undetailed, melt\w*, wiped? (?:clean|smooth),
-            indistinguishable, (?:rubbed|worn) (?:out|away)""",
+        "bt": r"""soft(?! (?:day)?light), softer, soften\w*, softness, softly, too smooth, (?:over
+            )?smooth\w*(?! (?:transition|into|in)), featureless, undetailed, melt\w*, wiped?
+            (?:clean|smooth), indistinguishable, (?:rubbed|worn) (?:out|away)""",
         "bc": "muddy, milky, washed out, fade[sd]?, fading",
         "ct": r"""blotch\w*, patchy, mottled, streak\w*, stain\w*, painted, uniform(?:ly|ity)?,
             homogen\w+, monoton\w+, unvarying, unvaried, powder(?:y|ed)?""",
         "cts": "flat, flatness, flatly",
+        "cs": "shift(?:ed|s)?",
         "ce": "halos?, haloes, fring(?:e|es|ing)",
         "t": r"""wax\w*, plastic\w*, porcelain\w*, airbrush\w*, doll\w*, rubber\w*, silicone, vinyl,
             latex, marble\w*, lacquer\w*, varnish\w*, gloss\w*, sheen, shiny, shinier, polished,
@@ -78,21 +79,23 @@ FAULTS: Final = _table(
             kink(?:ed|s)?, slant\w*, mis-?placed?, displac\w+, off-?cent\w+, off axis, flatten\w*,
             disproportion\w*, dislocat\w*, out of (?:shape|line|position|proportion|alignment),
             narrow\w*, wider, widen\w*, broaden\w*, thicker, thickened, thinner, thinned, fuller,
-            taller, higher, different (?:heights?|sizes?|directions?|widths?|shapes?|angles?),
-            diagonal\w*, swollen, swell\w*, puff(?:y|ed), shrun?k\w*, shrink\w*, sunken, collaps\w+,
-            caved?, doubl(?:ed|ing), duplicat\w+, pull(?:ed|s|ing)?, drag(?:ged|s|ging)?,
-            tug(?:ged|s)?, shift(?:ed|s)?, push(?:ed|es)?, slip(?:ped|s)?, slid(?:es?)?,
-            tilt(?:ed|s|ing)?, lean(?:s|ing|ed)?, hangs?, droop\w*, sag(?:s|ged|ging)?, unaligned,
-            squeez\w+, crush\w*, mangled, disfigur\w*, inflated, pinched, at (?:an|the wrong) angle,
-            rotated, turned (?:to|the wrong), mis-?proportion\w*, disjoint\w*, larger, bigger,
-            smaller, (?<!no\s)longer, shorter, oversized?, undersized?, enormous, twice
-            (?:the|as|its), half (?:the size|its|as (?:wide|big|large)), too
+            taller, higher, lower(?= than), different
+            (?:heights?|sizes?|directions?|widths?|shapes?|angles?), diagonal\w*, swollen, swell\w*,
+            puff(?:y|ed), shrun?k\w*, shrink\w*, sunken, collaps\w+, caved?, doubl(?:ed|ing),
+            duplicat\w+, pull(?:ed|s|ing)?, drag(?:ged|s|ging)?, tug(?:ged|s)?, push(?:ed|es)?,
+            slip(?:ped|s)?, slid(?:es?)?, tilt(?:ed|s|ing)?, lean(?:s|ing|ed)?, hangs?, droop\w*,
+            sag(?:s|ged|ging)?, unaligned, squeez\w+, crush\w*, mangled, disfigur\w*, inflated,
+            pinched, at (?:an|the wrong) angle, rotated, turned (?:to|the wrong),
+            mis-?proportion\w*, disjoint\w*, larger, bigger, smaller, (?<!no\s)longer, shorter,
+            oversized?, undersized?, enormous, twice (?:the|as|its), half (?:the size|its|as
+            (?:wide|big|large)), too
             (?:wide|long|short|large|small|big|thick|thin|high|low|narrow|far
             apart|close|broad|round|pointed), far apart, sits? (?:too )?(?:low|high|lower)(?:er)?,
             hangs? lower, squint\w*, cross eyed, to (?:one|the wrong|the) side, sideways, veer\w*,
-            diverg\w*, deviat\w*, drifts? apart, wander\w*, look(?:s|ing)? past, look(?:s|ing)? in
-            (?:different|two|separate|opposite), points? (?:away|left|right|down|up|off|sideways|to
-            the (?:left|right|side|wrong)|in (?:an?|the|two|different)), zig-?zag\w*, wrench\w*,
+            diverg\w*, deviat\w*, drifts? apart, wander\w*, looks? past (?:each|one|the),
+            look(?:s|ing)? in (?:different|two|separate|opposite), points?
+            (?:away|left|right|down|up|off|sideways|to the (?:left|right|side|wrong)|in
+            (?:an?|the|two|different)), zig-?zag\w*, wrench\w*,
             (?:two|different|opposite|separate|several) (?:\w+
             )?(?:directions|heights|sizes|levels|angles), slop(?:es|ed|ing), juts?, jutting,
             protrud\w+, wavy, wobbl\w*, folds? (?:under|into|in on), fused, (?:un|not )level, uneven
@@ -100,9 +103,10 @@ FAULTS: Final = _table(
             )?(?:placed|spaced|set|sized|shaped|high|large|open), unequal\w*, reshaped?,
             re-?sculpted, morphed, carv(?:ed|ing), (?:not|n't) (?:quite )?meet, zig, cut short,
             extra (?:tooth|teeth|nostril|lid), missing (?:tooth|teeth|nostril)""",
-        "e": r"""boundar\w*, seams?, blending, (?<!the\s)edges?(?! of), (?<!vermilion\s)borders?,
-            rims?(?! of a mask), stitch\w*, rectang\w+, boxe?[sd]?, box shaped, boxy, square frame,
-            joins?, join line,
+        "e": r"""cut lines?, lines? of (?:discontinuity|division|demarcation), discontinuit\w+,
+            boundar\w*, seams?, blending, (?<!the\s)(?<!its\s)(?<!their\s)edges?(?! of),
+            (?<!vermilion\s)borders?, rims?(?! of a mask), stitch\w*, rectang\w+, boxe?[sd]?, box
+            shaped, boxy, square frame, joins?, join line,
             (?:a|an|faint|visible|thin|hard|sharp|fine|dark|bright|dividing|clear|distinct|crisp|pale|straight|jagged|abrupt|obvious|telltale)
             line, line
             (?:around|along|between|across|divid\w+|separat\w+|surround\w+|encircl\w+|crosses|runs|that
@@ -112,7 +116,8 @@ FAULTS: Final = _table(
             (?:right|off|line|mark)s?, outlines? of the patch, patch
             (?:border|edge|boundary|outline)s?, demarcat\w*, framed by, divid(?:es|ing),
             separat(?:es|ing) (?:the|it), sets? off from, set apart (?:from|by), margins?, sutures?,
-            scars?, overlap\w*, (?<!smooth\s)(?<!natural\s)(?<!seamless\s)transitions?, hard cut,
+            scars?, overlap\w*, (?<!smooth\s)(?<!natural\s)(?<!seamless\s)transitions?(?!
+            (?:is|are|looks?) (?:\w+ )?(?:gradual|smooth|natural|soft|seamless|clean)), hard cut,
             abrupt\w*, unblended, jagged, paste marks?, cutting marks?, mask line""",
     }
 )
@@ -124,17 +129,18 @@ SOUND: Final = _table(
             in (?:perfect |good |sharp |clear )?focus, (?<!of[\s-])(?<!soft[\s-])focus(?:ed)?, well
             defined, clarity, acuity, resolution, legible, distinct(?:ly|ness)?(?!
             (?:lines?|edges?|borders?|boundar\w+|seams?|from|tone|colou?r))""",
-        "bt": r"""details?, detailed, definition, individual\w*, distinguish\w*, (?:be|being)
-            (?:made out|told apart|resolved|counted|read|discerned|separated)""",
+        "bt": r"""details?, detailed, definition, individual\w*(?!
+            (?:regions?|parts?|areas?|features?|faces?)), distinguish\w*, (?:be|being) (?:made
+            out|told apart|resolved|counted|read|discerned|separated)""",
         "s": r"""(?:well )?aligned?, lines? up, symmetr(?:y|ic\w*), straight(?!
             (?:cuts?|lines?|edges?|borders?|seams?)), undistorted, undeformed, unbent,
             (?:well|nicely|beautifully|evenly|perfectly|finely|regularly|harmoniously)
             (?:formed|shaped|proportioned|placed|set|spaced|drawn), (?:is|are|looks?) even, level,
             parallel, in proportion, proportionate, balanced, cent(?:er|re)d""",
         "e": r"""seamless\w*, blends? (?:in|smoothly|well|naturally|softly|perfectly), smooth
-            transition, smoothly into, merges?(?! into one), without (?:a|any)
-            (?:break|step|join|interruption|jump), unbroken, uninterrupted, continuous\w*,
-            gradual\w*""",
+            transition, smoothly into, merges?(?! into one), blend(?:s|ed)?(?! into
+            (?:an?|each|one)), without (?:a|any) (?:break|step|join|interruption|jump), unbroken,
+            uninterrupted, continuous\w*, gradual\w*""",
         "t": r"""pores?, wrinkles?, fine lines?, laugh lines?, textur(?:es?|ed|al), grain, moles?,
             blemish(?:es)?, freckl\w+, stubble, creases?, furrows?, grooves?, fine hairs?, peach
             fuzz""",
@@ -147,7 +153,6 @@ TOPICS: Final = _table(
             (?:a|an|the|its|no) ), brightness, luminance, white balance, colou?r temperature""",
         "s": r"""shapes?, (?<!-)shaped, structur\w*, proportions?, geometry, anatomy, size, width,
             height, position, placement, alignment, curvature, perspective, outward form""",
-        "e": r"blend(?:s|ed)?",
         "seb": "contours?, outlines?",
     }
 )
@@ -156,27 +161,30 @@ NEUTRAL: Final = re.compile(
     r"textur(?!ed)|grain|detail(?!ed)|definition|sharpness|clarity|resolution|focus$"
 )
 #: Of the sound words, those that a bad judgment turns: 'unevenly textured'.
-TURNED: Final = re.compile(r"textured|detailed|focused")
+TURNED: Final = re.compile(r"textured|detailed|focused|blended")
 #: Judgments without a type.
 GOOD: Final = any_of(
-    r"""nobody (?:could|can|would) (?:object|complain|find fault), in place, natural(?:ly|ness)?,
-        normal(?:ly)?, authentic, genuine, flawless(?:ly)?, regular, intact, untouched, unaltered,
-        unchanged, unaffected, unremarkable, convincing(?:ly)?, credibl[ey], believabl[ey],
-        plausibl[ey], realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?, consistent(?:ly)?,
-        coherent(?:ly)?, perfect(?:ly|ion)?, healthy, faultless(?:ly)?, impeccabl[ey], spotless,
-        harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean,
-        fine(?=\s*(?:$|[,)]|and\b|here\b|too\b)), (?:finely|richly|(?<!as\s)well(?!
-        as)|highly|fully|intricately|exquisitely) (?=\w+), (?:one|you|we) (?:would|might|could)
-        (?:\w+ )?(?:expect|hope for|want), as expected, as (?:it|they|one) should(?: be)?,
-        (?:where|how|what|as) (?:it|they) (?:should|ought to|belongs?)(?: be)?, that (?:it|they)
-        should, in order, agrees?, rich(?:ly)?, keeps?, retains?, retained, kept, preserv(?:es|ed),
-        beyond (?:doubt|reproach), lifelike, life like, unblemished, unsuspicious, ordinary,
-        (?:is|are|looks?|just|quite|all) right, good(?! deal), (?<!as\s)well(?! as), admirabl[ey],
-        sound, even(?= (?:tones?|textures?|colou?r|skin|light\w*)), evenly (?:colou?red|toned|lit),
-        matches, free of (?:faults?|flaws?|artifacts?), undisturbed, immaculate(?:ly)?, unobtrusive,
-        unmanipulated, unedited, pristine, real, true(?:ly)?, truthful(?:ly)?, faithful(?:ly)?,
-        trustworthy, suits, as a camera would \w+, undamaged, nothing (?:is |looks |seems |at all
-        )?(?:wrong|amiss|odd|strange|suspicious|unusual|off|out of place), no
+    r"""gradual(?:ly)?, nobody (?:could|can|would) (?:object|complain|find fault), in place,
+        natural(?:ly|ness)?, normal(?:ly)?, authentic, genuine, flawless(?:ly)?, regular, intact,
+        untouched, unaltered, unchanged, unaffected, unremarkable, convincing(?:ly)?, credibl[ey],
+        believabl[ey], plausibl[ey], realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?,
+        consistent(?:ly)?, coherent(?:ly)?, perfect(?:ly|ion)?, healthy, faultless(?:ly)?,
+        impeccabl[ey], spotless, harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean, fine(?!
+        (?:lines?|hairs?|wrinkles?|textur\w+|details?|grain|pores?|lashes|creases?|dark|bright|border|seam|edge)),
+        (?:finely|richly|well(?= (?:detailed|textured))|highly|fully|intricately|exquisitely)
+        (?=\w+), (?:one|you|we) (?:would|might|could) (?:\w+ )?(?:expect|hope for|want), as
+        expected, as (?:it|they|one) should(?: be)?, (?:where|how|what|as) (?:it|they)
+        (?:should|ought to|belongs?)(?: be)?, that (?:it|they) should, in order, agrees?,
+        rich(?:ly)?, keeps?, retains?, shares? one, retained, kept, preserv(?:es|ed), beyond
+        (?:doubt|reproach), lifelike, life like, unblemished, unsuspicious, ordinary,
+        (?:is|are|looks?|just|quite|all) right, good(?! deal),
+        (?<!as\s)(?<!may\s)(?<!might\s)(?<!could\s)well(?! (?:as|short|below|above|off)),
+        admirabl[ey], sound, even(?= (?:tones?|textures?|colou?r|skin|light\w*)), evenly
+        (?:colou?red|toned|lit), matches, free of (?:faults?|flaws?|artifacts?), undisturbed,
+        immaculate(?:ly)?, unobtrusive, unmanipulated, unedited, pristine, real, true(?:ly)?,
+        truthful(?:ly)?, faithful(?:ly)?, trustworthy, suits, as a camera would \w+, undamaged,
+        nothing (?:is |looks |seems |at all )?(?:wrong|amiss|odd|strange|suspicious|unusual|off|out
+        of place), no
         (?:quarrel|issues?|problems?|complaints?|objections?|trouble|qualms|reservations)
         (?:with|about), nothing to (?:object|criti\w+|complain|fault|report|note|worry), above
         suspicion, no (?:complaints?|objections?), beautiful(?:ly)?, sits? well, moves?
@@ -189,21 +197,22 @@ GOOD: Final = any_of(
         of, alive, lively, vivid detail, count (?:every|each|all|the|single)"""
 )
 BAD: Final = any_of(
-    r"""unnatural(?:ly|ness)?, odd(?:ly|ity|ities)?, wrong(?:ly)?, off, strange(?:ly)?,
-        inconsistent(?:ly)?, inconsistenc\w+, implausibl[ey], impossibl[ey], suspicious(?:ly)?,
-        suspect, mis-?match(?:e[ds]|ing)?, false(?:ly)?, faked?, fak(?:es|ery), forged,
-        artificial(?:ly)?, unusual(?:ly)?, uneven(?:ly|ness)?, incorrect(?:ly)?, manipulat\w+,
-        altered, alterations?, edit(?:ed|s), tamper\w+, faults?, faulty, absurd\w*, flaw(?:s|ed)?,
-        artifacts?, artefacts?, amiss, unrealistic(?:ally)?, abnormal(?:ly|it\w+)?, unlikely,
-        unhealthy, irregular\w*, forger(?:y|ies), out of place, lifeless, damaged?, affected,
-        betray(?:s|ed)?, anomal\w+, defect(?:s|ive)?, errors?, glitch\w*, weird(?:ly)?, not
-        (?:fit|match|belong|agree|correspond|go), swap(?:ped)?, replaced, pasted, retouched,
+    r"""unnatural(?:ly|ness)?, falls? (?:\w+ )?short, odd(?:ly|ity|ities)?, wrong(?:ly)?, off,
+        strange(?:ly)?, inconsistent(?:ly)?, inconsistenc\w+, implausibl[ey], impossibl[ey],
+        suspicious(?:ly)?, suspect, mis-?match(?:e[ds]|ing)?, false(?:ly)?, faked?, fak(?:es|ery),
+        forged, artificial(?:ly)?, unusual(?:ly)?, uneven(?:ly|ness)?, incorrect(?:ly)?,
+        manipulat\w+, altered, alterations?, edit(?:ed|s), tamper\w+, faults?, faulty, absurd\w*,
+        flaw(?:s|ed)?, artifacts?, artefacts?, amiss, unrealistic(?:ally)?, abnormal(?:ly|it\w+)?,
+        unlikely, unhealthy, irregular\w*, forger(?:y|ies), out of place, lifeless, damaged?,
+        affected, betray(?:s|ed)?, anomal\w+, defect(?:s|ive)?, errors?, glitch\w*, weird(?:ly)?,
+        not (?:fit|match|belong|agree|correspond|go), swap(?:ped)?, replaced, pasted, retouched,
         doctored, worked on, peculiar(?:ly|it\w+)?, bizarre(?:ly)?, eer(?:ie|ily), uncanny,
         unconvincing(?:ly)?, incoherent(?:ly)?, incongru\w+, clash(?:es|ing)?, conflict(?:s|ing)?,
         problem(?:s|atic)?, questionable, dubious, conspicuous(?:ly)?, disturb(?:ed|ing), foreign,
-        alien, corrupt(?:ed|ion)?, broken, botched, glued, inserted, inlaid, grafted, rendered,
-        generated, synthetic, improbabl[ey], inexplicabl[ey], unbelievabl[ey], inhuman(?:ly)?, ugly,
-        stands? out, sticks? out, gives? (?:it|itself|them|the) away, tell tale, giveaway,
+        alien, corrupt(?:ed|ion)?, broken, botched, glued, inserted, inlaid, grafted, editing,
+        suspicions?, concerns?, contribut\w*, adds?, differently, issues?, traces? of, patchwork\w*,
+        synthetic, improbabl[ey], inexplicabl[ey], unbelievabl[ey], inhuman(?:ly)?, ugly, stands?
+        out, sticks? out, gives? (?:it|itself|them|the) away, tell tale, giveaway,
         disagree(?:s|ment)?, contradict\w*, mis-?fits?, ill fitting, unsuitable, imperfect\w*,
         unreal, disrupt\w*, disharmon\w+, awkward(?:ly)?, clumsy, clumsily, jarring(?:ly)?,
         unsettling, discrepan\w+, divergent, deceptive, counterfeit, fabricat\w+, degraded,
@@ -211,7 +220,7 @@ BAD: Final = any_of(
 )
 #: Words that deny what follows within a few words.
 NEGATION: Final = any_of(
-    r"""no(?! (?:mistake|doubt|question|wonder|surprise)), not, none, least,
+    r"""no(?! (?:mistake|doubt|question|wonder|surprise|way)), not, none, least,
         (?:wrong|false|untrue|exaggeration|stretch) to (?:say|call|claim|speak), cannot, never,
         without, lack(?:s|ing|ed)?, miss(?:es|ing)?, nor, neither, hardly, barely, scarcely, too
         little, (?<!a\s)little, (?<!or\s)less, devoid, hid(?:es?|den|ing), eras(?:es?|ed|ing), free
@@ -242,8 +251,8 @@ NEGATION_AFTER: Final = any_of(
         (?:away|off), washed (?:away|out), swallowed, obliterated, suppressed, breaks? down,
         collapses?, fades?, suffers?, deleted, blotted, sanded, evened, drop(?:s|ped)?, (?:is|are)
         (?:low|poor|weak|insufficient|reduced|wanting), fails?, destroyed, concealed, n't, nowhere,
-        leaves? (?:much )?to be desired, too (?:low|little|few), melt(?:ed|s)?, rubbed, scrubbed,
-        filtered"""
+        by (?:neither|none|nothing), leaves? (?:much )?to be desired, too (?:low|little|few),
+        melt(?:ed|s)?, rubbed, scrubbed, filtered"""
 )
 #: Words before a good one that turn it into a fault.
 TOO: Final = re.compile(

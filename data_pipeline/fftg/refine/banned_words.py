@@ -78,8 +78,8 @@ AUTHENTIC: Final = any_of(
         (?:was|were|is|are) born, {_PICTURE} (?:is|looks|seems) (?:\w+
         )?(?:sound|fine|clean|honest|true|right|all right|credible|believable), as (?:happens|is
         (?:usual|common|normal|typical|often)), happens (?:to|when|with)
-        (?:people|everyone|anyone|many|all|the best), after all, which is (?:(?!not|never|hardly)\w+
-        )?{_PLAIN}, the (?:kind|sort|type) (?:that|which|of \w+)
+        (?:people|everyone|anyone|many|all|the best), after all, in the family, which is
+        (?:(?!not|never|hardly)\w+ )?{_PLAIN}, the (?:kind|sort|type) (?:that|which|of \w+)
         (?:every|any|all|most|we|you|one|people)\w*, as (?:it|they|he|she) always
         (?:is|are|does|do|has|have|looks?), (?:well known|known|common|typical|usual)
         (?:weakness|problem|limitation|issue|effect) (?:of|in|with), (?:do|does) that, (?:that|it)
@@ -115,7 +115,8 @@ EXPLAINED: Final = re.compile(
 UNLESS: Final = re.compile(
     r"(?:\b(?:no|not|none|never|hardly|nor|neither|nothing|nobody|without|free|cannot|than|too|if"
     r"|unlike|doubt\w*|less|far from"
-    r"|might|almost|anything but|instead|contradict\w*|scarcely|barely|fails? to|hard to"
+    r"|might|almost|anything but|instead|undermin\w*|bel(?:y|ies)"
+    r"|contradict\w*|scarcely|barely|fails? to|hard to"
     r"|difficult to|impossible to|unable to)|n't)"
     r"[^\w.;:!?]+(?:[\w'-]+[^\w.;:!?]+){0,5}$"
 )
@@ -135,7 +136,8 @@ DENIED: Final = re.compile(
     rf"|indicate|mistake|jump|allege)\w*[^.;]{{0,40}}{FORGERY}\b"
     r"|\b(?:would|is|are|seems?) (?:\w+ ){0,2}(?:unfair|premature|far-?fetched|unfounded|baseless"
     r"|unwarranted)\b"
-    r"|\b(?:doubt|den(?:y|ies)|dismiss|reject|refute|rules? out|ruled out|excluded?|disprove[sd]?"
+    r"|\b(?:(?<!no\s)(?<!without\s)(?<!beyond\s)doubt|den(?:y|ies)|dismiss|reject|refute|rules?"
+    r" out|ruled out|excluded?|disprove[sd]?"
     r"|clear(?:ed)? of|acquit)\b"
     rf"[^.;]{{0,40}}{FORGERY}\b"
     rf"|\bno (?:need|reason|grounds?|basis|cause) (?:to|for)\b[^.;]{{0,30}}(?:{FORGERY}|doubt"

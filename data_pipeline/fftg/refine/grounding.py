@@ -34,7 +34,11 @@ MAX_CHARACTERS: Final = 420
 
 _SIMILE = re.compile(r"\b(?:as if|as though)\b[^,.;:!?]*")
 _CONCEDES = re.compile(r"\W*(?:though|although|while|whilst|even if|otherwise)\b")
-_SAYS_VERDICT = re.compile(rf"\b(?:{banned.FORGERY}|real|genuine|authentic)\b")
+_OF_PICTURE = re.compile(
+    r"\b(?:its?|they|these|this|appearance|impression|effect|real|genuine|authentic)\b"
+)
+_OF_VERDICT = re.compile(rf"\b{banned.FORGERY}\b")
+_OF_PEOPLE = re.compile(r"\b(?:i|you|we|whoever|readers?|someone|anybody|nobody|computer)\b")
 _PICTURE = re.compile(r"\b(?:image|picture|photo(?:graph)?|portrait|face|it|something)\b")
 _MIN_WORDS = 3  # of a sentence that must say something of the face
 # Typographic characters and their plain replacements; what is compatible with plain ones (spaces, the ellipsis)
@@ -250,7 +254,10 @@ def _check_safety(text: str, read: Sequence[Clause]) -> list[Violation]:
     for _, group in itertools.groupby(read, lambda clause: clause.sentence):
         sentence = [*group]
         words = " ".join(clause.text for clause in sentence)
-        is_bare = all(clause.is_bare for clause in sentence) and not _SAYS_VERDICT.search(words)
+        is_bare = all(clause.is_bare for clause in sentence) and not (
+            _OF_VERDICT.search(words)
+            or (_OF_PICTURE.search(words) and not _OF_PEOPLE.search(words))
+        )
         if is_bare and len(words.split()) >= _MIN_WORDS:
             return [Violation("unsafe_text", f"{_quote(words.strip())} says nothing of the face")]
     return []
