@@ -1,4 +1,4 @@
-"""The grammar of captions: which regions a sentence calls forged, and with which types, whatever their names."""
+"""The grammar of captions: which regions a sentence calls forged, and with which types."""
 
 from __future__ import annotations
 
