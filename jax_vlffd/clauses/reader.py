@@ -38,7 +38,8 @@ _STRONG: Final = re.compile(
     r"[;!?]|\.(?=\s|$)|\s-+\s|\b(?:(?<!anything )(?<!nothing )but|while|whilst|whereas|although"
     r"|though|however"
     r"|yet|since|because|except)\b"
-    r"|,\s*(?:so|then)\b|:(?=\s)|,?\s*(?:something|the same|which|that) (?:cannot|can't|can"
+    r"|,\s*(?:so|then)\b|,\s*as (?=(?:it|they)\b)|:(?=\s)|,?\s*(?:something|the same|which|that)"
+    r" (?:cannot|can't|can"
     r" hardly) be said\b"
 )
 

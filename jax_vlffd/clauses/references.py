@@ -25,7 +25,8 @@ MODIFIER: Final = (
 )
 #: Words after which a name only compares or locates.
 _BEFORE_REFERENCE: Final = (
-    r"unlike|short of|not (?:extend|reach|spread|spill|continue)(?: as far as| to| into| onto)?"
+    r"unlike|short of|compar(?:es?|ed|ing) (?:\w+ ){0,4}(?:with|to)|not (?:extend|reach|spread"
+    r"|spill|continue)(?: as far as| to| into| onto)?"
     r"|(?:compared|relative|next|close|adjacent|contrary) (?:to|with)|in (?:contrast"
     r"|comparison) (?:to|with)|as opposed to|compared against|judged by|against"
     r"|(?:differs?|different|differing|distinct)(?: in \w+)? from|above|below|beneath|underneath"
@@ -83,15 +84,19 @@ class References:
         names = "|".join("|".join(terms) for terms in (*synonyms.values(), (other,)))
         name = rf"{MODIFIER}(?:{names})\b"
         listed = rf"{name}(?:\s*(?:,|,?\s*(?:and|or|nor))\s+{name})*"
-        # A list after 'than' is compared with as a whole, up to what has a verb of its own.
+        # A list that is compared with ends at what has a verb of its own.
         more = rf"{name}(?!\s+(?:{VERB.pattern}))"
+        rest = (
+            rf"(?:(?:\s*,\s+{name})+(?:\s*,?\s+(?:and|or)\s+{name})?(?=\s*(?:[.;:]|$))"
+            rf"|(?:\s+(?:and|or)\s+{more})*)"
+        )
         compared = (
             r"\b(?P<list>than(?: (?:like|in|on|at|of|for))?|that of|those of)"
-            rf"\s+{name}(?:\s*(?:,(?: and)?|and|or)\s+{more})*"
+            rf"\s+{name}{rest}"
         )
         differing = (
-            rf"\b(?P<from>(?:differs?|different|differing|distinct)(?: in \w+)? from)\s+{name}"
-            rf"(?:\s*(?:,(?: and)?|and|or)\s+{more})*"
+            r"\b(?P<from>(?:differs?|different|differing|distinct)(?: in \w+)? from)"
+            rf"\s+{name}{rest}"
         )
         located = (
             r"\b(?!\w+ (?:the|his|her|their) (?:chin"

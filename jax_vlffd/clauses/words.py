@@ -44,8 +44,8 @@ FAULTS: Final = _table(
             ){0,4}?(?:clear|sharp|crisp|distinct|defined|clean)
             (?:edges?|outlines?|contours?|borders?|boundar\w+|lines?|limits?), ghosting,
             compress(?:ed|ion artifacts?)""",
-        "bt": r"""soft(?! (?:day)?light), softer, soften\w*, softness, softly, too smooth, (?:over
-            )?smooth\w*(?! (?:transition|into|in)), featureless, undetailed, melt\w*, wiped?
+        "bt": r"""soft(?! (?:day)?light), softer, soften\w*, softness, softly(?! lit), too smooth,
+            (?:over )?smooth\w*(?! (?:transition|into|in)), featureless, undetailed, melt\w*, wiped?
             (?:clean|smooth), indistinguishable, (?:rubbed|worn) (?:out|away)""",
         "bc": "muddy, milky, washed out, fade[sd]?, fading",
         "ct": r"""blotch\w*, patchy, mottled, streak\w*, stain\w*, painted, uniform(?:ly|ity)?,
@@ -104,9 +104,10 @@ FAULTS: Final = _table(
             re-?sculpted, morphed, carv(?:ed|ing), (?:not|n't) (?:quite )?meet, zig, cut short,
             extra (?:tooth|teeth|nostril|lid), missing (?:tooth|teeth|nostril)""",
         "e": r"""cut lines?, lines? of (?:discontinuity|division|demarcation), discontinuit\w+,
-            boundar\w*, seams?, blending, (?<!the\s)(?<!its\s)(?<!their\s)edges?(?! of),
-            (?<!vermilion\s)borders?, rims?(?! of a mask), stitch\w*, rectang\w+, boxe?[sd]?, box
-            shaped, boxy, square frame, joins?, join line,
+            boundar\w*, seams?, blending(?! (?:step|process|operation)),
+            (?<!the\s)(?<!its\s)(?<!their\s)edges?(?! of), (?<!vermilion\s)borders?, rims?(?! of a
+            mask), stitch\w*, rectang\w+, boxe?[sd]?, box shaped, boxy, square frame, joins?, join
+            line,
             (?:a|an|faint|visible|thin|hard|sharp|fine|dark|bright|dividing|clear|distinct|crisp|pale|straight|jagged|abrupt|obvious|telltale)
             line, line
             (?:around|along|between|across|divid\w+|separat\w+|surround\w+|encircl\w+|crosses|runs|that
@@ -115,10 +116,11 @@ FAULTS: Final = _table(
             (?:straight|sharp|clean|visible|hard|clear) cuts?, a cut, cuts?
             (?:right|off|line|mark)s?, outlines? of the patch, patch
             (?:border|edge|boundary|outline)s?, demarcat\w*, framed by, divid(?:es|ing),
-            separat(?:es|ing) (?:the|it), sets? off from, set apart (?:from|by), margins?, sutures?,
-            scars?, overlap\w*, (?<!smooth\s)(?<!natural\s)(?<!seamless\s)transitions?(?!
-            (?:is|are|looks?) (?:\w+ )?(?:gradual|smooth|natural|soft|seamless|clean)), hard cut,
-            abrupt\w*, unblended, jagged, paste marks?, cutting marks?, mask line""",
+            separat(?:es|ing) (?:the|it), sets? off from, set apart (?:from|by),
+            (?<!palpebral\s)(?<!lid\s)margins?, sutures?, scars?, overlap\w*,
+            (?<!smooth\s)(?<!natural\s)(?<!seamless\s)transitions?(?! (?:is|are|looks?) (?:\w+
+            )?(?:gradual|smooth|natural|soft|seamless|clean)), hard cut, abrupt\w*, unblended,
+            jagged, paste marks?, cutting marks?, mask line""",
     }
 )
 #: Words that state that a region is sound in one respect: a fault where they are denied.
@@ -164,12 +166,13 @@ NEUTRAL: Final = re.compile(
 TURNED: Final = re.compile(r"textured|detailed|focused|blended")
 #: Judgments without a type.
 GOOD: Final = any_of(
-    r"""gradual(?:ly)?, nobody (?:could|can|would) (?:object|complain|find fault), in place,
-        natural(?:ly|ness)?, normal(?:ly)?, authentic, genuine, flawless(?:ly)?, regular, intact,
-        untouched, unaltered, unchanged, unaffected, unremarkable, convincing(?:ly)?, credibl[ey],
-        believabl[ey], plausibl[ey], realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?,
-        consistent(?:ly)?, coherent(?:ly)?, perfect(?:ly|ion)?, healthy, faultless(?:ly)?,
-        impeccabl[ey], spotless, harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean, fine(?!
+    r"""holds? up, withstands?, wealth of, gradual(?:ly)?, nobody (?:could|can|would)
+        (?:object|complain|find fault), in place, natural(?:ly|ness)?, normal(?:ly)?, authentic,
+        genuine, flawless(?:ly)?, regular, intact, untouched, unaltered, unchanged, unaffected,
+        unremarkable, convincing(?:ly)?, credibl[ey], believabl[ey], plausibl[ey],
+        realistic(?:ally)?, correct(?:ly)?, proper(?:ly)?, consistent(?:ly)?, coherent(?:ly)?,
+        perfect(?:ly|ion)?, healthy, faultless(?:ly)?, impeccabl[ey], spotless,
+        harmon(?:y|ious(?:ly)?|i[sz]es?), accurate(?:ly)?, clean, fine(?!
         (?:lines?|hairs?|wrinkles?|textur\w+|details?|grain|pores?|lashes|creases?|dark|bright|border|seam|edge)),
         (?:finely|richly|well(?= (?:detailed|textured))|highly|fully|intricately|exquisitely)
         (?=\w+), (?:one|you|we) (?:would|might|could) (?:\w+ )?(?:expect|hope for|want), as
@@ -181,7 +184,7 @@ GOOD: Final = any_of(
         (?<!as\s)(?<!may\s)(?<!might\s)(?<!could\s)well(?! (?:as|short|below|above|off)),
         admirabl[ey], sound, even(?= (?:tones?|textures?|colou?r|skin|light\w*)), evenly
         (?:colou?red|toned|lit), matches, free of (?:faults?|flaws?|artifacts?), undisturbed,
-        immaculate(?:ly)?, unobtrusive, unmanipulated, unedited, pristine, real, true(?:ly)?,
+        immaculate(?:ly)?, unobtrusive, unmanipulated, unedited, pristine, real, true(?! of), truly,
         truthful(?:ly)?, faithful(?:ly)?, trustworthy, suits, as a camera would \w+, undamaged,
         nothing (?:is |looks |seems |at all )?(?:wrong|amiss|odd|strange|suspicious|unusual|off|out
         of place), no
@@ -228,7 +231,7 @@ NEGATION: Final = any_of(
         insufficient(?:ly)?, few, far from, remov(?:es?|ed|ing), fail(?:s|ed|ing)? to,
         refus(?:es|ed|ing)? to, unable to, (?:hard|difficult|impossible) to, in vain, gone
         (?:is|are), instead of, rather than, anything but, by no means, in no way, nowhere,
-        (?:look|search|hunt|check|scan)(?:s|ed|ing)? (?:\w+ ){0,2}?for"""
+        (?:hesitate|reluctant) to, (?:look|search|hunt|check|scan)(?:s|ed|ing)? (?:\w+ ){0,2}?for"""
 )
 #: Words that deny the soundness of what follows, but no fault: 'poor texture', 'a poor blur'.
 LOSS: Final = any_of(

@@ -54,6 +54,14 @@ def test_regions_of_a_list_are_all_named(sentence: str, a: str, b: str) -> None:
     assert regions_named(text) == {a, b}, text
 
 
+def test_what_is_compared_with_ends_before_the_next_subject() -> None:
+    for compared in ("differs in tone from its surroundings", "is softer than the neck"):
+        text = f"The skin {compared}, and the lips, the nose and the eyes are blurry."
+        assert regions_named(text) == set(REGIONS), text
+        text = f"The skin {compared}, the hair and the ears."
+        assert regions_named(text) == {"face"}, text
+
+
 @pytest.mark.parametrize("region", REGIONS)
 @pytest.mark.parametrize(
     ("sentence", "is_named"),

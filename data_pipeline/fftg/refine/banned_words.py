@@ -36,7 +36,8 @@ _CAUSE: Final = (
     r"|reflections?|shak(?:e|ing)|jpeg"
     r"|downscaling|resizing|wind|heat|the cold|emotion|speech|speaking|talking|laughing|chewing"
     r"|blinking|expression|nature"
-    r"|birthmark|scar|mole|dimple|rosacea|acne|bruise|strands?|wrinkles?|video quality|image"
+    r"|birthmark|scar|mole|dimple|rosacea|acne|bruise|strands?|wrinkles?|(?:shallow )?depth of"
+    r" field|video quality|image"
     r" quality|resolution)"
 )
 _UNFAIR: Final = (
@@ -116,7 +117,7 @@ UNLESS: Final = re.compile(
     r"(?:\b(?:no|not|none|never|hardly|nor|neither|nothing|nobody|without|free|cannot|than|too|if"
     r"|unlike|doubt\w*|less|far from"
     r"|might|almost|anything but|instead|undermin\w*|bel(?:y|ies)"
-    r"|contradict\w*|scarcely|barely|fails? to|hard to"
+    r"|contradict\w*|scarcely|barely|fails?(?: to)?|hard to"
     r"|difficult to|impossible to|unable to)|n't)"
     r"[^\w.;:!?]+(?:[\w'-]+[^\w.;:!?]+){0,5}$"
 )
@@ -125,7 +126,8 @@ DENIED: Final = re.compile(
     rf"\b{_NOT}\s+(?:[\w'-]+\s+){{0,4}}(?:signs?|traces?|evidence|indications?|hints?|marks?"
     r"|proof|suspicion)(?:\s+(?:of"
     rf"|that)\s+(?:[\w'-]+\s+){{0,4}}{FORGERY}|\W*$)"
-    rf"|\b{_NOT}\s+(?:(?!(?:only|just|well|fully)\b)[\w'-]+\s+){{0,3}}{FORGERY}\b(?!\s+(?:away"
+    rf"|\b{_NOT}\s+(?:(?!(?:only|just|well|fully|and"
+    rf"|but)\b)[\w'-]+\s+){{0,5}}{FORGERY}\b(?!\s+(?:away"
     r"|out|in)\b)"
     r"|(?:n't| not) (?:prove|mean|say|show|signify|amount to) (?:anything|much|a thing)\b"
     r"|\b(?:it|this|that|they) (?:is|are) (?:none|not one)\b|\b(?:proves?|means?|shows?|says?)"

@@ -38,7 +38,7 @@ _OF_PICTURE = re.compile(
     r"\b(?:its?|they|these|this|appearance|impression|effect|real|genuine|authentic)\b"
 )
 _OF_VERDICT = re.compile(rf"\b{banned.FORGERY}\b")
-_OF_PEOPLE = re.compile(r"\b(?:i|you|we|whoever|readers?|someone|anybody|nobody|computer)\b")
+_OF_PEOPLE = re.compile(r"\b(?:i|you|whoever|readers?|someone|anybody|nobody|computer)\b")
 _PICTURE = re.compile(r"\b(?:image|picture|photo(?:graph)?|portrait|face|it|something)\b")
 _MIN_WORDS = 3  # of a sentence that must say something of the face
 # Typographic characters and their plain replacements; what is compatible with plain ones (spaces, the ellipsis)

@@ -14,7 +14,7 @@ def test_the_captions_are_sound() -> None:
     splits = [read(f"development{number}") for number in ("", "_2", "_3", "_4")]
     held_out = read("held_out")
     rows = [row for split in (*splits, held_out) for row in split]
-    assert [len(split) for split in splits] == [205, 195, 156, 710]
+    assert [len(split) for split in splits] == [205, 195, 156, 766]
     assert len(held_out) == 200
     assert sum(row["free"] for row in rows) >= 150  # prose, not templates
     groups = [Counter((r["honest"], r["kind"], r["free"]) for r in half) for half in splits[:2]]
@@ -34,7 +34,7 @@ def test_the_captions_are_sound() -> None:
         ("development", 205, 0, 0, 3),
         ("development_2", 195, 0, 0, 4),
         ("development_3", 156, 2, 0, 3),
-        ("development_4", 710, 5, 3, 7),
+        ("development_4", 766, 8, 3, 12),
         ("held_out", 200, 3, 0, 6),  # seen: when it was scored first, 26 and 3
     ],
 )
