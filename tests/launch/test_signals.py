@@ -173,14 +173,34 @@ def nothing_left(mark: str) -> bool:
     return not marked(mark)
 
 
+def shared_memory() -> set[Path]:
+    return set(Path("/dev/shm").iterdir())
+
+
+def gone(files: set[Path]) -> bool:
+    """Whether all of these go soon: those of tests beside this one do, too."""
+    end = time.monotonic() + 300
+    while any(file.exists() for file in files) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not any(file.exists() for file in files)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs of the runs that are not killed: kill -9 may leave half of one."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], str, Path]]]:
     """Starts a command in a session of its own; gives the process, its mark and its log."""
     mark = uuid.uuid4().hex
     log = tmp_path / "log"
 
-    def run(*arguments: str) -> tuple[subprocess.Popen[bytes], str, Path]:
-        environment = tiny.environment(tmp_path / "compiled") | {MARK: mark}
+    def run(
+        *arguments: str, cache: Path | None = None
+    ) -> tuple[subprocess.Popen[bytes], str, Path]:
+        environment = tiny.environment(cache or tmp_path / "compiled") | {MARK: mark}
         with log.open("ab") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments], cwd=tiny.ROOT, env=environment,
@@ -211,11 +231,11 @@ def long_recipe(folder: Path, packed: Path, **changes: object) -> Path:
 
 @needs_proc
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [KILL, TERM])
+@pytest.mark.parametrize("number", [KILL, pytest.param(TERM, marks=pytest.mark.campaign)])
 def test_workers_and_shared_memory_of_a_loader_end_with_training(
     packed: Path, tmp_path: Path, start: Start, number: signal.Signals
 ) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory()
     recipe = long_recipe(tmp_path, packed, workers=2)
     run = tmp_path / "run"
     process, mark, log = start("launch.train", f"--config={recipe}", f"--workdir={run}")
@@ -224,17 +244,20 @@ def test_workers_and_shared_memory_of_a_loader_end_with_training(
     process.send_signal(number)  # to it alone
     assert process.wait(300) == (0 if number == TERM else -KILL), log.read_text()
     assert nothing_left(mark)
-    assert set(os.listdir("/dev/shm")) <= before
+    assert gone(shared_memory() - before)
 
 
 @needs_proc
 @pytest.mark.slow
 def test_ctrl_c_reaches_no_worker_of_a_loader_so_training_is_saved(
-    packed: Path, tmp_path: Path, start: Start
+    packed: Path, tmp_path: Path, start: Start, compiled: Path
 ) -> None:
+    before = shared_memory()
     recipe = long_recipe(tmp_path, packed, workers=2)
     run = tmp_path / "run"
-    process, mark, log = start("launch.train", f"--config={recipe}", f"--workdir={run}")
+    process, mark, log = start(
+        "launch.train", f"--config={recipe}", f"--workdir={run}", cache=compiled
+    )
     wait_until(lambda: len(history(run)) > 3, process, log)
     os.killpg(process.pid, INT)  # as a terminal does
     assert process.wait(300) == 0, log.read_text()
@@ -242,18 +265,20 @@ def test_ctrl_c_reaches_no_worker_of_a_loader_so_training_is_saved(
     assert "Traceback" not in text
     assert "the same command goes on from there" in text
     assert nothing_left(mark)
+    assert gone(shared_memory() - before)
 
 
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [KILL, TERM, INT])
 def test_what_a_sweep_runs_ends_with_it(
-    packed: Path, tmp_path: Path, start: Start, number: signal.Signals
+    packed: Path, tmp_path: Path, start: Start, compiled: Path, number: signal.Signals
 ) -> None:
+    """The run itself is not killed: it is asked to end, and saves."""
     recipe = long_recipe(tmp_path, packed)
     sweep = tmp_path / "sweep"
     flags = (f"--config={recipe}", f"--workdir={sweep}", f"--data=x={packed}", "--split=validation")
-    process, mark, log = start("launch.sweep", *flags)
+    process, mark, log = start("launch.sweep", *flags, cache=compiled)
     wait_until(lambda: any(len(history(run)) > 3 for run in sweep.glob("runs/*")), process, log)
     if number == INT:
         os.killpg(process.pid, INT)

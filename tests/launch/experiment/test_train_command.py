@@ -31,7 +31,7 @@ from tests.support import processes, said, tiny
 from tests.support.packed_sets import make_set
 from tests.support.training_runs import history, killed_reading
 
-STEPS = 40
+STEPS = 20
 #: The image branch alone: what is tested here does not depend on the others, and it compiles sooner.
 IMAGE_ONLY = LossConfig(alignment=0, fusion=0)
 
@@ -115,7 +115,7 @@ def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(
     trained: Path, config: Path, train: Train, environment: dict[str, str], tmp_path: Path
 ) -> None:
     kill_at(7, tmp_path, config, environment)
-    kill_at(24, tmp_path, config, environment)
+    kill_at(14, tmp_path, config, environment)
     done = train(tmp_path)
     assert done.returncode == 0, done.stderr
     assert history(tmp_path) == history(trained)
@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_twice_ends_as_if_it_had_not_been(
     for name in (runs.CALIBRATION, runs.CONFIG, "tokenizer/vocab.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
     plan = tiny.plan(loss=IMAGE_ONLY)
-    for step in (24, 30, STEPS):
+    for step in (15, 18, STEPS):
         result = []
         for workdir in (tmp_path, trained):
             with Checkpoints(workdir / runs.CHECKPOINTS, read_only=True) as checkpoints:
@@ -309,7 +309,7 @@ def test_a_damaged_checkpoint_is_put_aside_aloud_and_the_one_before_goes_on(
     assert done.returncode == 0, done.stderr
     assert f"warning: {newest}: the checkpoint is damaged" in done.stderr
     assert f"moved to {workdir / 'damaged_checkpoints'}" in done.stderr
-    assert "warning: going on from step 39" in done.stderr
+    assert "warning: going on from step 18" in done.stderr
     assert history(workdir) == history(trained)
     assert [path.name for path in (workdir / "damaged_checkpoints").iterdir()] == [f"{STEPS}.0"]
 
