@@ -48,10 +48,8 @@ def peer() -> Any:
 @pytest.mark.parametrize(
     ("task", "changes"),
     [
-        pytest.param("train", {}, marks=pytest.mark.slow),
-        pytest.param(
-            "train", {"tuning": TuningConfig("layernorm", "layernorm")}, marks=pytest.mark.slow
-        ),
+        pytest.param("train", {}, marks=pytest.mark.campaign),  # the step bench checks it too
+        ("train", {"tuning": TuningConfig("layernorm", "layernorm")}),
         ("train", {"loss": IMAGE_ONLY}),
         ("tower", {}),
         ("detect", {}),
@@ -311,7 +309,7 @@ def test_parts_of_a_device_run_are_saved_left_out_and_may_fail() -> None:
 
 @pytest.mark.slow
 def test_bf16_is_compared_with_fp32() -> None:
-    figures = device.precision(job().run, 4)
+    figures = device.precision(job(loss=IMAGE_ONLY).run, 4)
     assert figures["ok"]
     assert 0 < figures["apart"] <= figures["tolerance"]
     assert figures["float32"].keys() == figures["bfloat16"].keys()
