@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jax_vlffd.config import LossConfig
 from jax_vlffd.training.checkpoints import Checkpoints
 from jax_vlffd.training.metric_writer import read_history
 from launch.experiment import distributed
@@ -27,6 +28,23 @@ from tests.support import processes, tiny
 STEPS = 8
 #: 8 records to validate: of 12 places in a batch, two processes fill 6 and 2, four 3, 3, 2 and none.
 BATCH = 12
+#: Of the branches that hosts share work in: the third is of each picture by itself.
+LOSS = LossConfig(fusion=0)
+
+
+#: Waits before a step as long as there is a file of its number, so that a run is not over before its signal.
+HELD = """
+import time
+from pathlib import Path
+from data_pipeline.loading.loader import TrainIterator
+
+def _read(self, read=TrainIterator.__next__):
+    while Path({folder!r}, f"hold_{{self.step}}").exists():
+        time.sleep(0.02)
+    return read(self)
+
+TrainIterator.__next__ = _read
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe, its packed set, and the compiled programs of all runs here."""
     made = tmp_path_factory.mktemp("hosts")
     settings = tiny.settings(
-        tiny.pack_set(made / "set"), batch_size=BATCH, duration=f"{STEPS} steps",
+        tiny.pack_set(made / "set"), loss=LOSS, batch_size=BATCH, duration=f"{STEPS} steps",
         evaluate_every="4 steps", checkpoint_every="1 steps", keep=20,
     )  # fmt: skip
-    tiny.write_recipe(made / "tiny.py", *settings)
+    recipe = tiny.write_recipe(made / "tiny.py", *settings)
+    recipe.write_text(recipe.read_text() + HELD.format(folder=str(made)))
     return made
 
 
@@ -81,7 +100,7 @@ def same(workdir: Path, alone: Path) -> None:
         assert a["step"] == b["step"]
         for name in a.keys() & {"train/loss", "train/loss_alignment", "validation/loss"}:
             assert a[name] == pytest.approx(b[name], abs=1e-5)
-    plan = tiny.plan()
+    plan = tiny.plan(loss=LOSS)
     result = []
     for run in (workdir, alone):
         with Checkpoints(run / runs.CHECKPOINTS, read_only=True) as checkpoints:
@@ -128,7 +147,7 @@ def test_tasks_of_a_slurm_step_find_each_other() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.campaign), 4])
 def test_many_processes_train_as_one(count: int, start: Start, alone: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
     assert [processes.status(p) for p in start(count, workdir)] == [0] * count, logs(workdir)
@@ -147,14 +166,17 @@ def wait_for(step: int, workdir: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_and_then_killed_goes_on_by_another_number_of_hosts(
-    start: Start, alone: Path, tmp_path: Path
+    start: Start, alone: Path, folder: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
+    hold = folder / "hold_3"
+    hold.touch()
     first, second = start(2, workdir)
     wait_for(1, workdir)
     for _ in range(2):  # the second must not spoil what the first began
         os.kill(second.pid or 0, signal.SIGTERM)
         time.sleep(0.02)
+    hold.unlink()
     assert (processes.status(first), processes.status(second)) == (0, 0), logs(workdir)
     error = logs(workdir)[0]
     assert f"of {STEPS}: process 1 (" in error
@@ -162,6 +184,8 @@ def test_a_run_that_is_asked_to_stop_and_then_killed_goes_on_by_another_number_o
     stopped = max(line["step"] for line in read_history(workdir))
     assert stopped < STEPS
 
+    hold = folder / f"hold_{stopped + 3}"
+    hold.touch()
     first, second = start(2, workdir)
     wait_for(stopped + 1, workdir)
     os.kill(second.pid or 0, signal.SIGKILL)
@@ -171,6 +195,7 @@ def test_a_run_that_is_asked_to_stop_and_then_killed_goes_on_by_another_number_o
         f"error: process 1 ({os.uname().nodename}, pid {second.pid}) ended without"
     )
 
+    hold.unlink()
     [process] = start(1, workdir, devices=2)
     assert processes.status(process) == 0, logs(workdir)
     same(workdir, alone)
