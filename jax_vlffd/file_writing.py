@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jax_vlffd.errors import UserError
@@ -40,44 +43,82 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
       UserError: they cannot be written there; the old files are then still there.
     """
     *_, last = files
-    aside: dict[str, Path] = {}
     name = next(iter(files))
     try:
-        for name, data in files.items():
-            aside[name] = _write_aside(folder / name, data)
-        (folder / last).unlink(missing_ok=True)
-        for name in files:
-            os.replace(aside[name], folder / name)
+        with contextlib.ExitStack() as stack:
+            aside = {}
+            for name, data in files.items():
+                aside[name] = stack.enter_context(_written_aside(folder / name, data))
+            (folder / last).unlink(missing_ok=True)
+            for name in files:
+                os.replace(aside[name], folder / name)
     except OSError as error:
         raise UserError(f"{folder / name} cannot be written ({error.strerror or error})") from error
-    finally:
-        for path in aside.values():
-            path.unlink(missing_ok=True)
+
+
+def locked_handle(path: Path, how: int = os.O_DIRECTORY) -> int | None:
+    """A handle of a folder or file that no other process holds; None where one does, or it is gone."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | how)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _lock(handle, path)
 
 
 def _write(target: Path, data: bytes) -> None:
-    temporary = _write_aside(target, data)
-    try:
+    with _written_aside(target, data) as temporary:
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
-def _write_aside(target: Path, data: bytes) -> Path:
-    """Writes `data` to a new file beside `target`, and on to the disk."""
+@contextlib.contextmanager
+def _written_aside(target: Path, data: bytes) -> Iterator[Path]:
+    """A new file beside `target` with `data`, on the disk; it goes with the block unless it is renamed."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new.")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    handle, temporary = _open_aside(target)
+    with os.fdopen(handle, "wb") as file:
+        try:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes 0600; a result is an ordinary file
+            os.fsync(handle)
+            # It was made with 0600; a result is an ordinary file.
+            os.fchmod(handle, 0o666 & ~_umask())
+            yield temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # renamed, and maybe another writer's now
+                if os.path.samestat(os.fstat(handle), os.lstat(temporary)):
+                    temporary.unlink()
+
+
+def _open_aside(target: Path) -> tuple[int, Path]:
+    """A new, locked file beside `target`; one that a killed writer left there is removed first."""
+    # The name follows from the target's, and has no suffix by which it might be taken for a picture.
+    path = target.with_name(f".new.{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}")
+    with contextlib.suppress(OSError):  # another writer's, a link, or storage without locks
+        if (left := locked_handle(path, os.O_NONBLOCK)) is not None:
+            path.unlink()
+            os.close(left)
+        created = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(path, created, 0o600)
+        # Between these two calls another writer may take it for one that was left.
+        if (locked := _lock(handle, path)) is not None:
+            return locked, path
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".new.")
+    return handle, Path(name)
+
+
+def _lock(handle: int, path: Path) -> int | None:
+    """The handle, locked, if `path` still is its file; else it is closed."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        os.close(handle)
         raise
-    return Path(temporary)
+    os.close(handle)
+    return None
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jax_vlffd.errors import UserError
+from jax_vlffd.file_writing import locked_handle
 from jax_vlffd.files import read_json
 
 #: Bytes of a name: what file systems take, and what leaves room for a suffix.
@@ -62,12 +62,12 @@ def folder_aside(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{file_name(out.name, _LIMIT // 2)}.partial-"
         for left in out.parent.iterdir():
-            if left.name.startswith(prefix) and (lock := _locked(left)) is not None:
+            if left.name.startswith(prefix) and (lock := locked_handle(left)) is not None:
                 _remove_aside(left, out, lock)
         aside, lock = None, None
         while lock is None:  # another process may take it for one that was left
             aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix))
-            lock = _locked(aside)
+            lock = locked_handle(aside)
         assert aside is not None
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
@@ -85,21 +85,6 @@ def folder_aside(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} cannot be written ({reasons[0]})") from error
     finally:
         _remove_aside(aside, out, lock)
-
-
-def _locked(folder: Path) -> int | None:
-    """A handle of a folder that no other process holds; None where one does, or it is gone."""
-    handle = -1
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(folder)):
-            return handle
-    except (BlockingIOError, FileNotFoundError, NotADirectoryError):
-        pass
-    if handle >= 0:
-        os.close(handle)
-    return None
 
 
 def _remove_aside(aside: Path, out: Path, lock: int) -> None:
