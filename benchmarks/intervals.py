@@ -9,6 +9,7 @@ Pearson's bounds for the AUC as a rate over videos.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -26,12 +27,15 @@ AUCS: Final = (0.9, 0.99, 0.998)
 VIDEOS: Final = (10, 20, 30, 50)
 #: Frames of a video, and the intraclass correlation of their scores.
 FRAMES: Final = ((1, 1.0), (8, 0.3), (8, 0.8), (32, 0.5))
-#: Normal scores of equal spread; fakes of twice the spread; a share of fake videos that score as reals do.
-SHAPES: Final = ("normal", "unequal", "hard")
+#: Normal scores of equal spread; fakes of twice the spread; a share of fake videos that score as reals do;
+#: Student's t with three degrees of freedom, so that some videos score far from the others.
+SHAPES: Final = ("normal", "unequal", "hard", "heavy")
 
 _TAIL: Final = 0.025
 _RESAMPLES: Final = 500
 _APART: Final = 8.0  # in standard deviations: the AUC of these is 1 to 8 digits
+
+_FREEDOM: Final = 3
 
 Bounds = tuple[float, float]
 
@@ -66,9 +70,20 @@ def simulate(cell: Cell, rng: np.random.Generator) -> np.ndarray:
         easy = rng.random((cell.videos, 1)) >= 2 * (1 - cell.auc)
         scores[1] += _APART * easy
         return scores
+    if cell.shape == "heavy":
+        scores /= np.sqrt(rng.chisquare(_FREEDOM, (*size[:2], 1)) / _FREEDOM)
+        scores[1] += _heavy_shift(cell.auc)
+        return scores
     spread = 2.0 if cell.shape == "unequal" else 1.0
     scores[1] = scores[1] * spread + np.sqrt(1 + spread**2) * ndtri(cell.auc)
     return scores
+
+
+@functools.cache
+def _heavy_shift(auc: float) -> float:
+    """By how much one of two variables of Student's t is larger for this AUC."""
+    first, second = np.random.default_rng(0).standard_t(_FREEDOM, (2, 4_000_000))
+    return float(np.quantile(first - second, auc))
 
 
 def product(scores: np.ndarray) -> Bounds:
