@@ -145,8 +145,9 @@ def as_rgb(image: object) -> np.ndarray:
 
     Args:
       image: an array of that shape and dtype, or a PIL image of any mode, which is turned by its EXIF
-        orientation. One of more than 8 bits is scaled: from 0 to 65535, or, as a file may state no range, from
-        the first of 1 (floats alone), 255, 65535 and 2^32 - 1 that is not exceeded.
+        orientation; its color profile is not applied. One of more than 8 bits is scaled: from 0 to 65535, or,
+        as a file may state no range, from the first of 1 (floats alone), 255, 65535 and 2^32 - 1 that is not
+        exceeded.
 
     Raises:
       UserError: `image` is of another type, shape or dtype.
