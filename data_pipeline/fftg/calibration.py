@@ -27,6 +27,7 @@ from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.images import read_image
 from data_pipeline.fftg.measure.difference_mask import PairError
 from data_pipeline.fftg.measure.thresholds import AnnotatorSettings
+from data_pipeline.fftg.measure.type_thresholds import multiples
 from data_pipeline.synthetic import forgeries
 from jax_vlffd.errors import UserError
 from jax_vlffd.vocabulary import REGIONS, TYPES
@@ -185,11 +186,15 @@ def fit_types(plants: Sequence[Plant], settings: AnnotatorSettings) -> Annotator
 def _scores(
     plants: Sequence[Plant], settings: AnnotatorSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scores [N, 5] of plants whose region is called forged, and the index of each plant's type."""
+    """Scores [N, 5] of plants whose region is called forged, and the index of each plant's type.
+
+    Scores are divided by the multiples of the settings that a region's thresholds are.
+    """
     rows, truth = [], []
     for outcome in annotate_plants(plants, settings):
         if outcome.scores:
-            rows.append([outcome.scores[kind] for kind in TYPES])
+            factors = multiples(outcome.plant.region)
+            rows.append([outcome.scores[kind] / factors[kind] for kind in TYPES])
             truth.append(TYPES.index(outcome.plant.types[0]))
     return np.array(rows), np.array(truth)
 

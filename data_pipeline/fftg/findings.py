@@ -16,6 +16,7 @@ from data_pipeline.fftg.measure.forged_regions import (
     without_spill,
 )
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
+from data_pipeline.fftg.measure.type_thresholds import beside_others, type_thresholds
 from jax_vlffd.vocabulary import REGIONS
 
 Image = NDArray[np.uint8]
@@ -77,14 +78,16 @@ def annotate_pair(
     findings = {}
     for index, name in enumerate(REGIONS):
         by_type: dict[str, float] = {}
+        limits = type_thresholds(name, settings)
         if shared and index in forged:
-            by_type = artifacts.scores(shared, index, settings.boundary)
+            by_type = artifacts.scores(shared, index, limits["boundary"])
+            limits = beside_others(by_type, limits)
         findings[name] = RegionFinding(
             index in forged,
             scores[index],
             threshold,
-            tuple(kind for kind, value in by_type.items() if value > settings.threshold(kind)),
-            {kind: _evidence(value, settings.threshold(kind)) for kind, value in by_type.items()},
+            tuple(kind for kind, value in by_type.items() if value > limits[kind]),
+            {kind: _evidence(value, limits[kind]) for kind, value in by_type.items()},
         )
     return findings, pair
 

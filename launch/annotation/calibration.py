@@ -17,6 +17,7 @@ from data_pipeline.fftg.calibration import (
 )
 from data_pipeline.fftg.measure.forged_regions import region_threshold
 from data_pipeline.fftg.measure.thresholds import DEFAULT, AnnotatorSettings
+from data_pipeline.fftg.measure.type_thresholds import type_thresholds
 from data_pipeline.fftg.region_plants import (
     EDITS,
     NUISANCES,
@@ -127,7 +128,8 @@ def _write_plots(
         series = []
         for planted in TYPES:
             values = sorted(
-                max(outcome.scores[kind], 0.0) / DEFAULT.threshold(kind)
+                max(outcome.scores[kind], 0.0)
+                / type_thresholds(outcome.plant.region, DEFAULT)[kind]
                 for outcome in outcomes
                 if outcome.plant.types == (planted,) and outcome.scores
             )

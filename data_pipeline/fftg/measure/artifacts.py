@@ -3,17 +3,20 @@
 The paper (section 3.1) names the measure of each type; the formulas are ours, designed so that each responds
 to one cause and not to the other four:
 
-- `color`: distance of the mean colors in CIE Lab, with the change of the chroma's spread.
+- `color`: distance of the mean colors in CIE Lab, with the change of the chroma's spread; on organs, less
+  the part that movement explains.
 - `blur`: Laplacian response on edges, real over fake, in octaves. Edges only: removed grain leaves
   them sharp, a blur does not. Each image at its own edges: a warp moves them.
 - `structure`: loss of the structure term of SSIM (Wang et al. 2004) on a low-passed band, as far
-  as moved edges explain it (Lucas and Kanade 1981): a change of tone or a seam lowers it too, but
-  not by a displacement.
-- `texture`: GLCM contrast (Haralick et al. 1973) of the high-pass band off the edges, fake over
-  real, in octaves, either sign. The part that a blur explains is subtracted.
-- `boundary`: gradient of the fake minus the real's along the edge of the mask, minus the same inside
-  (the blending boundary of Face X-ray, Li et al. 2020, as a number), in gray levels per pixel. If
-  there is one, the other types are measured away from it.
+  as moved edges explain it (Lucas and Kanade 1981): a change of tone, a seam or another person's organ
+  lowers it too, but not by a displacement. A loss of nearly everything counts without explanation.
+- `texture`: GLCM contrast (Haralick et al. 1973) of the high-pass band, fake over real, in octaves, either
+  sign. The part that a blur explains is subtracted.
+- `boundary`: gradient of the fake minus the real's along a third of the edge of the mask, minus the same
+  inside (the blending boundary of Face X-ray, Li et al. 2020, as a number), in gray levels per pixel. If
+  there is one, the other types but structure are measured away from it.
+
+Skin (`face`) is measured where it changed.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from data_pipeline.fftg.measure.pixels import (
     quantile,
     thinned,
 )
-from jax_vlffd.vocabulary import TYPES
+from jax_vlffd.vocabulary import REGIONS, TYPES
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -53,33 +56,40 @@ _MAX_GAP: Final = 0.05  # gaps of the mask up to this are closed
 _MOVEMENT_SIZES: Final = (100.0, 40.0)
 _MOVEMENT_HIGH_PASS: Final = 3.0
 _MOVEMENT_WINDOW: Final = 9
-#: Fractions of a region's pixels: on edges, for `blur`; off edges, for `texture`; minimum away from a
-#: seam to measure other types on. Fraction of the mask's edge that a seam must cover.
+#: Fractions of a region's pixels: on edges, for `blur`; minimum away from a seam to measure other
+#: types on, and the same in pixels. Fraction of the mask's edge that a seam must cover, and quantile of the
+#: same measure inside that it is compared with.
 _EDGE_SHARE: Final = 0.4
-_PLAIN_SHARE: Final = 0.5
-_MIN_REMAINING: Final = 0.15
-_SEAM_SHARE: Final = 0.5
+_MIN_CORE: Final = 0.15
+_MIN_PIXELS: Final = 50
+_SEAM_SHARE: Final = 0.33
+_CORE_SHARE: Final = 0.25
 #: OpenCV's 8-bit Lab in units of CIE Lab.
 _LAB_UNITS: Final = np.array([100.0 / 255.0, 1.0, 1.0])
 #: Added to responses, so that two flat patches do not differ by octaves.
 _LAPLACIAN_FLOOR: Final = 0.3
-_CONTRAST_FLOOR: Final = 2.0
+_CONTRAST_FLOOR: Final = 2.3
 _SLOPE_FLOOR: Final = 0.05
 #: Mask values, in gray levels, above which a pixel counts as changed for the mask's edge.
 _CHANGED_LEVEL: Final = 1.5
-#: Fraction of a difference that displacement explains by chance; loss of SSIM above which it counts fully.
-_CHANCE_SHARE: Final = 0.2
-_LARGE_LOSS: Final = 0.22
+#: Fractions of a difference that displacement explains by chance and in replaced organs, whose edges lie
+#: near the old ones; loss of SSIM above which it counts fully: another shape, not a change of tone or light.
+_NO_SHARE: Final = 0.2
+_CHANCE_SHARE: Final = 0.36
+_LARGE_LOSS: Final = 0.92
 #: Side effects of one type on the score of another: octaves of texture lost per octave of blur, added per
-#: unit of structure and added by a seam; structure per unit of color; boundary (gray levels per pixel) per
-#: unit of color in a face of one pixel, and per unit of structure, up to a limit.
-_BLUR_AS_TEXTURE: Final = 3.0
-_MOVEMENT_AS_TEXTURE: Final = 1.5
-_SEAM_AS_TEXTURE: Final = 1.0
+#: unit of structure and added by a seam; structure per unit of color; color, as a share, where displacement
+#: explains all of the change, and added by a seam; boundary (gray levels per pixel) per unit of color in a
+#: face of one pixel, and per unit of structure, up to a limit.
+_BLUR_AS_TEXTURE: Final = 3.5
+_MOVEMENT_AS_TEXTURE: Final = 0.15
+_SEAM_AS_TEXTURE: Final = 2.0
 _TONE_AS_STRUCTURE: Final = 0.004
-_TONE_AS_BOUNDARY: Final = 50.0
-_MOVEMENT_AS_BOUNDARY: Final = 30.0
-_MAX_MOVEMENT: Final = 0.3
+_MOVEMENT_AS_TONE: Final = 0.65
+_SEAM_AS_TONE: Final = 0.8
+_TONE_AS_BOUNDARY: Final = 45.0
+_MOVEMENT_AS_BOUNDARY: Final = 24.0
+_MAX_MOVEMENT: Final = 0.45
 
 
 class Movement(NamedTuple):
@@ -169,8 +179,8 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     Args:
       shared: `planes(pair)`.
       region: index in REGIONS.
-      seam: threshold of `boundary`; above it the other types are measured away from the seam, and
-        `structure` and `texture`, which a seam would raise, are 0 if too few pixels remain.
+      seam: threshold of `boundary`; above it `color`, `blur` and `texture` are measured away from the seam,
+        and `texture`, which a seam would raise, is 0 if too few pixels remain.
 
     Returns:
       {type: score} in the order of TYPES, in the units of `AnnotatorSettings`.
@@ -179,28 +189,34 @@ def scores(shared: Planes, region: int, seam: float) -> dict[str, float]:
     box = box_of(shared.labels == 1 + region, _margin(shared.reach))
     part = _cropped(shared, box)
     inside = part.labels == 1 + region
-    pixels = flat(inside)
-    color = _color(part, pixels)
-    structure = _structure(shared, box, inside, color)
+    # Skin seldom changes as a whole: what did not change would hide what did.
+    changed = inside & (part.depth > 0)
+    changed_skin = REGIONS[region] == "face" and np.count_nonzero(changed) > _MIN_PIXELS
+    where = changed if changed_skin else inside
+    moved = _structure(shared, box, inside)
+    tone = _color(part, flat(where))
+    structure = max(0.0, moved.score - _TONE_AS_STRUCTURE * tone)
     # A change of tone has a gradient where it fades out, smaller over more pixels; a hard seam is
     # steeper. Moved edges are steep where the real is flat.
-    spurious = _TONE_AS_BOUNDARY * color / part.size + _MOVEMENT_AS_BOUNDARY * min(
+    spurious = _TONE_AS_BOUNDARY * tone / part.size + _MOVEMENT_AS_BOUNDARY * min(
         structure, _MAX_MOVEMENT
     )
     boundary = max(0.0, _boundary(part, inside) - spurious)
-    where, seam_effect = inside, 0.0
+    seam_effect = 0.0
     if boundary > seam:
-        away = inside & (np.abs(part.depth) > 2 * part.reach)
-        seam_effect = _SEAM_AS_TEXTURE
-        if np.count_nonzero(away) > _MIN_REMAINING * len(pixels):
-            where, pixels = away, flat(away)
-            color = _color(part, pixels)
-            structure = _structure(shared, box, where, color)
-        else:
-            structure, seam_effect = 0.0, np.inf
-    pixels = thinned(pixels)
+        area = np.count_nonzero(inside)
+        core = inside & (part.depth > 2 * part.reach)
+        if np.count_nonzero(core) <= max(_MIN_PIXELS, _MIN_CORE * area):
+            core = inside & (np.abs(part.depth) > 2 * part.reach)
+        seam_effect = np.inf
+        if np.count_nonzero(core) > _MIN_CORE * area:
+            where, seam_effect = core, _SEAM_AS_TEXTURE
+            tone = max(0.0, _color(part, flat(where)) - _SEAM_AS_TONE)
+    pixels = thinned(flat(where))
+    # A part that moved shows other things at the same place: its mean color is another one too.
+    color = tone * (1.0 - _MOVEMENT_AS_TONE * moved.share)
     blur = _blur(part, pixels)
-    grain = _texture(part, where, pixels, blur)
+    grain = _texture(part, where, blur)
     texture = max(0.0, grain - _MOVEMENT_AS_TEXTURE * structure - seam_effect)
     values = (color, blur, structure, texture, boundary)
     return dict(zip(TYPES, values, strict=True))
@@ -244,26 +260,35 @@ def _blur(part: Planes, pixels: Indices) -> float:
     return float(np.log2(response[0] / response[1]))
 
 
-def _structure(shared: Planes, box: tuple[slice, slice], where: Map, tone: float) -> float:
-    """The larger score of two scales, plus any large loss, minus the effect of a change of tone."""
+class _Moved(NamedTuple):
+    """The score of `structure` before side effects, and the share of the change that displacement explains."""
+
+    score: float
+    share: float
+
+
+def _structure(shared: Planes, box: tuple[slice, slice], where: Map) -> _Moved:
+    """The larger score of two scales: loss as far as movement explains it, plus any large loss."""
     mask = np.zeros(shared.labels.shape, bool)
     mask[box] = where
-    loss, moved = _structure_loss(shared.movements[0], mask)
-    fine = np.sqrt(loss) * moved + max(0.0, loss - _LARGE_LOSS)
-    loss, moved = _structure_loss(shared.movements[1], mask)
-    return max(0.0, float(max(fine, np.sqrt(loss) * moved)) - _TONE_AS_STRUCTURE * tone)
+    scores, shares = [], []
+    for movement in shared.movements:
+        loss, share = _structure_loss(movement, mask)
+        explained = max(0.0, share - _CHANCE_SHARE) / (1.0 - _CHANCE_SHARE)
+        scores.append(np.sqrt(loss) * explained + max(0.0, loss - _LARGE_LOSS))
+        shares.append(max(0.0, share - _NO_SHARE) / (1.0 - _NO_SHARE))
+    return _Moved(float(max(scores)), shares[0])
 
 
 def _structure_loss(movement: Movement, where: Map) -> tuple[float, float]:
-    """The loss of SSIM's structure term on a band, 0 to 2, and the fraction that movement explains."""
+    """The loss of SSIM's structure term on a band, 0 to 2, and the fraction of it that movement explains."""
     size = (movement.real.shape[1], movement.real.shape[0])
     nearest = cv2.resize(as_bytes(where), size, interpolation=cv2.INTER_NEAREST)
     pixels = flat(nearest.view(np.bool_))
     a, b, change, explained = (plane.ravel()[pixels] for plane in movement)
     energy = float(np.sqrt(np.dot(a, a) * np.dot(b, b)))
     loss = 1.0 - float(np.dot(a, b)) / max(energy, 1e-6)
-    share = float(explained.sum()) / max(float(change.sum()), 1e-6)
-    return max(loss, 0.0), max(0.0, share - _CHANCE_SHARE) / (1.0 - _CHANCE_SHARE)
+    return max(loss, 0.0), float(explained.sum()) / max(float(change.sum()), 1e-6)
 
 
 def _movement(real: Floats, fake: Floats, scale: float) -> Movement:
@@ -296,9 +321,8 @@ def _movement(real: Floats, fake: Floats, scale: float) -> Movement:
     return Movement(a, b, tt.astype(np.float32, copy=False), explained)
 
 
-def _texture(part: Planes, where: Map, pixels: Indices, blur: float) -> float:
-    edges = np.maximum(*part.edges)
-    pairs = _neighbors(where & (edges <= quantile(edges.ravel()[pixels], _PLAIN_SHARE)))
+def _texture(part: Planes, where: Map, blur: float) -> float:
+    pairs = _neighbors(where)
     contrast = [_glcm_contrast(grain, pairs) + _CONTRAST_FLOOR for grain in part.grain]
     change = float(np.log2(contrast[1] / contrast[0]))
     return change if change >= 0.0 else max(0.0, -change - _BLUR_AS_TEXTURE * max(blur, 0.0))
@@ -314,7 +338,9 @@ def _boundary(part: Planes, inside: Map) -> float:
     if len(core) < 8:
         core = flat(inside & (distance >= 0.7 * float(distance[inside].max())))
     seam = part.seam.ravel()
-    return max(0.0, quantile(seam[edge], 1.0 - _SEAM_SHARE) - quantile(seam[thinned(core)], 0.5))
+    return max(
+        0.0, quantile(seam[edge], 1.0 - _SEAM_SHARE) - quantile(seam[thinned(core)], _CORE_SHARE)
+    )
 
 
 def _neighbors(where: Map) -> list[tuple[Indices, Indices]]:

@@ -15,6 +15,7 @@ from data_pipeline.fftg.findings import annotate_pair
 from data_pipeline.fftg.measure import artifacts
 from data_pipeline.fftg.measure.difference_mask import compare
 from data_pipeline.fftg.measure.thresholds import DEFAULT
+from data_pipeline.fftg.measure.type_thresholds import beside_others, type_thresholds
 from data_pipeline.synthetic import forgeries
 from data_pipeline.synthetic.anatomy import draw_identity
 from data_pipeline.synthetic.faces import draw_face
@@ -146,3 +147,39 @@ def test_fitted_thresholds_separate_the_planted_types() -> None:
     figures = calibration.figures(calibration.annotate_plants(plants, fitted))
     assert figures["macro"]["f1"] > 0.85
     assert all(fitted.threshold(kind) > 0 for kind in TYPES)
+
+
+def test_a_seam_along_a_part_of_the_edge_is_a_boundary() -> None:
+    """Weaker than half of the edge would be, and not where there is no seam."""
+    detected, clean = 0, 0
+    for number, portrait in enumerate(_portraits(8)):
+        region = region_maps(portrait.landmarks, SIZE, SIZE)["mouth"]
+        rng = np.random.default_rng(number)
+        toned = forgeries.plant(portrait.image, region, "color", 0.3, rng)
+        seam = forgeries.plant(toned, region, "boundary", 0.9, rng)
+        columns = np.flatnonzero(region.any(axis=0))
+        part = toned.copy()  # the seam stays on the left 45% of the mouth
+        left = columns[0] + round(0.45 * len(columns))
+        part[:, :left] = seam[:, :left]
+        for fake, seams in ((part, True), (toned, False)):
+            findings, _ = annotate_pair(portrait.image, fake, portrait.landmarks)
+            found = "boundary" in findings["mouth"].types
+            detected += found and seams
+            clean += not found and not seams
+    assert detected >= 6
+    assert clean >= 7
+
+
+@given(scores=st.lists(st.floats(0, 50), min_size=5, max_size=5), region=st.sampled_from(REGIONS))
+def test_the_strongest_type_is_judged_by_itself_and_others_beside_it(
+    scores: list[float], region: str
+) -> None:
+    by_type = dict(zip(TYPES, scores, strict=True))
+    alone = type_thresholds(region, DEFAULT)
+    beside = beside_others(by_type, alone)
+    ratios = {kind: by_type[kind] / alone[kind] for kind in TYPES}
+    strongest = max(TYPES, key=lambda kind: ratios[kind])
+    assert all(beside[kind] >= alone[kind] for kind in TYPES)
+    assert (by_type[strongest] > beside[strongest]) == (ratios[strongest] > 1)
+    kept = [kind for kind in TYPES if by_type[kind] > beside[kind]]
+    assert all(ratios[kind] > 1 and ratios[kind] > 0.2 * max(ratios.values()) for kind in kept)
