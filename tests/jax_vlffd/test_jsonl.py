@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.fftg.refine.journal import Journal
+from data_pipeline.fftg.refine.earlier import EarlierLine
 from data_pipeline.fftg.runner import open_annotations
 from jax_vlffd import jsonl
 from jax_vlffd.errors import UserError
@@ -201,7 +202,7 @@ def test_a_file_is_one_by_whatever_link_it_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another process"):
             open_annotations(link)
     with open_annotations(link) as log:
-        assert log.index == {"a": ""}
+        assert log.index == {"a": EarlierLine()}
         log.append({"id": "b"})
         log.append({"id": "a", "key": "new"})
     assert link.is_symlink()
@@ -221,6 +222,7 @@ def test_a_damaged_line_inside_the_file_is_reported(tmp_path: Path) -> None:
 _WRITE = """
 import os, sys, time
 from pathlib import Path
+from data_pipeline.fftg.refine.earlier import EarlierLine
 from data_pipeline.fftg.runner import open_annotations
 from jax_vlffd.errors import UserError
 path, end, held = Path(sys.argv[1]), time.monotonic() + 3, 0
