@@ -45,7 +45,8 @@ class AnnotatorSettings:
       noisy: noise from which `forged_noisy` holds.
       fringe: a region with less than this fraction of the largest region mean is not called forged.
       forged_dataset_mask: fraction of a region's area above which it is forged by a data set's own mask.
-      color: threshold of the type, in units of CIE Lab; `type_thresholds` multiplies this one and the following.
+      color: threshold of the type, in units of CIE Lab; `type_thresholds` takes multiples of this and the
+        following.
       blur: threshold, in octaves of the Laplacian's response.
       structure: threshold, 1 - correlation.
       texture: threshold, in octaves of GLCM contrast.
