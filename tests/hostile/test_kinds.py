@@ -76,14 +76,7 @@ def shard_elsewhere(it: Stranger) -> Arguments:
     shard = next(mine.glob("*validation.array_record*"))
     shutil.move(shard, it.secret / "shard")
     it.link(f"set/{shard.name}", "shard")
-    export = it.made("clip")[1]
-    return [
-        "evaluate",
-        f"--workdir={export}",
-        f"--data=own={mine}",
-        "--split=validation",
-        f"--out={it.out / 'e'}",
-    ]
+    return evaluation(it, own_model(it), mine)
 
 
 def exported(it: Stranger) -> Arguments:
