@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.refine.earlier import EarlierLine
+from data_pipeline.fftg.refine.journal import Journal
 from data_pipeline.fftg.runner import open_annotations
 from jax_vlffd import jsonl
 from jax_vlffd.errors import UserError

@@ -14,10 +14,10 @@ from data_pipeline.fftg.measure.thresholds import AnnotatorSettings
 #: Thresholds as multiples of the settings, on organs and on skin. Not settings themselves: paid replies are
 #: stored by the settings' values.
 _ON_ORGANS: Final = {
-    "color": 0.9, "blur": 1.0, "structure": 1.0, "texture": 0.73, "boundary": 1.14,
+    "color": 0.9, "blur": 1.0, "structure": 1.0, "texture": 0.73, "boundary": 0.8,
 }  # fmt: skip
 _ON_SKIN: Final = {
-    "color": 0.64, "blur": 0.9, "structure": 0.5, "texture": 0.73, "boundary": 1.5,
+    "color": 0.64, "blur": 0.9, "structure": 0.5, "texture": 0.73, "boundary": 1.2,
 }  # fmt: skip
 #: Multiple of a type's threshold that it must reach for each multiple that the strongest type reaches.
 _OF_STRONGEST: Final = 0.22
