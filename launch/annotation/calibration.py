@@ -28,6 +28,7 @@ from data_pipeline.fftg.region_plants import (
     plant_regions,
     region_figures,
 )
+from data_pipeline.fftg.skin_lightness import recall_by_lightness
 from jax_vlffd.file_writing import atomic_write_text
 from jax_vlffd.reports.charts import Axis, Series, line_chart, standalone
 from launch.cli.progress import note, track
@@ -181,14 +182,23 @@ def _markdown(report: Path, result: CalibrationResult) -> str:
         "",
         "## Thresholds of the types",
         "",
-        "| type | fitted here | in use |",
-        "| --- | --- | --- |",
+        "A type's thresholds are multiples of its setting, chosen on real forgeries too",
+        "(`data_pipeline/fftg/measure/type_thresholds.py`).",
+        "",
+        "| type | setting fitted here | setting in use | threshold on organs | on skin |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    rows += [f"| {k} | {result.fitted.threshold(k):g} | {DEFAULT.threshold(k):g} |" for k in TYPES]
+    organs, skin = (type_thresholds(name, DEFAULT) for name in ("mouth", "face"))
+    rows += [
+        f"| {k} | {result.fitted.threshold(k):g} | {DEFAULT.threshold(k):g} | {organs[k]:.2g} | {skin[k]:.2g} |"
+        for k in TYPES
+    ]
     rows += ["", f"## One type planted, {len(single)} held-out plants, thresholds in use", ""]
     rows += _figure_rows(calibration.figures(single))
     rows += ["", "Share of the plants (rows) in whose region each type is found:", ""]
     rows += _confusion_rows(calibration.confusion(single))
+    rows += ["", "Recall by the mean lightness (CIE L) of the skin, in fifths of these plants:", ""]
+    rows += _lightness_rows(single)
     rows += ["", f"## Two types planted in one region, {len(double)} held-out plants", ""]
     rows += _figure_rows(calibration.figures(double))
     rows += ["", "## Pairs without forgery", "", "| stored as | pairs | with a forged region |"]
@@ -249,6 +259,14 @@ def _figure_rows(figured: dict[str, dict[str, float]]) -> list[str]:
     rows = ["| type | precision | recall | F1 |", "| --- | --- | --- | --- |"]
     for kind, row in figured.items():
         rows.append(f"| {kind} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} |")
+    return rows
+
+
+def _lightness_rows(outcomes: list[PlantResult]) -> list[str]:
+    rows = ["| lightness | plants | " + " | ".join(TYPES) + " |", "| --- " * (len(TYPES) + 2) + "|"]
+    for low, high, count, recall in recall_by_lightness(outcomes):
+        cells = " | ".join(f"{recall[kind]:.2f}" for kind in TYPES)
+        rows.append(f"| {low:.0f} to {high:.0f} | {count} | {cells} |")
     return rows
 
 

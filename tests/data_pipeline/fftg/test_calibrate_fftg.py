@@ -21,6 +21,7 @@ def test_calibration_writes_its_report(tmp_path: Path, shared_dir: Path) -> None
     assert "macro F1" in done.stdout
     text = report.read_text()
     assert "| structure |" in text
+    assert "Recall by the mean lightness" in text
     assert "Edits of known regions, 50 held-out pairs" in text
     assert "| H.264 of both |" in text
     for plot in tmp_path.glob("*.svg"):
