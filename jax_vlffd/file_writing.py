@@ -73,6 +73,9 @@ def _write(target: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def _written_aside(target: Path, data: bytes) -> Iterator[Path]:
     """A new file beside `target` with `data`, on the disk; it goes with the block unless it is renamed."""
+    if target.exists() and not target.is_file() and not target.is_dir():
+        # A rename would put a file in the place of a device such as /dev/null.
+        raise UserError(f"{target} is not a regular file; name another")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = _open_aside(target)
     with os.fdopen(handle, "wb") as file:

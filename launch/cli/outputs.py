@@ -52,6 +52,8 @@ def _check(flag: str, kind: str, text: str) -> None:
     if path.exists() and path.is_dir() == (kind == FILE):
         way_out = "name a file in it" if kind == FILE else "name a folder"
         raise UserError(f"--{flag}={text} is {'a folder' if kind == FILE else 'a file'}; {way_out}")
+    if kind == FILE and path.exists() and not path.is_file():
+        raise UserError(f"--{flag}={text} is a device or a pipe; name a file")
     above = Path(os.path.abspath(path)).parent
     while not os.path.lexists(above):
         above = above.parent

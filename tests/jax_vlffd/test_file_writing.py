@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_what_is_in_the_way_is_not_written_to(kind: str, tmp_path: Path) -> None
     assert (folder / "a.json").read_bytes() == b"whole"
     assert secret.read_bytes() == b"secret"
     assert len(left(folder)) == (kind in ("link", "folder"))  # which no writer has made
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link to a pipe"])
+def test_no_device_or_pipe_is_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    place = tmp_path / "pipe" if kind.startswith("link") else path
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(place))
+    else:
+        os.mkfifo(place)
+    if place != path:
+        path.symlink_to(place)
+    for write in (one, together):
+        with pytest.raises(files.UserError, match=r"a\.json is not a regular file; name another"):
+            write(tmp_path)
+    assert path.exists()
+    assert not path.is_file()
+    assert not left(tmp_path)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -46,7 +47,9 @@ def test_no_command_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-@pytest.mark.parametrize("place", ["in the way", "below a file", "a bucket", "a link below a file"])
+@pytest.mark.parametrize(
+    "place", ["in the way", "a pipe", "below a file", "a bucket", "a link below a file"]
+)
 def test_an_output_that_cannot_be_is_refused_before_the_work(
     name: str, place: str, tmp_path: Path
 ) -> None:
@@ -55,8 +58,10 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/mine").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "file/x")
+    os.mkfifo(tmp_path / "pipe")
     path = {
         "in the way": str(tmp_path / ("folder" if kind == "file" else "file")),
+        "a pipe": str(tmp_path / "pipe"),
         "below a file": str(tmp_path / "file/a/b"),
         "a bucket": "s3://bucket/x" if name == "train" else "gs://bucket/x",
         "a link below a file": str(tmp_path / "link/a"),
