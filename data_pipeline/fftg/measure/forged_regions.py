@@ -16,7 +16,7 @@ from jax_vlffd.vocabulary import REGIONS
 _MIN_CORE: Final = 0.3
 #: Width of a band, in sizes of the face. Not a setting: paid replies are stored by the settings' values.
 _SPILL: Final = 0.1
-#: Fraction of the setting `fringe` that holds, as spill is told apart by place; and the fraction of the mean
+#: Fraction of the setting `fringe` that holds, as spill is separated by place; and the fraction of the mean
 #: over one eye that counts as the score of the eyes with their brows.
 _FRINGE: Final = 0.5
 _ONE_EYE: Final = 0.3

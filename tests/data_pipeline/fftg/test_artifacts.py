@@ -163,9 +163,9 @@ def test_a_seam_along_a_part_of_the_edge_is_a_boundary() -> None:
         part[:, :left] = seam[:, :left]
         for fake, seams in ((part, True), (toned, False)):
             findings, _ = annotate_pair(portrait.image, fake, portrait.landmarks)
-            found = "boundary" in findings["mouth"].types
-            detected += found and seams
-            clean += not found and not seams
+            is_boundary = "boundary" in findings["mouth"].types
+            detected += is_boundary and seams
+            clean += not is_boundary and not seams
     assert detected >= 6
     assert clean >= 7
 
