@@ -150,7 +150,7 @@ def test_fitted_thresholds_separate_the_planted_types() -> None:
 
 
 def test_a_seam_along_a_part_of_the_edge_is_a_boundary() -> None:
-    """Weaker than half of the edge would be, and not where there is no seam."""
+    """A seam on less than half of the edge is one, and a change of tone without a seam is not."""
     detected, clean = 0, 0
     for number, portrait in enumerate(_portraits(8)):
         region = region_maps(portrait.landmarks, SIZE, SIZE)["mouth"]
